@@ -1,0 +1,149 @@
+"""A batch of Maze2D environments stepped together in C, bit for bit equal to as many single ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from mujoco.batch import Batch
+
+from diffplan_envs.maze import Maze
+from diffplan_envs.maze2d import ACTION_SPACE, OBSERVATION_SPACE, Maze2DEnv
+from diffplan_envs.physics import MAX_SPEED, make_model
+from diffplan_envs.task import Maze2DTask, RewardType
+
+
+class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """`num_envs` environments of `Maze2DEnv` behind Gymnasium's vector interface.
+
+    `gymnasium.make_vec("diffplan/Maze2D-Large-v1", num_envs=256)` makes one. Observations, rewards and `infos["goal"]`
+    (float64[num_envs, 2]), `infos["success"]` (bool[num_envs]) are those of `num_envs` single environments with the same
+    seeds, to the last bit. `reset(options=...)` takes `observation` float[num_envs, 4] and `goal` float[num_envs, 2]
+    (either may be one row for all), and `reset_mask` bool[num_envs] to reset some only.
+
+    Args:
+        num_envs: number of environments.
+        maze: a name of `MAZE_TASKS` or a layout.
+        reward_type: `sparse` or `dense`.
+        redraw_goal: draw a goal at each reset (Multi2D).
+        max_episode_steps: steps after which an episode is truncated; None for never.
+        autoreset_mode: `NEXT_STEP` (Gymnasium's default) or `DISABLED`.
+        num_threads: threads that step the batch.
+        render_mode: only None; render a single environment.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        maze: str | Maze,
+        reward_type: RewardType = "sparse",
+        redraw_goal: bool = False,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        num_threads: int = 1,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
+        if render_mode is not None:
+            raise ValueError(f"render_mode: a batch is not drawn, expected None, got {render_mode!r}")
+        autoreset_mode = AutoresetMode(autoreset_mode)
+        if autoreset_mode is AutoresetMode.SAME_STEP:
+            raise ValueError("autoreset_mode: expected NEXT_STEP or DISABLED, got SAME_STEP")
+        self.num_envs = num_envs
+        self.task = Maze2DTask.make(maze, reward_type, redraw_goal)
+        self.max_episode_steps = max_episode_steps
+        self.metadata = {**Maze2DEnv.metadata, "autoreset_mode": autoreset_mode}
+        self.render_mode = None
+        self.single_observation_space, self.single_action_space = OBSERVATION_SPACE, ACTION_SPACE
+        self.observation_space = batch_space(OBSERVATION_SPACE, num_envs)
+        self.action_space = batch_space(ACTION_SPACE, num_envs)
+        self.goals = np.tile(self.task.maze.goal_cell.astype(np.float64), (num_envs, 1))
+        self._batch = Batch(make_model(self.task.maze), nsim=num_envs, nthread=num_threads)
+        self._positions, self._velocities = self._batch.bind("qpos"), self._batch.bind("qvel")
+        self._controls = self._batch.bind("ctrl")
+        self._generators: list[np.random.Generator] = []
+        self._episode_steps = np.zeros(num_envs, dtype=np.int64)
+        self._ended = np.zeros(num_envs, dtype=bool)
+
+    @property
+    def maze(self) -> Maze:
+        """The maze."""
+        return self.task.maze
+
+    @property
+    def reference_returns(self) -> tuple[float, float] | None:
+        """Returns of a random policy and of an expert that scores are normalised with; None for an own layout."""
+        return self.task.reference_returns
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start episodes; an int seeds environment i with `seed + i`, as Gymnasium's vector environments do."""
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        if seeds is None:
+            seeds = [None] * self.num_envs
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        for i, one in enumerate(seeds):
+            if len(self._generators) <= i:
+                self._generators.append(seeding.np_random(one)[0])
+            elif one is not None:
+                self._generators[i] = seeding.np_random(one)[0]
+        options = dict(options or {})
+        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        if mask.shape != (self.num_envs,) or mask.dtype != bool:
+            raise ValueError(f"reset_mask: expected bool[{self.num_envs}], got {mask.dtype}{list(mask.shape)}")
+        for name in ("observation", "goal"):
+            if options.get(name) is not None:
+                rows = np.asarray(options[name], dtype=np.float64)
+                options[name] = np.broadcast_to(rows, (self.num_envs, rows.shape[-1]))
+        self._start(np.flatnonzero(mask), options)
+        return self._observations(), self._infos()
+
+    def _start(self, indices: np.ndarray, options: dict[str, Any]) -> None:
+        """Reset the named environments; nothing changes if an option is invalid."""
+        starts = [
+            self.task.draw_start(self._generators[i], {k: None if v is None else v[i] for k, v in options.items()})
+            for i in indices
+        ]
+        if not starts:
+            return
+        # Also clears the solver's warm start, without which a reset environment would differ from a new one.
+        self._batch.reset(ids=indices, stage=0)
+        for i, (observation, goal) in zip(indices, starts, strict=True):
+            self._positions[i], self._velocities[i] = observation[:2], observation[2:]
+            self.goals[i] = goal
+        self._episode_steps[indices] = 0
+        self._ended[indices] = False
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Push every ball for one step; with `NEXT_STEP`, environments whose episode ended are reset instead."""
+        restarting = (
+            np.flatnonzero(self._ended) if self.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP else np.array([])
+        )
+        self._controls[:] = np.clip(actions, -1.0, 1.0)
+        np.clip(self._velocities, -MAX_SPEED, MAX_SPEED, out=self._velocities)
+        self._batch.step()
+        self._episode_steps += 1
+        if restarting.size:
+            self._start(restarting, {})
+        rewards, _ = self.task.compute_reward(self._positions, self.goals)
+        rewards[restarting.astype(int)] = 0.0
+        truncations = np.zeros(self.num_envs, dtype=bool)
+        if self.max_episode_steps is not None:
+            truncations = self._episode_steps >= self.max_episode_steps
+        self._ended = truncations.copy()
+        return self._observations(), rewards, np.zeros(self.num_envs, dtype=bool), truncations, self._infos()
+
+    def _observations(self) -> np.ndarray:
+        return np.concatenate([self._positions, self._velocities], axis=1)
+
+    def _infos(self) -> dict[str, Any]:
+        _, success = self.task.compute_reward(self._positions, self.goals)
+        return {"goal": self.goals.copy(), "success": success}

@@ -1,0 +1,1 @@
+"""diffplan: planning with diffusion on Ray."""

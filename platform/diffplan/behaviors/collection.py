@@ -1,0 +1,150 @@
+"""Collect one unit of a dataset: a pure function of the environment, the collection config and the unit's index."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from diffplan.behaviors.registry import BehaviorContext, list_columns, make_behavior
+from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
+from diffplan.data.format import Manifest, VectorColumn, new_dataset_uuid
+from diffplan.environments import get_box_bounds, get_maze, make_vector_env
+from diffplan.errors import ConfigError
+from diffplan.seeding import Stream, make_generator, make_seed
+from diffplan.types import Episode
+
+
+def make_manifest(env: EnvConfig, collection: CollectionConfig) -> Manifest:
+    """The manifest of a new dataset; raises `ConfigError` if the environment or behavior cannot be made."""
+    vector_env = make_vector_env(env, 1)
+    space = vector_env.single_observation_space
+    if space.shape is None or len(space.shape) != 1:
+        raise ConfigError(f"env.env_id {env.env_id!r}: expected observations in a 1-d Box, got {space}")
+    low, high = get_box_bounds(vector_env)
+    vector_env.close()
+    manifest = Manifest(
+        dataset_uuid=new_dataset_uuid(),
+        env=config_to_dict(env),
+        collection=config_to_dict(collection),
+        observation_dim=space.shape[0],
+        action_dim=len(low),
+        action_low=low,
+        action_high=high,
+        extra_columns=tuple(VectorColumn(name, size) for name, size in list_columns(collection.behavior).items()),
+    )
+    UnitCollector(env, collection)  # fails now rather than in every worker
+    return manifest
+
+
+class UnitCollector:
+    """Collects units; keeps its environments between them.
+
+    Args:
+        env: the environment.
+        collection: what to collect.
+    """
+
+    def __init__(self, env: EnvConfig, collection: CollectionConfig) -> None:
+        self._env = env
+        self._collection = collection
+        self._vector_env: VectorEnv | None = None
+        low, high = get_box_bounds(self._batch(1))
+        self._behavior = make_behavior(
+            collection.behavior,
+            BehaviorContext(
+                action_low=np.array([-np.inf if v is None else v for v in low]),
+                action_high=np.array([np.inf if v is None else v for v in high]),
+                maze=get_maze(env),
+                action_noise=collection.action_noise,
+                max_goal_steps=collection.episode_steps,
+            ),
+        )
+
+    def collect(self, unit: int) -> list[Episode]:
+        """The episodes of a unit."""
+        indices = self._collection.episodes_of_unit(unit)
+        vector_env = self._batch(len(indices))
+        seeds = [make_seed(self._collection.seed, Stream.COLLECTION, index, 0) for index in indices]
+        generators = [make_generator(self._collection.seed, Stream.COLLECTION, index, 1) for index in indices]
+        observations, _ = vector_env.reset(seed=seeds)
+        self._behavior.reset(observations, generators)
+        recorder = _Recorder(self._collection.episode_steps)
+        running = np.ones(len(indices), dtype=bool)
+        while running.any():
+            actions = self._behavior.act(observations)
+            columns = self._behavior.columns()
+            next_observations, rewards, terminations, truncations, _ = vector_env.step(actions)
+            recorder.record(observations, actions, rewards, terminations, truncations, columns)
+            running &= ~(terminations | truncations)
+            observations = next_observations
+        return recorder.episodes(indices, seeds, self._collection.behavior, observations)
+
+    def _batch(self, num_envs: int) -> VectorEnv:
+        if self._vector_env is None or self._vector_env.num_envs != num_envs:
+            if self._vector_env is not None:
+                self._vector_env.close()
+            self._vector_env = make_vector_env(
+                self._env, num_envs, max_episode_steps=self._collection.episode_steps
+            )
+        return self._vector_env
+
+
+class _Recorder:
+    """Keeps the steps of a batch; environments go on stepping after their first episode, and that is cut off."""
+
+    def __init__(self, max_steps: int) -> None:
+        self._max_steps = max_steps
+        self._arrays: dict[str, np.ndarray] = {}
+        self._num_steps = 0
+
+    def record(
+        self,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+        columns: dict[str, np.ndarray],
+    ) -> None:
+        step = {
+            "observations": observations,
+            "actions": actions,
+            "rewards": rewards,
+            "terminations": terminations,
+            "truncations": truncations,
+            **{f"columns.{name}": values for name, values in columns.items()},
+        }
+        for name, values in step.items():
+            if name not in self._arrays:
+                dtype = bool if values.dtype == bool else np.float32
+                self._arrays[name] = np.zeros((self._max_steps, *values.shape), dtype=dtype)
+            self._arrays[name][self._num_steps] = values
+        self._num_steps += 1
+
+    def episodes(self, indices: range, seeds: list[int], behavior: str, last_observations: np.ndarray) -> list[Episode]:
+        arrays = {name: values[: self._num_steps] for name, values in self._arrays.items()}
+        ends = arrays["terminations"] | arrays["truncations"]
+        lengths = ends.argmax(axis=0) + 1
+        episodes = []
+        for i, (index, length) in enumerate(zip(indices, lengths.tolist(), strict=True)):
+            following = last_observations[i] if length == self._num_steps else arrays["observations"][length, i]
+            episodes.append(
+                Episode(
+                    episode_index=index,
+                    seed=seeds[i],
+                    behavior=behavior,
+                    observations=np.concatenate(
+                        [arrays["observations"][:length, i], following[None].astype(np.float32)]
+                    ),
+                    actions=arrays["actions"][:length, i],
+                    rewards=arrays["rewards"][:length, i],
+                    terminated=bool(arrays["terminations"][length - 1, i]),
+                    truncated=bool(arrays["truncations"][length - 1, i]),
+                    columns={
+                        name.removeprefix("columns."): values[:length, i]
+                        for name, values in arrays.items()
+                        if name.startswith("columns.")
+                    },
+                )
+            )
+        return episodes

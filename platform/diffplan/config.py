@@ -1,0 +1,397 @@
+"""The complete description of an experiment: frozen dataclasses, a dict/JSON codec and dotted overrides.
+
+A `Config` names everything from the environment to the evaluation. `diffplan.presets` holds the ready ones; the command
+line, Ray Tune and checkpoints all speak of the same fields by the same dotted names (`diffusion.num_diffusion_steps`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, dataclass_transform
+
+from diffplan.errors import ConfigError
+from diffplan.suggestion import unknown_name
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config_dataclass(cls: type[T]) -> type[T]:
+    """A frozen, keyword-only dataclass that refuses unknown keys when it is read from a dict."""
+    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _require(condition: bool, field: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ConfigError(f"{field}: expected {expected}, got {got!r}")
+
+
+@config_dataclass
+class EnvConfig:
+    """The environment, and what its observation columns mean to a planner."""
+
+    env_id: str
+    """Gymnasium id."""
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of `gymnasium.make`, such as `{"maze": "#####/#GOO#/#####"}`; JSON values only."""
+    position_columns: tuple[int, ...] = (0, 1)
+    """Observation columns that hold a position; a goal is a value of these."""
+    velocity_columns: tuple[int, ...] = (2, 3)
+    """Observation columns that hold the time derivative of the positions, in the same order."""
+    step_seconds: float = 0.01
+    """Simulated seconds of one environment step."""
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.position_columns) == len(self.velocity_columns),
+            "env.velocity_columns",
+            f"as many columns as env.position_columns ({len(self.position_columns)})",
+            self.velocity_columns,
+        )
+        _require(self.step_seconds > 0, "env.step_seconds", "a positive number", self.step_seconds)
+
+
+@config_dataclass
+class CollectionConfig:
+    """How a dataset is collected. Its content is a pure function of this and of the environment."""
+
+    behavior: str = "waypoint"
+    """A behavior of `diffplan.behaviors`, or a mixture of them such as `waypoint:0.8,random:0.2`."""
+    action_noise: float = 0.5
+    """Standard deviation of the noise that `noisy_waypoint` adds to actions, in units of the action."""
+    num_steps: int = 1_000_000
+    """Environment steps to collect; rounded up to whole episodes."""
+    episode_steps: int = 1_000
+    """Steps of an episode; behaviors go on to new goals within it."""
+    episodes_per_unit: int = 64
+    """Episodes of one unit of collection, which becomes one shard."""
+    seed: int = 0
+    """Seed of every random number in the dataset."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "episode_steps", "episodes_per_unit"):
+            _require(getattr(self, name) >= 1, f"collection.{name}", "at least 1", getattr(self, name))
+        _require(self.action_noise >= 0, "collection.action_noise", "a number >= 0", self.action_noise)
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes to collect."""
+        return -(-self.num_steps // self.episode_steps)
+
+    @property
+    def num_units(self) -> int:
+        """Units of collection."""
+        return -(-self.num_episodes // self.episodes_per_unit)
+
+    def episodes_of_unit(self, unit: int) -> range:
+        """Indices of the episodes of a unit."""
+        first = unit * self.episodes_per_unit
+        return range(first, min(first + self.episodes_per_unit, self.num_episodes))
+
+
+@config_dataclass
+class WindowConfig:
+    """What a training example is: a window of an episode."""
+
+    min_horizon: int = 8
+    """Shortest window in transitions; each training batch draws its horizon between the two."""
+    max_horizon: int = 36
+    """Longest window in transitions."""
+    horizon_multiple: int = 4
+    """Drawn horizons are multiples of this, counted from `min_horizon`."""
+    stride: int = 5
+    """Environment steps between two steps of a window."""
+    columns: Literal["observations", "actions_observations"] = "observations"
+    """What a transition holds: observations only, or the action and then the observation."""
+    normalization: Literal["limits", "gaussian"] = "limits"
+    """`limits` maps each column's range to [-1, 1]; `gaussian` to mean 0, standard deviation 1."""
+
+    def __post_init__(self) -> None:
+        _require(self.min_horizon >= 2, "windows.min_horizon", "at least 2", self.min_horizon)
+        _require(
+            self.max_horizon >= self.min_horizon,
+            "windows.max_horizon",
+            f"at least windows.min_horizon ({self.min_horizon})",
+            self.max_horizon,
+        )
+        _require(self.stride >= 1, "windows.stride", "at least 1", self.stride)
+        _require(self.horizon_multiple >= 1, "windows.horizon_multiple", "at least 1", self.horizon_multiple)
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Horizons that training draws from, ascending."""
+        return tuple(range(self.min_horizon, self.max_horizon + 1, self.horizon_multiple))
+
+
+@config_dataclass
+class NetworkConfig:
+    """The temporal U-Net."""
+
+    dim: int = 32
+    """Channels of the first level; a multiple of 8."""
+    dim_mults: tuple[int, ...] = (1, 2, 4)
+    """Channels of each level in units of `dim`."""
+    attention: bool = False
+    """Linear attention after the residual blocks of each level."""
+
+    def __post_init__(self) -> None:
+        _require(self.dim >= 8 and self.dim % 8 == 0, "network.dim", "a positive multiple of 8", self.dim)
+        _require(
+            len(self.dim_mults) >= 1 and all(m >= 1 for m in self.dim_mults),
+            "network.dim_mults",
+            "at least one number, all >= 1",
+            self.dim_mults,
+        )
+
+    @property
+    def min_horizon(self) -> int:
+        """Shortest plan that the network can hold: one step at its coarsest level."""
+        return 2 ** (len(self.dim_mults) - 1)
+
+
+@config_dataclass
+class DiffusionConfig:
+    """Noise, what the network predicts, and the loss."""
+
+    num_diffusion_steps: int = 32
+    """Levels of noise in training."""
+    schedule: Literal["cosine"] = "cosine"
+    """Noise schedule."""
+    prediction: Literal["clean", "noise", "velocity"] = "clean"
+    """What the network predicts."""
+    clip_denoised: bool = True
+    """Clip estimates of the clean plan to [-1, 1] while sampling (for `limits` normalisation)."""
+    action_weight: float = 1.0
+    """Loss weight of the first action."""
+    loss_discount: float = 1.0
+    """Loss weight of step k is proportional to this to the power k."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_diffusion_steps >= 1, "diffusion.num_diffusion_steps", ">= 1", self.num_diffusion_steps)
+        _require(0 < self.loss_discount <= 1, "diffusion.loss_discount", "a number in (0, 1]", self.loss_discount)
+        _require(self.action_weight > 0, "diffusion.action_weight", "a positive number", self.action_weight)
+
+
+@config_dataclass
+class TrainingConfig:
+    """The optimisation. Batch sizes are global: they do not depend on the number of workers."""
+
+    num_steps: int = 2_500
+    """Optimizer steps."""
+    batch_size: int = 64
+    """Windows of one forward pass, over all workers."""
+    accumulation_steps: int = 1
+    """Forward passes of one optimizer step."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """Optimizer."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay (AdamW only)."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """`cosine` decays to zero over the run."""
+    num_warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly."""
+    max_gradient_norm: float | None = 1.0
+    """Gradients are scaled down to this norm; None for never."""
+    ema_decay: float = 0.995
+    """Decay of the moving average of the weights, which is what planning uses."""
+    ema_start_step: int = 100
+    """Until this step the average is a copy of the weights."""
+    ema_interval: int = 1
+    """Steps between two updates of the average."""
+    log_interval: int = 50
+    """Steps between two logged scalars."""
+    checkpoint_interval: int = 500
+    """Steps between two checkpoints."""
+    picture_interval: int = 1_000
+    """Steps between two pictures of sampled plans in TensorBoard; 0 for none."""
+    seed: int = 0
+    """Seed of weights, windows and noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "accumulation_steps", "log_interval", "checkpoint_interval"):
+            _require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        _require(self.learning_rate > 0, "training.learning_rate", "a positive number", self.learning_rate)
+        _require(0 <= self.ema_decay < 1, "training.ema_decay", "a number in [0, 1)", self.ema_decay)
+
+
+@config_dataclass
+class PlanningConfig:
+    """How a trained model plans and acts: what `diffplan tune` searches and `--settings` files hold."""
+
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """Reverse process."""
+    num_sampling_steps: int = 8
+    """Denoising steps; `ddpm` always takes all diffusion steps."""
+    temperature: float = 1.0
+    """Scale of the initial noise and of the noise that `ddpm` adds."""
+    horizons: tuple[int, ...] = (8, 12, 16, 20, 24, 28, 32, 36)
+    """Horizons to choose from, in transitions; the shortest that yields a consistent plan is taken."""
+    num_candidates: int = 2
+    """Plans drawn for each horizon; the most consistent is kept."""
+    max_speed_error: float = 4.0
+    """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
+    guidance_scale: float = 0.0
+    """Strength of the guide that draws plans to the goal sooner; 0 is none."""
+    num_guide_steps: int = 1
+    """Gradient steps of the guide in each denoising step."""
+    position_gain: float = 10.0
+    """Tracking: force per unit of position error."""
+    velocity_gain: float = 1.0
+    """Tracking: force per unit of velocity error."""
+    replan_interval: int = 0
+    """Environment steps between two plans; 0 plans once, at the start."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.horizons) >= 1, "planning.horizons", "at least one horizon", self.horizons)
+        _require(
+            list(self.horizons) == sorted(set(self.horizons)) and self.horizons[0] >= 2,
+            "planning.horizons",
+            "ascending, different numbers >= 2",
+            self.horizons,
+        )
+        for name in ("num_sampling_steps", "num_candidates", "num_guide_steps"):
+            _require(getattr(self, name) >= 1, f"planning.{name}", "at least 1", getattr(self, name))
+        for name in ("temperature", "guidance_scale", "replan_interval", "max_speed_error"):
+            _require(getattr(self, name) >= 0, f"planning.{name}", "a number >= 0", getattr(self, name))
+
+
+@config_dataclass
+class SearchConfig:
+    """A search over planner settings with a frozen checkpoint."""
+
+    protocol: str = "multi2d"
+    """Protocol that trials are scored on, with tuning seeds."""
+    num_trials: int = 12
+    """Settings to try."""
+    episodes_per_block: int = 20
+    """Episodes between two reports of a trial; ASHA may stop it after each."""
+    num_blocks: int = 3
+    """Blocks of a full trial: the highest fidelity."""
+    max_concurrent_trials: int = 2
+    """Trials that run at once."""
+    seed: int = 0
+    """Seed of the search and of the tuning episodes."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_trials", "episodes_per_block", "num_blocks", "max_concurrent_trials"):
+            _require(getattr(self, name) >= 1, f"search.{name}", "at least 1", getattr(self, name))
+
+
+@config_dataclass
+class Config:
+    """A complete experiment."""
+
+    env: EnvConfig
+    collection: CollectionConfig = CollectionConfig()
+    windows: WindowConfig = WindowConfig()
+    network: NetworkConfig = NetworkConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    training: TrainingConfig = TrainingConfig()
+    planning: PlanningConfig = PlanningConfig()
+    search: SearchConfig = SearchConfig()
+
+    def __post_init__(self) -> None:
+        _require(
+            self.windows.min_horizon >= self.network.min_horizon,
+            "windows.min_horizon",
+            f"at least {self.network.min_horizon}, the shortest plan that network.dim_mults "
+            f"{self.network.dim_mults} can hold",
+            self.windows.min_horizon,
+        )
+        _require(
+            self.planning.horizons[0] >= self.network.min_horizon,
+            "planning.horizons",
+            f"at least {self.network.min_horizon}, the shortest plan that network.dim_mults "
+            f"{self.network.dim_mults} can hold",
+            self.planning.horizons,
+        )
+
+
+@functools.cache
+def _adapter(cls: type) -> Any:
+    from pydantic import TypeAdapter  # imported late: it costs 0.2 s that `--help` need not pay
+
+    return TypeAdapter(cls)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The config as nested dicts of JSON values."""
+    return _adapter(type(config)).dump_python(config, mode="json")
+
+
+def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Read a config; the inverse of `config_to_dict`.
+
+    Raises:
+        ConfigError: unknown field, wrong type or value out of range; names the field.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise ConfigError(_one_line(cls, error.errors()[0])) from None
+
+
+def config_to_json(config: Any) -> str:
+    """The config as JSON text."""
+    return json.dumps(config_to_dict(config), indent=2) + "\n"
+
+
+def config_from_json(cls: type[T], text: str) -> T:
+    """Read a config from JSON text; raises `ConfigError` as `config_from_dict` does."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{cls.__name__}: expected JSON, got {text[:40]!r}… ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")
+    return config_from_dict(cls, values)
+
+
+def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
+    """A copy with dotted fields replaced, such as `{"training.learning_rate": 1e-4}`.
+
+    Raises:
+        ConfigError: unknown field, wrong type or value out of range; names the field and suggests.
+    """
+    values = config_to_dict(config)
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        node = values
+        for i, name in enumerate([*path, last]):
+            if not isinstance(node, dict) or name not in node:
+                prefix = ".".join([*path, last][:i])
+                known = [f"{prefix}.{k}" if prefix else k for k in (node if isinstance(node, dict) else {})]
+                raise ConfigError(unknown_name("config", dotted, known))
+            if i < len(path):
+                node = node[name]
+        node[last] = value
+    return config_from_dict(type(config), values)
+
+
+def _one_line(cls: type, error: Mapping[str, Any]) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # raised by a __post_init__: already a full sentence
+        return str(error["ctx"]["error"])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return unknown_name(cls.__name__, field, _dotted_fields(cls))
+    return f"{field}: {error['msg']}, got {error['input']!r}"
+
+
+def _dotted_fields(cls: type, prefix: str = "") -> list[str]:
+    import typing
+
+    names = []
+    for name, annotation in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(annotation):
+            names += _dotted_fields(typing.cast(type, annotation), f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names

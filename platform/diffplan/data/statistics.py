@@ -1,0 +1,145 @@
+"""Statistics of a column that merge: those of a dataset follow from those of its shards without reading them.
+
+Moments merge after Chan et al. 1979; quantile tables merge as a mixture of distributions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NUM_QUANTILES = 257
+
+
+@dataclass(frozen=True)
+class ColumnStatistics:
+    """Summary of the finite values of a column with D entries per row.
+
+    Attributes:
+        count: finite values of each entry, int64[D].
+        mean: float64[D].
+        m2: sum of squared deviations from the mean, float64[D].
+        minimum: float64[D].
+        maximum: float64[D].
+        quantiles: values at `NUM_QUANTILES` equally spaced probabilities from 0 to 1, float64[NUM_QUANTILES, D].
+        num_nonfinite: values that are NaN or infinite, int64[D].
+    """
+
+    count: np.ndarray
+    mean: np.ndarray
+    m2: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+    quantiles: np.ndarray
+    num_nonfinite: np.ndarray
+
+    @property
+    def std(self) -> np.ndarray:
+        """Population standard deviation, float64[D]; 0 where there are no values."""
+        return np.sqrt(self.m2 / np.maximum(self.count, 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the inverse of `from_dict`."""
+        return {name: getattr(self, name).tolist() for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ColumnStatistics:
+        """Read from JSON values."""
+        integer = {"count", "num_nonfinite"}
+        return cls(
+            **{
+                name: np.asarray(values[name], dtype=np.int64 if name in integer else np.float64)
+                for name in cls.__dataclass_fields__
+            }
+        )
+
+
+def compute_statistics(values: np.ndarray) -> ColumnStatistics:
+    """Statistics of a float array [rows] or [rows, D]; values that are not finite are counted and left out."""
+    values = values.reshape(len(values), -1)
+    finite = np.isfinite(values)
+    per_entry = [_entry(values[finite[:, d], d].astype(np.float64)) for d in range(values.shape[1])]
+    count, mean, m2, minimum, maximum, quantiles = zip(*per_entry, strict=True)
+    return ColumnStatistics(
+        count=np.array(count),
+        mean=np.array(mean),
+        m2=np.array(m2),
+        minimum=np.array(minimum),
+        maximum=np.array(maximum),
+        quantiles=np.stack(quantiles, axis=1),
+        num_nonfinite=(~finite).sum(axis=0),
+    )
+
+
+def _entry(values: np.ndarray) -> tuple[int, float, float, float, float, np.ndarray]:
+    if not len(values):
+        return 0, 0.0, 0.0, 0.0, 0.0, np.zeros(NUM_QUANTILES)
+    ordered = np.sort(values)
+    positions = np.linspace(0, len(values) - 1, NUM_QUANTILES)
+    mean = values.mean()
+    quantiles = np.interp(positions, np.arange(len(values)), ordered)
+    return len(values), mean, ((values - mean) ** 2).sum(), ordered[0], ordered[-1], quantiles
+
+
+def merge_statistics(parts: Iterable[ColumnStatistics]) -> ColumnStatistics:
+    """Statistics of the concatenation of columns; moments and extremes are exact, quantiles approximate."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("expected the statistics of at least one column, got none")
+    counts = np.stack([p.count for p in parts])
+    total = counts.sum(axis=0)
+    weights = counts / np.maximum(total, 1)
+    mean = (weights * np.stack([p.mean for p in parts])).sum(axis=0)
+    m2 = sum(p.m2 + p.count * (p.mean - mean) ** 2 for p in parts)
+    present = counts > 0
+    minimum = np.where(present, np.stack([p.minimum for p in parts]), np.inf).min(axis=0)
+    maximum = np.where(present, np.stack([p.maximum for p in parts]), -np.inf).max(axis=0)
+    return ColumnStatistics(
+        count=total,
+        mean=mean,
+        m2=np.asarray(m2),
+        minimum=np.where(total > 0, minimum, 0.0),
+        maximum=np.where(total > 0, maximum, 0.0),
+        quantiles=np.stack([_merge_quantiles(parts, weights, d) for d in range(len(total))], axis=1),
+        num_nonfinite=np.sum([p.num_nonfinite for p in parts], axis=0),
+    )
+
+
+def _merge_quantiles(parts: list[ColumnStatistics], weights: np.ndarray, d: int) -> np.ndarray:
+    """Quantiles of the mixture: each part spreads its weight evenly over the intervals of its table."""
+    tables = [(p.quantiles[:, d], w[d]) for p, w in zip(parts, weights, strict=True) if p.count[d]]
+    if not tables:
+        return np.zeros(NUM_QUANTILES)
+    probabilities = np.linspace(0, 1, NUM_QUANTILES)
+    if len(tables) == 1:
+        return tables[0][0]
+    # The mixture's distribution function at every tabulated value, averaged over its limits from both sides so that
+    # repeated values (atoms) keep their weight.
+    values = np.unique(np.concatenate([table for table, _ in tables]))
+    left, right = np.zeros(len(values)), np.zeros(len(values))
+    for table, weight in tables:
+        left += weight * _distribution(table, probabilities, values, "left")
+        right += weight * _distribution(table, probabilities, values, "right")
+    points = np.stack([left, right], axis=1).ravel()
+    return np.interp(probabilities, np.maximum.accumulate(points), np.repeat(values, 2))
+
+
+def _distribution(table: np.ndarray, probabilities: np.ndarray, values: np.ndarray, side: str) -> np.ndarray:
+    """Piecewise linear distribution function of a quantile table, taken from one side where the table repeats."""
+    unique, first, counts = np.unique(table, return_index=True, return_counts=True)
+    index = first if side == "left" else first + counts - 1
+    if len(unique) == 1:
+        outside = np.where(values < unique[0], 0.0, 1.0)
+        return np.where(values == unique[0], 0.0 if side == "left" else 1.0, outside)
+    lows, highs = probabilities[first], probabilities[first + counts - 1]
+    at = np.searchsorted(unique, values)
+    exact = (at < len(unique)) & (unique[np.minimum(at, len(unique) - 1)] == values)
+    low_index = np.clip(at - 1, 0, len(unique) - 2)
+    span = unique[low_index + 1] - unique[low_index]
+    fraction = np.clip((values - unique[low_index]) / span, 0.0, 1.0)
+    between = highs[low_index] + fraction * (lows[low_index + 1] - highs[low_index])
+    between = np.where(values < unique[0], 0.0, np.where(values > unique[-1], 1.0, between))
+    return np.where(exact, probabilities[index[np.minimum(at, len(unique) - 1)]], between)

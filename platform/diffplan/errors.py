@@ -1,0 +1,30 @@
+"""The exceptions a user can meet.
+
+Each is raised only where something comes in from outside (command line, files, environments) and says in one line what
+was expected, what was got and what to do. The command line prints that line and exits with code 2; every other
+exception is a defect and keeps its traceback. All take a single string, so that they survive pickling through Ray.
+"""
+
+
+class DiffplanError(Exception):
+    """Any error that the user can cure."""
+
+
+class ConfigError(DiffplanError, ValueError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(DiffplanError, ValueError):
+    """A dataset is missing, damaged or of the wrong kind."""
+
+
+class CheckpointError(DiffplanError, ValueError):
+    """A checkpoint is missing, damaged or of the wrong kind."""
+
+
+class PlanningError(DiffplanError, ValueError):
+    """A plan was asked for that cannot be made."""
+
+
+class ClusterError(DiffplanError):
+    """The cluster cannot do what was asked, or workers kept failing."""

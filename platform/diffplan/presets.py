@@ -1,0 +1,127 @@
+"""Ready experiments, each a complete config.
+
+`maze2d-*` are small models that train in minutes on two CPU cores. `janner-maze2d-*` are the published settings of
+Janner et al. 2022 (`config/maze2d.py` and `diffuser/utils/training.py` of its code release).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from diffplan.config import (
+    CollectionConfig,
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SearchConfig,
+    TrainingConfig,
+    WindowConfig,
+)
+from diffplan.errors import ConfigError
+from diffplan.suggestion import unknown_name
+
+_TITLES = {"umaze": "UMaze", "medium": "Medium", "large": "Large", "open": "Open"}
+
+
+def _maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_training_steps: int) -> Config:
+    return Config(
+        env=EnvConfig(env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1"),
+        collection=CollectionConfig(num_steps=num_collected_steps),
+        windows=WindowConfig(min_horizon=8, max_horizon=max_horizon, horizon_multiple=4, stride=5),
+        training=TrainingConfig(num_steps=num_training_steps),
+        planning=PlanningConfig(horizons=tuple(range(8, max_horizon + 1, 4))),
+    )
+
+
+def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_collected_steps: int) -> Config:
+    return Config(
+        env=EnvConfig(env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1"),
+        collection=CollectionConfig(num_steps=num_collected_steps),
+        windows=WindowConfig(
+            min_horizon=horizon,
+            max_horizon=horizon,
+            horizon_multiple=1,
+            stride=1,
+            columns="actions_observations",
+            normalization="limits",
+        ),
+        network=NetworkConfig(dim=32, dim_mults=(1, 4, 8)),
+        diffusion=DiffusionConfig(num_diffusion_steps=num_diffusion_steps, prediction="clean", clip_denoised=True),
+        training=TrainingConfig(
+            num_steps=2_000_000,
+            batch_size=32,
+            accumulation_steps=2,
+            optimizer="adam",
+            learning_rate=2e-4,
+            weight_decay=0.0,
+            lr_schedule="constant",
+            num_warmup_steps=0,
+            max_gradient_norm=None,
+            ema_decay=0.995,
+            ema_start_step=2_000,
+            ema_interval=10,
+            log_interval=100,
+            checkpoint_interval=10_000,
+            picture_interval=10_000,
+        ),
+        planning=PlanningConfig(
+            sampler="ddpm",
+            num_sampling_steps=num_diffusion_steps,
+            horizons=(horizon,),
+            num_candidates=1,
+            position_gain=1.0,
+            velocity_gain=1.0,
+        ),
+    )
+
+
+_PRESETS: dict[str, Config] = {
+    "maze2d-umaze": _maze2d("umaze", max_horizon=36, num_collected_steps=500_000, num_training_steps=2_500),
+    "maze2d-medium": _maze2d("medium", max_horizon=64, num_collected_steps=1_000_000, num_training_steps=5_000),
+    "maze2d-large": _maze2d("large", max_horizon=96, num_collected_steps=2_000_000, num_training_steps=10_000),
+    "maze2d-open": _maze2d("open", max_horizon=24, num_collected_steps=500_000, num_training_steps=2_500),
+    "janner-maze2d-umaze": _janner_maze2d(
+        "umaze", horizon=128, num_diffusion_steps=64, num_collected_steps=1_000_000
+    ),
+    "janner-maze2d-medium": _janner_maze2d(
+        "medium", horizon=256, num_diffusion_steps=256, num_collected_steps=2_000_000
+    ),
+    "janner-maze2d-large": _janner_maze2d(
+        "large", horizon=384, num_diffusion_steps=256, num_collected_steps=4_000_000
+    ),
+}
+
+
+def _smoke(config: Config) -> Config:
+    """The smallest honest size of an experiment: every stage real, each a few seconds long."""
+    return dataclasses.replace(
+        config,
+        collection=dataclasses.replace(config.collection, num_steps=60_000, episode_steps=500, episodes_per_unit=20),
+        network=dataclasses.replace(config.network, dim=16, dim_mults=(1, 2)),
+        training=dataclasses.replace(
+            config.training, num_steps=200, num_warmup_steps=20, ema_start_step=20, log_interval=20,
+            checkpoint_interval=100, picture_interval=100,
+        ),
+        search=SearchConfig(num_trials=3, episodes_per_block=4, num_blocks=2, max_concurrent_trials=2),
+    )
+
+
+_PRESETS["maze2d-umaze-smoke"] = _smoke(_PRESETS["maze2d-umaze"])
+
+
+def get_preset(name: str) -> Config:
+    """The config of a preset.
+
+    Raises:
+        ConfigError: no preset of that name; suggests the nearest.
+    """
+    if name not in _PRESETS:
+        raise ConfigError(unknown_name("preset", name, _PRESETS))
+    return _PRESETS[name]
+
+
+def list_presets() -> list[str]:
+    """Names of all presets."""
+    return sorted(_PRESETS)

@@ -1,0 +1,64 @@
+"""The few records that parts of diffplan hand to each other. Arrays are in environment units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T steps.
+
+    Attributes:
+        episode_index: number of the episode in its dataset.
+        seed: seed that the environment was reset with.
+        behavior: name of the behavior that acted.
+        observations: float[T + 1, observation_dim]; the last one follows the last action.
+        actions: float[T, action_dim].
+        rewards: float[T].
+        terminated: whether the environment ended the episode.
+        truncated: whether a limit ended the episode.
+        columns: further named arrays of T rows, such as the goal that the behavior pursued.
+    """
+
+    episode_index: int
+    seed: int
+    behavior: str
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: bool
+    truncated: bool
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan for one environment.
+
+    Attributes:
+        observations: float32[horizon, observation_dim]; the first is the observation planned from.
+        actions: float32[horizon, action_dim], or None where plans hold observations only.
+        stride: environment steps between two plan steps.
+        speed_error: largest |Δposition/Δtime - mean velocity| in the plan, units per second; how consistent it is.
+        consistent: whether `speed_error` is within the planner's limit.
+        denoising: float32[num_sampling_steps + 1, horizon, observation_dim], the plan from noise to clean, where it
+            was asked for.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray | None
+    stride: int
+    speed_error: float
+    consistent: bool
+    denoising: np.ndarray | None = None
+
+    @property
+    def horizon(self) -> int:
+        """Transitions in the plan."""
+        return len(self.observations)
