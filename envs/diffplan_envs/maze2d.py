@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium import spaces
 
 from diffplan_envs.maze import Maze
 from diffplan_envs.physics import MAX_SPEED, STEP_SECONDS, make_model
 from diffplan_envs.task import Maze2DTask, RewardType
+
+import mujoco  # isort: skip  (after our physics, which chooses what mujoco draws with)
 
 OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (4,), np.float64)
 ACTION_SPACE = spaces.Box(-1.0, 1.0, (2,), np.float32)

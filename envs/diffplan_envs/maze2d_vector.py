@@ -10,12 +10,13 @@ import numpy as np
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from mujoco.batch import Batch
 
 from diffplan_envs.maze import Maze
 from diffplan_envs.maze2d import ACTION_SPACE, OBSERVATION_SPACE, Maze2DEnv
 from diffplan_envs.physics import MAX_SPEED, make_model
 from diffplan_envs.task import Maze2DTask, RewardType
+
+from mujoco.batch import Batch  # isort: skip  (after our physics, which chooses what mujoco draws with)
 
 
 class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -102,16 +103,21 @@ class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
         for name in ("observation", "goal"):
             if options.get(name) is not None:
                 rows = np.asarray(options[name], dtype=np.float64)
+                if rows.ndim not in (1, 2) or (rows.ndim == 2 and len(rows) not in (1, self.num_envs)):
+                    raise ValueError(
+                        f"reset option {name!r}: expected 1 row or {self.num_envs}, got shape {list(rows.shape)}"
+                    )
                 options[name] = np.broadcast_to(rows, (self.num_envs, rows.shape[-1]))
         self._start(np.flatnonzero(mask), options)
         return self._observations(), self._infos()
 
     def _start(self, indices: np.ndarray, options: dict[str, Any]) -> None:
         """Reset the named environments; nothing changes if an option is invalid."""
-        starts = [
-            self.task.draw_start(self._generators[i], {k: None if v is None else v[i] for k, v in options.items()})
-            for i in indices
-        ]
+
+        def options_of(i: int) -> dict[str, Any]:
+            return {k: v[i] if isinstance(v, np.ndarray) else v for k, v in options.items()}
+
+        starts = [self.task.draw_start(self._generators[i], options_of(i)) for i in indices]
         if not starts:
             return
         # Also clears the solver's warm start, without which a reset environment would differ from a new one.

@@ -1,15 +1,20 @@
 """The MuJoCo model of D4RL's Maze2D: a ball on two slide joints, pushed by two motors, between boxes.
 
 Source: D4RL `pointmaze/maze_model.py`. D4RL's floor touches the ball from below without friction, which exerts no
-force along either joint; here it is only drawn, which saves a contact in every step.
+force along either joint; here it is only drawn, which saves a contact in every step. D4RL gives every geom the margin
+0.002, of which its MuJoCo took the larger for a contact; today's adds the two up, so each has half of it here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 
 if not os.environ.get("DISPLAY"):
-    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported; without a screen only EGL can draw
+    with contextlib.suppress(OSError):  # importing mujoco fails if it is told to use an EGL that is not there
+        ctypes.CDLL("libEGL.so.1")
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported; without a screen only EGL can draw
 
 import mujoco
 import numpy as np
@@ -27,7 +32,7 @@ _TEMPLATE = """
   <visual><global offwidth="640" offheight="640"/><headlight ambient=".5 .5 .5" diffuse=".5 .5 .5"/></visual>
   <default>
     <joint damping="1" limited="false"/>
-    <geom friction=".5 .1 .1" density="1000" margin="0.002" condim="1" contype="2" conaffinity="1"/>
+    <geom friction=".5 .1 .1" density="1000" margin="0.001" condim="1" contype="2" conaffinity="1"/>
   </default>
   <worldbody>
     <camera name="top" pos="{center_x} {center_y} {height}" xyaxes="0 1 0 -1 0 0" fovy="45"/>
@@ -38,7 +43,8 @@ _TEMPLATE = """
       <joint name="ball_x" type="slide" axis="1 0 0"/>
       <joint name="ball_y" type="slide" axis="0 1 0"/>
     </body>
-    <site name="goal" pos="0 0 0" size=".2" rgba=".84 .25 .20 .8"/>
+    <!-- not at the origin: MuJoCo would compile it as fixed there, and it is moved when it is drawn -->
+    <site name="goal" pos="1 1 0" size=".2" rgba=".84 .25 .20 .8"/>
     {walls}
   </worldbody>
   <actuator>

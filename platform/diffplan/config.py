@@ -107,6 +107,8 @@ class WindowConfig:
     """Environment steps between two steps of a window."""
     columns: Literal["observations", "actions_observations"] = "observations"
     """What a transition holds: observations only, or the action and then the observation."""
+    goal_columns: tuple[int, ...] = (0, 1)
+    """Observation columns that a goal fixes at the last step; those that are no position are fixed to 0 in planning."""
     normalization: Literal["limits", "gaussian"] = "limits"
     """`limits` maps each column's range to [-1, 1]; `gaussian` to mean 0, standard deviation 1."""
 
@@ -230,11 +232,15 @@ class PlanningConfig:
     """Denoising steps; `ddpm` always takes all diffusion steps."""
     temperature: float = 1.0
     """Scale of the initial noise and of the noise that `ddpm` adds."""
-    horizons: tuple[int, ...] = (8, 12, 16, 20, 24, 28, 32, 36)
-    """Horizons to choose from, in transitions; the shortest that yields a consistent plan is taken."""
+    min_horizon: int = 8
+    """Shortest horizon to try, in transitions; the shortest that yields a consistent plan is taken."""
+    max_horizon: int = 36
+    """Longest horizon to try; taken where no plan is consistent."""
+    horizon_multiple: int = 4
+    """Horizons tried are multiples of this, counted from `min_horizon`."""
     num_candidates: int = 2
     """Plans drawn for each horizon; the most consistent is kept."""
-    max_speed_error: float = 4.0
+    max_speed_error: float = 10.0
     """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
     guidance_scale: float = 0.0
     """Strength of the guide that draws plans to the goal sooner; 0 is none."""
@@ -248,17 +254,22 @@ class PlanningConfig:
     """Environment steps between two plans; 0 plans once, at the start."""
 
     def __post_init__(self) -> None:
-        _require(len(self.horizons) >= 1, "planning.horizons", "at least one horizon", self.horizons)
+        _require(self.min_horizon >= 2, "planning.min_horizon", "at least 2", self.min_horizon)
         _require(
-            list(self.horizons) == sorted(set(self.horizons)) and self.horizons[0] >= 2,
-            "planning.horizons",
-            "ascending, different numbers >= 2",
-            self.horizons,
+            self.max_horizon >= self.min_horizon,
+            "planning.max_horizon",
+            f"at least planning.min_horizon ({self.min_horizon})",
+            self.max_horizon,
         )
-        for name in ("num_sampling_steps", "num_candidates", "num_guide_steps"):
+        for name in ("horizon_multiple", "num_sampling_steps", "num_candidates", "num_guide_steps"):
             _require(getattr(self, name) >= 1, f"planning.{name}", "at least 1", getattr(self, name))
         for name in ("temperature", "guidance_scale", "replan_interval", "max_speed_error"):
             _require(getattr(self, name) >= 0, f"planning.{name}", "a number >= 0", getattr(self, name))
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Horizons to try, ascending."""
+        return tuple(range(self.min_horizon, self.max_horizon + 1, self.horizon_multiple))
 
 
 @config_dataclass
@@ -305,11 +316,11 @@ class Config:
             self.windows.min_horizon,
         )
         _require(
-            self.planning.horizons[0] >= self.network.min_horizon,
-            "planning.horizons",
+            self.planning.min_horizon >= self.network.min_horizon,
+            "planning.min_horizon",
             f"at least {self.network.min_horizon}, the shortest plan that network.dim_mults "
             f"{self.network.dim_mults} can hold",
-            self.planning.horizons,
+            self.planning.min_horizon,
         )
 
 

@@ -31,7 +31,7 @@ def _maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_traini
         collection=CollectionConfig(num_steps=num_collected_steps),
         windows=WindowConfig(min_horizon=8, max_horizon=max_horizon, horizon_multiple=4, stride=5),
         training=TrainingConfig(num_steps=num_training_steps),
-        planning=PlanningConfig(horizons=tuple(range(8, max_horizon + 1, 4))),
+        planning=PlanningConfig(min_horizon=8, max_horizon=max_horizon, horizon_multiple=4),
     )
 
 
@@ -45,6 +45,7 @@ def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_col
             horizon_multiple=1,
             stride=1,
             columns="actions_observations",
+            goal_columns=(0, 1, 2, 3),
             normalization="limits",
         ),
         network=NetworkConfig(dim=32, dim_mults=(1, 4, 8)),
@@ -69,7 +70,9 @@ def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_col
         planning=PlanningConfig(
             sampler="ddpm",
             num_sampling_steps=num_diffusion_steps,
-            horizons=(horizon,),
+            min_horizon=horizon,
+            max_horizon=horizon,
+            horizon_multiple=1,
             num_candidates=1,
             position_gain=1.0,
             velocity_gain=1.0,

@@ -1,0 +1,1 @@
+"""diffplan on Ray: the only part that imports it."""

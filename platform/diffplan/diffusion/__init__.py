@@ -1,0 +1,1 @@
+"""The core: noise schedules, denoisers, constraints, guides and samplers. Torch only."""

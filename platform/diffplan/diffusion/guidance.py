@@ -1,0 +1,73 @@
+"""Guides: differentiable scores that bend plans while they are denoised.
+
+A guide J maximises. At each denoising step the mean of the next, less noisy plan is moved along the gradient, scaled by
+the variance of that step: mean + guidance_scale * variance * ∇J(mean). Source: Janner et al. 2022, eq. 3 and Alg. 1.
+Plans reach a guide in environment units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffplan.data.normalization import Normalizer
+
+
+class Guide(Protocol):
+    """A differentiable score of plans."""
+
+    def score(self, plans: Tensor) -> Tensor:
+        """Scores float[batch], to be maximised, of plans float[batch, horizon, transition_dim] in environment units."""
+        ...
+
+
+@dataclass(frozen=True)
+class GoalGuide:
+    """Prefers plans that are near the goal sooner: minus the mean distance to the goal over the plan.
+
+    Attributes:
+        columns: columns of a transition that hold the position.
+        goals: float[batch, len(columns)] in environment units.
+    """
+
+    columns: Sequence[int]
+    goals: Tensor
+
+    def score(self, plans: Tensor) -> Tensor:
+        """Minus the mean distance over the steps of each plan, in units of position."""
+        offsets = plans[:, :, list(self.columns)] - self.goals[:, None].to(plans)
+        # The square root has no gradient at 0, where the plan ends; a small constant gives it one.
+        return -(offsets.square().sum(dim=-1) + 1e-6).sqrt().mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a guide acts in a sampler.
+
+    Attributes:
+        guide: the score.
+        normalizer: from model space to environment units.
+        scale: strength; with 0 the guide is not even evaluated.
+        num_guide_steps: gradient steps in each denoising step.
+    """
+
+    guide: Guide
+    normalizer: Normalizer
+    scale: float
+    num_guide_steps: int = 1
+
+    def shift(self, mean: Tensor, variance: float) -> Tensor:
+        """The mean of a denoising step, moved towards higher scores."""
+        if self.scale == 0 or variance == 0:
+            return mean
+        for _ in range(self.num_guide_steps):
+            with torch.enable_grad():
+                leaf = mean.detach().requires_grad_(True)
+                total = self.guide.score(self.normalizer.unnormalize(leaf)).sum()
+                (gradient,) = torch.autograd.grad(total, leaf)
+            mean = mean + self.scale * variance * gradient
+        return mean

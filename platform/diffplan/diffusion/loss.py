@@ -1,0 +1,52 @@
+"""The training objective: weighted squared error of the prediction, with known entries in place.
+
+Source: Janner et al. 2022, eq. 1 and `diffuser/models/diffusion.py`: constrained entries are put into the noisy
+trajectory and into the prediction, so they cost nothing and carry no noise, exactly as in planning.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.config import DiffusionConfig
+from diffplan.diffusion.denoiser import Denoiser
+from diffplan.diffusion.prediction import to_target
+
+
+def make_loss_weights(horizon: int, transition_dim: int, action_dim: int, config: DiffusionConfig) -> Tensor:
+    """Weights float[horizon, transition_dim]: discounted in time to mean 1, the first action's replaced."""
+    discounts = config.loss_discount ** torch.arange(horizon, dtype=torch.float32)
+    weights = (discounts / discounts.mean())[:, None].repeat(1, transition_dim)
+    weights[0, :action_dim] = config.action_weight
+    return weights
+
+
+def compute_loss(
+    network: nn.Module,
+    denoiser: Denoiser,
+    x_clean: Tensor,
+    noise: Tensor,
+    diffusion_step: Tensor,
+    mask: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """Mean weighted squared error over the batch.
+
+    Args:
+        network: what is trained; the denoiser's network or a wrapper of it (DDP).
+        denoiser: gives the schedule and the kind of prediction.
+        x_clean: float[batch, horizon, transition_dim] in model space.
+        noise: standard normal, the same shape.
+        diffusion_step: int[batch].
+        mask: known entries, bool[1 or batch, horizon, transition_dim].
+        weights: float[horizon, transition_dim].
+
+    Returns:
+        A scalar. Known entries count in the mean with error 0, as in the code release.
+    """
+    signal, sigma = denoiser.schedule.signal_and_noise(diffusion_step, x_clean)
+    x_noisy = torch.where(mask, x_clean, signal * x_clean + sigma * noise)
+    output = network(x_noisy, diffusion_step)
+    target = to_target(denoiser.prediction, x_clean, noise, signal, sigma)
+    return (torch.where(mask, 0.0, output - target).square() * weights).mean()

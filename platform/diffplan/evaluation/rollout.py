@@ -1,0 +1,116 @@
+"""Evaluate a planner on a block of episodes in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diffplan.config import EnvConfig
+from diffplan.environments import get_box_bounds, make_vector_env
+from diffplan.errors import ConfigError
+from diffplan.evaluation.scores import EpisodeResult, normalize_score
+from diffplan.planning.planner import Planner
+from diffplan.planning.policy import PlanningPolicy
+from diffplan.seeding import Stream, make_seed
+from diffplan.types import Plan
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """An episode to draw: what was planned and what was done.
+
+    Attributes:
+        result: its scores.
+        plan: the first plan.
+        observations: float32[length + 1, observation_dim].
+    """
+
+    result: EpisodeResult
+    plan: Plan
+    observations: np.ndarray
+
+
+def evaluate_episodes(
+    planner: Planner,
+    env: EnvConfig,
+    episodes: Sequence[int],
+    *,
+    seed: int,
+    stream: Stream = Stream.EVALUATION,
+    num_recorded: int = 0,
+) -> tuple[list[EpisodeResult], list[RecordedEpisode]]:
+    """Run episodes side by side, one plan (or sequence of plans) each.
+
+    Args:
+        planner: the planner, with its settings.
+        env: the environment under a protocol.
+        episodes: indices of the episodes; with `seed` and `stream` they fix every random number.
+        seed: seed of the evaluation.
+        stream: what the episodes are for; tuning and evaluation never share one.
+        num_recorded: keep trajectories of this many of the episodes.
+
+    Returns:
+        A result for each episode, and the recorded ones.
+    """
+    vector_env = make_vector_env(env, len(episodes))
+    try:
+        return _evaluate(planner, vector_env, list(episodes), seed, stream, num_recorded)
+    finally:
+        vector_env.close()
+
+
+def _evaluate(planner, vector_env, episodes, seed, stream, num_recorded):  # noqa: ANN001, ANN202
+    seeds = [make_seed(seed, stream, episode, 0) for episode in episodes]
+    generator = torch.Generator().manual_seed(make_seed(seed, stream, episodes[0], 1))
+    low, high = (
+        np.array([default if v is None else v for v in values])
+        for values, default in zip(get_box_bounds(vector_env), (-np.inf, np.inf), strict=True)
+    )
+    reference_returns = getattr(vector_env.unwrapped, "reference_returns", None)
+    observations, infos = vector_env.reset(seed=seeds)
+    if "goal" not in infos:
+        raise ConfigError("env.env_id: expected an environment whose infos have a 'goal', got none")
+    starts, goals = observations.copy(), np.array(infos["goal"])
+    policy = PlanningPolicy(planner, generator, low, high)
+    policy.reset(observations, goals)
+    first_plans = list(policy.plans)
+    trajectory = [observations[:num_recorded].astype(np.float32)]
+    num_envs = len(episodes)
+    returns, lengths = np.zeros(num_envs), np.zeros(num_envs, dtype=int)
+    reached = np.full(num_envs, -1)
+    running = np.ones(num_envs, dtype=bool)
+    while running.any():
+        observations, rewards, terminations, truncations, infos = vector_env.step(policy.act(observations))
+        returns += np.where(running, rewards, 0.0)
+        lengths += running
+        reached = np.where(running & (reached < 0) & np.asarray(infos["success"]), lengths, reached)
+        running &= ~(terminations | truncations)
+        if num_recorded:
+            trajectory.append(observations[:num_recorded].astype(np.float32))
+    plan_seconds = sum(policy.plan_seconds) / num_envs
+    results = [
+        EpisodeResult(
+            episode=episode,
+            seed=seeds[i],
+            goal=goals[i].tolist(),
+            start=starts[i].tolist(),
+            undiscounted_return=float(returns[i]),
+            score=normalize_score(float(returns[i]), reference_returns),
+            success=bool(reached[i] >= 0),
+            time_to_goal_steps=int(reached[i]) if reached[i] >= 0 else None,
+            length=int(lengths[i]),
+            horizon=first_plans[i].horizon,
+            plan_speed_error=first_plans[i].speed_error,
+            num_plans=policy.num_plans // num_envs,
+            plan_seconds=plan_seconds,
+        )
+        for i, episode in enumerate(episodes)
+    ]
+    recorded = [
+        RecordedEpisode(results[i], first_plans[i], np.stack([step[i] for step in trajectory])[: lengths[i] + 1])
+        for i in range(min(num_recorded, num_envs))
+    ]
+    return results, recorded

@@ -1,0 +1,98 @@
+"""Scores of episodes, and what they say together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One evaluated episode.
+
+    Attributes:
+        episode: index of the episode among those of its seed.
+        seed: seed that the environment was reset with.
+        goal: the goal, in environment units.
+        start: the first observation.
+        undiscounted_return: sum of rewards.
+        score: normalised score, 0 for a random policy and 100 for the expert reference; the return itself where the
+            environment has no references.
+        success: whether the goal was reached at any step.
+        time_to_goal_steps: steps until the goal was first reached; None if never.
+        length: steps of the episode.
+        horizon: transitions in the first plan.
+        plan_speed_error: speed error of the first plan.
+        num_plans: plans made.
+        plan_seconds: seconds spent planning, shared evenly over the environments of a batch.
+    """
+
+    episode: int
+    seed: int
+    goal: list[float]
+    start: list[float]
+    undiscounted_return: float
+    score: float
+    success: bool
+    time_to_goal_steps: int | None
+    length: int
+    horizon: int
+    plan_speed_error: float
+    num_plans: int
+    plan_seconds: float
+
+
+def normalize_score(undiscounted_return: float, reference_returns: tuple[float, float] | None) -> float:
+    """D4RL's score, 100 (return - random) / (expert - random); the return where there are no references."""
+    if reference_returns is None:
+        return undiscounted_return
+    random, expert = reference_returns
+    return 100 * (undiscounted_return - random) / (expert - random)
+
+
+def compute_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean (percentile method, 10 000 resamples)."""
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < 2 or np.ptp(array) == 0:
+        return float(array.mean()), float(array.mean())
+    result = stats.bootstrap(
+        (array,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def summarize(
+    results: Sequence[EpisodeResult], *, env_id: str, protocol: str, wall_seconds: float, config: dict[str, Any]
+) -> dict[str, Any]:
+    """The summary of an evaluation, as JSON values; every number that is printed anywhere comes from it."""
+    if not results:
+        raise ValueError("expected at least one episode, got none")
+    scores = np.array([r.score for r in results])
+    times = [r.time_to_goal_steps for r in results if r.time_to_goal_steps is not None]
+    num_plans = sum(r.num_plans for r in results)
+    plan_seconds = sum(r.plan_seconds for r in results)
+    return {
+        "env_id": env_id,
+        "protocol": protocol,
+        "episodes": len(results),
+        "score_mean": float(scores.mean()),
+        "score_stderr": float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else 0.0,
+        "score_ci95": list(compute_interval(scores.tolist())),
+        "return_mean": float(np.mean([r.undiscounted_return for r in results])),
+        "success_rate": float(np.mean([r.success for r in results])),
+        "time_to_goal_steps_mean": float(np.mean(times)) if times else None,
+        "plan_seconds_mean": plan_seconds / max(num_plans, 1),
+        "plans_per_second": num_plans / plan_seconds if plan_seconds > 0 else None,
+        "wall_seconds": wall_seconds,
+        "config": config,
+    }
+
+
+def results_to_rows(results: Sequence[EpisodeResult]) -> list[dict[str, Any]]:
+    """Results as rows of a table."""
+    return [asdict(result) for result in results]

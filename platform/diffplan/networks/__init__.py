@@ -1,0 +1,1 @@
+"""Networks: raw modules that know nothing of diffusion."""

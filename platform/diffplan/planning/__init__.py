@@ -1,0 +1,1 @@
+"""From an observation to a plan, and from a plan to actions."""

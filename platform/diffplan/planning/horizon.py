@@ -1,0 +1,33 @@
+"""Choosing the horizon: how consistent a plan is with itself.
+
+A model asked to reach a goal in too few steps still ends the plan on it: the constraint puts it there. What gives such a
+plan away is that its positions move faster than its own velocities say. The shortest horizon whose plan agrees with
+itself is the soonest arrival that the model believes in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def compute_speed_errors(
+    observations: np.ndarray, position_columns: tuple[int, ...], velocity_columns: tuple[int, ...], step_seconds: float
+) -> np.ndarray:
+    """Largest |Δposition/Δtime - mean velocity| over the steps and columns of each plan.
+
+    Args:
+        observations: float[plans, horizon, observation_dim] in environment units.
+        position_columns: columns that hold the position.
+        velocity_columns: columns that hold its time derivative.
+        step_seconds: seconds between two steps of the plan.
+
+    Returns:
+        float[plans] in units per second; 0 where there are no such columns.
+    """
+    if not position_columns:
+        return np.zeros(len(observations))
+    positions = observations[:, :, list(position_columns)]
+    velocities = observations[:, :, list(velocity_columns)]
+    moved = np.diff(positions, axis=1) / step_seconds
+    mean_velocities = (velocities[:, 1:] + velocities[:, :-1]) / 2
+    return np.abs(moved - mean_velocities).max(axis=(1, 2))

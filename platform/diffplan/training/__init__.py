@@ -1,0 +1,1 @@
+"""Training in one process: a pure step, the loop around it, checkpoints. No Ray."""

@@ -1,0 +1,131 @@
+"""The training loop. It knows no Ray: notebooks, tests and a bare GPU machine call it as it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.diffusion.constraints import endpoint_mask
+from diffplan.diffusion.loss import compute_loss, make_loss_weights
+from diffplan.training.batches import TrainingBatch, TrainingBatches
+from diffplan.training.state import TrainingState
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Scalars of a moment of training.
+
+    Attributes:
+        step: optimizer steps taken.
+        loss: mean loss since the last report.
+        gradient_norm: norm of the last gradient, before clipping.
+        learning_rate: learning rate of the last step.
+        steps_per_second: rate since the last report.
+    """
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    steps_per_second: float
+
+
+def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBatch, device: torch.device) -> Tensor:
+    """Loss of one forward pass."""
+    config, layout = state.config, state.layout
+    x_clean = batch.x_clean.to(device)
+    horizon, transition_dim = x_clean.shape[1:]
+    start = range(layout.action_dim, transition_dim)
+    goal = layout.observation_columns(config.windows.goal_columns)
+    return compute_loss(
+        model,
+        state.denoiser,
+        x_clean,
+        batch.noise.to(device),
+        batch.diffusion_step.to(device),
+        endpoint_mask(horizon, transition_dim, start, goal).to(device),
+        make_loss_weights(horizon, transition_dim, layout.action_dim, config.diffusion).to(device),
+    )
+
+
+def take_step(state: TrainingState, model: nn.Module, batches: TrainingBatches, device: torch.device) -> tuple[Tensor, Tensor]:
+    """One optimizer step.
+
+    Args:
+        state: is advanced by one step.
+        model: the state's network or a DDP wrapper of it.
+        batches: this worker's batches.
+        device: where the model lives.
+
+    Returns:
+        The loss and the gradient's norm before clipping, both scalars on the device.
+    """
+    training = state.config.training
+    state.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=device)
+    for pass_index in range(training.accumulation_steps):
+        loss = compute_batch_loss(state, model, batches.make(state.step, pass_index), device)
+        loss = loss / training.accumulation_steps
+        loss.backward()
+        total += loss.detach()
+    limit = float("inf") if training.max_gradient_norm is None else training.max_gradient_norm
+    gradient_norm = nn.utils.clip_grad_norm_(state.network.parameters(), limit)
+    state.optimizer.step()
+    state.lr_scheduler.step()
+    state.step += 1
+    state.update_average()
+    return total, gradient_norm
+
+
+def train(
+    state: TrainingState,
+    batches: TrainingBatches,
+    *,
+    model: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    num_steps: int | None = None,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
+    on_checkpoint: Callable[[TrainingProgress], None] | None = None,
+) -> None:
+    """Train until the config's number of steps.
+
+    Args:
+        state: where to go on from; advanced in place.
+        batches: this worker's batches.
+        model: a DDP wrapper of the state's network, or None for the network itself.
+        device: where the model lives.
+        num_steps: stop at this step instead.
+        on_progress: called every `log_interval` steps and at the end.
+        on_checkpoint: called every `checkpoint_interval` steps and at the end, after `on_progress`.
+    """
+    training = state.config.training
+    model = state.network if model is None else model
+    device = torch.device(device)
+    last_step = training.num_steps if num_steps is None else num_steps
+    losses: list[Tensor] = []
+    since = time.perf_counter()
+    while state.step < last_step:
+        learning_rate = state.lr_scheduler.get_last_lr()[0]
+        loss, gradient_norm = take_step(state, model, batches, device)
+        losses.append(loss)
+        ended = state.step == last_step
+        due_checkpoint = ended or state.step % training.checkpoint_interval == 0
+        if ended or due_checkpoint or state.step % training.log_interval == 0:
+            now = time.perf_counter()
+            progress = TrainingProgress(
+                step=state.step,
+                loss=float(torch.stack(losses).mean()),
+                gradient_norm=float(gradient_norm),
+                learning_rate=learning_rate,
+                steps_per_second=len(losses) / (now - since),
+            )
+            losses.clear()
+            if on_progress is not None:
+                on_progress(progress)
+            if due_checkpoint and on_checkpoint is not None:
+                on_checkpoint(progress)
+            since = time.perf_counter()

@@ -1,0 +1,92 @@
+"""What changes during training: weights, their average, optimizer, learning rate, step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from diffplan.config import Config, TrainingConfig
+from diffplan.diffusion.denoiser import Denoiser
+from diffplan.errors import CheckpointError
+from diffplan.layout import Layout
+from diffplan.networks.temporal_unet import TemporalUnet
+
+
+class TrainingState:
+    """The state of a run; everything else about it is config and data.
+
+    Args:
+        config: the experiment.
+        layout: columns of a transition.
+        device: where the network lives.
+    """
+
+    def __init__(self, config: Config, layout: Layout, device: torch.device | str = "cpu") -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            self.network = TemporalUnet(layout.transition_dim, config.network).to(device)
+        self.config = config
+        self.layout = layout
+        self.step = 0
+        self.denoiser = Denoiser.make(self.network, config.diffusion)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.training.ema_decay))
+        self.optimizer = _make_optimizer(self.network, config.training)
+        self.lr_scheduler = LambdaLR(self.optimizer, lambda step: compute_lr_factor(step, config.training))
+
+    def update_average(self) -> None:
+        """Take the weights into the average; until `ema_start_step` the average is a copy of them."""
+        training = self.config.training
+        if self.step <= training.ema_start_step:
+            self.average.n_averaged.zero_()  # the next update copies
+        if self.step <= training.ema_start_step or self.step % training.ema_interval == 0:
+            self.average.update_parameters(self.network)
+
+    def average_weights(self) -> dict[str, torch.Tensor]:
+        """The averaged weights, under the names of the network."""
+        return self.average.module.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on exactly; only tensors and plain values."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; raises `CheckpointError` if it is that of another network."""
+        try:
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            self.step = state["step"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise CheckpointError(f"training state: it belongs to another network or version ({first})") from None
+
+
+def compute_lr_factor(step: int, training: TrainingConfig) -> float:
+    """Learning rate of a step relative to the peak: linear warm-up, then constant or cosine to zero."""
+    if step < training.num_warmup_steps:
+        return (step + 1) / training.num_warmup_steps
+    if training.lr_schedule == "constant":
+        return 1.0
+    remaining = max(training.num_steps - training.num_warmup_steps, 1)
+    progress = min((step - training.num_warmup_steps) / remaining, 1.0)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _make_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    if training.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), lr=training.learning_rate, fused=True)
+    return torch.optim.AdamW(
+        network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+    )
