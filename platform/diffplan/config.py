@@ -240,7 +240,7 @@ class PlanningConfig:
     """Horizons tried are multiples of this, counted from `min_horizon`."""
     num_candidates: int = 2
     """Plans drawn for each horizon; the most consistent is kept."""
-    max_speed_error: float = 10.0
+    max_speed_error: float = 12.0
     """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
     guidance_scale: float = 0.0
     """Strength of the guide that draws plans to the goal sooner; 0 is none."""
@@ -251,7 +251,9 @@ class PlanningConfig:
     velocity_gain: float = 1.0
     """Tracking: force per unit of velocity error."""
     replan_interval: int = 0
-    """Environment steps between two plans; 0 plans once, at the start."""
+    """Environment steps between two plans; 0 does not plan again while a plan is going well."""
+    max_deviation: float = 0.7
+    """Plan again where the position is further than this from the plan, in units; 0 never does."""
 
     def __post_init__(self) -> None:
         _require(self.min_horizon >= 2, "planning.min_horizon", "at least 2", self.min_horizon)
@@ -263,7 +265,7 @@ class PlanningConfig:
         )
         for name in ("horizon_multiple", "num_sampling_steps", "num_candidates", "num_guide_steps"):
             _require(getattr(self, name) >= 1, f"planning.{name}", "at least 1", getattr(self, name))
-        for name in ("temperature", "guidance_scale", "replan_interval", "max_speed_error"):
+        for name in ("temperature", "guidance_scale", "replan_interval", "max_speed_error", "max_deviation"):
             _require(getattr(self, name) >= 0, f"planning.{name}", "a number >= 0", getattr(self, name))
 
     @property
@@ -278,11 +280,11 @@ class SearchConfig:
 
     protocol: str = "multi2d"
     """Protocol that trials are scored on, with tuning seeds."""
-    num_trials: int = 12
+    num_trials: int = 16
     """Settings to try."""
-    episodes_per_block: int = 20
+    episodes_per_block: int = 25
     """Episodes between two reports of a trial; ASHA may stop it after each."""
-    num_blocks: int = 3
+    num_blocks: int = 4
     """Blocks of a full trial: the highest fidelity."""
     max_concurrent_trials: int = 2
     """Trials that run at once."""
@@ -389,8 +391,6 @@ def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
 
 def _one_line(cls: type, error: Mapping[str, Any]) -> str:
     field = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "value_error":  # raised by a __post_init__: already a full sentence
-        return str(error["ctx"]["error"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return unknown_name(cls.__name__, field, _dotted_fields(cls))
     return f"{field}: {error['msg']}, got {error['input']!r}"

@@ -10,8 +10,11 @@ class DiffplanError(Exception):
     """Any error that the user can cure."""
 
 
-class ConfigError(DiffplanError, ValueError):
-    """A setting is unknown, of the wrong type or out of range."""
+class ConfigError(DiffplanError):
+    """A setting is unknown, of the wrong type or out of range.
+
+    Not a `ValueError`: the libraries that build configs (pydantic, tyro) would wrap that in reports of their own.
+    """
 
 
 class DataError(DiffplanError, ValueError):

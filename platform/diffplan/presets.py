@@ -101,12 +101,8 @@ def _smoke(config: Config) -> Config:
     """The smallest honest size of an experiment: every stage real, each a few seconds long."""
     return dataclasses.replace(
         config,
-        collection=dataclasses.replace(config.collection, num_steps=60_000, episode_steps=500, episodes_per_unit=20),
-        network=dataclasses.replace(config.network, dim=16, dim_mults=(1, 2)),
-        training=dataclasses.replace(
-            config.training, num_steps=200, num_warmup_steps=20, ema_start_step=20, log_interval=20,
-            checkpoint_interval=100, picture_interval=100,
-        ),
+        collection=dataclasses.replace(config.collection, num_steps=100_000, episode_steps=500, episodes_per_unit=50),
+        training=dataclasses.replace(config.training, num_steps=600, checkpoint_interval=200, picture_interval=600),
         search=SearchConfig(num_trials=3, episodes_per_block=4, num_blocks=2, max_concurrent_trials=2),
     )
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from diffplan_envs.maze import MAZE_TASKS, Maze, make_maze
 
 

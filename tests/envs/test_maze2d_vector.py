@@ -1,10 +1,11 @@
 import gymnasium
 import numpy as np
 import pytest
-from diffplan_envs.maze2d_vector import Maze2DVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from diffplan_envs.maze2d_vector import Maze2DVectorEnv
 
 
 def held_actions(seed, num_steps, num_envs, hold=7):

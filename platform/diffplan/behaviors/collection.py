@@ -74,10 +74,13 @@ class UnitCollector:
             actions = self._behavior.act(observations)
             columns = self._behavior.columns()
             next_observations, rewards, terminations, truncations, _ = vector_env.step(actions)
-            recorder.record(observations, actions, rewards, terminations, truncations, columns)
-            running &= ~(terminations | truncations)
+            recorder.record(observations, actions, rewards, terminations, truncations, columns, next_observations)
+            ended = terminations | truncations
+            running &= ~ended
             observations = next_observations
-        return recorder.episodes(indices, seeds, self._collection.behavior, observations)
+            if ended.any() and running.any():  # Gymnasium refuses to step an environment whose episode has ended
+                observations, _ = vector_env.reset(options={"reset_mask": ended})
+        return recorder.episodes(indices, seeds, self._collection.behavior)
 
     def _batch(self, num_envs: int) -> VectorEnv:
         if self._vector_env is None or self._vector_env.num_envs != num_envs:
@@ -90,11 +93,12 @@ class UnitCollector:
 
 
 class _Recorder:
-    """Keeps the steps of a batch; environments go on stepping after their first episode, and that is cut off."""
+    """Keeps the steps of a batch; environments go on with another episode after their first, which is cut off."""
 
     def __init__(self, max_steps: int) -> None:
         self._max_steps = max_steps
         self._arrays: dict[str, np.ndarray] = {}
+        self._final_observations: dict[int, np.ndarray] = {}
         self._num_steps = 0
 
     def record(
@@ -105,6 +109,7 @@ class _Recorder:
         terminations: np.ndarray,
         truncations: np.ndarray,
         columns: dict[str, np.ndarray],
+        next_observations: np.ndarray,
     ) -> None:
         step = {
             "observations": observations,
@@ -120,21 +125,22 @@ class _Recorder:
                 self._arrays[name] = np.zeros((self._max_steps, *values.shape), dtype=dtype)
             self._arrays[name][self._num_steps] = values
         self._num_steps += 1
+        for i in np.flatnonzero(terminations | truncations).tolist():
+            self._final_observations.setdefault(i, next_observations[i].astype(np.float32))
 
-    def episodes(self, indices: range, seeds: list[int], behavior: str, last_observations: np.ndarray) -> list[Episode]:
+    def episodes(self, indices: range, seeds: list[int], behavior: str) -> list[Episode]:
         arrays = {name: values[: self._num_steps] for name, values in self._arrays.items()}
         ends = arrays["terminations"] | arrays["truncations"]
         lengths = ends.argmax(axis=0) + 1
         episodes = []
         for i, (index, length) in enumerate(zip(indices, lengths.tolist(), strict=True)):
-            following = last_observations[i] if length == self._num_steps else arrays["observations"][length, i]
             episodes.append(
                 Episode(
                     episode_index=index,
                     seed=seeds[i],
                     behavior=behavior,
                     observations=np.concatenate(
-                        [arrays["observations"][:length, i], following[None].astype(np.float32)]
+                        [arrays["observations"][:length, i], self._final_observations[i][None]]
                     ),
                     actions=arrays["actions"][:length, i],
                     rewards=arrays["rewards"][:length, i],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,11 +15,15 @@ class MixtureBehavior:
     Args:
         components: the behaviors.
         weights: their probabilities, which add up to 1.
+        column_sizes: further columns of any component, and their sizes.
     """
 
-    def __init__(self, components: Sequence[Behavior], weights: Sequence[float]) -> None:
+    def __init__(
+        self, components: Sequence[Behavior], weights: Sequence[float], column_sizes: Mapping[str, int]
+    ) -> None:
         self._components = components
         self._cumulative = np.cumsum(weights)
+        self._column_sizes = column_sizes
 
     def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """Start episodes and choose a component for each."""
@@ -44,9 +48,9 @@ class MixtureBehavior:
 
     def columns(self) -> dict[str, np.ndarray]:
         """Columns of any component, NaN in the episodes of components that lack them."""
-        columns: dict[str, np.ndarray] = {}
         num_envs = sum(len(members) for members in self._members)
+        columns = {name: np.full((num_envs, size), np.nan) for name, size in self._column_sizes.items()}
         for component, members in zip(self._components, self._members, strict=True):
             for name, values in (component.columns() if len(members) else {}).items():
-                columns.setdefault(name, np.full((num_envs, values.shape[1]), np.nan))[members] = values
+                columns[name][members] = values
         return columns

@@ -99,7 +99,9 @@ def make_behavior(text: str, context: BehaviorContext) -> Behavior:
     """Make a behavior or a mixture from its name; raises `ConfigError` as `parse_mixture` does."""
     weights = parse_mixture(text)
     components = [BEHAVIORS[name](context) for name in weights]
-    return components[0] if len(components) == 1 else MixtureBehavior(components, list(weights.values()))
+    if len(components) == 1:
+        return components[0]
+    return MixtureBehavior(components, list(weights.values()), list_columns(text))
 
 
 def list_columns(text: str) -> dict[str, int]:

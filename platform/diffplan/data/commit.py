@@ -85,6 +85,7 @@ class CommitRecord:
             values["episodes"] = tuple(EpisodeRecord(**e) for e in values["episodes"])
             values["statistics"] = {k: ColumnStatistics.from_dict(v) for k, v in values["statistics"].items()}
             record = cls(**values)
+            _check_types(record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: expected a commit record, got something else ({type(error).__name__}: {error}); "
@@ -94,6 +95,23 @@ class CommitRecord:
         if shard.is_absolute() or ".." in shard.parts:
             raise DataError(f"{path}: expected a shard inside the dataset, got {record.shard!r}; the commit is damaged")
         return record
+
+
+def _check_types(record: CommitRecord) -> None:
+    """Raise `ValueError` unless numbers are counts and the episodes fill the shard one after the other."""
+    for name in ("dataset_uuid", "attempt", "shard"):
+        if not isinstance(getattr(record, name), str):
+            raise ValueError(f"{name} is no text")
+    for name in ("unit", "num_bytes", "crc32", "num_rows"):
+        if type(getattr(record, name)) is not int or getattr(record, name) < 0:
+            raise ValueError(f"{name} is no count")
+    next_row = 0
+    for episode in record.episodes:
+        if type(episode.length) is not int or episode.length < 1 or episode.first_row != next_row:
+            raise ValueError(f"episode {episode.episode_index!r} does not begin where the one before it ends")
+        next_row += episode.length
+    if next_row != record.num_rows:
+        raise ValueError(f"its episodes have {next_row} rows, its shard {record.num_rows}")
 
 
 def put_if_absent(path: Path, content: bytes) -> bool:

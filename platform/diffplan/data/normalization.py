@@ -67,6 +67,7 @@ class Normalizer:
             normalizer = cls(np.asarray(values["center"], np.float32), np.asarray(values["scale"], np.float32))
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"normalization.json: expected center and scale, got something else ({error})") from None
-        if normalizer.center.shape != normalizer.scale.shape or not (normalizer.scale > 0).all():
-            raise CheckpointError("normalization.json: expected positive scales, as many as centers")
+        finite = np.isfinite(normalizer.center).all() and np.isfinite(normalizer.scale).all()
+        if normalizer.center.shape != normalizer.scale.shape or not finite or not (normalizer.scale > 0).all():
+            raise CheckpointError("normalization.json: expected finite centers and as many positive scales")
         return normalizer

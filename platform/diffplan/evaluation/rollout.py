@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 
 from diffplan.config import EnvConfig
 from diffplan.environments import get_box_bounds, make_vector_env
@@ -40,6 +41,7 @@ def evaluate_episodes(
     *,
     seed: int,
     stream: Stream = Stream.EVALUATION,
+    goal: Sequence[float] | None = None,
     num_recorded: int = 0,
 ) -> tuple[list[EpisodeResult], list[RecordedEpisode]]:
     """Run episodes side by side, one plan (or sequence of plans) each.
@@ -50,19 +52,31 @@ def evaluate_episodes(
         episodes: indices of the episodes; with `seed` and `stream` they fix every random number.
         seed: seed of the evaluation.
         stream: what the episodes are for; tuning and evaluation never share one.
+        goal: a position that every episode must reach, in place of the protocol's goal.
         num_recorded: keep trajectories of this many of the episodes.
 
     Returns:
         A result for each episode, and the recorded ones.
+
+    Raises:
+        ConfigError: the environment cannot be made, has no goals, or refuses this one.
     """
     vector_env = make_vector_env(env, len(episodes))
     try:
-        return _evaluate(planner, vector_env, list(episodes), seed, stream, num_recorded)
+        return _evaluate(planner, vector_env, list(episodes), seed, stream, goal, num_recorded)
     finally:
         vector_env.close()
 
 
-def _evaluate(planner, vector_env, episodes, seed, stream, num_recorded):  # noqa: ANN001, ANN202
+def _evaluate(
+    planner: Planner,
+    vector_env: VectorEnv,
+    episodes: list[int],
+    seed: int,
+    stream: Stream,
+    goal: Sequence[float] | None,
+    num_recorded: int,
+) -> tuple[list[EpisodeResult], list[RecordedEpisode]]:
     seeds = [make_seed(seed, stream, episode, 0) for episode in episodes]
     generator = torch.Generator().manual_seed(make_seed(seed, stream, episodes[0], 1))
     low, high = (
@@ -70,7 +84,10 @@ def _evaluate(planner, vector_env, episodes, seed, stream, num_recorded):  # noq
         for values, default in zip(get_box_bounds(vector_env), (-np.inf, np.inf), strict=True)
     )
     reference_returns = getattr(vector_env.unwrapped, "reference_returns", None)
-    observations, infos = vector_env.reset(seed=seeds)
+    try:
+        observations, infos = vector_env.reset(seed=seeds, options=None if goal is None else {"goal": list(goal)})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if "goal" not in infos:
         raise ConfigError("env.env_id: expected an environment whose infos have a 'goal', got none")
     starts, goals = observations.copy(), np.array(infos["goal"])
@@ -90,7 +107,7 @@ def _evaluate(planner, vector_env, episodes, seed, stream, num_recorded):  # noq
         running &= ~(terminations | truncations)
         if num_recorded:
             trajectory.append(observations[:num_recorded].astype(np.float32))
-    plan_seconds = sum(policy.plan_seconds) / num_envs
+    plan_seconds = policy.plan_seconds / policy.num_plans.sum()
     results = [
         EpisodeResult(
             episode=episode,
@@ -104,8 +121,8 @@ def _evaluate(planner, vector_env, episodes, seed, stream, num_recorded):  # noq
             length=int(lengths[i]),
             horizon=first_plans[i].horizon,
             plan_speed_error=first_plans[i].speed_error,
-            num_plans=policy.num_plans // num_envs,
-            plan_seconds=plan_seconds,
+            num_plans=int(policy.num_plans[i]),
+            plan_seconds=plan_seconds * int(policy.num_plans[i]),
         )
         for i, episode in enumerate(episodes)
     ]

@@ -29,7 +29,7 @@ class EpisodeResult:
         horizon: transitions in the first plan.
         plan_speed_error: speed error of the first plan.
         num_plans: plans made.
-        plan_seconds: seconds spent planning, shared evenly over the environments of a batch.
+        plan_seconds: seconds spent on its plans; the time of a batch is shared evenly over the plans in it.
     """
 
     episode: int

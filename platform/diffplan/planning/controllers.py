@@ -51,21 +51,30 @@ class TrackingController:
         lengths = np.array([len(reference) for reference in self._references])
         return np.maximum(lengths - 2 - self._env_steps, 0)  # the last reference is the rest after the plan
 
+    def deviations(self, observations: np.ndarray) -> np.ndarray:
+        """Distance between each observation's position and where its plan is now, float[num_envs]."""
+        here = self._targets(self._env_steps)[:, : len(self._positions)]
+        return np.linalg.norm(here - observations[:, self._positions], axis=1)
+
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
         self._env_steps += 1
-        targets = np.stack(
-            [
-                reference[min(step, len(reference) - 1)]
-                for reference, step in zip(self._references, self._env_steps, strict=True)
-            ]
-        )
+        targets = self._targets(self._env_steps)
         num = len(self._positions)
         position_errors = targets[:, :num] - observations[:, self._positions]
         velocity_errors = targets[:, num:] - observations[:, self._velocities]
         position_gain, velocity_gain = self._gains
         actions = position_gain * position_errors + velocity_gain * velocity_errors
         return np.clip(actions, *self._bounds).astype(np.float32)
+
+    def _targets(self, env_steps: np.ndarray) -> np.ndarray:
+        """Positions and velocities of the plans at given steps, float64[num_envs, 2 * num_positions]."""
+        return np.stack(
+            [
+                reference[min(step, len(reference) - 1)]
+                for reference, step in zip(self._references, env_steps, strict=True)
+            ]
+        )
 
     def _reference(self, plan: Plan) -> np.ndarray:
         """Positions and velocities at every environment step of a plan, and rest at its end."""

@@ -77,6 +77,7 @@ class Planner:
         goals: np.ndarray,
         generator: torch.Generator,
         *,
+        max_speed_errors: np.ndarray | None = None,
         keep_denoising: bool = False,
     ) -> list[Plan]:
         """Plan from observations to goals.
@@ -88,6 +89,7 @@ class Planner:
             observations: float[batch, observation_dim] in environment units.
             goals: float[batch, len(position_columns)], positions to end at.
             generator: source of the noise.
+            max_speed_errors: float[batch], what counts as consistent in each environment; None for the settings'.
             keep_denoising: keep the way from noise to plan as well.
 
         Returns:
@@ -97,11 +99,18 @@ class Planner:
             PlanningError: arrays of the wrong shape or with values that are not finite.
         """
         observations, goals = self._checked(observations, goals)
+        if max_speed_errors is None:
+            max_speed_errors = np.full(len(observations), float(self.settings.max_speed_error))
         plans: list[Plan | None] = [None] * len(observations)
         waiting = np.arange(len(observations))
         for horizon in self.settings.horizons:
             found = self.plan_horizon(
-                observations[waiting], goals[waiting], horizon, generator, keep_denoising=keep_denoising
+                observations[waiting],
+                goals[waiting],
+                horizon,
+                generator,
+                max_speed_errors=max_speed_errors[waiting],
+                keep_denoising=keep_denoising,
             )
             for i, plan in zip(waiting, found, strict=True):
                 plans[i] = plan
@@ -117,10 +126,13 @@ class Planner:
         horizon: int,
         generator: torch.Generator,
         *,
+        max_speed_errors: np.ndarray | None = None,
         keep_denoising: bool = False,
     ) -> list[Plan]:
         """Plan with one given horizon; the most consistent of the candidates is kept. See `plan`."""
         observations, goals = self._checked(observations, goals)
+        if max_speed_errors is None:
+            max_speed_errors = np.full(len(observations), float(self.settings.max_speed_error))
         num_candidates = self.settings.num_candidates
         starts = np.repeat(observations, num_candidates, axis=0)
         goals = np.repeat(goals, num_candidates, axis=0)
@@ -148,10 +160,10 @@ class Planner:
                 actions=transitions[i][:, self.layout.actions] if self.layout.action_dim else None,
                 stride=self.config.windows.stride,
                 speed_error=float(errors[i]),
-                consistent=bool(errors[i] <= self.settings.max_speed_error),
+                consistent=bool(errors[i] <= limit),
                 denoising=None if denoising is None else denoising[i],
             )
-            for i in best
+            for i, limit in zip(best, max_speed_errors, strict=True)
         ]
 
     def _sample(

@@ -12,8 +12,19 @@ from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
 
+MIN_STEPS_BETWEEN_PLANS = 10
+"""A plan is followed for at least this many environment steps before a deviation from it counts."""
+
+STRICTNESS_FACTOR = 0.8
+"""What a plan that could not be followed multiplies the speed error admitted in the next one by."""
+
+
 class PlanningPolicy:
-    """Plans at the start of an episode, follows the plan, and plans again every `replan_interval` steps if asked to.
+    """Plans at the start of an episode, follows the plan, and plans again when the settings say so.
+
+    There are two reasons to plan again: every `replan_interval` steps, for the sake of a sooner arrival; and a position
+    further than `max_deviation` from the plan, because something (a wall that the plan cut, a push) holds it up. A plan
+    that could not be followed was too bold, so the next must be more consistent than it had to.
 
     Args:
         planner: makes the plans; its settings give gains and replanning.
@@ -23,8 +34,8 @@ class PlanningPolicy:
 
     Attributes:
         plans: the plan followed in each environment.
-        plan_seconds: seconds spent planning, per call of the planner.
-        num_plans: plans made, over all environments.
+        num_plans: plans made in each environment, int[num_envs].
+        plan_seconds: seconds spent planning, over all environments.
     """
 
     def __init__(
@@ -41,46 +52,67 @@ class PlanningPolicy:
             planner.config.env, settings.position_gain, settings.velocity_gain, action_low, action_high
         )
         self.plans: list[Plan] = []
-        self.plan_seconds: list[float] = []
-        self.num_plans = 0
+        self.num_plans = np.zeros(0, dtype=int)
+        self.plan_seconds = 0.0
 
     def reset(self, observations: np.ndarray, goals: np.ndarray) -> None:
         """Start episodes: plan in every environment."""
-        self._goals = goals
+        self._goals = np.array(goals)
         self._env_step = 0
-        self._follow(observations)
+        self._steps_on_plan = np.zeros(len(observations), dtype=int)
+        self._max_speed_errors = np.full(len(observations), float(self._planner.settings.max_speed_error))
+        self.num_plans = np.zeros(len(observations), dtype=int)
+        self.plan_seconds = 0.0
+        self.plans = self._plan(observations, np.arange(len(observations)))
+        self._controller.reset(self.plans)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions float32[num_envs, action_dim] for the present observations."""
-        interval = self._planner.settings.replan_interval
-        if interval and self._env_step and self._env_step % interval == 0:
-            self._replan(observations)
+        settings = self._planner.settings
+        if settings.max_deviation:
+            self._recover(observations)
+        if settings.replan_interval and self._env_step and self._env_step % settings.replan_interval == 0:
+            self._improve(observations)
         self._env_step += 1
+        self._steps_on_plan += 1
         return self._controller.act(observations)
 
-    def _follow(self, observations: np.ndarray) -> None:
-        self.plans = self._timed_plan(observations, self._goals)
-        self._controller.reset(self.plans)
+    def _recover(self, observations: np.ndarray) -> None:
+        """Change over to a new plan where the present one is not being followed."""
+        lost = self._controller.deviations(observations) > self._planner.settings.max_deviation
+        lost &= self._steps_on_plan >= MIN_STEPS_BETWEEN_PLANS
+        indices = np.flatnonzero(lost)
+        if indices.size:
+            self._max_speed_errors[indices] *= STRICTNESS_FACTOR
+            for i, plan in zip(indices, self._plan(observations, indices), strict=True):
+                self._change_over(i, plan)
 
-    def _replan(self, observations: np.ndarray) -> None:
-        """Plan again where a plan is being followed, and change over where the new plan arrives sooner.
+    def _improve(self, observations: np.ndarray) -> None:
+        """Change over to a new plan where that arrives sooner than the present one.
 
-        A plan that is not consistent is given up for any new one. Without this rule a policy never arrives: each new
-        plan takes at least the shortest horizon.
+        Without this rule a policy never arrives: each new plan takes at least the shortest horizon.
         """
         remaining = self._controller.remaining_env_steps()
-        running = np.flatnonzero(remaining)
-        if not running.size:
+        indices = np.flatnonzero(remaining)
+        if not indices.size:
             return
-        for i, plan in zip(running, self._timed_plan(observations[running], self._goals[running]), strict=True):
-            sooner = plan.consistent and plan.stride * (plan.horizon - 1) < remaining[i]
-            if sooner or not self.plans[i].consistent:
-                self.plans[i] = plan
-                self._controller.replace(i, plan)
+        for i, plan in zip(indices, self._plan(observations, indices), strict=True):
+            if plan.consistent and plan.stride * (plan.horizon - 1) < remaining[i]:
+                self._change_over(i, plan)
 
-    def _timed_plan(self, observations: np.ndarray, goals: np.ndarray) -> list[Plan]:
+    def _change_over(self, i: int, plan: Plan) -> None:
+        self.plans[i] = plan
+        self._steps_on_plan[i] = 0
+        self._controller.replace(i, plan)
+
+    def _plan(self, observations: np.ndarray, indices: np.ndarray) -> list[Plan]:
         since = time.perf_counter()
-        plans = self._planner.plan(observations, goals, self._generator)
-        self.plan_seconds.append(time.perf_counter() - since)
-        self.num_plans += len(plans)
+        plans = self._planner.plan(
+            observations[indices],
+            self._goals[indices],
+            self._generator,
+            max_speed_errors=self._max_speed_errors[indices],
+        )
+        self.plan_seconds += time.perf_counter() - since
+        self.num_plans[indices] += 1
         return plans

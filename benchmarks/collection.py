@@ -1,0 +1,97 @@
+"""How much of the physics' speed is left when units of a dataset are collected and written.
+
+CPU time of this process is counted, not wall time: collection runs in one thread per core. A unit is collected with
+`UnitCollector` and committed with `write_unit`, fsync and checksums included; beside it runs a bare loop that steps as
+many environments with the same actions, taken from a collected unit, and keeps nothing.
+
+    OMP_NUM_THREADS=1 python benchmarks/collection.py
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.config import CollectionConfig, EnvConfig
+from diffplan.data.writer import create_dataset, write_unit
+from diffplan.environments import make_vector_env
+
+
+def measure_collection(env: EnvConfig, collection: CollectionConfig) -> list[float]:
+    """Steps per CPU-second of collecting and writing each unit."""
+    rates = []
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        manifest = create_dataset(root, make_manifest(env, collection))
+        collector = UnitCollector(env, collection)
+        for unit in range(collection.num_units):
+            start = time.process_time()
+            record = write_unit(root, manifest, unit, collector.collect(unit))
+            rates.append(record.num_rows / (time.process_time() - start))
+    return rates
+
+
+def measure_bare_loop(env: EnvConfig, collection: CollectionConfig) -> list[float]:
+    """Steps per CPU-second of stepping a batch through the actions of one unit, as often as there are units."""
+    episodes = UnitCollector(env, collection).collect(0)
+    actions = np.stack([episode.actions for episode in episodes], axis=1)
+    vector_env = make_vector_env(env, len(episodes), max_episode_steps=collection.episode_steps)
+    rates = []
+    for _ in range(collection.num_units):
+        vector_env.reset(seed=[episode.seed for episode in episodes])
+        start = time.process_time()
+        for step_actions in actions:
+            vector_env.step(step_actions)
+        rates.append(len(episodes) * len(actions) / (time.process_time() - start))
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env-id", default="diffplan/Maze2D-Large-v1")
+    parser.add_argument("--behavior", default="waypoint")
+    parser.add_argument("--repeats", type=int, default=5, help="units to collect, each as large as in the presets")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/collection.json"))
+    args = parser.parse_args()
+
+    env = EnvConfig(env_id=args.env_id)
+    unit = CollectionConfig()
+    num_steps = (args.repeats + 1) * unit.episodes_per_unit * unit.episode_steps
+    collection = CollectionConfig(behavior=args.behavior, num_steps=num_steps)
+    # The first repeat warms up: imports, page cache, the batch itself.
+    rates = {
+        "collect_steps_per_second_core": measure_collection(env, collection)[1:],
+        "bare_steps_per_second_core": measure_bare_loop(env, collection)[1:],
+    }
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratio = medians["collect_steps_per_second_core"] / medians["bare_steps_per_second_core"]
+    print(f"{args.env_id}, {args.behavior}: {unit.episodes_per_unit} environments, {args.repeats} repeats")
+    for title, name in (
+        ("collect and write", "collect_steps_per_second_core"),
+        ("bare step loop", "bare_steps_per_second_core"),
+    ):
+        print(f"{title:18} {medians[name]:>9,.0f} steps/s/core  ({min(rates[name]):,.0f} to {max(rates[name]):,.0f})")
+    print(f"{'ratio':18} {ratio:>9.2f}")
+    document = {
+        "command": " ".join(["python", "benchmarks/collection.py", *sys.argv[1:]]),
+        "machine": {"num_cores": os.cpu_count()},
+        "env_id": args.env_id,
+        "behavior": args.behavior,
+        "num_envs": unit.episodes_per_unit,
+        **medians,
+        "ratio": ratio,
+        "repeats": rates,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

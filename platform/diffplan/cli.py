@@ -1,0 +1,74 @@
+"""The command line. Everything heavy is imported by the command that needs it, so `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from diffplan.errors import DiffplanError
+
+HELP = """\
+diffplan: planning with diffusion on Ray.
+
+usage: diffplan COMMAND [arguments]
+
+commands
+  collect PRESET --out DIR        roll out an environment with Ray actors into a dataset
+  train PRESET --data DIR --out DIR
+                                  fit a diffuser with Ray Train, leave a checkpoint
+  tune CHECKPOINT --out DIR       search planner settings with Ray Tune
+  evaluate CHECKPOINT --protocol maze2d|multi2d --out DIR
+                                  score plans in parallel actors
+  report RUN                      write the report page of a run
+  pipeline PRESET                 all of the above in one run directory
+  data info|verify DIR            look at a dataset, check every byte of it
+
+`diffplan COMMAND --help` lists the arguments of a command. Long commands go on with --resume after an interruption.
+presets: {presets}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for what the user can cure, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        from diffplan.presets import list_presets
+
+        sys.stdout.write(HELP.format(presets=", ".join(list_presets())))
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(version("diffplan") + "\n")
+        return 0
+    return run_command(arguments[0], arguments[1:])
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run one command with its arguments and return its exit code; see `main`."""
+    try:
+        _find_command(name)(list(arguments))
+    except DiffplanError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what is done is kept; go on with --resume\n")
+        return 130
+    return 0
+
+
+def _find_command(name: str) -> Callable[[list[str]], None]:
+    from diffplan.suggestion import unknown_name
+
+    names = ("collect", "train", "tune", "evaluate", "report", "pipeline", "data")
+    if name not in names:
+        from diffplan.errors import ConfigError
+
+        raise ConfigError(unknown_name("command", name, names))
+    from diffplan import commands
+
+    return getattr(commands, name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Run units of work on actors until all are done, whatever happens to the actors.
+
+An actor that dies loses its unit; another takes the unit up. What a unit leaves behind must therefore be safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from diffplan.errors import ClusterError, DiffplanError
+
+MAX_ATTEMPTS = 3
+"""Actors that a unit may lose before it is held to be the cause."""
+START_TIMEOUT_SECONDS = 300
+"""Silence after which the user is told that actors do not start."""
+
+
+def run_units(
+    units: Iterable[int],
+    spawn: Callable[[], ActorHandle],
+    num_actors: int,
+    on_done: Callable[[int, Any], None],
+) -> None:
+    """Run `actor.run.remote(unit)` for each unit.
+
+    Args:
+        units: numbers of the units.
+        spawn: makes an actor with a method `run(unit)`.
+        num_actors: actors to keep busy.
+        on_done: called with each unit and its result, in the order of completion.
+
+    Raises:
+        DiffplanError: what a unit raised, if the user can cure it.
+        ClusterError: actors kept dying over one unit, or never started.
+    """
+    waiting = deque(units)
+    attempts: dict[int, int] = {}
+    idle = [spawn() for _ in range(min(num_actors, len(waiting)))]
+    running: dict[Any, tuple[ActorHandle, int]] = {}
+    silent_seconds = 0
+    try:
+        while waiting or running:
+            while idle and waiting:
+                actor, unit = idle.pop(), waiting.popleft()
+                attempts[unit] = attempts.get(unit, 0) + 1
+                running[actor.run.remote(unit)] = (actor, unit)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=1)
+            silent_seconds = 0 if ready else silent_seconds + 1
+            if silent_seconds == START_TIMEOUT_SECONDS:
+                raise ClusterError(
+                    f"actors: nothing finished for {START_TIMEOUT_SECONDS} s; free resources are "
+                    f"{ray.available_resources()}: ask for fewer workers or a larger cluster"
+                )
+            for reference in ready:
+                actor, unit = running.pop(reference)
+                try:
+                    result = ray.get(reference)
+                except RayActorError as error:
+                    if attempts[unit] >= MAX_ATTEMPTS:
+                        raise ClusterError(
+                            f"unit {unit}: {MAX_ATTEMPTS} actors died over it; the last said: {_last_line(error)}"
+                        ) from error
+                    waiting.append(unit)
+                    idle.append(spawn())
+                    continue
+                except RayTaskError as error:
+                    raise unwrap(error) from None
+                idle.append(actor)
+                on_done(unit, result)
+    finally:
+        for actor in [*idle, *(actor for actor, _ in running.values())]:
+            ray.kill(actor)
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The user's error inside an error of Ray, or the error itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DiffplanError) and not isinstance(seen, RayTaskError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,348 @@
+"""The commands: parse arguments into configs, call the cluster layer, print what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from tyro.conf import Positional, arg
+
+from diffplan.config import (
+    CollectionConfig,
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SearchConfig,
+    TrainingConfig,
+    WindowConfig,
+)
+from diffplan.errors import ConfigError
+from diffplan.presets import get_preset, list_presets
+
+T = TypeVar("T")
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Dicts of JSON values, such as `--env.env_kwargs '{"maze": "#####/#GOO#/#####"}'`."""
+    if info.type != dict[str, Any]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda texts: json.loads(texts[0]),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
+
+
+@dataclasses.dataclass(kw_only=True)
+class CollectArguments:
+    """Roll out an environment with Ray actors into a dataset."""
+
+    out: Path
+    """Directory of the dataset."""
+    env: EnvConfig
+    collection: Annotated[CollectionConfig, arg(name="")]
+    num_workers: int | None = None
+    """Actors, one CPU each; as many as there are CPUs if not given."""
+    resume: bool = False
+    """Go on with a dataset that was interrupted."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainArguments:
+    """Fit a diffuser with Ray Train."""
+
+    data: Path
+    """Directory of the dataset."""
+    out: Path
+    """Directory of the checkpoint."""
+    env: EnvConfig
+    windows: WindowConfig
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+    training: TrainingConfig
+    planning: PlanningConfig
+    num_workers: int = 1
+    """Data-parallel workers."""
+    cpus_per_worker: int | None = None
+    """CPUs of each worker; shares those of the cluster if not given."""
+    tensorboard: Path | None = None
+    """Directory of TensorBoard files; OUT/tensorboard if not given."""
+    resume: bool = False
+    """Go on with a run that was interrupted."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class TuneArguments:
+    """Search planner settings with Ray Tune."""
+
+    checkpoint: Positional[Path]
+    """Directory of the checkpoint."""
+    out: Path
+    """Directory of the search."""
+    protocol: str | None = None
+    """Protocol that trials are scored on."""
+    num_trials: int | None = None
+    """Settings to try."""
+    episodes_per_block: int | None = None
+    """Episodes between two reports of a trial."""
+    num_blocks: int | None = None
+    """Blocks of a full trial."""
+    max_concurrent_trials: int | None = None
+    """Trials that run at once."""
+    seed: int | None = None
+    """Seed of the search and of the tuning episodes."""
+    resume: bool = False
+    """Go on with a search that was interrupted."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class EvaluateArguments:
+    """Score plans in parallel actors."""
+
+    checkpoint: Positional[Path]
+    """Directory of the checkpoint."""
+    out: Path
+    """Directory of the results."""
+    protocol: str
+    """maze2d (fixed goal) or multi2d (a goal for each episode)."""
+    episodes: int = 100
+    """Number of episodes."""
+    seed: int = 0
+    """Seed of the episodes; they are never those of a search."""
+    goal: tuple[float, ...] | None = None
+    """A position that every episode must reach, in place of the protocol's goal."""
+    settings: Path | None = None
+    """Planner settings, such as the best.json of a search; those of the checkpoint if not given."""
+    num_workers: int | None = None
+    """Actors, one CPU each; as many as there are CPUs if not given."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ReportArguments:
+    """Write the report page of a run."""
+
+    run: Positional[Path]
+    """Directory of the run."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class PipelineArguments:
+    """Collect, train, search, evaluate and report in one run directory."""
+
+    config: Annotated[Config, arg(name="")]
+    out: Path | None = None
+    """Directory of the run; a new one under runs/ if not given, which runs/latest then points at."""
+    episodes: int = 100
+    """Evaluation episodes of each protocol."""
+    seed: int = 0
+    """Seed of the evaluation episodes."""
+    num_workers: int | None = None
+    """Actors of collection and evaluation; as many as there are CPUs if not given."""
+    resume: bool = False
+    """Go on with the run at --out, from the stage that was interrupted."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataArguments:
+    """Look at a dataset, or check every byte of it."""
+
+    action: Positional[Literal["info", "verify"]]
+    """What to do."""
+    path: Positional[Path]
+    """Directory of the dataset."""
+
+
+def collect(arguments: list[str]) -> None:
+    """`diffplan collect`."""
+    preset, arguments = _take_preset("collect", arguments)
+    default = {"env": preset.env, "collection": preset.collection}
+    parsed = _parse(CollectArguments, arguments, "collect PRESET", default)
+    from diffplan.cluster.collect import collect as collect_on_cluster
+
+    dataset = collect_on_cluster(
+        parsed.env, parsed.collection, parsed.out, num_workers=parsed.num_workers, resume=parsed.resume
+    )
+    _print(f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {_size(dataset.num_bytes)}")
+
+
+def train(arguments: list[str]) -> None:
+    """`diffplan train`."""
+    preset, arguments = _take_preset("train", arguments)
+    sections = ("env", "windows", "network", "diffusion", "training", "planning")
+    parsed = _parse(TrainArguments, arguments, "train PRESET", {name: getattr(preset, name) for name in sections})
+    config = dataclasses.replace(preset, **{name: getattr(parsed, name) for name in sections})
+    from diffplan.cluster.train import train_on_cluster
+
+    out = train_on_cluster(
+        config,
+        parsed.data,
+        parsed.out,
+        num_workers=parsed.num_workers,
+        cpus_per_worker=parsed.cpus_per_worker,
+        resume=parsed.resume,
+        tensorboard=parsed.tensorboard,
+    )
+    _print(f"checkpoint: {out}")
+
+
+def tune(arguments: list[str]) -> None:
+    """`diffplan tune`."""
+    parsed = _parse(TuneArguments, arguments, "tune")
+    from diffplan.checkpoint import load_checkpoint
+    from diffplan.cluster.tune import tune_planner
+
+    search = load_checkpoint(parsed.checkpoint).config.search
+    given = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(SearchConfig)}
+    search = dataclasses.replace(search, **{name: value for name, value in given.items() if value is not None})
+    best = tune_planner(parsed.checkpoint, parsed.out, search=search, resume=parsed.resume)
+    _print(
+        f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes of {best['protocol']}: "
+        f"score {best['score_mean']:.1f}, success {best['success_rate']:.1%}\n"
+        f"settings: {parsed.out / 'best.json'}"
+    )
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`diffplan evaluate`."""
+    parsed = _parse(EvaluateArguments, arguments, "evaluate")
+    from diffplan.cluster.evaluate import evaluate as evaluate_on_cluster
+    from diffplan.cluster.tune import load_settings
+    from diffplan.evaluation.table import format_table
+
+    summary = evaluate_on_cluster(
+        parsed.checkpoint,
+        parsed.out,
+        protocol=parsed.protocol,
+        episodes=parsed.episodes,
+        seed=parsed.seed,
+        goal=parsed.goal,
+        settings=None if parsed.settings is None else load_settings(parsed.settings),
+        num_workers=parsed.num_workers,
+    )
+    _print(format_table({parsed.protocol: summary}))
+    _print(f"summary: {parsed.out / 'summary.json'}")
+
+
+def report(arguments: list[str]) -> None:
+    """`diffplan report`."""
+    parsed = _parse(ReportArguments, arguments, "report")
+    from diffplan.report.page import write_report
+
+    _print(f"report: {write_report(parsed.run)}")
+
+
+def pipeline(arguments: list[str]) -> None:
+    """`diffplan pipeline`."""
+    command = " ".join(["diffplan", "pipeline", *arguments])
+    name = arguments[0] if arguments else ""
+    preset, arguments = _take_preset("pipeline", arguments)
+    parsed = _parse(PipelineArguments, arguments, "pipeline PRESET", {"config": preset})
+    if parsed.resume and parsed.out is None:
+        raise ConfigError("--resume: expected --out DIR, the run to go on with, got none")
+    from diffplan.cluster.pipeline import new_run_directory, point_latest, run_pipeline
+    from diffplan.evaluation.table import format_table
+
+    run = parsed.out or new_run_directory("runs", name)
+    summaries = run_pipeline(
+        parsed.config,
+        run,
+        preset=name,
+        command=command,
+        episodes=parsed.episodes,
+        seed=parsed.seed,
+        num_workers=parsed.num_workers,
+        resume=parsed.resume,
+        announce=lambda line: _print(line, flush=True),
+    )
+    if parsed.out is None:
+        point_latest(run)
+    _print("\n" + format_table(summaries))
+    _print(f"\nreport: {run / 'report.html'}")
+
+
+def data(arguments: list[str]) -> None:
+    """`diffplan data`."""
+    parsed = _parse(DataArguments, arguments, "data")
+    from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset
+    from diffplan.progress import Progress
+
+    dataset = open_dataset(parsed.path)
+    if parsed.action == "verify":
+        with Progress("verify", len(dataset.commits), "shards") as progress:
+            for _ in dataset.verify():
+                progress.advance(1)
+        _print(f"{parsed.path}: {len(dataset.commits)} shards, every checksum matches")
+        return
+    returns = [episode.undiscounted_return for episode in dataset.episodes]
+    lengths = [episode.length for episode in dataset.episodes]
+    rows = [
+        ("environment", dataset.env.env_id),
+        ("behavior", dataset.collection.behavior),
+        ("seed", dataset.collection.seed),
+        ("uuid", dataset.manifest.dataset_uuid),
+        ("units", f"{len(dataset.commits)} of {dataset.collection.num_units}"),
+        ("steps", f"{dataset.num_steps:,}"),
+        ("episodes", f"{len(dataset.episodes):,} of {min(lengths)} to {max(lengths)} steps"),
+        ("return", f"mean {sum(returns) / len(returns):.2f}, from {min(returns):.2f} to {max(returns):.2f}"),
+        ("size", _size(dataset.num_bytes)),
+        ("snapshots", ", ".join(map(str, list_snapshots(dataset.root))) or "none"),
+        ("orphans", f"{len(list_orphans(dataset))} shards without a commit"),
+        ("content", dataset.content_hash()),
+    ]
+    _print("\n".join(f"{name:<12}{value}" for name, value in rows))
+    _print(f"\n{'column':<16}{'mean':>12}{'std':>12}{'min':>12}{'max':>12}")
+    for name, statistics in dataset.statistics.items():
+        for d in range(len(statistics.mean)):
+            label = f"{name}[{d}]" if len(statistics.mean) > 1 else name
+            _print(
+                f"{label:<16}{statistics.mean[d]:>12.4f}{statistics.std[d]:>12.4f}"
+                f"{statistics.minimum[d]:>12.4f}{statistics.maximum[d]:>12.4f}"
+            )
+
+
+def _take_preset(command: str, arguments: list[str]) -> tuple[Config, list[str]]:
+    """The preset named first, and the other arguments."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        if arguments:  # show the arguments with some preset's defaults
+            return get_preset("maze2d-umaze"), ["--help"]
+        raise ConfigError(f"{command}: expected a preset first, one of {', '.join(list_presets())}; got nothing")
+    return get_preset(arguments[0]), arguments[1:]
+
+
+def _parse(cls: type[T], arguments: Sequence[str], name: str, default: dict[str, Any] | None = None) -> T:
+    """Parse arguments; a bad one ends the program with a message and code 2, as argparse does."""
+    given = default or {}
+    missing = {f.name: tyro.MISSING for f in dataclasses.fields(cls) if f.name not in given and _is_required(f)}  # type: ignore[arg-type]
+    return tyro.cli(
+        cls,
+        args=list(arguments),
+        default=cls(**given, **missing),
+        prog=f"diffplan {name}",
+        use_underscores=True,
+        registry=_REGISTRY,
+    )
+
+
+def _is_required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
+
+
+def _print(text: str, flush: bool = True) -> None:
+    sys.stdout.write(text + "\n")
+    if flush:
+        sys.stdout.flush()

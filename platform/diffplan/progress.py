@@ -1,0 +1,51 @@
+"""One way to show that long work goes on: what is done, the rate and the time left."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A progress line on standard error; a new line every ten seconds where that is no terminal.
+
+    Args:
+        label: what is being done.
+        total: units of work.
+        unit: name of a unit.
+        initial: units done before, by a run that is resumed.
+    """
+
+    def __init__(self, label: str, total: int, unit: str, initial: int = 0) -> None:
+        terminal = sys.stderr.isatty()
+        line = "{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        self._bar: tqdm[Any] = tqdm(
+            desc=f"{label:<9}",
+            total=total,
+            unit=f" {unit}",
+            unit_scale=total >= 10_000,
+            initial=initial,
+            mininterval=0.2 if terminal else 10.0,
+            bar_format=line if terminal else line + "\n",
+            ascii=None if terminal else " #",
+            dynamic_ncols=terminal,
+        )
+
+    def advance(self, num_done: int, **values: object) -> None:
+        """Count work done and show some values beside it."""
+        if values:
+            self._bar.set_postfix({k: f"{v:.3g}" if isinstance(v, float) else v for k, v in values.items()}, refresh=False)
+        self._bar.update(num_done)
+
+    def move_to(self, done: int, **values: object) -> None:
+        """Set the count of work done; never backwards."""
+        self.advance(max(done - int(self._bar.n), 0), **values)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()

@@ -1,0 +1,244 @@
+"""Read what a run directory holds for its report. A part that is not there is None or empty."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffplan.checkpoint import CONFIG, Checkpoint, load_checkpoint
+from diffplan.config import Config, EnvConfig, PlanningConfig, config_from_dict
+from diffplan.data.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.format import MANIFEST_NAME
+from diffplan.environments import get_maze, get_reference_returns
+from diffplan.errors import DataError
+from diffplan.evaluation.protocol import PROTOCOLS
+
+MAX_CURVE_POINTS = 1_000
+MAX_POSITIONS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded episode: float[steps, observation_dim] executed and planned, and the goal's position."""
+
+    observations: np.ndarray
+    plan: np.ndarray
+    goal: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation wrote: its summary, a row for each episode, and recorded episodes from the first on."""
+
+    summary: dict[str, Any]
+    episodes: list[dict[str, Any]]
+    recordings: list[Recording]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search wrote."""
+
+    best: dict[str, Any]
+    trials: list[dict[str, Any]]
+
+    @property
+    def full_episodes(self) -> int:
+        """Episodes of a trial that was not stopped early."""
+        return int(self.best["episodes"])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A scalar over training steps."""
+
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """Everything of a run that its report shows.
+
+    Attributes:
+        path: the run directory.
+        dataset: what was collected.
+        checkpoint: what was trained.
+        curves: scalars of the training by name.
+        evaluations: by protocol.
+        search: of planner settings.
+        pipeline: how the run was made.
+        env: the environment, if any part names one.
+        maze: its maze, if it has one.
+        has_references: whether its scores are normalised.
+    """
+
+    path: Path
+    dataset: TrajectoryDataset | None
+    checkpoint: Checkpoint | None
+    curves: dict[str, Curve]
+    evaluations: dict[str, Evaluation]
+    search: Search | None
+    pipeline: dict[str, Any]
+    env: EnvConfig | None
+    maze: Any | None
+    has_references: bool
+
+    @property
+    def config(self) -> Config | None:
+        """The experiment."""
+        return self.checkpoint.config if self.checkpoint else None
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Seconds of all stages, if they were recorded."""
+        stages = self.pipeline.get("stages") or []
+        return sum(float(stage["seconds"]) for stage in stages) if stages else None
+
+    @property
+    def settings(self) -> PlanningConfig | None:
+        """The planner settings that the run ended with: of its evaluations, its search or its checkpoint."""
+        found = [e.summary.get("config", {}).get("planning") for e in self.evaluations.values()]
+        found += [self.search.best.get("settings")] if self.search else []
+        for values in found:
+            if values:
+                return config_from_dict(PlanningConfig, values)
+        return self.config.planning if self.config else None
+
+
+def read_run(run: Path) -> RunContents:
+    """Read a run directory.
+
+    Raises:
+        DataError: nothing of a run is there, or a part is damaged.
+        CheckpointError: the checkpoint is damaged.
+        ConfigError: the environment cannot be made here.
+    """
+    dataset = open_dataset(run / "dataset") if (run / "dataset" / MANIFEST_NAME).is_file() else None
+    checkpoint = load_checkpoint(run / "checkpoint") if (run / "checkpoint" / CONFIG).is_file() else None
+    evaluations = {
+        protocol: _read_evaluation(run / "evaluation" / protocol)
+        for protocol in PROTOCOLS
+        if (run / "evaluation" / protocol / "summary.json").is_file()
+    }
+    search = _read_search(run / "search") if (run / "search" / "best.json").is_file() else None
+    curves = _read_curves(run / "tensorboard")
+    if not (dataset or checkpoint or evaluations or search or curves):
+        raise DataError(f"{run}: expected a pipeline run (dataset/, checkpoint/, evaluation/ …), got {_describe(run)}")
+    env = _find_env(dataset, checkpoint, evaluations)
+    pipeline = _read_object(run / "pipeline.json") if (run / "pipeline.json").is_file() else {}
+    return RunContents(
+        path=run,
+        dataset=dataset,
+        checkpoint=checkpoint,
+        curves=curves,
+        evaluations=evaluations,
+        search=search,
+        pipeline=pipeline,
+        env=env,
+        maze=get_maze(env) if env else None,
+        has_references=env is not None and get_reference_returns(env) is not None,
+    )
+
+
+def sample_positions(dataset: TrajectoryDataset, env: EnvConfig) -> np.ndarray:
+    """Positions float[rows, 2] of at most about a million rows, from shards spread evenly over the dataset."""
+    rows_per_shard = max(dataset.num_steps // len(dataset.commits), 1)
+    num_shards = int(np.clip(MAX_POSITIONS // rows_per_shard, 1, len(dataset.commits)))
+    indices = np.unique(np.linspace(0, len(dataset.commits) - 1, num_shards).round().astype(int))
+    commits = [dataset.commits[i] for i in indices]
+    stride = max(sum(commit.num_rows for commit in commits) // MAX_POSITIONS, 1)
+    columns = list(env.position_columns)
+    positions = np.concatenate([dataset.column(commit, "observation")[::stride, columns] for commit in commits])
+    return positions[np.isfinite(positions).all(axis=1)]
+
+
+def _find_env(
+    dataset: TrajectoryDataset | None, checkpoint: Checkpoint | None, evaluations: dict[str, Evaluation]
+) -> EnvConfig | None:
+    if dataset:
+        return dataset.env
+    if checkpoint:
+        return checkpoint.config.env
+    for evaluation in evaluations.values():
+        return config_from_dict(
+            EnvConfig, evaluation.summary.get("config", {}).get("env") or {"env_id": evaluation.summary["env_id"]}
+        )
+    return None
+
+
+def _describe(run: Path) -> str:
+    if not run.exists():
+        return "nothing there"
+    if not run.is_dir():
+        return "a file"
+    names = sorted(path.name for path in run.iterdir())
+    return f"a directory with {', '.join(names[:4])}{' …' if len(names) > 4 else ''}" if names else "an empty directory"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected JSON, got something else ({error}); run its stage again") from None
+
+
+def _read_object(path: Path, *required: str) -> dict[str, Any]:
+    values = _read_json(path)
+    lacking = [name for name in required if name not in values] if isinstance(values, dict) else ["a JSON object"]
+    if lacking:
+        raise DataError(f"{path}: expected {lacking[0]} in it, got none; run its stage again")
+    return values
+
+
+def _read_evaluation(directory: Path) -> Evaluation:
+    summary = _read_object(
+        directory / "summary.json", "env_id", "protocol", "episodes", "score_mean", "score_ci95", "success_rate"
+    )
+    episodes, recordings = directory / "episodes.parquet", directory / "recordings.npz"
+    try:
+        return Evaluation(
+            summary,
+            pq.read_table(episodes).to_pylist() if episodes.is_file() else [],
+            _read_recordings(recordings) if recordings.is_file() else [],
+        )
+    except (pa.ArrowInvalid, BadZipFile, KeyError, ValueError) as error:
+        raise DataError(f"{directory}: expected results of an evaluation, got damaged files ({error})") from None
+
+
+def _read_recordings(path: Path) -> list[Recording]:
+    with np.load(path, allow_pickle=False) as arrays:
+        count = sum(name.startswith("goal_") for name in arrays.files)
+        return [
+            Recording(arrays[f"observations_{i}"], arrays[f"plan_{i}"], arrays[f"goal_{i}"]) for i in range(count)
+        ]
+
+
+def _read_search(directory: Path) -> Search:
+    best = _read_object(directory / "best.json", "settings", "objective", "episodes")
+    trials = _read_json(directory / "trials.json") if (directory / "trials.json").is_file() else []
+    return Search(best, trials)
+
+
+def _read_curves(directory: Path) -> dict[str, Curve]:
+    if not any(directory.glob("events.out.tfevents.*")):
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # late: it costs a second
+
+    events = EventAccumulator(str(directory), size_guidance={"scalars": MAX_CURVE_POINTS, "images": 1})
+    events.Reload()
+    curves = {}
+    for name in events.Tags()["scalars"]:
+        # A resumed run logs some steps twice; the later one counts.
+        points = {event.step: event.value for event in events.Scalars(name)}
+        curves[name] = Curve(sorted(points), [points[step] for step in sorted(points)])
+    return curves
+
+

@@ -1,0 +1,142 @@
+"""Figures. Each function draws onto a fresh matplotlib figure and returns it; nothing touches pyplot's global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from diffplan.config import EnvConfig
+from diffplan.types import Plan
+
+WALL_COLOR, FLOOR_COLOR, START_COLOR, GOAL_COLOR = "#3b4252", "#f6f4ef", "#2e7d6b", "#c8452f"
+CELL_CENTER_OFFSET = -0.2
+"""Position of a cell's centre minus the cell's index; see `diffplan_envs.maze`."""
+COVERAGE_BINS_PER_CELL = 12
+_COVERAGE_COLORS = LinearSegmentedColormap.from_list("coverage", ["#dfe9e2", "#8fbfb0", START_COLOR, "#123a31"])
+
+
+def draw_maze(axes: Axes, maze: Any) -> None:
+    """Draw a maze as it is written: rows downwards, columns to the right (position 0 down, position 1 right)."""
+    num_rows, num_columns = maze.walls.shape
+    low = CELL_CENTER_OFFSET - 0.5
+    axes.add_patch(Rectangle((low, low), num_columns, num_rows, color=FLOOR_COLOR, zorder=0))
+    for row, column in np.argwhere(maze.walls):
+        axes.add_patch(Rectangle((column + low, row + low), 1, 1, color=WALL_COLOR, linewidth=0, zorder=1))
+    axes.set_xlim(low, low + num_columns)
+    axes.set_ylim(low + num_rows, low)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+
+def draw_path(
+    axes: Axes, positions: np.ndarray, *, linewidth: float = 2.0, alpha: float = 1.0, bright_at: int | None = None
+) -> None:
+    """Draw positions float[steps, 2] as a line that goes from dark to bright over time.
+
+    Args:
+        axes: where to draw.
+        positions: the path.
+        linewidth: width of the line in points.
+        alpha: opacity of the line.
+        bright_at: step at which the brightest colour is reached and from which it stays; None for the last.
+    """
+    points = positions[:, ::-1]
+    segments = np.stack([points[:-1], points[1:]], axis=1)
+    lines = LineCollection(segments, cmap="viridis", linewidth=linewidth, alpha=alpha, zorder=3, capstyle="round")  # type: ignore[arg-type]
+    last = max(len(segments) - 1 if bright_at is None else bright_at, 1)
+    lines.set_array(np.minimum(np.arange(len(segments)) / last, 1.0))
+    lines.set_clim(0, 1)
+    axes.add_collection(lines)
+
+
+def mark(axes: Axes, position: np.ndarray, color: str, marker: str = "o", size: float = 60) -> None:
+    """Mark a position."""
+    axes.scatter(position[1], position[0], c=color, marker=marker, s=size, zorder=5, edgecolors="white", linewidths=1)
+
+
+def draw_coverage(maze: Any, positions: np.ndarray) -> Figure:
+    """How often each place of a maze occurs among positions float[rows, 2], on a logarithmic scale."""
+    num_rows, num_columns = maze.walls.shape
+    low = CELL_CENTER_OFFSET - 0.5
+    counts, *_ = np.histogram2d(
+        positions[:, 0],
+        positions[:, 1],
+        bins=(num_rows * COVERAGE_BINS_PER_CELL, num_columns * COVERAGE_BINS_PER_CELL),
+        range=((low, low + num_rows), (low, low + num_columns)),
+    )
+    figure = Figure(figsize=(4.6, 4.6 * num_rows / num_columns * 0.88), layout="constrained")
+    axes = figure.subplots()
+    draw_maze(axes, maze)
+    extent = (low, low + num_columns, low + num_rows, low)
+    shares = np.ma.masked_equal(counts / max(len(positions), 1) * 100, 0)
+    picture = axes.imshow(
+        shares, cmap=_COVERAGE_COLORS, norm=LogNorm(), extent=extent, interpolation="nearest", zorder=2
+    )
+    bar = figure.colorbar(picture, ax=axes, fraction=0.045, pad=0.02, aspect=24)
+    bar.set_label("% of all steps, per bin", fontsize=8, color=WALL_COLOR)
+    bar.ax.tick_params(labelsize=7, length=2, colors=WALL_COLOR)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def draw_plan_on_maze(maze: Any, positions: np.ndarray, start: np.ndarray, goal: np.ndarray) -> Figure:
+    """One plan, noisy or clean, as a line with its steps; what leaves the maze is cut off."""
+    figure, axes = _maze_figure(maze)
+    draw_path(axes, positions, linewidth=1.3, alpha=0.8)
+    shade = np.linspace(0, 1, len(positions))
+    axes.scatter(positions[:, 1], positions[:, 0], c=shade, cmap="viridis", s=9, zorder=4, linewidths=0)
+    mark(axes, start, START_COLOR, size=70)
+    mark(axes, goal, GOAL_COLOR, "*", 170)
+    return figure
+
+
+def draw_rollout(
+    maze: Any, plan: np.ndarray, executed: np.ndarray, goal: np.ndarray, reached_step: int | None
+) -> Figure:
+    """An executed path float[steps, 2] over the plan that it follows; bright from where the goal was reached."""
+    figure, axes = _maze_figure(maze)
+    draw_path(axes, executed, linewidth=2.6, bright_at=reached_step)
+    axes.plot(plan[:, 1], plan[:, 0], color="black", linewidth=1.1, linestyle=(0, (3, 2)), zorder=4)
+    mark(axes, executed[0], START_COLOR, size=70)
+    mark(axes, goal, GOAL_COLOR, "*", 170)
+    return figure
+
+
+def _maze_figure(maze: Any) -> tuple[Figure, Axes]:
+    """A figure that a maze fills from edge to edge."""
+    num_rows, num_columns = maze.walls.shape
+    figure = Figure(figsize=(2.7, 2.7 * num_rows / num_columns))
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_maze(axes, maze)
+    return figure, axes
+
+
+def draw_sampled_plans(maze: Any, plans: Sequence[Plan], goals: np.ndarray, env: EnvConfig) -> Figure:
+    """Plans side by side on the maze, each with its start and goal."""
+    figure = Figure(figsize=(3 * len(plans), 3.2), layout="constrained")
+    columns = list(env.position_columns)
+    for axes, plan, goal in zip(np.ravel(figure.subplots(1, len(plans))), plans, goals, strict=True):
+        positions = plan.observations[:, columns]
+        draw_maze(axes, maze)
+        draw_path(axes, positions)
+        axes.scatter(positions[:, 1], positions[:, 0], c="black", s=4, zorder=4)
+        mark(axes, positions[0], START_COLOR)
+        mark(axes, goal, GOAL_COLOR, "*", 140)
+        axes.set_title(f"{plan.horizon} × {plan.stride} steps", fontsize=9)
+    return figure
+
+
+def figure_to_array(figure: Figure, dpi: int = 80) -> np.ndarray:
+    """A figure as pixels, uint8[height, width, 3]."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
