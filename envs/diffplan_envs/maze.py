@@ -22,7 +22,7 @@ BALL_RADIUS = 0.1
 
 @dataclass(frozen=True)
 class Maze:
-    """A maze given as rows of `#` (wall), `O` (free) and `G` (goal), joined by `/`, `\\` or newlines.
+    r"""A maze given as rows of `#` (wall), `O` (free) and `G` (goal), joined by `/`, `\\` or newlines.
 
     Raises:
         ValueError: rows of different length, an unknown character, no free cell, or a border that is not closed.
@@ -57,7 +57,7 @@ class Maze:
 
     @cached_property
     def free_cells(self) -> np.ndarray:
-        """Cells a reset may choose, int[num_cells, 2]: free cells in row-major order, then goal cells (D4RL's order)."""
+        """Cells a reset may choose, int[num_cells, 2]: free cells by row, then goal cells (D4RL's order)."""
         characters = np.array([list(row) for row in self.rows])
         return np.concatenate([np.argwhere(characters == FREE), np.argwhere(characters == GOAL)])
 
@@ -111,32 +111,34 @@ class MazeTask:
 
 
 MAZE_TASKS: dict[str, MazeTask] = {
-    "open": MazeTask(
-        "#######/#OOOOO#/#OOGOO#/#OOOOO#/#######", 150, (0.01, 20.66), (11.17817, 27.166538620695782)
-    ),
-    "umaze": MazeTask(
-        "#####/#GOO#/###O#/#OOO#/#####", 300, (23.85, 161.86), (68.537689, 193.66285642381482)
-    ),
+    "open": MazeTask("#######/#OOOOO#/#OOGOO#/#OOOOO#/#######", 150, (0.01, 20.66), (11.17817, 27.166538620695782)),
+    "umaze": MazeTask("#####/#GOO#/###O#/#OOO#/#####", 300, (23.85, 161.86), (68.537689, 193.66285642381482)),
     "medium": MazeTask(
         "########/#OO##OO#/#OO#OOO#/##OOO###/#OO#OOO#/#O#OO#O#/#OOO#OG#/########",
-        600, (13.13, 277.39), (44.264742, 297.4552547777125),
+        600,
+        (13.13, 277.39),
+        (44.264742, 297.4552547777125),
     ),
     "large": MazeTask(
         "############/#OOOO#OOOOO#/#O##O#O#O#O#/#OOOOOO#OOO#/#O####O###O#/#OO#O#OOOOO#/##O#O#O#O###/#OO#OOO#OGO#/"
         "############",
-        800, (6.7, 273.99), (30.569041, 303.4857382709002),
+        800,
+        (6.7, 273.99),
+        (30.569041, 303.4857382709002),
     ),
-    "eval-umaze": MazeTask(
-        "#####/#OOG#/#O###/#OOO#/#####", 300, (36.63, 141.4), (56.95455, 178.21373133248397)
-    ),
+    "eval-umaze": MazeTask("#####/#OOG#/#O###/#OOO#/#####", 300, (36.63, 141.4), (56.95455, 178.21373133248397)),
     "eval-medium": MazeTask(
         "########/#OOOOOG#/#O#O##O#/#OOOO#O#/###OO###/#OOOOOO#/#OO##OO#/########",
-        600, (13.07, 204.93), (42.28578, 235.5658957482388),
+        600,
+        (13.07, 204.93),
+        (42.28578, 235.5658957482388),
     ),
     "eval-large": MazeTask(
         "############/#OO#OOO#OGO#/##O###O#O#O#/#OO#O#OOOOO#/#O##O#OO##O#/#OOOOOO#OOO#/#O##O#O#O###/#OOOO#OOOOO#/"
         "############",
-        800, (16.4, 302.22), (56.95455, 326.09647655082637),
+        800,
+        (16.4, 302.22),
+        (56.95455, 326.09647655082637),
     ),
 }
 """D4RL's layouts. `open` keeps D4RL's v0 limit and references: it has no v1."""

@@ -3,6 +3,8 @@
 Source: D4RL `pointmaze/maze_model.py` (`maze2d-*-v1`).
 """
 
+# mujoco ships no types for its compiled part:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from typing import Any, ClassVar
@@ -25,8 +27,9 @@ class Maze2DEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """A ball is pushed through a maze to a goal; every step near the goal is paid, and reaching it ends nothing.
 
     Observation: position (2) and velocity (2), float64, in units and units per second; see `diffplan_envs.maze` for
-    the coordinates. Action: force on each axis in [-1, 1]. Reward: 1 within 0.5 of the goal (`sparse`) or exp(-distance)
-    (`dense`). `info` has `goal` float64[2] and `success` (within 0.5 of the goal now). Episodes are never terminated.
+    the coordinates. Action: force on each axis in [-1, 1]. Reward: 1 within 0.5 of the goal (`sparse`) or
+    exp(-distance) (`dense`). `info` has `goal` float64[2] and `success` (within 0.5 of the goal now). Episodes are
+    never terminated.
 
     `reset(options={"observation": [x, y, vx, vy], "goal": [x, y]})` sets an exact start state and goal.
 
@@ -37,7 +40,10 @@ class Maze2DEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: `rgb_array` or None.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP_SECONDS)}
+    metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "render_modes": ["rgb_array"],
+        "render_fps": round(1 / STEP_SECONDS),
+    }
 
     def __init__(
         self,

@@ -23,9 +23,9 @@ class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
     """`num_envs` environments of `Maze2DEnv` behind Gymnasium's vector interface.
 
     `gymnasium.make_vec("diffplan/Maze2D-Large-v1", num_envs=256)` makes one. Observations, rewards and `infos["goal"]`
-    (float64[num_envs, 2]), `infos["success"]` (bool[num_envs]) are those of `num_envs` single environments with the same
-    seeds, to the last bit. `reset(options=...)` takes `observation` float[num_envs, 4] and `goal` float[num_envs, 2]
-    (either may be one row for all), and `reset_mask` bool[num_envs] to reset some only.
+    (float64[num_envs, 2]), `infos["success"]` (bool[num_envs]) are those of `num_envs` single environments with the
+    same seeds, to the last bit. `reset(options=...)` takes `observation` float[num_envs, 4] and `goal` float[num_envs,
+    2] (either may be one row for all), and `reset_mask` bool[num_envs] to reset some only.
 
     Args:
         num_envs: number of environments.

@@ -5,6 +5,8 @@ force along either joint; here it is only drawn, which saves a contact in every 
 0.002, of which its MuJoCo took the larger for a contact; today's adds the two up, so each has half of it here.
 """
 
+# mujoco ships no types for its compiled part:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import contextlib

@@ -69,9 +69,7 @@ class Maze2DTask:
         observation[2:] = START_SPEED * generator.standard_normal(2)
         goal = self.maze.goal_cell.astype(np.float64)
         if self.redraw_goal:
-            goal = cells[generator.integers(len(cells))] + generator.uniform(
-                -PLACEMENT_NOISE, PLACEMENT_NOISE, size=2
-            )
+            goal = cells[generator.integers(len(cells))] + generator.uniform(-PLACEMENT_NOISE, PLACEMENT_NOISE, size=2)
         options = options or {}
         unknown = sorted(set(options) - {"observation", "goal"})
         if unknown:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import uuid
 import zlib
@@ -29,7 +30,7 @@ from safetensors.torch import load_file, save_file
 
 from diffplan.config import Config, config_from_dict, config_to_dict
 from diffplan.data.normalization import Normalizer
-from diffplan.errors import CheckpointError
+from diffplan.errors import CheckpointError, ConfigError
 from diffplan.layout import Layout
 
 FORMAT_VERSION = 1
@@ -116,20 +117,23 @@ def load_checkpoint(path: str | Path, *, map_location: str = "cpu") -> Checkpoin
         layout = Layout(record["observation_dim"], record["action_dim"])
         weights = load_file(_checked(directory, record, MODEL), device=map_location)
         dataset = json.loads(_checked(directory, record, DATASET).read_text())
-    except (KeyError, ValueError, SafetensorError) as error:
+        normalizer = Normalizer.from_json(_checked(directory, record, NORMALIZATION).read_text())
+        return Checkpoint(directory, config, layout, record["step"], normalizer, weights, dataset)
+    except (KeyError, TypeError, ValueError, ConfigError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{directory}: the checkpoint cannot be read ({error}); train it again") from None
-    normalizer = Normalizer.from_json(_checked(directory, record, NORMALIZATION).read_text())
-    return Checkpoint(directory, config, layout, record["step"], normalizer, weights, dataset)
 
 
 def load_training_state(path: str | Path) -> dict[str, Any]:
     """Load what going on training needs; raises `CheckpointError` as `load_checkpoint` does."""
     directory = Path(path)
-    return torch.load(
-        _checked(directory, _read_record(directory), TRAINING_STATE), map_location="cpu", weights_only=True
-    )
+    record = _read_record(directory)
+    try:
+        return torch.load(_checked(directory, record, TRAINING_STATE), map_location="cpu", weights_only=True)
+    except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"{directory / TRAINING_STATE}: expected a training state ({first})") from None
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -173,7 +173,9 @@ def collect(arguments: list[str]) -> None:
     dataset = collect_on_cluster(
         parsed.env, parsed.collection, parsed.out, num_workers=parsed.num_workers, resume=parsed.resume
     )
-    _print(f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {_size(dataset.num_bytes)}")
+    _print(
+        f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {_size(dataset.num_bytes)}"
+    )
 
 
 def train(arguments: list[str]) -> None:

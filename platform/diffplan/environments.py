@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import diffplan_envs  # noqa: F401  (registers our environments where the package is not installed but on the path)
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+import diffplan_envs  # noqa: F401  (registers our environments where the package is not installed but on the path)
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 
@@ -55,6 +55,20 @@ def make_vector_env(config: EnvConfig, num_envs: int, *, max_episode_steps: int 
         )
     except (gymnasium.error.Error, TypeError, ValueError) as error:
         raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}") from None
+
+
+def restart_ended(env: VectorEnv, observations: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """Start another episode wherever one has ended: Gymnasium refuses to step an environment whose episode is over.
+
+    Args:
+        env: a batch of `make_vector_env`.
+        observations: float[num_envs, observation_dim] after the last step.
+        ended: bool[num_envs], whose episodes the last step ended.
+
+    Returns:
+        The observations to act on next, float[num_envs, observation_dim].
+    """
+    return env.reset(options={"reset_mask": ended})[0] if ended.any() else observations
 
 
 def get_maze(config: EnvConfig) -> Any | None:

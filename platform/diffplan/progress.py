@@ -37,7 +37,9 @@ class Progress:
     def advance(self, num_done: int, **values: object) -> None:
         """Count work done and show some values beside it."""
         if values:
-            self._bar.set_postfix({k: f"{v:.3g}" if isinstance(v, float) else v for k, v in values.items()}, refresh=False)
+            self._bar.set_postfix(
+                {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in values.items()}, refresh=False
+            )
         self._bar.update(num_done)
 
     def move_to(self, done: int, **values: object) -> None:
@@ -47,5 +49,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.close()

@@ -8,7 +8,7 @@ from gymnasium.vector import VectorEnv
 from diffplan.behaviors.registry import BehaviorContext, list_columns, make_behavior
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.format import Manifest, VectorColumn, new_dataset_uuid
-from diffplan.environments import get_box_bounds, get_maze, make_vector_env
+from diffplan.environments import get_box_bounds, get_maze, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
 from diffplan.seeding import Stream, make_generator, make_seed
 from diffplan.types import Episode
@@ -66,7 +66,7 @@ class UnitCollector:
         vector_env = self._batch(len(indices))
         seeds = [make_seed(self._collection.seed, Stream.COLLECTION, index, 0) for index in indices]
         generators = [make_generator(self._collection.seed, Stream.COLLECTION, index, 1) for index in indices]
-        observations, _ = vector_env.reset(seed=seeds)
+        observations, _ = vector_env.reset(seed=seeds)  # pyright: ignore[reportArgumentType]  # a seed each
         self._behavior.reset(observations, generators)
         recorder = _Recorder(self._collection.episode_steps)
         running = np.ones(len(indices), dtype=bool)
@@ -78,17 +78,15 @@ class UnitCollector:
             ended = terminations | truncations
             running &= ~ended
             observations = next_observations
-            if ended.any() and running.any():  # Gymnasium refuses to step an environment whose episode has ended
-                observations, _ = vector_env.reset(options={"reset_mask": ended})
+            if running.any():
+                observations = restart_ended(vector_env, observations, ended)
         return recorder.episodes(indices, seeds, self._collection.behavior)
 
     def _batch(self, num_envs: int) -> VectorEnv:
         if self._vector_env is None or self._vector_env.num_envs != num_envs:
             if self._vector_env is not None:
                 self._vector_env.close()
-            self._vector_env = make_vector_env(
-                self._env, num_envs, max_episode_steps=self._collection.episode_steps
-            )
+            self._vector_env = make_vector_env(self._env, num_envs, max_episode_steps=self._collection.episode_steps)
         return self._vector_env
 
 

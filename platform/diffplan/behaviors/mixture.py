@@ -32,7 +32,7 @@ class MixtureBehavior:
         self._members = [np.flatnonzero(chosen == c) for c in range(len(self._components))]
         for component, members in zip(self._components, self._members, strict=True):
             if len(members):
-                component.reset(observations[members], [generators[i] for i in members])
+                component.reset(observations[members], [generators[int(i)] for i in members])
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions of each environment's component."""

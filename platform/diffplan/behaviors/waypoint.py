@@ -68,7 +68,7 @@ class WaypointBehavior:
         solved = slow & (_norm(positions - self._goals) < THRESHOLD)
         if self._fixed_goals is None:
             for i in np.flatnonzero(solved | (self._goal_steps >= self._max_goal_steps)):
-                self._pursue(i, positions[i], None)
+                self._pursue(int(i), positions[i], None)
                 solved[i] = False
         waypoints = self._waypoints[np.arange(len(positions)), self._waypoint_index]
         targets = np.where(solved[:, None], self._goals, waypoints)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -77,14 +78,12 @@ def collect(
             num_workers = count_workers(num_workers)
             require_cpus(num_workers, f"{num_workers} collection workers", "lower --num_workers")
 
-            def spawn() -> ray.actor.ActorHandle:
+            def spawn() -> Any:
                 return CollectionActor.remote(str(root), env, collection, manifest)
 
             total = collection.num_episodes * collection.episode_steps
             with Progress("collect", total, "steps", initial=sum(done.values())) as progress:
-                run_units(
-                    missing, spawn, num_workers, lambda unit, report: progress.advance(report.num_steps)
-                )
+                run_units(missing, spawn, num_workers, lambda unit, report: progress.advance(report.num_steps))
     dataset = open_dataset(root)
     write_snapshot(dataset)
     return dataset
@@ -94,7 +93,9 @@ def _open_manifest(root: Path, env: EnvConfig, collection: CollectionConfig, res
     path = root / MANIFEST_NAME
     if not path.exists():
         if root.exists() and any(root.iterdir()):
-            raise DataError(f"{root}: expected a new or empty directory or a dataset, got other files; take another --out")
+            raise DataError(
+                f"{root}: expected a new or empty directory or a dataset, got other files; take another --out"
+            )
         return create_dataset(root, make_manifest(env, collection))
     if not resume:
         raise DataError(f"{root}: there is a dataset already; go on with it by --resume, or take another --out")

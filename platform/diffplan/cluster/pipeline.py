@@ -166,7 +166,9 @@ def _open_run(run: Path, config: Config, resume: bool) -> None:
         if not resume:
             raise ConfigError(f"{run}: there is a run already; go on with it by --resume, or take another --out")
         if config_from_json(Config, path.read_text()) != config:
-            raise ConfigError(f"{run}: the run was begun with other settings; resume with the same, or take another --out")
+            raise ConfigError(
+                f"{run}: the run was begun with other settings; resume with the same, or take another --out"
+            )
         return
     run.mkdir(parents=True, exist_ok=True)
     path.write_text(config_to_json(config))

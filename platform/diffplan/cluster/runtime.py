@@ -20,8 +20,9 @@ _ENVIRONMENT = {
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-import diffplan_envs.physics  # noqa: E402, F401  (chooses how MuJoCo draws before anything else imports it)
 import ray  # noqa: E402
+
+import diffplan_envs.physics  # noqa: E402, F401  (chooses how MuJoCo draws before anything else imports it)
 
 
 @contextmanager
@@ -34,8 +35,8 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = "auto" if os.environ.get("RAY_ADDRESS") else "local"
-    options = {} if address == "auto" else {"include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    dashboard = None if address == "auto" else False
+    ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import numpy as np
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch.utils.tensorboard import SummaryWriter
@@ -87,7 +88,9 @@ def train_on_cluster(
     _check(config, num_workers)
     TrainingBatches(config, dataset)  # raises here, in one line, what would otherwise fail in every worker
     if (out / RUN_NAME).exists() and not resume:
-        raise CheckpointError(f"{out}: there is a training run already; go on with it by --resume, or take another --out")
+        raise CheckpointError(
+            f"{out}: there is a training run already; go on with it by --resume, or take another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     with ray_session():
         use_gpu = count_gpus() >= num_workers
@@ -173,8 +176,8 @@ class _ShownProgress:
 
     def _show(self) -> None:
         try:
-            latest = ray.get(self._board.read.remote(), timeout=5)
-        except ray.exceptions.RayError:
+            latest: Any = ray.get(self._board.read.remote(), timeout=5)
+        except RayError:
             return  # a late picture of progress is no reason to fail
         if latest:
             self._bar.move_to(int(latest["step"]), loss=latest["loss"])

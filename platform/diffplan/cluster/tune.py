@@ -1,7 +1,7 @@
 """Search planner settings on a frozen checkpoint with Ray Tune: Optuna proposes, ASHA stops what is not promising.
 
-The fidelity of a trial is its number of evaluation episodes. Trials are scored on tuning episodes, which are never among
-those of an evaluation.
+The fidelity of a trial is its number of evaluation episodes. Trials are scored on tuning episodes, which are never
+among those of an evaluation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import ray
 import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
@@ -40,7 +39,7 @@ from diffplan.seeding import Stream
 
 RUN_NAME = "run"
 FAILURE_PENALTY = 100.0
-"""What an episode that never reaches its goal costs beyond its score, so that the search does not trade goals for speed."""
+"""What an episode that never reaches its goal costs beyond its score: the search must not trade goals for speed."""
 
 
 def make_param_space(config: Config) -> dict[str, Any]:
@@ -52,7 +51,8 @@ def make_param_space(config: Config) -> dict[str, Any]:
         "planning.min_horizon": tune.choice(sorted({max(h, shortest) for h in (4, 6, 8, 12)})),
         "planning.horizon_multiple": tune.choice([1, 2, 4]),
         "planning.num_sampling_steps": tune.choice(
-            [n for n in (4, 8, 16) if n <= config.diffusion.num_diffusion_steps] or [config.diffusion.num_diffusion_steps]
+            [n for n in (4, 8, 16) if n <= config.diffusion.num_diffusion_steps]
+            or [config.diffusion.num_diffusion_steps]
         ),
         "planning.num_candidates": tune.choice([1, 2, 4]),
     }

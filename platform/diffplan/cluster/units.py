@@ -1,6 +1,7 @@
 """Run units of work on actors until all are done, whatever happens to the actors.
 
-An actor that dies loses its unit; another takes the unit up. What a unit leaves behind must therefore be safe to repeat.
+An actor that dies loses its unit; another takes the unit up. What a unit leaves behind must therefore be safe to
+repeat.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from diffplan.errors import ClusterError, DiffplanError
@@ -23,7 +23,7 @@ START_TIMEOUT_SECONDS = 300
 
 def run_units(
     units: Iterable[int],
-    spawn: Callable[[], ActorHandle],
+    spawn: Callable[[], Any],
     num_actors: int,
     on_done: Callable[[int, Any], None],
 ) -> None:
@@ -42,7 +42,7 @@ def run_units(
     waiting = deque(units)
     attempts: dict[int, int] = {}
     idle = [spawn() for _ in range(min(num_actors, len(waiting)))]
-    running: dict[Any, tuple[ActorHandle, int]] = {}
+    running: dict[Any, tuple[Any, int]] = {}
     silent_seconds = 0
     try:
         while waiting or running:

@@ -66,7 +66,9 @@ class Normalizer:
             values = json.loads(text)
             normalizer = cls(np.asarray(values["center"], np.float32), np.asarray(values["scale"], np.float32))
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"normalization.json: expected center and scale, got something else ({error})") from None
+            raise CheckpointError(
+                f"normalization.json: expected center and scale, got something else ({error})"
+            ) from None
         finite = np.isfinite(normalizer.center).all() and np.isfinite(normalizer.scale).all()
         if normalizer.center.shape != normalizer.scale.shape or not finite or not (normalizer.scale > 0).all():
             raise CheckpointError("normalization.json: expected finite centers and as many positive scales")

@@ -85,7 +85,7 @@ class _AddressSpan:
         lowest = int(addresses.min())
         highest = max(column.ctypes.data + column.nbytes for column in self._keep)
         buffer = (ctypes.c_float * ((highest - lowest) // 4)).from_address(lowest)
-        flat = np.frombuffer(buffer, dtype=np.float32)
+        flat = np.ctypeslib.as_array(buffer)
         self._windows = np.lib.stride_tricks.as_strided(
             flat, (len(flat) - self.size + 1, self.size), (4, 4), writeable=False
         )

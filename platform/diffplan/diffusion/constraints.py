@@ -25,7 +25,7 @@ class Constraints:
     values: Tensor
 
     def project(self, x: Tensor) -> Tensor:
-        """x with the fixed entries in place; idempotent."""
+        """Put the fixed entries of x in place; idempotent."""
         return torch.where(self.mask, self.values, x)
 
 
@@ -51,13 +51,13 @@ def fix(constraints: Constraints, step: int, columns: Sequence[int], values: Ten
     horizon = constraints.mask.shape[1]
     if not -horizon <= step < horizon:
         raise ValueError(f"constraint: expected a step in a plan of horizon {horizon}, got {step}")
-    columns = list(columns)
+    columns, values = list(columns), values.to(constraints.values)
     mask, fixed = constraints.mask.clone(), constraints.values.clone()
     before = mask[:, step, columns] & (fixed[:, step, columns] != values)
     if before.any():
         raise ValueError(f"constraint: step {step} was fixed before to other values; remove one of the two")
     mask[:, step, columns] = True
-    fixed[:, step, columns] = values.to(fixed)
+    fixed[:, step, columns] = values
     return Constraints(mask, fixed)
 
 

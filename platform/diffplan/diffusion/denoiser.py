@@ -26,7 +26,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network = network
         self.schedule = schedule
-        self.prediction = prediction
+        self.prediction: Prediction = prediction
         self.clip = clip
 
     @classmethod

@@ -7,14 +7,12 @@ Plans reach a guide in environment units.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from diffplan.data.normalization import Normalizer
 
 
 class Guide(Protocol):
@@ -50,13 +48,13 @@ class Guidance:
 
     Attributes:
         guide: the score.
-        normalizer: from model space to environment units.
+        unnormalize: takes plans from model space to environment units.
         scale: strength; with 0 the guide is not even evaluated.
         num_guide_steps: gradient steps in each denoising step.
     """
 
     guide: Guide
-    normalizer: Normalizer
+    unnormalize: Callable[[Tensor], Tensor]
     scale: float
     num_guide_steps: int = 1
 
@@ -67,7 +65,7 @@ class Guidance:
         for _ in range(self.num_guide_steps):
             with torch.enable_grad():
                 leaf = mean.detach().requires_grad_(True)
-                total = self.guide.score(self.normalizer.unnormalize(leaf)).sum()
+                total = self.guide.score(self.unnormalize(leaf)).sum()
                 (gradient,) = torch.autograd.grad(total, leaf)
             mean = mean + self.scale * variance * gradient
         return mean

@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from diffplan.config import EnvConfig
-from diffplan.environments import get_box_bounds, make_vector_env
+from diffplan.environments import get_box_bounds, get_reference_returns, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
 from diffplan.evaluation.scores import EpisodeResult, normalize_score
 from diffplan.planning.planner import Planner
@@ -63,7 +63,8 @@ def evaluate_episodes(
     """
     vector_env = make_vector_env(env, len(episodes))
     try:
-        return _evaluate(planner, vector_env, list(episodes), seed, stream, goal, num_recorded)
+        references = get_reference_returns(env)
+        return _evaluate(planner, vector_env, references, list(episodes), seed, stream, goal, num_recorded)
     finally:
         vector_env.close()
 
@@ -71,6 +72,7 @@ def evaluate_episodes(
 def _evaluate(
     planner: Planner,
     vector_env: VectorEnv,
+    reference_returns: tuple[float, float] | None,
     episodes: list[int],
     seed: int,
     stream: Stream,
@@ -83,9 +85,9 @@ def _evaluate(
         np.array([default if v is None else v for v in values])
         for values, default in zip(get_box_bounds(vector_env), (-np.inf, np.inf), strict=True)
     )
-    reference_returns = getattr(vector_env.unwrapped, "reference_returns", None)
     try:
-        observations, infos = vector_env.reset(seed=seeds, options=None if goal is None else {"goal": list(goal)})
+        options = None if goal is None else {"goal": list(goal)}
+        observations, infos = vector_env.reset(seed=seeds, options=options)  # pyright: ignore[reportArgumentType]  # a seed each
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if "goal" not in infos:
@@ -96,7 +98,7 @@ def _evaluate(
     first_plans = list(policy.plans)
     trajectory = [observations[:num_recorded].astype(np.float32)]
     num_envs = len(episodes)
-    returns, lengths = np.zeros(num_envs), np.zeros(num_envs, dtype=int)
+    returns, lengths, num_plans = np.zeros(num_envs), np.zeros(num_envs, dtype=int), np.zeros(num_envs, dtype=int)
     reached = np.full(num_envs, -1)
     running = np.ones(num_envs, dtype=bool)
     while running.any():
@@ -104,9 +106,13 @@ def _evaluate(
         returns += np.where(running, rewards, 0.0)
         lengths += running
         reached = np.where(running & (reached < 0) & np.asarray(infos["success"]), lengths, reached)
-        running &= ~(terminations | truncations)
+        num_plans = np.where(running, policy.num_plans, num_plans)
+        ended = terminations | truncations
+        running &= ~ended
         if num_recorded:
             trajectory.append(observations[:num_recorded].astype(np.float32))
+        if running.any():
+            observations = restart_ended(vector_env, observations, ended)
     plan_seconds = policy.plan_seconds / policy.num_plans.sum()
     results = [
         EpisodeResult(
@@ -121,8 +127,8 @@ def _evaluate(
             length=int(lengths[i]),
             horizon=first_plans[i].horizon,
             plan_speed_error=first_plans[i].speed_error,
-            num_plans=int(policy.num_plans[i]),
-            plan_seconds=plan_seconds * int(policy.num_plans[i]),
+            num_plans=int(num_plans[i]),
+            plan_seconds=plan_seconds * int(num_plans[i]),
         )
         for i, episode in enumerate(episodes)
     ]

@@ -1,6 +1,7 @@
 """Building blocks of the temporal U-Net; tensors are [batch, channels, horizon] inside.
 
-Source: Janner et al. 2022, appendix C, and `diffuser/models/helpers.py` of its code release (sizes and order of layers).
+Source: Janner et al. 2022, appendix C, and `diffuser/models/helpers.py` of its code release (sizes and order of
+layers).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ class SinusoidalEmbedding(nn.Module):
     Args:
         dim: number of features; even and at least 4.
     """
+
+    frequencies: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Choosing the horizon: how consistent a plan is with itself.
 
-A model asked to reach a goal in too few steps still ends the plan on it: the constraint puts it there. What gives such a
-plan away is that its positions move faster than its own velocities say. The shortest horizon whose plan agrees with
+A model asked to reach a goal in too few steps still ends the plan on it: the constraint puts it there. What gives such
+a plan away is that its positions move faster than its own velocities say. The shortest horizon whose plan agrees with
 itself is the soonest arrival that the model believes in.
 """
 

@@ -145,7 +145,10 @@ class Planner:
         )
         transitions = self.normalizer.unnormalize(x).cpu().numpy()
         plans = transitions[:, :, self.layout.observations]
-        plans[:, 0] = starts  # exactly, where normalising and back would lose the last bits
+        # Exactly, where normalising and back would lose the last bits.
+        plans[:, 0] = starts
+        goal_columns = list(self.config.windows.goal_columns)
+        plans[:, -1, goal_columns] = self._last_observations(starts, goals)[:, goal_columns]
         errors = compute_speed_errors(
             plans, self.config.env.position_columns, self.config.env.velocity_columns, self.step_seconds
         )
@@ -195,15 +198,20 @@ class Planner:
 
     def _make_constraints(self, observations: np.ndarray, goals: np.ndarray, horizon: int) -> Constraints:
         """Fix the first observation, and the goal columns of the last step."""
-        layout, env = self.layout, self.config.env
-        last = np.zeros_like(observations)
-        last[:, list(env.position_columns)] = goals
+        layout = self.layout
+        last = self._last_observations(observations, goals)
         constraints = no_constraints(len(observations), horizon, layout.transition_dim)
         start_columns = range(layout.action_dim, layout.transition_dim)
         constraints = fix(constraints, 0, start_columns, self._normalized_observations(observations))
         goal_columns = self.config.windows.goal_columns
         values = self._normalized_observations(last)[:, list(goal_columns)]
         return fix(constraints, -1, layout.observation_columns(goal_columns), values)
+
+    def _last_observations(self, observations: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """Observations that plans end on: the goals, and 0 in every column that is no position."""
+        last = np.zeros_like(observations)
+        last[:, list(self.config.env.position_columns)] = goals
+        return last
 
     def _normalized_observations(self, observations: np.ndarray) -> Tensor:
         transitions = np.zeros((len(observations), self.layout.transition_dim), dtype=np.float32)
@@ -215,7 +223,7 @@ class Planner:
             return None
         columns = self.layout.observation_columns(self.config.env.position_columns)
         guide = GoalGuide(columns, torch.from_numpy(goals))
-        return Guidance(guide, self.normalizer, self.settings.guidance_scale, self.settings.num_guide_steps)
+        return Guidance(guide, self.normalizer.unnormalize, self.settings.guidance_scale, self.settings.num_guide_steps)
 
     def _checked(self, observations: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         observations = np.asarray(observations, dtype=np.float32)

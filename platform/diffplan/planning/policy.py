@@ -11,7 +11,6 @@ from diffplan.planning.controllers import TrackingController
 from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
-
 MIN_STEPS_BETWEEN_PLANS = 10
 """A plan is followed for at least this many environment steps before a deviation from it counts."""
 
@@ -85,7 +84,7 @@ class PlanningPolicy:
         if indices.size:
             self._max_speed_errors[indices] *= STRICTNESS_FACTOR
             for i, plan in zip(indices, self._plan(observations, indices), strict=True):
-                self._change_over(i, plan)
+                self._change_over(int(i), plan)
 
     def _improve(self, observations: np.ndarray) -> None:
         """Change over to a new plan where that arrives sooner than the present one.
@@ -98,7 +97,7 @@ class PlanningPolicy:
             return
         for i, plan in zip(indices, self._plan(observations, indices), strict=True):
             if plan.consistent and plan.stride * (plan.horizon - 1) < remaining[i]:
-                self._change_over(i, plan)
+                self._change_over(int(i), plan)
 
     def _change_over(self, i: int, plan: Plan) -> None:
         self.plans[i] = plan

@@ -13,8 +13,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from diffplan.report.figures import GOAL_COLOR, START_COLOR, WALL_COLOR
 
 OURS_COLOR, OTHER_COLOR, GRID_COLOR = START_COLOR, "#9aa1ad", "#e6e3db"
-PROTOCOL_COLORS = {"maze2d": START_COLOR, "multi2d": "#4a6fa5"}
-CHART_SIZE = (4.6, 2.8)
+PROTOCOL_COLORS = {"maze2d": START_COLOR, "multi2d": "#c08a2d"}
+CHART_SIZE, SMALL_CHART_SIZE = (4.6, 2.8), (3.5, 2.4)
 MAX_CATEGORIES = 6
 
 
@@ -27,10 +27,10 @@ class ScoreRow:
     interval: tuple[float, float] | None = None
 
 
-def draw_scores(rows: Sequence[ScoreRow], label: str) -> Figure:
-    """Scores from best to worst, one row each, with intervals where there are some."""
+def draw_scores(rows: Sequence[ScoreRow], label: str, num_rows: int) -> Figure:
+    """Scores from best to worst, one row each, with intervals where there are some; as high as for `num_rows` rows."""
     rows = sorted(rows, key=lambda row: row.score)
-    figure, axes = _chart((CHART_SIZE[0], 0.9 + 0.32 * len(rows)))
+    figure, axes = _chart((CHART_SIZE[0], 0.7 + 0.32 * num_rows))
     best_published = max((row.score for row in rows if row.interval is None), default=None)
     if best_published is not None:
         axes.axvline(best_published, color=GOAL_COLOR, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -41,7 +41,14 @@ def draw_scores(rows: Sequence[ScoreRow], label: str) -> Figure:
         axes.scatter(row.score, y, color=color, s=42, zorder=3)
         right = row.score if row.interval is None else row.interval[1]
         axes.annotate(
-            f"{row.score:.1f}", (right, y), (8, 0), textcoords="offset points", va="center", fontsize=8, color=WALL_COLOR
+            f"{row.score:.1f}",
+            (right, y),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=WALL_COLOR,
+            bbox={"facecolor": "white", "linewidth": 0, "pad": 0.8},
         )
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     for text, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -56,14 +63,16 @@ def draw_scores(rows: Sequence[ScoreRow], label: str) -> Figure:
     return figure
 
 
-def draw_histogram(values: Sequence[float], label: str, color: str = OURS_COLOR, unit: str = "episodes") -> Figure:
-    """How often values occur, with their mean."""
-    figure, axes = _chart()
+def draw_histogram(
+    values: Sequence[float], label: str, color: str = OURS_COLOR, size: tuple[float, float] = CHART_SIZE
+) -> Figure:
+    """How many episodes have which value, with the mean."""
+    figure, axes = _chart(size)
     array = np.asarray(values, dtype=np.float64)
     axes.hist(array, bins=min(30, max(8, round(len(array) ** 0.5 * 2))), color=color, alpha=0.85, zorder=2)
-    axes.axvline(float(array.mean()), color=GOAL_COLOR, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
+    axes.axvline(float(array.mean()), color=WALL_COLOR, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
     axes.set_xlabel(label)
-    axes.set_ylabel(unit)
+    axes.set_ylabel("episodes")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
@@ -91,7 +100,7 @@ def draw_reached(times: Mapping[str, tuple[str, Sequence[int | None]]], limit: i
         times: label and steps to the goal of each protocol.
         limit: steps of an episode.
     """
-    figure, axes = _chart()
+    figure, axes = _chart(SMALL_CHART_SIZE)
     for protocol, (label, steps) in times.items():
         reached = np.sort([step for step in steps if step is not None])
         x = np.concatenate([[0], reached, [limit]])
@@ -107,7 +116,7 @@ def draw_reached(times: Mapping[str, tuple[str, Sequence[int | None]]], limit: i
 
 def draw_trials(objectives: Sequence[float | None], full: Sequence[bool]) -> Figure:
     """The objective of each trial in order and the best of the full trials so far."""
-    figure, axes = _chart((CHART_SIZE[0] * 1.5, CHART_SIZE[1] * 1.05))
+    figure, axes = _chart()
     numbers = np.arange(1, len(objectives) + 1)
     values = np.array([np.nan if v is None else v for v in objectives], dtype=np.float64)
     is_full = np.asarray(full, dtype=bool)
@@ -122,7 +131,7 @@ def draw_trials(objectives: Sequence[float | None], full: Sequence[bool]) -> Fig
     axes.set_xlim(0.4, len(objectives) + 0.6)
     axes.set_xlabel("trial")
     axes.set_ylabel("objective")
-    figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=3, handletextpad=0.4)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
     return figure
 
 
@@ -130,14 +139,12 @@ def draw_setting(
     values: Sequence[object], objectives: Sequence[float | None], full: Sequence[bool], best: object, label: str
 ) -> Figure:
     """The objective of trials against one of the settings that were searched; the chosen value is ringed."""
-    figure, axes = _chart((3.4, 2.3))
+    figure, axes = _chart(SMALL_CHART_SIZE)
     x, categories = _setting_positions(values)
     y = np.array([np.nan if v is None else v for v in objectives], dtype=np.float64)
     is_full = np.asarray(full, dtype=bool)
     axes.scatter(x[is_full], y[is_full], color=OURS_COLOR, s=24, zorder=4, linewidths=0)
-    axes.scatter(
-        x[~is_full], y[~is_full], s=22, zorder=3, facecolors="white", edgecolors=OTHER_COLOR, linewidths=1.2
-    )
+    axes.scatter(x[~is_full], y[~is_full], s=22, zorder=3, facecolors="white", edgecolors=OTHER_COLOR, linewidths=1.2)
     chosen = [i for i, value in enumerate(values) if value == best and is_full[i] and np.isfinite(y[i])]
     if chosen:
         at = max(chosen, key=lambda i: y[i])

@@ -216,9 +216,7 @@ def _read_evaluation(directory: Path) -> Evaluation:
 def _read_recordings(path: Path) -> list[Recording]:
     with np.load(path, allow_pickle=False) as arrays:
         count = sum(name.startswith("goal_") for name in arrays.files)
-        return [
-            Recording(arrays[f"observations_{i}"], arrays[f"plan_{i}"], arrays[f"goal_{i}"]) for i in range(count)
-        ]
+        return [Recording(arrays[f"observations_{i}"], arrays[f"plan_{i}"], arrays[f"goal_{i}"]) for i in range(count)]
 
 
 def _read_search(directory: Path) -> Search:
@@ -240,5 +238,3 @@ def _read_curves(directory: Path) -> dict[str, Curve]:
         points = {event.step: event.value for event in events.Scalars(name)}
         curves[name] = Curve(sorted(points), [points[step] for step in sorted(points)])
     return curves
-
-

@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from diffplan.config import EnvConfig
 from diffplan.types import Plan
@@ -20,18 +21,26 @@ WALL_COLOR, FLOOR_COLOR, START_COLOR, GOAL_COLOR = "#3b4252", "#f6f4ef", "#2e7d6
 CELL_CENTER_OFFSET = -0.2
 """Position of a cell's centre minus the cell's index; see `diffplan_envs.maze`."""
 COVERAGE_BINS_PER_CELL = 12
+VISIBLE_BORDER = 0.4
 _COVERAGE_COLORS = LinearSegmentedColormap.from_list("coverage", ["#dfe9e2", "#8fbfb0", START_COLOR, "#123a31"])
 
 
-def draw_maze(axes: Axes, maze: Any) -> None:
-    """Draw a maze as it is written: rows downwards, columns to the right (position 0 down, position 1 right)."""
+def draw_maze(axes: Axes, maze: Any, *, border: float = 1.0) -> None:
+    """Draw a maze as it is written: rows downwards, columns to the right (position 0 down, position 1 right).
+
+    Args:
+        axes: where to draw.
+        maze: the maze.
+        border: how much of the outer wall is in view, in cells.
+    """
     num_rows, num_columns = maze.walls.shape
     low = CELL_CENTER_OFFSET - 0.5
     axes.add_patch(Rectangle((low, low), num_columns, num_rows, color=FLOOR_COLOR, zorder=0))
     for row, column in np.argwhere(maze.walls):
         axes.add_patch(Rectangle((column + low, row + low), 1, 1, color=WALL_COLOR, linewidth=0, zorder=1))
-    axes.set_xlim(low, low + num_columns)
-    axes.set_ylim(low + num_rows, low)
+    hidden = 1 - border
+    axes.set_xlim(low + hidden, low + num_columns - hidden)
+    axes.set_ylim(low + num_rows - hidden, low + hidden)
     axes.set_aspect("equal")
     axes.set_axis_off()
 
@@ -72,9 +81,9 @@ def draw_coverage(maze: Any, positions: np.ndarray) -> Figure:
         bins=(num_rows * COVERAGE_BINS_PER_CELL, num_columns * COVERAGE_BINS_PER_CELL),
         range=((low, low + num_rows), (low, low + num_columns)),
     )
-    figure = Figure(figsize=(4.6, 4.6 * num_rows / num_columns * 0.88), layout="constrained")
+    figure = Figure(figsize=(4.2, 4.2 * num_rows / num_columns * 0.88), layout="constrained")
     axes = figure.subplots()
-    draw_maze(axes, maze)
+    draw_maze(axes, maze, border=VISIBLE_BORDER)
     extent = (low, low + num_columns, low + num_rows, low)
     shares = np.ma.masked_equal(counts / max(len(positions), 1) * 100, 0)
     picture = axes.imshow(
@@ -83,6 +92,8 @@ def draw_coverage(maze: Any, positions: np.ndarray) -> Figure:
     bar = figure.colorbar(picture, ax=axes, fraction=0.045, pad=0.02, aspect=24)
     bar.set_label("% of all steps, per bin", fontsize=8, color=WALL_COLOR)
     bar.ax.tick_params(labelsize=7, length=2, colors=WALL_COLOR)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
 
@@ -113,9 +124,10 @@ def draw_rollout(
 def _maze_figure(maze: Any) -> tuple[Figure, Axes]:
     """A figure that a maze fills from edge to edge."""
     num_rows, num_columns = maze.walls.shape
-    figure = Figure(figsize=(2.7, 2.7 * num_rows / num_columns))
+    hidden = 2 * (1 - VISIBLE_BORDER)
+    figure = Figure(figsize=(2.7, 2.7 * (num_rows - hidden) / (num_columns - hidden)))
     axes = figure.add_axes((0, 0, 1, 1))
-    draw_maze(axes, maze)
+    draw_maze(axes, maze, border=VISIBLE_BORDER)
     return figure, axes
 
 
@@ -130,7 +142,7 @@ def draw_sampled_plans(maze: Any, plans: Sequence[Plan], goals: np.ndarray, env:
         axes.scatter(positions[:, 1], positions[:, 0], c="black", s=4, zorder=4)
         mark(axes, positions[0], START_COLOR)
         mark(axes, goal, GOAL_COLOR, "*", 140)
-        axes.set_title(f"{plan.horizon} × {plan.stride} steps", fontsize=9)
+        axes.set_title(f"{plan.horizon} \N{MULTIPLICATION SIGN} {plan.stride} steps", fontsize=9)
     return figure
 
 

@@ -48,7 +48,9 @@ class Section:
 
 def render(content: str | Html) -> str:
     """HTML of a content: text escaped, HTML as it is."""
-    return content.source if isinstance(content, Html) else escape(content)
+    if isinstance(content, Html):
+        return content.source
+    return escape(content).replace(" %", "&nbsp;%")  # a percent sign stays with its number
 
 
 def paragraph(*contents: str | Html, kind: str = "") -> Html:
@@ -58,7 +60,12 @@ def paragraph(*contents: str | Html, kind: str = "") -> Html:
 
 def missing(stage: str, path: str) -> Html:
     """The line that stands for a stage that has not run."""
-    return paragraph(f"Not here yet: the {stage} stage has not run (no ", code(path), ").", kind="missing")
+    return absent(f"Not here yet: the {stage} stage has not run", path)
+
+
+def absent(sentence: str, path: str) -> Html:
+    """A line that stands for something that is not there, and the path that it would have."""
+    return paragraph(f"{sentence} (no ", code(path), ").", kind="missing")
 
 
 def heading(text: str) -> Html:
@@ -73,7 +80,7 @@ def code(text: str) -> Html:
 
 def strong(text: str) -> Html:
     """Text set off from the rest."""
-    return Html(f"<strong>{escape(text)}</strong>")
+    return Html(f"<strong>{render(text)}</strong>")
 
 
 def preformatted(text: str) -> Html:
@@ -102,7 +109,11 @@ def key_figures(figures: Iterable[tuple[str, str, str]]) -> Html:
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str | Html]], *, marked: Iterable[int] = (), numeric: Iterable[int] = ()
+    head: Sequence[str],
+    rows: Iterable[Sequence[str | Html]],
+    *,
+    marked: Iterable[int] = (),
+    numeric: Iterable[int] = (),
 ) -> Html:
     """A table.
 
@@ -115,9 +126,13 @@ def table(
     right, marked = set(numeric), set(marked)
 
     def cells(tag: str, contents: Sequence[str | Html]) -> str:
-        return "".join(f"<{tag}{_class('number' if i in right else '')}>{render(c)}</{tag}>" for i, c in enumerate(contents))
+        return "".join(
+            f"<{tag}{_class('number' if i in right else '')}>{render(c)}</{tag}>" for i, c in enumerate(contents)
+        )
 
-    body = "\n".join(f"<tr{_class('marked' if i in marked else '')}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
+    body = "\n".join(
+        f"<tr{_class('marked' if i in marked else '')}>{cells('td', row)}</tr>" for i, row in enumerate(rows)
+    )
     header = f"<thead><tr>{cells('th', head)}</tr></thead>" if any(head) else ""
     return Html(f'<div class="scroll"><table>{header}<tbody>\n{body}\n</tbody></table></div>')
 
@@ -132,10 +147,10 @@ def stack(*items: Html) -> Html:
     return Html('<div class="stack">' + "\n".join(item.source for item in items) + "</div>")
 
 
-def picture(image: Html, caption: str | Html = "") -> Html:
-    """An image with a caption."""
+def picture(image: Html, caption: str | Html = "", *, framed: bool = False) -> Html:
+    """An image with a caption; charts are framed."""
     text = f"<figcaption>{render(caption)}</figcaption>" if caption else ""
-    return Html(f"<figure>{image.source}{text}</figure>")
+    return Html(f"<figure{_class('framed' if framed else '')}>{image.source}{text}</figure>")
 
 
 def svg(figure: Figure, description: str) -> Html:

@@ -19,7 +19,7 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 s
 main, header > div { max-width: 1080px; margin: 0 auto; padding: 0 24px; }
 header { background: #3b4252; color: #f6f4ef; padding: 40px 0 30px; }
 h1 { margin: 0; font-size: 34px; line-height: 1.15; letter-spacing: -0.01em; overflow-wrap: anywhere; }
-header p { margin: 8px 0 0; color: #c9cfd9; }
+header p { margin: 8px 0 0; max-width: none; color: #c9cfd9; }
 header code { background: rgba(255, 255, 255, .12); color: inherit; }
 nav { margin-top: 18px; display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 14px; }
 nav a { color: #dfe4ea; text-decoration: none; border-bottom: 1px solid rgba(255, 255, 255, .3); }
@@ -31,13 +31,14 @@ h3 { margin: 26px 0 8px; font-size: 16px; }
 p { margin: 8px 0 12px; max-width: 46em; }
 p.missing { color: var(--soft); font-style: italic; }
 p.caption { color: var(--soft); font-size: 14px; line-height: 1.5; max-width: 54em; }
-.key-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px; margin: 28px 0 0; }
-.figure-card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px;
+.key-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
+  margin: 28px 0 0; }
+.figure-card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 13px 14px;
   display: flex; flex-direction: column; }
 .figure-card .label { font-size: 13px; color: var(--soft); }
 .figure-card .value { font-size: 29px; line-height: 1.25; font-weight: 650; color: var(--accent);
   font-variant-numeric: tabular-nums; }
-.figure-card .note { font-size: 13px; color: var(--soft); }
+.figure-card .note { font-size: 12.5px; white-space: nowrap; color: var(--soft); }
 .grid { display: grid; gap: 18px; margin: 14px 0 10px; align-items: start; }
 .grid.two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 .grid.three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
@@ -47,15 +48,17 @@ p.caption { color: var(--soft); font-size: 14px; line-height: 1.5; max-width: 54
 .stack h3 { margin-top: 4px; }
 figure { margin: 0; min-width: 0; }
 figure img { display: block; width: 100%; height: auto; border-radius: 3px; }
+figure.framed img { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px; }
 figcaption { margin-top: 5px; font-size: 13px; line-height: 1.4; color: var(--soft); }
 .narrow { max-width: 700px; }
 .scroll { overflow-x: auto; margin: 10px 0 14px; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1px solid #c9c4b8; padding: 5px 10px 5px 6px; }
-td { border-bottom: 1px solid var(--line); padding: 5px 10px 5px 6px; vertical-align: top; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1px solid #c9c4b8; padding: 5px 6px; }
+td { border-bottom: 1px solid var(--line); padding: 5px 6px; vertical-align: top; }
 th.number, td.number { text-align: right; white-space: nowrap; }
 tr.marked td { background: var(--accent-soft); font-weight: 600; }
-.verdict { border-left: 3px solid var(--accent); padding: 4px 0 4px 12px; margin: 10px 0; }
+.verdict { border-left: 3px solid var(--accent); padding: 4px 0 4px 12px; margin: 12px 0; font-size: 15px; }
+.verdict strong { font-weight: 600; }
 .verdict.below { border-color: var(--warm); }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .87em; }
 code { background: #efece4; border-radius: 3px; padding: 1px 4px; overflow-wrap: anywhere; }
@@ -74,7 +77,6 @@ summary { cursor: pointer; color: var(--accent); font-weight: 600; font-size: 15
   h1 { font-size: 27px; }
   .grid.two, .grid.three { grid-template-columns: minmax(0, 1fr); }
   .grid.four, .grid.five { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .grid.two.dense, .grid.three.dense { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .key-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 10px; }
   .figure-card { padding: 11px 12px; }
   .figure-card .value { font-size: 25px; }

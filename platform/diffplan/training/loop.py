@@ -52,7 +52,9 @@ def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBa
     )
 
 
-def take_step(state: TrainingState, model: nn.Module, batches: TrainingBatches, device: torch.device) -> tuple[Tensor, Tensor]:
+def take_step(
+    state: TrainingState, model: nn.Module, batches: TrainingBatches, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """One optimizer step.
 
     Args:
@@ -109,7 +111,7 @@ def train(
     losses: list[Tensor] = []
     since = time.perf_counter()
     while state.step < last_step:
-        learning_rate = state.lr_scheduler.get_last_lr()[0]
+        learning_rate = float(state.lr_scheduler.get_last_lr()[0])
         loss, gradient_norm = take_step(state, model, batches, device)
         losses.append(loss)
         ended = state.step == last_step

@@ -1,28 +1,12 @@
-"""The complete description of an experiment: frozen dataclasses, a dict/JSON codec and dotted overrides.
-
-A `Config` names everything from the environment to the evaluation. `diffplan.presets` holds the ready ones; the command
-line, Ray Tune and checkpoints all speak of the same fields by the same dotted names (`diffusion.num_diffusion_steps`).
-"""
+"""The sections of an experiment's config. Fields are checked when a section is made."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, dataclass_transform
+from typing import Any, Literal
 
+from diffplan.config.codec import config_dataclass
 from diffplan.errors import ConfigError
-from diffplan.suggestion import unknown_name
-
-T = TypeVar("T")
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def config_dataclass(cls: type[T]) -> type[T]:
-    """A frozen, keyword-only dataclass that refuses unknown keys when it is read from a dict."""
-    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
 def _require(condition: bool, field: str, expected: str, got: object) -> None:
@@ -36,7 +20,7 @@ class EnvConfig:
 
     env_id: str
     """Gymnasium id."""
-    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """Arguments of `gymnasium.make`, such as `{"maze": "#####/#GOO#/#####"}`; JSON values only."""
     position_columns: tuple[int, ...] = (0, 1)
     """Observation columns that hold a position; a goal is a value of these."""
@@ -216,7 +200,14 @@ class TrainingConfig:
     """Seed of weights, windows and noise."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "accumulation_steps", "log_interval", "checkpoint_interval"):
+        for name in (
+            "num_steps",
+            "batch_size",
+            "accumulation_steps",
+            "ema_interval",
+            "log_interval",
+            "checkpoint_interval",
+        ):
             _require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
         _require(self.learning_rate > 0, "training.learning_rate", "a positive number", self.learning_rate)
         _require(0 <= self.ema_decay < 1, "training.ema_decay", "a number in [0, 1)", self.ema_decay)
@@ -324,85 +315,3 @@ class Config:
             f"{self.network.dim_mults} can hold",
             self.planning.min_horizon,
         )
-
-
-@functools.cache
-def _adapter(cls: type) -> Any:
-    from pydantic import TypeAdapter  # imported late: it costs 0.2 s that `--help` need not pay
-
-    return TypeAdapter(cls)
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """The config as nested dicts of JSON values."""
-    return _adapter(type(config)).dump_python(config, mode="json")
-
-
-def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Read a config; the inverse of `config_to_dict`.
-
-    Raises:
-        ConfigError: unknown field, wrong type or value out of range; names the field.
-    """
-    from pydantic import ValidationError
-
-    try:
-        return _adapter(cls).validate_python(dict(values))
-    except ValidationError as error:
-        raise ConfigError(_one_line(cls, error.errors()[0])) from None
-
-
-def config_to_json(config: Any) -> str:
-    """The config as JSON text."""
-    return json.dumps(config_to_dict(config), indent=2) + "\n"
-
-
-def config_from_json(cls: type[T], text: str) -> T:
-    """Read a config from JSON text; raises `ConfigError` as `config_from_dict` does."""
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{cls.__name__}: expected JSON, got {text[:40]!r}… ({error})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")
-    return config_from_dict(cls, values)
-
-
-def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
-    """A copy with dotted fields replaced, such as `{"training.learning_rate": 1e-4}`.
-
-    Raises:
-        ConfigError: unknown field, wrong type or value out of range; names the field and suggests.
-    """
-    values = config_to_dict(config)
-    for dotted, value in overrides.items():
-        *path, last = dotted.split(".")
-        node = values
-        for i, name in enumerate([*path, last]):
-            if not isinstance(node, dict) or name not in node:
-                prefix = ".".join([*path, last][:i])
-                known = [f"{prefix}.{k}" if prefix else k for k in (node if isinstance(node, dict) else {})]
-                raise ConfigError(unknown_name("config", dotted, known))
-            if i < len(path):
-                node = node[name]
-        node[last] = value
-    return config_from_dict(type(config), values)
-
-
-def _one_line(cls: type, error: Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in error["loc"])
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return unknown_name(cls.__name__, field, _dotted_fields(cls))
-    return f"{field}: {error['msg']}, got {error['input']!r}"
-
-
-def _dotted_fields(cls: type, prefix: str = "") -> list[str]:
-    import typing
-
-    names = []
-    for name, annotation in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(annotation):
-            names += _dotted_fields(typing.cast(type, annotation), f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names

@@ -1,0 +1,41 @@
+"""The complete description of an experiment: frozen dataclasses, a dict/JSON codec and dotted overrides.
+
+A `Config` names everything from the environment to the evaluation. `diffplan.presets` holds the ready ones; the command
+line, Ray Tune and checkpoints all speak of the same fields by the same dotted names (`diffusion.num_diffusion_steps`).
+"""
+
+from diffplan.config.codec import (
+    config_from_dict,
+    config_from_json,
+    config_to_dict,
+    config_to_json,
+    with_overrides,
+)
+from diffplan.config.schema import (
+    CollectionConfig,
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SearchConfig,
+    TrainingConfig,
+    WindowConfig,
+)
+
+__all__ = [
+    "CollectionConfig",
+    "Config",
+    "DiffusionConfig",
+    "EnvConfig",
+    "NetworkConfig",
+    "PlanningConfig",
+    "SearchConfig",
+    "TrainingConfig",
+    "WindowConfig",
+    "config_from_dict",
+    "config_from_json",
+    "config_to_dict",
+    "config_to_json",
+    "with_overrides",
+]
