@@ -131,7 +131,7 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
     record = _read_record(directory)
     try:
         return torch.load(_checked(directory, record, TRAINING_STATE), map_location="cpu", weights_only=True)
-    except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+    except (LookupError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{directory / TRAINING_STATE}: expected a training state ({first})") from None
 

@@ -47,7 +47,7 @@ class Plan:
         stride: environment steps between two plan steps.
         speed_error: largest |Δposition/Δtime - mean velocity| in the plan, units per second; how consistent it is.
         consistent: whether `speed_error` is within the planner's limit.
-        denoising: float32[num_sampling_steps + 1, horizon, observation_dim], the plan from noise to clean, where it
+        denoising: float32[num_sampling_steps, horizon, observation_dim], the plan after each denoising step, where it
             was asked for.
     """
 

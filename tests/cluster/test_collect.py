@@ -73,7 +73,7 @@ def test_a_dataset_is_never_taken_for_another(config: Config, tmp_path: Path) ->
     with pytest.raises(DataError, match="--resume"):
         collect(config.env, config.collection, root)
     other = with_overrides(config, {"collection.seed": 1})
-    with pytest.raises(DataError, match="collection.seed = 0"):
+    with pytest.raises(DataError, match=r"collection.seed = 0"):
         collect(other.env, other.collection, root, resume=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()

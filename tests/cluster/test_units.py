@@ -32,7 +32,9 @@ class Worker:
 def test_every_unit_is_done_once_though_actors_die(tmp_path: Path) -> None:
     done: dict[int, int] = {}
     deadly = {1: 1, 4: MAX_ATTEMPTS - 1}
-    run_units(range(6), lambda: Worker.remote(str(tmp_path), deadly), 2, lambda unit, result: done.update({unit: result}))
+    run_units(
+        range(6), lambda: Worker.remote(str(tmp_path), deadly), 2, lambda unit, result: done.update({unit: result})
+    )
     assert done == {unit: unit * unit for unit in range(6)}
     assert len(list(tmp_path.glob("4-*"))) == MAX_ATTEMPTS
     assert len(list(tmp_path.glob("0-*"))) == 1

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_sampling_steps_descend_from_the_noisiest_to_clean(sizes):
     assert pairs[0][0] == num_diffusion_steps - 1
     assert pairs[-1][1] == -1
     assert all(step > next_step for step, next_step in pairs)
-    assert all(before[1] == after[0] for before, after in zip(pairs, pairs[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(pairs))
     if num_sampling_steps > 1:
         assert pairs[-1][0] == 0
 

@@ -43,18 +43,25 @@ FAILURE_PENALTY = 100.0
 
 
 def make_param_space(config: Config) -> dict[str, Any]:
-    """What the search varies, by dotted names of the config."""
-    shortest = config.network.min_horizon
+    """What the search varies, by dotted names of the config; the config's own values are always in it."""
+    planning, shortest = config.planning, config.network.min_horizon
+    most_steps = config.diffusion.num_diffusion_steps
+
+    def between(low: float, high: float, current: float) -> Any:
+        return tune.uniform(min(low, current), max(high, current))
+
+    def among(options: list[int], current: int) -> Any:
+        return tune.choice(sorted({*options, current}))
+
     return {
-        "planning.guidance_scale": tune.uniform(0.0, 10.0),
-        "planning.max_speed_error": tune.uniform(2.0, 20.0),
-        "planning.min_horizon": tune.choice(sorted({max(h, shortest) for h in (4, 6, 8, 12)})),
-        "planning.horizon_multiple": tune.choice([1, 2, 4]),
-        "planning.num_sampling_steps": tune.choice(
-            [n for n in (4, 8, 16) if n <= config.diffusion.num_diffusion_steps]
-            or [config.diffusion.num_diffusion_steps]
+        "planning.guidance_scale": between(0.0, 10.0, planning.guidance_scale),
+        "planning.max_speed_error": between(4.0, 12.0, planning.max_speed_error),
+        "planning.min_horizon": among(
+            [h for h in (4, 6, 8, 12) if shortest <= h <= planning.max_horizon], planning.min_horizon
         ),
-        "planning.num_candidates": tune.choice([1, 2, 4]),
+        "planning.horizon_multiple": among([1, 2, 4], planning.horizon_multiple),
+        "planning.num_sampling_steps": among([n for n in (4, 8, 16) if n <= most_steps], planning.num_sampling_steps),
+        "planning.num_candidates": among([1, 2, 4, 8], planning.num_candidates),
     }
 
 

@@ -76,9 +76,10 @@ def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
         node = values
         for i, name in enumerate([*path, last]):
             if not isinstance(node, dict) or name not in node:
-                prefix = ".".join([*path, last][:i])
-                known = [f"{prefix}.{k}" if prefix else k for k in (node if isinstance(node, dict) else {})]
-                raise ConfigError(unknown_name("config", dotted, known))
+                prefix, unknown = ".".join([*path, last][:i]), ".".join([*path, last][: i + 1])
+                if not isinstance(node, dict) or not node:
+                    raise ConfigError(f"{prefix}: it has no fields and can only be replaced whole, got {dotted!r}")
+                raise ConfigError(unknown_name("config", unknown, [f"{prefix}.{k}" if prefix else k for k in node]))
             if i < len(path):
                 node = node[name]
         node[last] = value

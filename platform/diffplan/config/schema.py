@@ -231,7 +231,7 @@ class PlanningConfig:
     """Horizons tried are multiples of this, counted from `min_horizon`."""
     num_candidates: int = 2
     """Plans drawn for each horizon; the most consistent is kept."""
-    max_speed_error: float = 12.0
+    max_speed_error: float = 10.0
     """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
     guidance_scale: float = 0.0
     """Strength of the guide that draws plans to the goal sooner; 0 is none."""

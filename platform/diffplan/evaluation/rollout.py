@@ -113,7 +113,7 @@ def _evaluate(
             trajectory.append(observations[:num_recorded].astype(np.float32))
         if running.any():
             observations = restart_ended(vector_env, observations, ended)
-    plan_seconds = policy.plan_seconds / policy.num_plans.sum()
+    plan_seconds = policy.plan_seconds / int(policy.num_plans.sum())
     results = [
         EpisodeResult(
             episode=episode,

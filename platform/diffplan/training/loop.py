@@ -21,7 +21,7 @@ class TrainingProgress:
 
     Attributes:
         step: optimizer steps taken.
-        loss: mean loss since the last report.
+        loss: mean loss since the last report, over all workers.
         gradient_norm: norm of the last gradient, before clipping.
         learning_rate: learning rate of the last step.
         steps_per_second: rate since the last report.
@@ -83,6 +83,14 @@ def take_step(
     return total, gradient_norm
 
 
+def _mean_over_workers(value: Tensor) -> float:
+    """The mean over all workers of a run; they all reach this together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value = value / torch.distributed.get_world_size()
+    return float(value)
+
+
 def train(
     state: TrainingState,
     batches: TrainingBatches,
@@ -120,7 +128,7 @@ def train(
             now = time.perf_counter()
             progress = TrainingProgress(
                 step=state.step,
-                loss=float(torch.stack(losses).mean()),
+                loss=_mean_over_workers(torch.stack(losses).mean()),
                 gradient_norm=float(gradient_norm),
                 learning_rate=learning_rate,
                 steps_per_second=len(losses) / (now - since),

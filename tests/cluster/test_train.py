@@ -1,0 +1,132 @@
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diffplan.checkpoint import is_checkpoint, load_checkpoint, load_training_state
+from diffplan.cluster.train import train_on_cluster
+from diffplan.config import Config, with_overrides
+from diffplan.data.dataset import open_dataset
+from diffplan.errors import CheckpointError, ConfigError, DataError
+from diffplan.training.batches import TrainingBatches
+from diffplan.training.loop import train
+from diffplan.training.state import TrainingState
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def read_scalars(directory: Path, name: str) -> dict[int, float]:
+    events = EventAccumulator(str(directory))
+    events.Reload()
+    scalars = events.Scalars(name)
+    assert len({scalar.step for scalar in scalars}) == len(scalars), "a step occurs twice in the curve"
+    return {scalar.step: scalar.value for scalar in scalars}
+
+
+def train_without_ray(config: Config, dataset: Path) -> TrainingState:
+    torch.set_num_threads(1)  # as the workers of these tests; sums depend on it in the last bits
+    batches = TrainingBatches(config, open_dataset(dataset))
+    state = TrainingState(config, batches.layout)
+    train(state, batches)
+    return state
+
+
+def assert_equal_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance)
+
+
+def test_ray_train_gives_what_the_plain_loop_gives(
+    tiny_config: Config, tiny_dataset: Path, tiny_checkpoint: Path
+) -> None:
+    expected = train_without_ray(tiny_config, tiny_dataset)
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    assert checkpoint.step == tiny_config.training.num_steps
+    assert checkpoint.config == tiny_config
+    assert_equal_weights(checkpoint.weights, expected.average_weights(), 0.0)
+    assert checkpoint.dataset["uuid"] == open_dataset(tiny_dataset).manifest.dataset_uuid
+    assert checkpoint.dataset["snapshot"] == 0
+
+
+def test_tensorboard_holds_each_step_once_and_a_picture(tiny_config: Config, tiny_checkpoint: Path) -> None:
+    losses = read_scalars(tiny_checkpoint / "tensorboard", "train/loss")
+    assert sorted(losses) == [2, 4, 6, 8, 10, 12]
+    events = EventAccumulator(str(tiny_checkpoint / "tensorboard"))
+    events.Reload()
+    (picture,) = events.Images("plans")
+    assert picture.step == 12
+    assert picture.width > 100
+    assert picture.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_two_gloo_workers_train_as_one(
+    tiny_config: Config, tiny_dataset: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = train_on_cluster(tiny_config, tiny_dataset, tmp_path / "two", num_workers=2, cpus_per_worker=1)
+    one = read_scalars(tiny_checkpoint / "tensorboard", "train/loss")
+    two = read_scalars(out / "tensorboard", "train/loss")
+    # Losses, not weights: some biases stand before a normalisation and have no gradient, so Adam moves them by
+    # rounding errors alone.
+    assert two == pytest.approx(one, rel=1e-4)
+    assert two[12] < one[2]
+
+
+def test_a_killed_worker_changes_nothing(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
+    config = with_overrides(
+        tiny_config,
+        {"training.num_steps": 600, "training.checkpoint_interval": 50, "training.picture_interval": 0},
+    )
+    out = tmp_path / "killed"
+    killed: list[int] = []
+
+    def kill_once() -> None:
+        while not killed:
+            time.sleep(0.02)
+            if not list((out / "run").glob("step_*")):
+                continue
+            for process in psutil.process_iter(["pid", "cmdline"]):
+                if any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
+                    os.kill(process.info["pid"], signal.SIGKILL)
+                    killed.append(process.info["pid"])
+                    return
+
+    thread = threading.Thread(target=kill_once, daemon=True)
+    thread.start()
+    train_on_cluster(config, tiny_dataset, out, cpus_per_worker=1)
+    thread.join(timeout=5)
+    assert killed, "the worker was never struck"
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.step == 600
+    assert_equal_weights(checkpoint.weights, train_without_ray(config, tiny_dataset).average_weights(), 0.0)
+    assert sorted(read_scalars(out / "tensorboard", "train/loss")) == list(range(2, 601, 2))
+
+
+def test_resuming_goes_on_from_the_last_checkpoint(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "checkpoint"
+    train_on_cluster(
+        with_overrides(tiny_config, {"training.lr_schedule": "constant"}), tiny_dataset, out, cpus_per_worker=1
+    )
+    with pytest.raises(CheckpointError, match="--resume"):
+        train_on_cluster(tiny_config, tiny_dataset, out)
+    longer = with_overrides(tiny_config, {"training.lr_schedule": "constant", "training.num_steps": 20})
+    train_on_cluster(longer, tiny_dataset, out, cpus_per_worker=1, resume=True)
+    assert load_training_state(out)["step"] == 20
+    assert_equal_weights(load_checkpoint(out).weights, train_without_ray(longer, tiny_dataset).average_weights(), 0.0)
+    assert is_checkpoint(out)
+
+
+def test_what_cannot_work_is_refused_before_workers_start(
+    tiny_config: Config, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="multiple of num_workers"):
+        train_on_cluster(tiny_config, tiny_dataset, tmp_path / "a", num_workers=3)
+    with pytest.raises(DataError, match="longest episode has 300"):
+        train_on_cluster(with_overrides(tiny_config, {"windows.max_horizon": 200}), tiny_dataset, tmp_path / "b")
+    assert not list(tmp_path.iterdir())

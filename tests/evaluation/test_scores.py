@@ -1,0 +1,200 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from diffplan.config import EnvConfig
+from diffplan.errors import ConfigError
+from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.published import get_published_scores
+from diffplan.evaluation.scores import (
+    EpisodeResult,
+    compute_interval,
+    normalize_score,
+    results_to_rows,
+    summarize,
+)
+from diffplan.evaluation.table import format_table
+
+CONTRACT = {
+    "env_id",
+    "protocol",
+    "episodes",
+    "score_mean",
+    "score_stderr",
+    "score_ci95",
+    "return_mean",
+    "success_rate",
+    "time_to_goal_steps_mean",
+    "plan_seconds_mean",
+    "plans_per_second",
+    "wall_seconds",
+    "config",
+}
+
+
+def make_result(score=0.0, time_to_goal_steps=None, num_plans=1, plan_seconds=0.5):
+    return EpisodeResult(
+        episode=0,
+        seed=1,
+        goal=[1.0, 1.0],
+        start=[3.0, 1.0, 0.0, 0.0],
+        undiscounted_return=2 * score,
+        score=score,
+        success=time_to_goal_steps is not None,
+        time_to_goal_steps=time_to_goal_steps,
+        length=300,
+        horizon=8,
+        plan_speed_error=0.1,
+        num_plans=num_plans,
+        plan_seconds=plan_seconds,
+    )
+
+
+def summarize_all(results):
+    return summarize(results, env_id="some/Env-v1", protocol="maze2d", wall_seconds=3.0, config={"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("maze", "undiscounted_return", "score"),
+    [
+        ((23.85, 161.86), 23.85, 0.0),
+        ((23.85, 161.86), 161.86, 100.0),
+        ((6.7, 273.99), 335.46, 100 * (335.46 - 6.7) / 267.29),
+        ((13.13, 277.39), 0.0, -1313 / 264.26),
+        (None, 17.5, 17.5),
+    ],
+)
+def test_score_is_linear_between_random_and_expert(maze, undiscounted_return, score):
+    assert normalize_score(undiscounted_return, maze) == pytest.approx(score)
+
+
+def test_interval_of_many_values_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(50.0, 10.0, size=400)
+    low, high = compute_interval(values.tolist())
+    half_width = 1.96 * values.std() / math.sqrt(400)
+    assert (low, high) == pytest.approx((values.mean() - half_width, values.mean() + half_width), abs=0.1 * half_width)
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        low, high = compute_interval(generator.normal(3.0, 2.0, size=40))
+        covered += low <= 3.0 <= high
+    assert 88 <= covered <= 99
+
+
+def test_interval_follows_from_the_values():
+    assert compute_interval([1.0, 2.0, 5.0]) == compute_interval([1.0, 2.0, 5.0])
+    assert compute_interval([1.0, 2.0, 5.0], seed=1) != compute_interval([1.0, 2.0, 4.9], seed=1)
+
+
+@pytest.mark.parametrize("values", [[7.0], [7.0, 7.0, 7.0]])
+def test_interval_of_equal_values_is_a_point(values):
+    assert compute_interval(values) == (7.0, 7.0)
+
+
+def test_summary_has_exactly_the_agreed_keys_and_is_json():
+    for results in ([make_result(1.0), make_result(2.0, 30)], [make_result(3.0)]):
+        summary = summarize_all(results)
+        assert set(summary) == CONTRACT
+        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_summary_is_that_of_the_episodes():
+    results = [
+        make_result(100.0, 20, num_plans=1, plan_seconds=0.5),
+        make_result(120.0, 50, num_plans=3, plan_seconds=1.5),
+        make_result(20.0, None, num_plans=4, plan_seconds=2.0),
+    ]
+    summary = summarize_all(results)
+    assert (summary["env_id"], summary["protocol"], summary["episodes"]) == ("some/Env-v1", "maze2d", 3)
+    assert (summary["wall_seconds"], summary["config"]) == (3.0, {"a": 1})
+    assert summary["score_mean"] == pytest.approx(80.0)
+    assert summary["return_mean"] == pytest.approx(160.0)
+    assert summary["score_stderr"] == pytest.approx(math.sqrt((400 + 1600 + 3600) / 2 / 3))
+    assert summary["score_ci95"] == list(compute_interval([100.0, 120.0, 20.0]))
+    assert summary["success_rate"] == pytest.approx(2 / 3)
+    assert summary["time_to_goal_steps_mean"] == pytest.approx(35.0)
+    assert summary["plan_seconds_mean"] == pytest.approx(0.5)
+    assert summary["plans_per_second"] == pytest.approx(2.0)
+
+
+def test_summary_of_one_failed_episode():
+    summary = summarize_all([make_result(-4.0, plan_seconds=0.0)])
+    assert (summary["score_stderr"], summary["score_ci95"]) == (0.0, [-4.0, -4.0])
+    assert (summary["time_to_goal_steps_mean"], summary["plans_per_second"]) == (None, None)
+    assert summary["success_rate"] == 0.0
+
+
+def test_summary_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one episode"):
+        summarize_all([])
+
+
+def test_rows_hold_every_field():
+    (row,) = results_to_rows([make_result(5.0, 12)])
+    assert (row["score"], row["time_to_goal_steps"], row["goal"]) == (5.0, 12, [1.0, 1.0])
+    assert len(row) == 13
+
+
+@pytest.mark.parametrize(
+    ("maze", "protocol", "method", "score"),
+    [
+        ("UMaze", "maze2d", "Diffuser", 113.9),
+        ("Medium", "maze2d", "Diffuser", 121.5),
+        ("Large", "maze2d", "Diffuser", 123.0),
+        ("UMaze", "multi2d", "Diffuser", 128.9),
+        ("Medium", "multi2d", "Diffuser", 127.2),
+        ("Large", "multi2d", "Diffuser", 132.1),
+        ("Large", "maze2d", "IQL", 58.6),
+        ("Medium", "multi2d", "MPPI", 15.4),
+        ("UMaze", "maze2d", "CQL", 5.7),
+    ],
+)
+def test_published_scores_are_found(maze, protocol, method, score):
+    scores = {s.method: s for s in get_published_scores(f"diffplan/Maze2D-{maze}-v1", protocol)}
+    assert scores[method].score == score
+    assert scores[method].source == "Janner et al. 2022, Table 1"
+
+
+@pytest.mark.parametrize(
+    ("env_id", "protocol"),
+    [
+        ("diffplan/Maze2D-Open-v1", "maze2d"),
+        ("diffplan/Maze2D-UMaze-v1", "other"),
+        ("diffplan/Maze2D-UMaze-Dense-v1", "maze2d"),
+        ("CartPole-v1", "maze2d"),
+        ("some", "maze2d"),
+    ],
+)
+def test_nothing_is_published_of_other_tasks(env_id, protocol):
+    assert get_published_scores(env_id, protocol) == ()
+
+
+def test_protocol_adds_to_the_arguments_of_the_environment():
+    env = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1", env_kwargs={"reward_type": "dense"})
+    assert apply_protocol("multi2d", env).env_kwargs == {"reward_type": "dense", "redraw_goal": True}
+    assert apply_protocol("maze2d", env).env_kwargs == {"reward_type": "dense", "redraw_goal": False}
+    assert env.env_kwargs == {"reward_type": "dense"}
+
+
+def test_unknown_protocol_suggests_the_nearest():
+    with pytest.raises(ConfigError, match=r"got 'multi2'.*Did you mean 'multi2d'"):
+        apply_protocol("multi2", EnvConfig(env_id="any"))
+
+
+def test_table_shows_each_protocol_and_what_was_published():
+    env_id = "diffplan/Maze2D-Large-v1"
+    summaries = {
+        "maze2d": {**summarize_all([make_result(150.0, 40), make_result(140.0, 60)]), "env_id": env_id},
+        "multi2d": {**summarize_all([make_result(-2.0)]), "env_id": env_id},
+    }
+    lines = format_table(summaries).splitlines()
+    assert len(lines) == 5
+    assert all(text in lines[1] for text in ("maze2d", "145.0", "[140.0, 150.0]", "100.0%", "50 steps", "500.0 ms"))
+    assert all(text in lines[2] for text in ("Diffuser 123", "AdaptDiffuser 167.9"))
+    assert all(text in lines[3] for text in ("multi2d", "-2.0", "0.0%", "never"))
+    assert "Diffuser 132.1" in lines[4]

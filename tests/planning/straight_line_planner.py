@@ -1,0 +1,80 @@
+"""Planners for the tests of this directory: an untrained network, and a network whose plans are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
+from diffplan.data.normalization import Normalizer
+from diffplan.diffusion.denoiser import Denoiser
+from diffplan.layout import Layout
+from diffplan.networks.temporal_unet import TemporalUnet
+from diffplan.planning.planner import Planner
+
+STEP_SECONDS = 0.05  # stride 5 at 0.01 s
+CONFIG = Config(
+    env=EnvConfig(env_id="diffplan/Maze2D-UMaze-v1"),
+    windows=WindowConfig(min_horizon=4, max_horizon=12, horizon_multiple=4, stride=5),
+    network=NetworkConfig(dim=8, dim_mults=(1, 2)),
+    diffusion=DiffusionConfig(num_diffusion_steps=8, clip_denoised=False),
+    planning=PlanningConfig(
+        min_horizon=4, max_horizon=16, horizon_multiple=4, num_sampling_steps=3, num_candidates=1, max_speed_error=0.1
+    ),
+)
+NORMALIZER = Normalizer(
+    center=np.array([1.7, 2.3, 0.1, -0.3], dtype=np.float32), scale=np.array([1.3, 0.7, 5.1, 4.9], dtype=np.float32)
+)
+
+
+def make_untrained_planner(config=CONFIG, settings=None, action_dim=0):
+    torch.manual_seed(0)
+    layout = Layout(4, action_dim)
+    network = TemporalUnet(layout.transition_dim, config.network)
+    normalizer = NORMALIZER
+    if action_dim:
+        normalizer = Normalizer(
+            np.concatenate([np.zeros(action_dim, np.float32), NORMALIZER.center]),
+            np.concatenate([np.ones(action_dim, np.float32), NORMALIZER.scale]),
+        )
+    return Planner(config, layout, Denoiser.make(network, config.diffusion), normalizer, settings)
+
+
+class StraightLines(nn.Module):
+    """Plans straight lines from start to goal whose velocity is that of the start, however long the way.
+
+    Such a plan agrees with itself only if its horizon is the one that the distance takes at that velocity.
+
+    Args:
+        speed_offsets: added to the velocities after the first, one for each row of a batch in turn.
+    """
+
+    def __init__(self, speed_offsets=(0.0,)):
+        super().__init__()
+        self.speed_offsets = torch.tensor(speed_offsets)
+        self.batches = []
+
+    def forward(self, x_noisy, diffusion_step):
+        """The clean plan, from the constraints in the noisy one."""
+        batch_size, horizon, _ = x_noisy.shape
+        if int(diffusion_step[0]) == 0:  # the last step of each run
+            self.batches.append((horizon, batch_size))
+        x = NORMALIZER.unnormalize(x_noisy)
+        start, goal, velocity = x[:, 0, :2], x[:, -1, :2], x[:, 0, 2:]
+        way = torch.linspace(0, 1, horizon)[None, :, None]
+        positions = start[:, None] + way * (goal - start)[:, None]
+        offsets = self.speed_offsets.repeat(-(-batch_size // len(self.speed_offsets)))[:batch_size]
+        velocities = velocity[:, None].repeat(1, horizon, 1) + offsets[:, None, None]
+        return NORMALIZER.normalize(torch.cat([positions, velocities], dim=-1))
+
+
+def make_straight_planner(speed_offsets=(0.0,), **settings):
+    network = StraightLines(speed_offsets)
+    denoiser = Denoiser.make(network, CONFIG.diffusion)
+    return Planner(CONFIG, Layout(4), denoiser, NORMALIZER, replace(CONFIG.planning, **settings)), network
+
+
+def distance_of(horizon, speed):
+    """Way that a plan of a horizon covers at a speed."""
+    return (horizon - 1) * STEP_SECONDS * speed

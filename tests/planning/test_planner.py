@@ -1,0 +1,260 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from straight_line_planner import (
+    CONFIG,
+    NORMALIZER,
+    STEP_SECONDS,
+    distance_of,
+    make_straight_planner,
+    make_untrained_planner,
+)
+from torch import nn
+
+from diffplan.checkpoint import save_checkpoint
+from diffplan.config import with_overrides
+from diffplan.diffusion.denoiser import Denoiser
+from diffplan.errors import CheckpointError, PlanningError
+from diffplan.layout import Layout
+from diffplan.planning.horizon import compute_speed_errors
+from diffplan.planning.planner import Planner, load_planner, with_settings
+from diffplan.training.state import TrainingState
+
+OBSERVATIONS = np.array([[1.1, 1.03, 0.3, -0.2], [3.07, 2.9, -1.0, 4.9], [0.9, 2.2, 0.0, 0.0]])
+GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3]])
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def stack(plans):
+    return np.stack([plan.observations for plan in plans])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("guidance_scale", [0.0, 0.5])
+def test_every_plan_starts_and_ends_exactly_where_it_must(sampler, guidance_scale):
+    settings = replace(CONFIG.planning, sampler=sampler, guidance_scale=guidance_scale, num_candidates=2)
+    plans = make_untrained_planner(settings=settings).plan(OBSERVATIONS, GOALS, seeded())
+    assert len(plans) == 3
+    for plan, observation, goal in zip(plans, OBSERVATIONS.astype(np.float32), GOALS.astype(np.float32), strict=True):
+        assert plan.observations.dtype == np.float32
+        assert plan.observations.shape == (plan.horizon, 4)
+        assert plan.horizon in (4, 8, 12, 16)
+        assert (plan.actions, plan.stride, plan.denoising) == (None, 5, None)
+        np.testing.assert_array_equal(plan.observations[0], observation)
+        np.testing.assert_array_equal(plan.observations[-1, :2], goal)
+
+
+def test_goal_columns_that_are_no_position_end_at_zero():
+    config = with_overrides(CONFIG, {"windows.goal_columns": [0, 1, 2, 3]})
+    for plan in make_untrained_planner(config).plan(OBSERVATIONS, GOALS, seeded()):
+        np.testing.assert_array_equal(plan.observations[-1, 2:], 0)
+    free = make_untrained_planner().plan(OBSERVATIONS, GOALS, seeded())
+    assert all((plan.observations[-1, 2:] != 0).all() for plan in free)
+
+
+def test_planned_actions_are_those_of_the_layout():
+    config = with_overrides(CONFIG, {"windows.columns": "actions_observations"})
+    plans = make_untrained_planner(config, action_dim=2).plan(OBSERVATIONS, GOALS, seeded())
+    for plan, observation, goal in zip(plans, OBSERVATIONS.astype(np.float32), GOALS.astype(np.float32), strict=True):
+        assert plan.actions.shape == (plan.horizon, 2)
+        np.testing.assert_array_equal(plan.observations[0], observation)
+        np.testing.assert_array_equal(plan.observations[-1, :2], goal)
+
+
+@pytest.mark.parametrize(("sampler", "num_frames"), [("ddim", 3), ("ddpm", 8)])
+def test_way_from_noise_to_plan_is_kept_where_asked_for(sampler, num_frames):
+    planner = make_untrained_planner(settings=replace(CONFIG.planning, sampler=sampler, num_candidates=2))
+    plain = planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())
+    kept = planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded(), keep_denoising=True)
+    for one, other in zip(plain, kept, strict=True):
+        np.testing.assert_array_equal(one.observations, other.observations)
+        assert other.denoising.shape == (num_frames, 8, 4)
+        np.testing.assert_allclose(other.denoising[-1], other.observations, atol=1e-5)
+        assert np.abs(other.denoising[0] - other.observations).max() > 0.1
+
+
+def test_plans_follow_from_the_generator():
+    planner = make_untrained_planner()
+    first, same, other = (stack(planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded(s))) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+class Silent(nn.Module):
+    """Predicts a velocity of 0: estimates are the noisy plan itself, scaled."""
+
+    def forward(self, x_noisy, diffusion_step):
+        return torch.zeros_like(x_noisy)
+
+
+def test_guidance_brings_plans_to_the_goal_sooner():
+    denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction="velocity"))
+
+    def mean_distances(scale, num_guide_steps=1):
+        settings = replace(CONFIG.planning, guidance_scale=scale, num_guide_steps=num_guide_steps)
+        planner = Planner(CONFIG, Layout(4), denoiser, NORMALIZER, settings)
+        plans = stack(planner.plan_horizon(OBSERVATIONS, GOALS, 16, seeded()))
+        return np.linalg.norm(plans[:, :, :2] - GOALS[:, None], axis=-1).mean(axis=1)
+
+    assert (mean_distances(2.0) < mean_distances(0.0) - 0.01).all()
+    assert (mean_distances(2.0, num_guide_steps=3) < mean_distances(2.0) - 0.01).all()
+
+
+@pytest.mark.parametrize(
+    ("observations", "goals", "message"),
+    [
+        (OBSERVATIONS[0], GOALS, r"observations: expected shape \(batch, 4\), got \(4,\)"),
+        (OBSERVATIONS[:, :3], GOALS, r"observations: expected shape \(batch, 4\), got \(3, 3\)"),
+        (OBSERVATIONS, GOALS[:2], r"goals: expected shape \(3, 2\), got \(2, 2\)"),
+        (OBSERVATIONS, GOALS[0], r"goals: expected shape \(3, 2\), got \(2,\)"),
+        (OBSERVATIONS, OBSERVATIONS, r"goals: expected shape \(3, 2\), got \(3, 4\)"),
+        (np.where(OBSERVATIONS == 0, np.nan, OBSERVATIONS), GOALS, "expected finite numbers, got NaN or infinity"),
+        (OBSERVATIONS, np.where(GOALS > 3, np.inf, GOALS), "expected finite numbers, got NaN or infinity"),
+    ],
+)
+def test_bad_arrays_are_planning_errors(observations, goals, message):
+    planner = make_untrained_planner()
+    with pytest.raises(PlanningError, match=message):
+        planner.plan(observations, goals, seeded())
+    with pytest.raises(PlanningError, match=message):
+        planner.plan_horizon(observations, goals, 8, seeded())
+
+
+def test_settings_that_the_model_cannot_serve_are_planning_errors():
+    with pytest.raises(PlanningError, match=r"planning\.num_sampling_steps: expected at most 8.*got 9"):
+        make_untrained_planner(settings=replace(CONFIG.planning, num_sampling_steps=9))
+    make_untrained_planner(settings=replace(CONFIG.planning, num_sampling_steps=9, sampler="ddpm"))
+    deep = with_overrides(CONFIG, {"network.dim_mults": [1, 1, 1]})
+    with pytest.raises(PlanningError, match=r"planning\.min_horizon: expected at least 4.*got 3"):
+        make_untrained_planner(deep, settings=replace(CONFIG.planning, min_horizon=3))
+
+
+def test_speed_error_of_a_plan_at_constant_velocity_is_zero():
+    times = 0.1 * np.arange(6)[:, None]
+    steady = np.concatenate([1.0 + times * [[2.0, -3.0]], np.tile([2.0, -3.0], (6, 1))], axis=1)
+    assert compute_speed_errors(steady[None], (0, 1), (2, 3), 0.1) == pytest.approx([0.0], abs=1e-12)
+
+
+def test_speed_error_is_zero_at_constant_acceleration():
+    times = 0.1 * np.arange(6)[:, None]
+    plan = np.concatenate([times**2 / 2 * 4.0, times * 4.0], axis=1)
+    assert compute_speed_errors(plan[None], (0,), (1,), 0.1) == pytest.approx([0.0], abs=1e-12)
+
+
+def test_speed_error_of_a_teleport_is_its_speed():
+    plans = np.zeros((2, 5, 4))
+    plans[0, 3:, 1] = 0.6  # 0.6 units within 0.2 s, at rest
+    plans[1, :, 2] = -1.5  # says that it moves, but does not
+    errors = compute_speed_errors(plans, position_columns=(0, 1), velocity_columns=(2, 3), step_seconds=0.2)
+    assert errors == pytest.approx([3.0, 1.5])
+
+
+def test_speed_error_without_positions_is_zero():
+    assert compute_speed_errors(np.ones((3, 4, 2)), (), (), 0.1).tolist() == [0, 0, 0]
+
+
+def make_ways(horizons, speed=2.0):
+    """Observations and goals along the first axis that take the given horizons at their own speed."""
+    observations = np.tile([1.0, 2.0, speed, 0.0], (len(horizons), 1))
+    goals = np.array([[1.0 + distance_of(horizon, speed), 2.0] for horizon in horizons])
+    return observations, goals
+
+
+def test_shortest_consistent_horizon_is_taken_in_each_environment():
+    planner, network = make_straight_planner()
+    plans = planner.plan(*make_ways([8, 4, 16, 8]), seeded())
+    assert [plan.horizon for plan in plans] == [8, 4, 16, 8]
+    assert all(plan.consistent for plan in plans)
+    assert all(plan.speed_error < 1e-3 for plan in plans)
+    assert network.batches == [(4, 4), (8, 3), (12, 1), (16, 1)]  # none is planned again once it has its plan
+
+
+def test_horizon_too_short_is_inconsistent_by_the_speed_that_it_would_need():
+    planner, _ = make_straight_planner()
+    (plan,) = planner.plan_horizon(*make_ways([12]), 4, seeded())
+    assert plan.speed_error == pytest.approx(distance_of(12, 2.0) / (3 * STEP_SECONDS) - 2.0, rel=1e-4)
+    assert not plan.consistent
+
+
+def test_wider_limit_takes_a_shorter_horizon():
+    needed = distance_of(12, 2.0) / (7 * STEP_SECONDS) - 2.0  # of a plan of horizon 8
+    for limit, horizon in [(0.99 * needed, 12), (1.01 * needed, 8)]:
+        planner, _ = make_straight_planner(max_speed_error=limit)
+        (plan,) = planner.plan(*make_ways([12]), seeded())
+        assert (plan.horizon, plan.consistent) == (horizon, True)
+    planner, _ = make_straight_planner()
+    plans = planner.plan(*make_ways([12, 12]), seeded(), max_speed_errors=np.array([0.99, 1.01]) * needed)
+    assert [plan.horizon for plan in plans] == [12, 8]
+
+
+def test_longest_horizon_is_taken_where_none_is_consistent():
+    planner, _ = make_straight_planner()
+    plans = planner.plan(*make_ways([40, 8]), seeded())
+    assert [(plan.horizon, plan.consistent) for plan in plans] == [(16, False), (8, True)]
+
+
+def test_most_consistent_candidate_is_kept():
+    planner, network = make_straight_planner(speed_offsets=(3.0, -1.0, 2.0), num_candidates=3)
+    plans = planner.plan_horizon(*make_ways([8, 8]), 8, seeded())
+    assert network.batches == [(8, 6)]
+    # Of rows offset by 3, -1 and 2 the second, in both environments.
+    assert [plan.speed_error for plan in plans] == pytest.approx([1.0, 1.0], rel=1e-3)
+    for plan in plans:
+        np.testing.assert_allclose(plan.observations[1:, 2], 1.0, atol=1e-4)
+
+
+def test_candidates_belong_to_their_environments():
+    planner = make_untrained_planner(settings=replace(CONFIG.planning, num_candidates=4))
+    plans = planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())
+    np.testing.assert_array_equal(stack(plans)[:, 0], OBSERVATIONS.astype(np.float32))
+    np.testing.assert_array_equal(stack(plans)[:, -1, :2], GOALS.astype(np.float32))
+    single = make_untrained_planner().plan_horizon(
+        np.repeat(OBSERVATIONS, 4, axis=0), np.repeat(GOALS, 4, axis=0), 8, seeded()
+    )
+    errors = np.array([plan.speed_error for plan in single]).reshape(3, 4)
+    assert [plan.speed_error for plan in plans] == pytest.approx(errors.min(axis=1).tolist())
+
+
+def test_settings_are_changed_in_a_copy():
+    planner = make_untrained_planner()
+    changed = with_settings(planner, num_candidates=3)
+    assert (changed.settings.num_candidates, planner.settings.num_candidates) == (3, 1)
+    assert changed.denoiser is planner.denoiser
+    with pytest.raises(PlanningError, match="num_sampling_steps"):
+        with_settings(planner, num_sampling_steps=99)
+
+
+def test_planner_from_a_checkpoint_plans_with_the_averaged_weights(tmp_path):
+    planner = make_untrained_planner()
+    state = TrainingState(CONFIG, planner.layout)
+    state.average.module.load_state_dict(planner.denoiser.network.state_dict())
+    state.network.final[1].weight.data.zero_()
+    save_checkpoint(
+        tmp_path,
+        config=CONFIG,
+        layout=planner.layout,
+        step=0,
+        normalizer=NORMALIZER,
+        weights=state.average_weights(),
+        dataset={},
+        training_state=state.state_dict(),
+    )
+    loaded = load_planner(tmp_path)
+    assert isinstance(loaded, Planner)
+    assert loaded.settings == CONFIG.planning
+    np.testing.assert_array_equal(
+        stack(loaded.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())),
+        stack(planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())),
+    )
+    settings = replace(CONFIG.planning, num_candidates=5)
+    assert load_planner(str(tmp_path), settings).settings == settings
+    with pytest.raises(PlanningError, match="num_sampling_steps"):
+        load_planner(tmp_path, replace(settings, num_sampling_steps=9))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: the file is missing"):
+        load_planner(tmp_path)

@@ -1,0 +1,222 @@
+import json
+import pathlib
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from small_training import CONFIG
+
+from diffplan import checkpoint as checkpoints
+from diffplan.checkpoint import (
+    is_checkpoint,
+    load_checkpoint,
+    load_training_state,
+    publish_checkpoint,
+    save_checkpoint,
+)
+from diffplan.data.normalization import Normalizer
+from diffplan.errors import CheckpointError
+from diffplan.layout import Layout
+from diffplan.training.state import TrainingState
+
+FILES = ["model.safetensors", "normalization.json", "dataset.json", "training_state.pt"]
+LAYOUT = Layout(4, 2)
+NORMALIZER = Normalizer(np.arange(6, dtype=np.float32) / 3, np.arange(1, 7, dtype=np.float32) / 7)
+
+
+def save(directory, step=3, **changes):
+    state = TrainingState(CONFIG, LAYOUT)
+    state.step = step
+    values = {
+        "config": CONFIG,
+        "layout": LAYOUT,
+        "step": step,
+        "normalizer": NORMALIZER,
+        "weights": state.average_weights(),
+        "dataset": {"path": "somewhere", "snapshot": 2},
+        "training_state": state.state_dict(),
+    }
+    save_checkpoint(directory, **{**values, **changes})
+    return state
+
+
+def assert_refused(directory, named, load=load_checkpoint):
+    with pytest.raises(CheckpointError) as caught:
+        load(directory)
+    assert str(named) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not is_checkpoint(directory)
+
+
+def record_again(directory, name):
+    """Make the record match a changed file, as a forger would."""
+    path = directory / "config.json"
+    record, content = json.loads(path.read_text()), (directory / name).read_bytes()
+    record["files"][name] = {"num_bytes": len(content), "crc32": zlib.crc32(content)}
+    path.write_text(json.dumps(record))
+
+
+def test_everything_comes_back(tmp_path):
+    state = save(tmp_path / "new" / "checkpoint")
+    assert is_checkpoint(tmp_path / "new" / "checkpoint")
+    loaded = load_checkpoint(tmp_path / "new" / "checkpoint")
+    assert (loaded.config, loaded.layout, loaded.step) == (CONFIG, LAYOUT, 3)
+    assert loaded.dataset == {"path": "somewhere", "snapshot": 2}
+    np.testing.assert_array_equal(loaded.normalizer.center, NORMALIZER.center)
+    np.testing.assert_array_equal(loaded.normalizer.scale, NORMALIZER.scale)
+    weights = state.average_weights()
+    assert loaded.weights.keys() == weights.keys()
+    assert all(torch.equal(loaded.weights[name], weights[name]) for name in weights)
+    assert load_training_state(tmp_path / "new" / "checkpoint")["step"] == 3
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["truncated", "longer", "flipped", "missing", "empty"])
+def test_damaged_file_is_named(tmp_path, name, damage):
+    save(tmp_path)
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        changed = {"truncated": whole[:-1], "longer": whole + b"\0", "flipped": bytes(content), "empty": b""}
+        path.write_bytes(changed[damage])
+    assert_refused(tmp_path, path, load_training_state if name == "training_state.pt" else load_checkpoint)
+
+
+def test_planning_does_not_read_the_training_state(tmp_path):
+    save(tmp_path)
+    (tmp_path / "training_state.pt").unlink()
+    assert load_checkpoint(tmp_path).step == 3
+
+
+@pytest.mark.parametrize("load", [load_checkpoint, load_training_state])
+def test_directory_without_a_record_is_no_checkpoint(tmp_path, load):
+    save(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert_refused(tmp_path, tmp_path, load)
+    assert_refused(tmp_path / "missing", tmp_path / "missing", load)
+
+
+@pytest.mark.parametrize("load", [load_checkpoint, load_training_state])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"step": 3}', "\xff"])
+def test_record_that_is_none_is_named(tmp_path, text, load):
+    save(tmp_path)
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    assert_refused(tmp_path, tmp_path / "config.json", load)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1"])
+def test_other_version_is_refused(tmp_path, version):
+    save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": version}))
+    assert_refused(tmp_path, f"{path}: expected checkpoint version 1, got {version}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {"env": {"env_id": "x"}, "training": {"num_steps": 0}}},
+        {"config": {"env": {"env_id": "x"}, "traning": {}}},
+        {"config": 3},
+        {"observation_dim": None, "action_dim": None, "files": []},
+        {"files": {}},
+    ],
+)
+def test_record_with_wrong_content_is_a_checkpoint_error(tmp_path, change):
+    save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "normalization.json", "dataset.json", "training_state.pt"])
+def test_file_of_another_kind_is_a_checkpoint_error_even_if_its_checksum_is_right(tmp_path, name):
+    save(tmp_path)
+    (tmp_path / name).write_bytes(b"something else")
+    record_again(tmp_path, name)
+    with pytest.raises(CheckpointError) as caught:
+        (load_training_state if name == "training_state.pt" else load_checkpoint)(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+class Exploit:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_loading_runs_no_code_from_the_file(tmp_path):
+    target = tmp_path / "executed"
+    save(tmp_path / "checkpoint", training_state={"step": Exploit(target)})
+    with pytest.raises(CheckpointError, match=r"training_state\.pt: expected a training state"):
+        load_training_state(tmp_path / "checkpoint")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("broken", ["save_file", "torch.save", "rename"])
+def test_interrupted_save_leaves_no_checkpoint_not_even_over_an_old_one(tmp_path, monkeypatch, broken):
+    save(tmp_path, step=1)
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        if broken == "rename":
+            patch.setattr(pathlib.Path, "rename", fail)
+        else:
+            patch.setattr(f"{checkpoints.__name__}.{broken}", fail)
+        with pytest.raises(OSError, match="disk full"):
+            save(tmp_path, step=2)
+    assert_refused(tmp_path, tmp_path)
+    save(tmp_path, step=2)
+    assert load_checkpoint(tmp_path).step == 2
+
+
+def test_record_is_written_last(tmp_path, monkeypatch):
+    renamed = []
+    rename = pathlib.Path.rename
+
+    def spy(self, target):
+        renamed.append((pathlib.Path(target).name, sorted(p.name for p in tmp_path.iterdir() if p != self)))
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", spy)
+    save(tmp_path)
+    assert renamed == [("config.json", sorted(FILES))]
+
+
+def test_published_checkpoint_replaces_the_one_before(tmp_path):
+    save(tmp_path / "target", step=1)
+    state = save(tmp_path / "source", step=2)
+    publish_checkpoint(tmp_path / "source", tmp_path / "target")
+    loaded = load_checkpoint(tmp_path / "target")
+    assert loaded.step == 2
+    assert all(torch.equal(loaded.weights[name], value) for name, value in state.average_weights().items())
+    assert load_training_state(tmp_path / "target")["step"] == 2
+    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == sorted([*FILES, "config.json"])
+
+
+def test_publishing_nothing_leaves_the_published_checkpoint_alone(tmp_path):
+    save(tmp_path / "target", step=1)
+    with pytest.raises(CheckpointError, match="expected a checkpoint"):
+        publish_checkpoint(tmp_path / "missing", tmp_path / "target")
+    assert load_checkpoint(tmp_path / "target").step == 1
+
+
+def test_interrupted_publication_is_no_checkpoint(tmp_path):
+    save(tmp_path / "target", step=1)
+    save(tmp_path / "source", step=2)
+    (tmp_path / "source" / "training_state.pt").unlink()
+    with pytest.raises(FileNotFoundError):
+        publish_checkpoint(tmp_path / "source", tmp_path / "target")
+    assert not is_checkpoint(tmp_path / "target")
