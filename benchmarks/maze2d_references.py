@@ -1,8 +1,8 @@
 """How our Maze2D compares with D4RL's: returns of a random policy and of the waypoint controller.
 
 D4RL's reference of an expert comes from a controller that plans only when its target changes, so with a fixed goal it
-plans for the first episode and then drives straight at the goal. Here it plans anew in each episode, which is the
-stronger baseline that a planner has to beat.
+plans for the first episode and then drives straight at the goal, walls or not: that is `straight`, and lands near the
+reference. `waypoint` plans anew in each episode, which is the stronger baseline that a planner has to beat.
 
     python benchmarks/maze2d_references.py --episodes 300
 """
@@ -11,25 +11,47 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from diffplan.behaviors import Behavior
 from diffplan.behaviors.random import RandomBehavior
-from diffplan.behaviors.waypoint import WaypointBehavior
+from diffplan.behaviors.waypoint import POSITION_GAIN, VELOCITY_GAIN, WaypointBehavior
 from diffplan.config import EnvConfig
 from diffplan.environments import get_episode_limit, get_maze, get_reference_returns, make_vector_env
 from diffplan.seeding import Stream, make_generator, make_seed
 
 MAZES = ("UMaze", "Medium", "Large")
-POLICIES = (("random", "Maze2D"), ("waypoint", "Maze2D"), ("waypoint", "Multi2D"))
+POLICIES = (("random", "Maze2D"), ("straight", "Maze2D"), ("waypoint", "Maze2D"), ("waypoint", "Multi2D"))
+
+
+class StraightBehavior:
+    """Drives straight at the goal with the gains of the waypoint controller."""
+
+    def __init__(self, goals: np.ndarray) -> None:
+        self._goals = goals
+
+    def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
+        """Nothing to start."""
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions towards the goal."""
+        force = POSITION_GAIN * (self._goals - observations[:, :2]) - VELOCITY_GAIN * observations[:, 2:]
+        return np.clip(force, -1.0, 1.0).astype(np.float32)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """No further columns."""
+        return {}
 
 
 def make_policy(name: str, env_config: EnvConfig, goals: np.ndarray) -> Behavior:
     """The policy of a name; the waypoint controller walks to the goal of each episode."""
     if name == "random":
         return RandomBehavior(np.full(2, -1.0), np.full(2, 1.0))
+    if name == "straight":
+        return StraightBehavior(goals)
     return WaypointBehavior(get_maze(env_config), goals=goals)
 
 

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -120,6 +122,34 @@ def test_resuming_goes_on_from_the_last_checkpoint(tiny_config: Config, tiny_dat
     assert load_training_state(out)["step"] == 20
     assert_equal_weights(load_checkpoint(out).weights, train_without_ray(longer, tiny_dataset).average_weights(), 0.0)
     assert is_checkpoint(out)
+
+
+def test_an_interrupted_training_goes_on(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
+    """A real command in a real process with its own Ray, interrupted by Ctrl-C."""
+    out, config_overrides = tmp_path / "checkpoint", {"training.num_steps": 400, "training.picture_interval": 0}
+    flags = [
+        "--network.dim", "8", "--network.dim_mults", "1", "2", "--training.batch_size", "8",
+        "--training.num_steps", "400", "--training.checkpoint_interval", "20", "--training.picture_interval", "0",
+        "--training.log_interval", "2", "--training.num_warmup_steps", "2", "--training.ema_start_step", "2",
+        "--planning.max_horizon", "16", "--planning.num_sampling_steps", "2", "--planning.num_candidates", "1",
+        "--planning.max_deviation", "0",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "diffplan.cli", "train", "maze2d-umaze-smoke", "--data", str(tiny_dataset)]
+    command += ["--out", str(out), "--cpus_per_worker", "1", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((out / "run").glob("step_*/config.json")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume" in err
+    assert not is_checkpoint(out)  # nothing is published before the run is complete
+    config = with_overrides(tiny_config, {**config_overrides, "training.checkpoint_interval": 20})
+    train_on_cluster(config, tiny_dataset, out, cpus_per_worker=1, resume=True)
+    assert_equal_weights(load_checkpoint(out).weights, train_without_ray(config, tiny_dataset).average_weights(), 0.0)
 
 
 def test_what_cannot_work_is_refused_before_workers_start(

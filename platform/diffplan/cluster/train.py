@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import threading
 from dataclasses import asdict
@@ -121,12 +122,8 @@ def train_on_cluster(
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
-        try:
-            with _ShownProgress(board, config.training.num_steps):
-                result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            cause = _find_cause(error)
-            raise cause from None
+        with _ShownProgress(board, config.training.num_steps):
+            result = _fit(trainer)
     if result.checkpoint is None:
         raise ClusterError(f"{out}: training ended without a checkpoint; see the logs under {out / RUN_NAME}")
     with result.checkpoint.as_directory() as directory:
@@ -141,6 +138,24 @@ def _check(config: Config, num_workers: int) -> None:
         raise ConfigError(
             f"training.batch_size: expected a multiple of num_workers ({num_workers}), got {config.training.batch_size}"
         )
+
+
+def _fit(trainer: TorchTrainer) -> ray.train.Result:
+    """Fit, with an interruption by the user raised as such.
+
+    Ray Train answers Ctrl-C by stopping its workers and leaving the program with code 0, and keeps that handler after
+    it is done; neither suits a run that is one stage of several.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    except ray.train.TrainingFailedError as error:
+        raise _find_cause(error) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _find_cause(error: BaseException) -> BaseException:
