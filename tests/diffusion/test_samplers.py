@@ -83,6 +83,27 @@ def test_kinds_of_prediction_sample_the_same(sampler):
         torch.testing.assert_close(other, samples[0], rtol=1e-8, atol=1e-8)
 
 
+def test_ancestral_sampling_is_the_published_algorithm_draw_for_draw():
+    """Ho et al. 2020, Alg. 2 with the posterior of eq. 7, written out over the same draws."""
+    num_steps, temperature = 12, 0.7
+    got = sample_ddpm(make_oracle(num_steps), unconstrained(5), seeded(9), temperature=temperature)
+
+    oracle, alpha_bars, generator = make_oracle(num_steps).network, compute_alpha_bars(num_steps), seeded(9)
+
+    def draw():
+        return temperature * torch.randn(5, HORIZON, TRANSITION_DIM, generator=generator).double().flatten(1)
+
+    x = draw()
+    for step in reversed(range(num_steps)):
+        now, then = alpha_bars[step], alpha_bars[step - 1] if step else 1.0
+        alpha, beta = now / then, 1 - now / then
+        clean = oracle.clean(x, step)
+        x = (then**0.5 * beta * clean + alpha**0.5 * (1 - then) * x) / (1 - now)
+        if step:
+            x = x + ((1 - then) / (1 - now) * beta) ** 0.5 * draw()
+    torch.testing.assert_close(got.flatten(1), x, rtol=1e-8, atol=1e-8)
+
+
 @dataclasses.dataclass
 class QuadraticScore:
     """J(plan) = direction . plan - stiffness / 2 |plan - target|², summed over all entries."""

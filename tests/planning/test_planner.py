@@ -49,6 +49,17 @@ def test_every_plan_starts_and_ends_exactly_where_it_must(sampler, guidance_scal
         np.testing.assert_array_equal(plan.observations[-1, :2], goal)
 
 
+def test_ends_are_exact_where_normalising_and_back_loses_bits():
+    generator = np.random.default_rng(0)
+    observations, goals = generator.uniform(0, 4, (200, 4)).astype(np.float32), generator.uniform(0, 4, (200, 2))
+    goals = goals.astype(np.float32)
+    there_and_back = NORMALIZER.unnormalize(NORMALIZER.normalize(np.hstack([goals, goals])))
+    assert (there_and_back[:, :2] != goals).any()
+    plans = stack(make_untrained_planner().plan_horizon(observations, goals, 4, seeded()))
+    np.testing.assert_array_equal(plans[:, 0], observations)
+    np.testing.assert_array_equal(plans[:, -1, :2], goals)
+
+
 def test_goal_columns_that_are_no_position_end_at_zero():
     config = with_overrides(CONFIG, {"windows.goal_columns": [0, 1, 2, 3]})
     for plan in make_untrained_planner(config).plan(OBSERVATIONS, GOALS, seeded()):
