@@ -148,8 +148,14 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def publish_checkpoint(source: Path, target: Path) -> None:
-    """Copy a checkpoint to where users look for it, replacing the one there; `config.json` last."""
+    """Copy a checkpoint to where users look for it, replacing the one there; `config.json` last.
+
+    Raises:
+        CheckpointError: the source is no whole checkpoint; the target is left as it was.
+    """
     record = _read_record(source)
+    for name in record["files"]:
+        _checked(source, record, name)
     target.mkdir(parents=True, exist_ok=True)
     (target / CONFIG).unlink(missing_ok=True)
     for name in [*record["files"], CONFIG]:

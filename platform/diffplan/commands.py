@@ -90,8 +90,8 @@ class TuneArguments:
     """Directory of the checkpoint."""
     out: Path
     """Directory of the search."""
-    protocol: str | None = None
-    """Protocol that trials are scored on."""
+    protocols: tuple[str, ...] | None = None
+    """Protocols that trials are scored on."""
     num_trials: int | None = None
     """Settings to try."""
     episodes_per_block: int | None = None
@@ -209,8 +209,8 @@ def tune(arguments: list[str]) -> None:
     search = dataclasses.replace(search, **{name: value for name, value in given.items() if value is not None})
     best = tune_planner(parsed.checkpoint, parsed.out, search=search, resume=parsed.resume)
     _print(
-        f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes of {best['protocol']}: "
-        f"score {best['score_mean']:.1f}, success {best['success_rate']:.1%}\n"
+        f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes "
+        f"({', '.join(best['protocols'])}): score {best['score_mean']:.1f}, success {best['success_rate']:.1%}\n"
         f"settings: {parsed.out / 'best.json'}"
     )
 

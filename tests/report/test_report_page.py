@@ -138,7 +138,7 @@ def write_a_search(directory: Path) -> None:
         "settings": settings,
         "objective": 93.25,
         "episodes": 8,
-        "protocol": "multi2d",
+        "protocols": ["multi2d"],
         "wall_seconds": 3.0,
         **numbers,
     }

@@ -213,10 +213,27 @@ def test_publishing_nothing_leaves_the_published_checkpoint_alone(tmp_path):
     assert load_checkpoint(tmp_path / "target").step == 1
 
 
-def test_interrupted_publication_is_no_checkpoint(tmp_path):
+def test_a_damaged_checkpoint_is_not_published(tmp_path):
     save(tmp_path / "target", step=1)
     save(tmp_path / "source", step=2)
     (tmp_path / "source" / "training_state.pt").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CheckpointError, match=r"training_state\.pt: the file is missing"):
+        publish_checkpoint(tmp_path / "source", tmp_path / "target")
+    assert load_checkpoint(tmp_path / "target").step == 1
+
+
+def test_interrupted_publication_is_no_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path / "target", step=1)
+    save(tmp_path / "source", step=2)
+    copyfile, copied = checkpoints.shutil.copyfile, []
+
+    def copy_twice_then_fail(source, target):
+        if len(copied) == 2:
+            raise OSError("no space left on device")
+        copied.append(source)
+        return copyfile(source, target)
+
+    monkeypatch.setattr(checkpoints.shutil, "copyfile", copy_twice_then_fail)
+    with pytest.raises(OSError, match="no space"):
         publish_checkpoint(tmp_path / "source", tmp_path / "target")
     assert not is_checkpoint(tmp_path / "target")

@@ -113,7 +113,7 @@ def run_pipeline(
                 tensorboard=run / TENSORBOARD,
             ),
         )
-        announce(f"[3/5] search {config.search.num_trials} planner settings on {config.search.protocol} into {search}")
+        announce(f"[3/5] search {config.search.num_trials} planner settings into {search}")
         stage(
             "tune",
             (search / "best.json").exists(),

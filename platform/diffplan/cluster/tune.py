@@ -70,8 +70,10 @@ def compute_objective(results: list[EpisodeResult]) -> float:
     return float(np.mean([r.score - FAILURE_PENALTY * (not r.success) for r in results]))
 
 
-def _run_trial(params: dict[str, Any], checkpoint: str, config: Config, env: EnvConfig, search: SearchConfig) -> None:
-    """One trial: settings evaluated block by block."""
+def _run_trial(
+    params: dict[str, Any], checkpoint: str, config: Config, envs: list[EnvConfig], search: SearchConfig
+) -> None:
+    """One trial: settings evaluated block by block, in the environment of each protocol."""
     torch.set_num_threads(1)
     planner = load_planner(checkpoint, with_overrides(config, params).planning)
     results: list[EpisodeResult] = []
@@ -79,7 +81,8 @@ def _run_trial(params: dict[str, Any], checkpoint: str, config: Config, env: Env
     for block in range(search.num_blocks):
         first = block * search.episodes_per_block
         episodes = range(first, first + search.episodes_per_block)
-        results += evaluate_episodes(planner, env, episodes, seed=search.seed, stream=Stream.TUNING)[0]
+        for env in envs:
+            results += evaluate_episodes(planner, env, episodes, seed=search.seed, stream=Stream.TUNING)[0]
         plan_seconds = sum(r.plan_seconds for r in results) / len(results)
         tune.report(
             {
@@ -125,7 +128,7 @@ def tune_planner(
     Args:
         checkpoint: the checkpoint directory.
         out: directory of the search.
-        search: size and protocol of the search; None for that of the checkpoint's config.
+        search: size and protocols of the search; None for that of the checkpoint's config.
         resume: go on with a search that was interrupted.
 
     Returns:
@@ -140,7 +143,7 @@ def tune_planner(
     planner = load_planner(checkpoint)
     config = planner.config
     search = config.search if search is None else search
-    env = apply_protocol(search.protocol, config.env)
+    envs = [apply_protocol(protocol, config.env) for protocol in search.protocols]
     path = out / RUN_NAME
     if path.exists() and not resume:
         raise ConfigError(f"{out}: there is a search already; go on with it by --resume, or take another --out")
@@ -151,7 +154,7 @@ def tune_planner(
     with ray_session():
         require_cpus(1, "a search", "start a larger cluster")
         trainable = tune.with_resources(
-            tune.with_parameters(_run_trial, checkpoint=str(checkpoint), config=config, env=env, search=search),
+            tune.with_parameters(_run_trial, checkpoint=str(checkpoint), config=config, envs=envs, search=search),
             {"cpu": 1},
         )
         space = make_param_space(config)
@@ -172,7 +175,7 @@ def tune_planner(
         }
         for result in results
     ]
-    full = search.num_blocks * search.episodes_per_block
+    full = search.num_blocks * search.episodes_per_block * len(envs)
     finished = [t for t in trials if t["objective"] is not None and t["episodes"] == full]
     if not finished:
         raise ClusterError(f"{out}: no trial succeeded; the first error was: {trials[0]['error']}")
@@ -181,7 +184,7 @@ def tune_planner(
     record = {
         "settings": settings,
         **{k: best[k] for k in ("objective", "score_mean", "success_rate", "plan_seconds", "episodes")},
-        "protocol": search.protocol,
+        "protocols": list(search.protocols),
         "checkpoint": str(checkpoint),
         "num_trials": len(trials),
         "wall_seconds": wall_seconds,

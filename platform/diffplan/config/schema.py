@@ -269,12 +269,12 @@ class PlanningConfig:
 class SearchConfig:
     """A search over planner settings with a frozen checkpoint."""
 
-    protocol: str = "multi2d"
-    """Protocol that trials are scored on, with tuning seeds."""
+    protocols: tuple[str, ...] = ("maze2d", "multi2d")
+    """Protocols that trials are scored on, each with as many tuning episodes; the objective is the mean over all."""
     num_trials: int = 16
     """Settings to try."""
     episodes_per_block: int = 25
-    """Episodes between two reports of a trial; ASHA may stop it after each."""
+    """Episodes of each protocol between two reports of a trial; ASHA may stop it after each."""
     num_blocks: int = 4
     """Blocks of a full trial: the highest fidelity."""
     max_concurrent_trials: int = 2
@@ -283,6 +283,7 @@ class SearchConfig:
     """Seed of the search and of the tuning episodes."""
 
     def __post_init__(self) -> None:
+        _require(len(self.protocols) >= 1, "search.protocols", "at least one protocol", self.protocols)
         for name in ("num_trials", "episodes_per_block", "num_blocks", "max_concurrent_trials"):
             _require(getattr(self, name) >= 1, f"search.{name}", "at least 1", getattr(self, name))
 

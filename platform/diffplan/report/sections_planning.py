@@ -226,9 +226,9 @@ def _describe_search(search: Search, trials: Sequence[dict[str, Any]], full: Seq
     best = search.best
     failed, stopped = len(search.trials) - len(trials), len(full) - sum(full)
     seconds = best.get("wall_seconds")
-    protocol = str(best.get("protocol", ""))
+    protocols = " and ".join(PROTOCOL_TITLES.get(name, str(name)) for name in best.get("protocols", ()))
     text = (
-        f"{len(search.trials)} trials on {PROTOCOL_TITLES.get(protocol, protocol)}"
+        f"{len(search.trials)} trials on {protocols}"
         f"{f' in {seconds:.0f} s' if seconds else ''}: {sum(full)} ran over all {search.full_episodes} "
         f"tuning episodes, {stopped} {'was' if stopped == 1 else 'were'} stopped early by ASHA because others did "
         f"better{f', {failed} failed' if failed else ''}. "
