@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from made_up_episodes import make_episode, make_manifest, write_dataset
 
 from diffplan.data.dataset import open_dataset, write_snapshot
+from diffplan.data.record import decode_record, encode_record
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 
@@ -27,7 +30,8 @@ def commit_of(root: Path, unit: int) -> Path:
 
 
 def edit_json(path: Path, **changes) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    """Change a record and its checksum with it, as a faulty writer would rather than a faulty disk."""
+    path.write_bytes(encode_record({**decode_record(path.read_bytes()), **changes}))
 
 
 def replace_shard(root: Path, unit: int, content: bytes) -> Path:
@@ -112,9 +116,9 @@ def test_manifest_that_this_reader_does_not_know(dataset_root, change, word):
 
 def test_manifest_that_lacks_a_field(dataset_root):
     manifest = dataset_root / "_dataset.json"
-    values = json.loads(manifest.read_text())
+    values = decode_record(manifest.read_bytes())
     for name in values:
-        manifest.write_text(json.dumps({k: v for k, v in values.items() if k != name}))
+        manifest.write_bytes(encode_record({k: v for k, v in values.items() if k != name}))
         assert_refused(dataset_root, manifest)
 
 
@@ -263,7 +267,7 @@ def test_commit_of_another_dataset(dataset_root, tmp_path):
 
 def test_commit_whose_buffers_lie_elsewhere(dataset_root):
     commit = commit_of(dataset_root, 0)
-    buffers = json.loads(commit.read_text())["buffers"]
+    buffers = decode_record(commit.read_bytes())["buffers"]
     buffers["reward"]["offset"] += 64
     edit_json(commit, buffers=buffers)
     assert_refused(dataset_root, shard_of(dataset_root, 0), "do not lie where the commit says")
@@ -271,13 +275,13 @@ def test_commit_whose_buffers_lie_elsewhere(dataset_root):
 
 def test_commit_whose_episodes_do_not_fill_the_shard(dataset_root):
     commit = commit_of(dataset_root, 0)
-    edit_json(commit, episodes=json.loads(commit.read_text())["episodes"][:1])
+    edit_json(commit, episodes=decode_record(commit.read_bytes())["episodes"][:1])
     assert_refused(dataset_root, commit, "5 rows, its shard 12")
 
 
 def test_episodes_that_overlap_in_the_shard(dataset_root):
     commit = commit_of(dataset_root, 0)
-    episodes = json.loads(commit.read_text())["episodes"]
+    episodes = decode_record(commit.read_bytes())["episodes"]
     for first_row in (0, 7, -5, 10**9):  # 5 would be right
         episodes[1]["first_row"] = first_row
         edit_json(commit, episodes=episodes)
@@ -314,15 +318,15 @@ def test_snapshot_whose_unit_is_gone(dataset_root):
         ["unit", "dataset_uuid", "shard", "num_bytes", "crc32", "num_rows", "buffers", "episodes", "statistics"]
     ),
     value=st.recursive(
-        st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=8),
+        st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
         max_leaves=6,
     ),
 )
 def test_any_value_of_any_field_of_a_commit_is_refused(dataset_root, name, value):
     commit = commit_of(dataset_root, 0)
-    good = commit.read_text()
-    original = json.loads(good)
+    good = commit.read_bytes()
+    original = decode_record(good)
     try:
         edit_json(commit, **{name: value})
         if value == original[name]:
@@ -331,4 +335,37 @@ def test_any_value_of_any_field_of_a_commit_is_refused(dataset_root, name, value
             read_everything(dataset_root)
         assert str(dataset_root) in str(caught.value)
     finally:
-        commit.write_text(good)
+        commit.write_bytes(good)
+
+
+def test_every_flipped_bit_of_a_record_is_found(dataset_root):
+    for path in (dataset_root / "_dataset.json", commit_of(dataset_root, 1)):
+        good = path.read_bytes()
+        for bit in range(0, 8 * len(good), 37):
+            damaged = bytearray(good)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            assert_refused(dataset_root, path)
+        path.write_bytes(good)
+    read_everything(dataset_root)
+
+
+def test_a_record_is_plain_json_with_its_checksum_first():
+    content = encode_record({"unit": 7, "name": "größer"})
+    assert json.loads(content)["unit"] == 7
+    assert content.startswith(b'{"checksum": "')
+    assert f"{zlib.crc32(content[25:]):08x}".encode() == content[14:22]
+    assert decode_record(content) == {"unit": 7, "name": "größer"}
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards", "final"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_values_that_are_not_finite_are_refused_when_written(tmp_path, name, value):
+    manifest, episode = make_manifest(), make_episode(0, 4)
+    arrays = {n: getattr(episode, n).astype(np.float64) for n in ("observations", "actions", "rewards")}
+    arrays["observations" if name == "final" else name][-1 if name == "final" else 1] = value
+    create_dataset(tmp_path, manifest)
+    with pytest.raises(DataError, match="finite"), np.errstate(over="ignore"):
+        write_unit(tmp_path, manifest, 0, [replace(episode, **arrays)])
+    assert not list((tmp_path / "commits").iterdir())
+    assert not list((tmp_path / "shards").iterdir())

@@ -19,6 +19,7 @@ from diffplan.errors import DataError
 from diffplan.types import Episode
 
 FLOATS = st.floats(width=32)  # NaN, infinities and denormals too
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @st.composite
@@ -42,8 +43,8 @@ def units_of_episodes(draw):
         for _ in range(num_episodes):
             length = draw(st.integers(1, 6))
 
-            def array(*shape):
-                return draw(hnp.arrays(np.float32, shape, elements=FLOATS))
+            def array(*shape, elements=FINITE):
+                return draw(hnp.arrays(np.float32, shape, elements=elements))
 
             episodes.append(
                 Episode(
@@ -55,7 +56,9 @@ def units_of_episodes(draw):
                     rewards=array(length),
                     terminated=draw(st.booleans()),
                     truncated=draw(st.booleans()),
-                    columns={name: array(length, *([size] if size else [])) for name, size in extra.items()},
+                    columns={
+                        name: array(length, *([size] if size else []), elements=FLOATS) for name, size in extra.items()
+                    },
                 )
             )
             index += 1

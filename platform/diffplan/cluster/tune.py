@@ -61,7 +61,7 @@ def make_param_space(config: Config) -> dict[str, Any]:
         ),
         "planning.horizon_multiple": among([1, 2, 4], planning.horizon_multiple),
         "planning.num_sampling_steps": among([n for n in (4, 8, 16) if n <= most_steps], planning.num_sampling_steps),
-        "planning.num_candidates": among([1, 2, 4, 8], planning.num_candidates),
+        "planning.num_candidates": among([1, 2, 4], planning.num_candidates),
     }
 
 

@@ -273,7 +273,7 @@ class SearchConfig:
     """Protocols that trials are scored on, each with as many tuning episodes; the objective is the mean over all."""
     num_trials: int = 16
     """Settings to try."""
-    episodes_per_block: int = 25
+    episodes_per_block: int = 20
     """Episodes of each protocol between two reports of a trial; ASHA may stop it after each."""
     num_blocks: int = 4
     """Blocks of a full trial: the highest fidelity."""

@@ -6,7 +6,6 @@ none. Whoever comes second finds a record, reads it and drops its own shard. The
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.data.format import commit_path
+from diffplan.data.record import decode_record, encode_record
 from diffplan.data.statistics import ColumnStatistics
 from diffplan.errors import DataError
 
@@ -74,13 +74,13 @@ class CommitRecord:
     def to_json(self) -> bytes:
         """The record as it lies on disk."""
         values = {**asdict(self), "statistics": {k: v.to_dict() for k, v in self.statistics.items()}}
-        return json.dumps(values).encode()
+        return encode_record(values)
 
     @classmethod
     def from_json(cls, text: bytes, path: Path) -> CommitRecord:
         """Read a record; raises `DataError` if it is damaged."""
         try:
-            values = json.loads(text)
+            values = decode_record(text)
             values["buffers"] = {k: BufferRecord(**v) for k, v in values["buffers"].items()}
             values["episodes"] = tuple(EpisodeRecord(**e) for e in values["episodes"])
             values["statistics"] = {k: ColumnStatistics.from_dict(v) for k, v in values["statistics"].items()}

@@ -7,6 +7,8 @@
        snapshots/<N>.parquet          one row per episode of all units committed at that moment
 ```
 
+Manifest and commits carry checksums of their own; see `diffplan.data.record`.
+
 Rows of a shard: `episode_index, t, observation, action, reward, termination, truncation` and named further columns.
 Episodes are contiguous and never span shards. Row t holds the observation before action t; the observation after the
 last action is in the commit, so an episode of T rows has T + 1 observations, as in Minari.
@@ -14,7 +16,6 @@ last action is in the commit, so an episode of T rows has T + 1 observations, as
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from diffplan.data.record import decode_record, encode_record
 from diffplan.errors import DataError
 
 FORMAT_NAME = "diffplan-trajectories"
@@ -92,7 +94,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """The manifest as it lies on disk."""
         values = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **asdict(self)}
-        return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+        return encode_record(values)
 
     @classmethod
     def from_json(cls, text: bytes, path: Path) -> Manifest:
@@ -102,7 +104,7 @@ class Manifest:
             DataError: not a manifest of a version that this reader knows.
         """
         try:
-            values = json.loads(text)
+            values = decode_record(text)
             name, version = values.pop("format"), values.pop("format_version")
         except (ValueError, KeyError, AttributeError, TypeError):
             raise DataError(f"{path}: expected a dataset manifest (JSON), got something else; is it damaged?") from None

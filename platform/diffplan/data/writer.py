@@ -48,7 +48,8 @@ def write_unit(root: Path, manifest: Manifest, unit: int, episodes: Sequence[Epi
         The commit that counts: this one or an earlier one of the same unit.
 
     Raises:
-        DataError: no episodes, an empty one, or arrays that do not fit the manifest.
+        DataError: no episodes, an empty one, arrays that do not fit the manifest, or observations, actions or rewards
+            that are not finite (further columns may be).
     """
     if not episodes:
         raise DataError(f"unit {unit}: expected at least one episode, got none")
@@ -95,30 +96,43 @@ def locate_buffers(content: pa.Buffer, manifest: Manifest) -> dict[str, BufferRe
 
 
 def _float_columns(manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
-    """Concatenate the float columns of all episodes as float32, checking shapes on the way."""
-
-    def values_of(episode: Episode, name: str) -> np.ndarray | None:
-        if name == "observation":
-            return episode.observations[:-1]
-        if name == "action":
-            return episode.actions
-        return episode.rewards if name == "reward" else episode.columns.get(name)
-
+    """Concatenate the float columns of all episodes as float32, checking them on the way."""
     columns = {}
     for column in manifest.float_columns:
         parts = []
         for episode in episodes:
-            values = values_of(episode, column.name)
+            where = f"unit {unit}, episode {episode.episode_index}, column {column.name!r}"
+            values = _column_of(episode, column.name)
             expected = (len(episode), column.size) if column.size else (len(episode),)
             if len(episode) == 0 or values is None or values.shape != expected:
                 got = "nothing" if values is None else f"shape {values.shape}"
-                raise DataError(
-                    f"unit {unit}, episode {episode.episode_index}, column {column.name!r}: expected shape {expected} "
-                    f"with at least one row, got {got}"
-                )
-            parts.append(values)
-        columns[column.name] = np.concatenate(parts).astype(np.float32)
+                raise DataError(f"{where}: expected shape {expected} with at least one row, got {got}")
+            parts.append(values.astype(np.float32))
+            if column not in manifest.extra_columns:
+                _require_finite(parts[-1], where)
+        columns[column.name] = np.concatenate(parts)
+    for episode in episodes:
+        where = f"unit {unit}, episode {episode.episode_index}, final observation"
+        _require_finite(episode.observations[-1:].astype(np.float32), where)
     return columns
+
+
+def _column_of(episode: Episode, name: str) -> np.ndarray | None:
+    if name == "observation":
+        return episode.observations[:-1]
+    if name == "action":
+        return episode.actions
+    return episode.rewards if name == "reward" else episode.columns.get(name)
+
+
+def _require_finite(values: np.ndarray, where: str) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(np.argwhere(~finite)[0, 0])
+        raise DataError(
+            f"{where}: expected finite float32 numbers, got {values[row]} in row {row}; "
+            "mend the environment or the behavior"
+        )
 
 
 def _to_record_batch(
