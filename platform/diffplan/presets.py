@@ -81,10 +81,10 @@ def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_col
 
 
 _PRESETS: dict[str, Config] = {
-    "maze2d-umaze": _maze2d("umaze", max_horizon=36, num_collected_steps=500_000, num_training_steps=4_000),
+    "maze2d-umaze": _maze2d("umaze", max_horizon=36, num_collected_steps=500_000, num_training_steps=3_000),
     "maze2d-medium": _maze2d("medium", max_horizon=64, num_collected_steps=1_000_000, num_training_steps=5_000),
     "maze2d-large": _maze2d("large", max_horizon=96, num_collected_steps=2_000_000, num_training_steps=10_000),
-    "maze2d-open": _maze2d("open", max_horizon=24, num_collected_steps=500_000, num_training_steps=4_000),
+    "maze2d-open": _maze2d("open", max_horizon=24, num_collected_steps=500_000, num_training_steps=3_000),
     "janner-maze2d-umaze": _janner_maze2d("umaze", horizon=128, num_diffusion_steps=64, num_collected_steps=1_000_000),
     "janner-maze2d-medium": _janner_maze2d(
         "medium", horizon=256, num_diffusion_steps=256, num_collected_steps=2_000_000

@@ -318,7 +318,11 @@ def test_snapshot_whose_unit_is_gone(dataset_root):
         ["unit", "dataset_uuid", "shard", "num_bytes", "crc32", "num_rows", "buffers", "episodes", "statistics"]
     ),
     value=st.recursive(
-        st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**40), 2**40)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=8),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
         max_leaves=6,
     ),

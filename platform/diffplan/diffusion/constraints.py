@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -17,14 +18,14 @@ class Constraints:
     """Entries of a batch of trajectories that are known.
 
     Attributes:
-        mask: which entries are fixed, bool[1 or batch, horizon, transition_dim].
-        values: their values in model space, float[batch, horizon, transition_dim]; 0 elsewhere.
+        mask: which entries are fixed; one row serves the whole batch.
+        values: their values in model space; 0 elsewhere.
     """
 
-    mask: Tensor
-    values: Tensor
+    mask: Bool[Tensor, "#batch horizon transition"]
+    values: Float[Tensor, "batch horizon transition"]
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, "batch horizon transition"]:
         """Put the fixed entries of x in place; idempotent."""
         return torch.where(self.mask, self.values, x)
 
@@ -36,14 +37,16 @@ def no_constraints(batch_size: int, horizon: int, transition_dim: int) -> Constr
     )
 
 
-def fix(constraints: Constraints, step: int, columns: Sequence[int], values: Tensor) -> Constraints:
+def fix(
+    constraints: Constraints, step: int, columns: Sequence[int], values: Float[Tensor, "batch columns"]
+) -> Constraints:
     """Constraints that also fix columns of one step.
 
     Args:
         constraints: what is fixed already.
         step: step of the plan; negative counts from its end.
         columns: columns of a transition.
-        values: float[batch, len(columns)] in model space.
+        values: one for each column, in model space.
 
     Raises:
         ValueError: a step outside the plan, or an entry fixed before to another value.
@@ -61,8 +64,10 @@ def fix(constraints: Constraints, step: int, columns: Sequence[int], values: Ten
     return Constraints(mask, fixed)
 
 
-def endpoint_mask(horizon: int, transition_dim: int, start: Sequence[int], goal: Sequence[int]) -> Tensor:
-    """The mask of training: columns `start` of the first step and `goal` of the last, bool[1, horizon, dim]."""
+def endpoint_mask(
+    horizon: int, transition_dim: int, start: Sequence[int], goal: Sequence[int]
+) -> Bool[Tensor, "1 horizon transition"]:
+    """The mask of training: columns `start` of the first step and `goal` of the last."""
     mask = torch.zeros(1, horizon, transition_dim, dtype=torch.bool)
     mask[:, 0, list(start)] = True
     mask[:, -1, list(goal)] = True

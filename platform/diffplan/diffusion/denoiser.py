@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffplan.config import DiffusionConfig
@@ -35,8 +36,10 @@ class Denoiser(nn.Module):
         schedule = make_schedule(config.schedule, config.num_diffusion_steps)
         return cls(network, schedule, config.prediction, 1.0 if config.clip_denoised else None)
 
-    def forward(self, x_noisy: Tensor, diffusion_step: int) -> Tensor:
-        """The denoised trajectories float[batch, horizon, transition_dim] at one diffusion step for all."""
+    def forward(
+        self, x_noisy: Float[Tensor, "batch horizon transition"], diffusion_step: int
+    ) -> Float[Tensor, "batch horizon transition"]:
+        """The denoised trajectories, at one diffusion step for all, in model space."""
         steps = torch.full((len(x_noisy),), diffusion_step, device=x_noisy.device)
         signal, sigma = self.schedule.signal_and_noise(steps, x_noisy)
         denoised = to_clean(self.prediction, self.network(x_noisy, steps), x_noisy, signal, sigma)

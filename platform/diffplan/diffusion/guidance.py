@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
 class Guide(Protocol):
     """A differentiable score of plans."""
 
-    def score(self, plans: Tensor) -> Tensor:
-        """Scores float[batch], to be maximised, of plans float[batch, horizon, transition_dim] in environment units."""
+    def score(self, plans: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, " batch"]:
+        """Scores, to be maximised, of plans in environment units."""
         ...
 
 
@@ -29,13 +30,13 @@ class GoalGuide:
 
     Attributes:
         columns: columns of a transition that hold the position.
-        goals: float[batch, len(columns)] in environment units.
+        goals: a position for each plan, in environment units.
     """
 
     columns: Sequence[int]
-    goals: Tensor
+    goals: Float[Tensor, "batch columns"]
 
-    def score(self, plans: Tensor) -> Tensor:
+    def score(self, plans: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, " batch"]:
         """Minus the mean distance over the steps of each plan, in units of position."""
         offsets = plans[:, :, list(self.columns)] - self.goals[:, None].to(plans)
         # The square root has no gradient at 0, where the plan ends; a small constant gives it one.
@@ -58,7 +59,9 @@ class Guidance:
     scale: float
     num_guide_steps: int = 1
 
-    def shift(self, mean: Tensor, variance: float) -> Tensor:
+    def shift(
+        self, mean: Float[Tensor, "batch horizon transition"], variance: float
+    ) -> Float[Tensor, "batch horizon transition"]:
         """The mean of a denoising step, moved towards higher scores."""
         if self.scale == 0 or variance == 0:
             return mean

@@ -7,6 +7,7 @@ trajectory and into the prediction, so they cost nothing and carry no noise, exa
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffplan.config import DiffusionConfig
@@ -14,8 +15,10 @@ from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.prediction import to_target
 
 
-def make_loss_weights(horizon: int, transition_dim: int, action_dim: int, config: DiffusionConfig) -> Tensor:
-    """Weights float[horizon, transition_dim]: discounted in time to mean 1, the first action's replaced."""
+def make_loss_weights(
+    horizon: int, transition_dim: int, action_dim: int, config: DiffusionConfig
+) -> Float[Tensor, "horizon transition"]:
+    """Weights: discounted in time to mean 1, the first action's replaced."""
     discounts = config.loss_discount ** torch.arange(horizon, dtype=torch.float32)
     weights = (discounts / discounts.mean())[:, None].repeat(1, transition_dim)
     weights[0, :action_dim] = config.action_weight
@@ -25,25 +28,25 @@ def make_loss_weights(horizon: int, transition_dim: int, action_dim: int, config
 def compute_loss(
     network: nn.Module,
     denoiser: Denoiser,
-    x_clean: Tensor,
-    noise: Tensor,
-    diffusion_step: Tensor,
-    mask: Tensor,
-    weights: Tensor,
-) -> Tensor:
+    x_clean: Float[Tensor, "batch horizon transition"],
+    noise: Float[Tensor, "batch horizon transition"],
+    diffusion_step: Int[Tensor, " batch"],
+    mask: Bool[Tensor, "#batch horizon transition"],
+    weights: Float[Tensor, "horizon transition"],
+) -> Float[Tensor, ""]:
     """Mean weighted squared error over the batch.
 
     Args:
         network: what is trained; the denoiser's network or a wrapper of it (DDP).
         denoiser: gives the schedule and the kind of prediction.
-        x_clean: float[batch, horizon, transition_dim] in model space.
-        noise: standard normal, the same shape.
-        diffusion_step: int[batch].
-        mask: known entries, bool[1 or batch, horizon, transition_dim].
-        weights: float[horizon, transition_dim].
+        x_clean: trajectories in model space.
+        noise: standard normal.
+        diffusion_step: how noisy to make each.
+        mask: known entries; one row serves the whole batch.
+        weights: weight of each entry.
 
     Returns:
-        A scalar. Known entries count in the mean with error 0, as in the code release.
+        The loss. Known entries count in the mean with error 0, as in the code release.
     """
     signal, sigma = denoiser.schedule.signal_and_noise(diffusion_step, x_clean)
     x_noisy = torch.where(mask, x_clean, signal * x_clean + sigma * noise)

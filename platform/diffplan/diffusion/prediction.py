@@ -8,19 +8,32 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 Prediction = Literal["clean", "noise", "velocity"]
 
 
-def to_target(prediction: Prediction, x_clean: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+def to_target(
+    prediction: Prediction,
+    x_clean: Float[Tensor, "*plans"],
+    noise: Float[Tensor, "*plans"],
+    signal: Tensor,
+    sigma: Tensor,
+) -> Float[Tensor, "*plans"]:
     """What the network should predict."""
     if prediction == "clean":
         return x_clean
     return noise if prediction == "noise" else signal * noise - sigma * x_clean
 
 
-def to_clean(prediction: Prediction, output: Tensor, x_noisy: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+def to_clean(
+    prediction: Prediction,
+    output: Float[Tensor, "*plans"],
+    x_noisy: Float[Tensor, "*plans"],
+    signal: Tensor,
+    sigma: Tensor,
+) -> Float[Tensor, "*plans"]:
     """The clean trajectory that a network output stands for."""
     if prediction == "clean":
         return output

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from diffplan.diffusion.constraints import Constraints
@@ -30,8 +31,8 @@ class SamplingState:
 
     index: int
     diffusion_step: int
-    x_noisy: Tensor
-    denoised: Tensor
+    x_noisy: Float[Tensor, "batch horizon transition"]
+    denoised: Float[Tensor, "batch horizon transition"]
 
 
 Callback = Callable[[SamplingState], None]
@@ -45,7 +46,7 @@ def sample_ddpm(
     guidance: Guidance | None = None,
     temperature: float = 1.0,
     callback: Callback | None = None,
-) -> Tensor:
+) -> Float[Tensor, "batch horizon transition"]:
     """Ancestral sampling through all diffusion steps; see `sample_ddim` for the arguments."""
     return _sample(
         denoiser, constraints, generator, denoiser.schedule.num_diffusion_steps, 1.0, guidance, temperature, callback
@@ -61,7 +62,7 @@ def sample_ddim(
     guidance: Guidance | None = None,
     temperature: float = 1.0,
     callback: Callback | None = None,
-) -> Tensor:
+) -> Float[Tensor, "batch horizon transition"]:
     """Deterministic sampling through some of the diffusion steps.
 
     Args:
@@ -74,7 +75,7 @@ def sample_ddim(
         callback: called after each step.
 
     Returns:
-        Trajectories in model space, float[batch, horizon, transition_dim].
+        Trajectories in model space.
     """
     return _sample(denoiser, constraints, generator, num_sampling_steps, 0.0, guidance, temperature, callback)
 

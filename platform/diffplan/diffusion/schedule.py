@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -18,23 +19,30 @@ class NoiseSchedule:
     """A variance-preserving noise schedule.
 
     Attributes:
-        alpha_bar: share of signal variance at each diffusion step, float64[num_diffusion_steps], descending in (0, 1).
+        alpha_bar: share of signal variance at each diffusion step, float64, descending in (0, 1).
     """
 
-    alpha_bar: Tensor
+    alpha_bar: Float[Tensor, " diffusion_steps"]
 
     @property
     def num_diffusion_steps(self) -> int:
         """Levels of noise."""
         return len(self.alpha_bar)
 
-    def signal_and_noise(self, diffusion_step: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def signal_and_noise(
+        self, diffusion_step: Int[Tensor, " batch"], like: Float[Tensor, "batch *any"]
+    ) -> tuple[Float[Tensor, "batch *ones"], Float[Tensor, "batch *ones"]]:
         """Factors of the clean trajectory and of the noise at each step, shaped to multiply `like`."""
         alpha_bar = self.alpha_bar.to(diffusion_step.device)[diffusion_step]
         shape = (-1, *([1] * (like.dim() - 1)))
         return alpha_bar.sqrt().to(like).view(shape), (1 - alpha_bar).sqrt().to(like).view(shape)
 
-    def add_noise(self, x_clean: Tensor, noise: Tensor, diffusion_step: Tensor) -> Tensor:
+    def add_noise(
+        self,
+        x_clean: Float[Tensor, "batch *any"],
+        noise: Float[Tensor, "batch *any"],
+        diffusion_step: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch *any"]:
         """The forward process q(x_noisy | x_clean). Source: Ho et al. 2020, eq. 4."""
         signal, sigma = self.signal_and_noise(diffusion_step, x_clean)
         return signal * x_clean + sigma * noise

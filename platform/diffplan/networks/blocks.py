@@ -10,6 +10,7 @@ import math
 
 import torch
 from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,8 +30,8 @@ class SinusoidalEmbedding(nn.Module):
         frequencies = torch.exp(torch.arange(half) * -(math.log(10_000) / (half - 1)))
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, diffusion_step: Tensor) -> Tensor:
-        """Features float[batch, dim] of steps int[batch]."""
+    def forward(self, diffusion_step: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        """Features of diffusion steps."""
         angles = diffusion_step[:, None].float() * self.frequencies[None]
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -43,7 +44,7 @@ class Conv1dBlock(nn.Module):
         self.convolution = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
         self.normalization = nn.GroupNorm(num_groups, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch in horizon"]) -> Float[Tensor, "batch out horizon"]:
         """Apply the block."""
         return F.mish(self.normalization(self.convolution(x)))
 
@@ -58,8 +59,10 @@ class ResidualTemporalBlock(nn.Module):
         self.embedding = nn.Sequential(nn.Mish(), nn.Linear(embedding_dim, out_channels))
         self.residual = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Apply the block to x with an embedding float[batch, embedding_dim]."""
+    def forward(
+        self, x: Float[Tensor, "batch in horizon"], embedding: Float[Tensor, "batch embedding"]
+    ) -> Float[Tensor, "batch out horizon"]:
+        """Apply the block."""
         hidden = self.first(x) + self.embedding(embedding)[:, :, None]
         return self.second(hidden) + self.residual(x)
 
@@ -76,7 +79,7 @@ class LinearAttention(nn.Module):
         self.to_qkv = nn.Conv1d(channels, 3 * num_heads * head_dim, 1, bias=False)
         self.to_out = nn.Conv1d(num_heads * head_dim, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch channels horizon"]) -> Float[Tensor, "batch channels horizon"]:
         """Apply the block."""
         variance, mean = torch.var_mean(x, dim=1, unbiased=False, keepdim=True)
         normalized = (x - mean) / (variance + 1e-5).sqrt() * self.gain + self.bias

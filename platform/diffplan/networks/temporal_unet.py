@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,15 +72,20 @@ class TemporalUnet(nn.Module):
         )
         self.final = nn.Sequential(Conv1dBlock(channels[1], channels[1]), nn.Conv1d(channels[1], transition_dim, 1))
 
-    def forward(self, x: Tensor, diffusion_step: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch horizon transition"], diffusion_step: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch horizon transition"]:
         """Predict for noisy trajectories.
 
         Args:
-            x: float[batch, horizon, transition_dim], horizon at least `min_horizon`.
-            diffusion_step: int[batch].
+            x: noisy trajectories in model space, of a horizon of at least `min_horizon`.
+            diffusion_step: how noisy each is.
 
         Returns:
-            float[batch, horizon, transition_dim].
+            What the network was trained to predict, in model space.
+
+        Raises:
+            ValueError: the horizon is too short.
         """
         horizon = x.shape[1]
         if horizon < self.min_horizon:
