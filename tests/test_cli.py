@@ -196,6 +196,16 @@ def test_data_info_and_verify(capsys: pytest.CaptureFixture[str], dataset: Path,
     assert "checksum" in err
 
 
+def test_output_may_be_cut_off(dataset: Path) -> None:
+    command = [sys.executable, "-m", "diffplan.cli", "data", "info", str(dataset)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
 def test_a_dataset_that_exists_is_not_overwritten(capsys: pytest.CaptureFixture[str], dataset: Path) -> None:
     before = open_dataset(dataset).content_hash()
     code, _, err = run(capsys, "collect", "maze2d-umaze", "--out", dataset)
