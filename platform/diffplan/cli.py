@@ -24,9 +24,11 @@ commands
   pipeline PRESET                 all of the above in one run directory
   data info|verify DIR            look at a dataset, check every byte of it
 
-`diffplan COMMAND --help` lists the arguments of a command. Long commands go on with --resume after an interruption.
+`diffplan COMMAND --help` lists the arguments of a command; collect, train, tune and pipeline go on with --resume.
 presets: {presets}
 """
+
+RESUMABLE = ("collect", "train", "tune", "pipeline")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +55,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: what is done is kept; go on with --resume\n")
+        kept = "; what is done is kept: go on with --resume" if name in RESUMABLE else ""
+        sys.stderr.write(f"interrupted{kept}\n")
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough, as in `diffplan data info DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
