@@ -93,10 +93,10 @@ def test_a_killed_worker_changes_nothing(tiny_config: Config, tiny_dataset: Path
             time.sleep(0.02)
             if not list((out / "run").glob("step_*")):
                 continue
-            for process in psutil.process_iter(["pid", "cmdline"]):
-                if any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
-                    os.kill(process.info["pid"], signal.SIGKILL)
-                    killed.append(process.info["pid"])
+            for process in psutil.Process().children(recursive=True):  # those of this test's own cluster
+                if any("RayTrainWorker" in part for part in process.cmdline()):
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
                     return
 
     thread = threading.Thread(target=kill_once, daemon=True)
