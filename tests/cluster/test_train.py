@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,7 +95,9 @@ def test_a_killed_worker_changes_nothing(tiny_config: Config, tiny_dataset: Path
             if not list((out / "run").glob("step_*")):
                 continue
             for process in psutil.Process().children(recursive=True):  # those of this test's own cluster
-                if any("RayTrainWorker" in part for part in process.cmdline()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if not any("RayTrainWorker" in part for part in process.cmdline()):
+                        continue
                     os.kill(process.pid, signal.SIGKILL)
                     killed.append(process.pid)
                     return

@@ -61,12 +61,17 @@ def test_actors_are_gone_afterwards(tmp_path: Path) -> None:
 
     run_units(range(3), spawn, 2, lambda *_: None)
     assert len(actors) == 2
-    deadline = time.monotonic() + 60
     for actor in actors:
         with pytest.raises(ray.exceptions.RayActorError):
-            while time.monotonic() < deadline:  # the order to die may arrive after the next call
-                ray.get(actor.run.remote(9), timeout=30)
-                time.sleep(0.1)
+            call_for_a_minute(actor)
+
+
+def call_for_a_minute(actor: ray.actor.ActorHandle) -> None:
+    """Call until an error: the order to die may arrive after the next call."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        ray.get(actor.run.remote(9), timeout=30)
+        time.sleep(0.1)
 
 
 def test_no_units_need_no_actors() -> None:
