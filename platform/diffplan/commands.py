@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.conf import Positional, arg
@@ -153,28 +153,18 @@ class PipelineArguments:
     """Go on with the run at --out, from the stage that was interrupted."""
 
 
-@dataclasses.dataclass(kw_only=True)
-class DataArguments:
-    """Look at a dataset, or check every byte of it."""
-
-    action: Positional[Literal["info", "verify"]]
-    """What to do."""
-    path: Positional[Path]
-    """Directory of the dataset."""
-
-
 def collect(arguments: list[str]) -> None:
     """`diffplan collect`."""
     preset, arguments = _take_preset("collect", arguments)
     default = {"env": preset.env, "collection": preset.collection}
-    parsed = _parse(CollectArguments, arguments, "collect PRESET", default)
+    parsed = parse(CollectArguments, arguments, "collect PRESET", default)
     from diffplan.cluster.collect import collect as collect_on_cluster
 
     dataset = collect_on_cluster(
         parsed.env, parsed.collection, parsed.out, num_workers=parsed.num_workers, resume=parsed.resume
     )
-    _print(
-        f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {_size(dataset.num_bytes)}"
+    show(
+        f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {format_bytes(dataset.num_bytes)}"
     )
 
 
@@ -182,7 +172,7 @@ def train(arguments: list[str]) -> None:
     """`diffplan train`."""
     preset, arguments = _take_preset("train", arguments)
     sections = ("env", "windows", "network", "diffusion", "training", "planning")
-    parsed = _parse(TrainArguments, arguments, "train PRESET", {name: getattr(preset, name) for name in sections})
+    parsed = parse(TrainArguments, arguments, "train PRESET", {name: getattr(preset, name) for name in sections})
     config = dataclasses.replace(preset, **{name: getattr(parsed, name) for name in sections})
     from diffplan.cluster.train import train_on_cluster
 
@@ -195,12 +185,12 @@ def train(arguments: list[str]) -> None:
         resume=parsed.resume,
         tensorboard=parsed.tensorboard,
     )
-    _print(f"checkpoint: {out}")
+    show(f"checkpoint: {out}")
 
 
 def tune(arguments: list[str]) -> None:
     """`diffplan tune`."""
-    parsed = _parse(TuneArguments, arguments, "tune")
+    parsed = parse(TuneArguments, arguments, "tune")
     from diffplan.checkpoint import load_checkpoint
     from diffplan.cluster.tune import tune_planner
 
@@ -208,7 +198,7 @@ def tune(arguments: list[str]) -> None:
     given = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(SearchConfig)}
     search = dataclasses.replace(search, **{name: value for name, value in given.items() if value is not None})
     best = tune_planner(parsed.checkpoint, parsed.out, search=search, resume=parsed.resume)
-    _print(
+    show(
         f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes "
         f"({', '.join(best['protocols'])}): score {best['score_mean']:.1f}, success {best['success_rate']:.1%}\n"
         f"settings: {parsed.out / 'best.json'}"
@@ -217,7 +207,7 @@ def tune(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """`diffplan evaluate`."""
-    parsed = _parse(EvaluateArguments, arguments, "evaluate")
+    parsed = parse(EvaluateArguments, arguments, "evaluate")
     from diffplan.cluster.evaluate import evaluate as evaluate_on_cluster
     from diffplan.cluster.tune import load_settings
     from diffplan.evaluation.table import format_table
@@ -232,16 +222,16 @@ def evaluate(arguments: list[str]) -> None:
         settings=None if parsed.settings is None else load_settings(parsed.settings),
         num_workers=parsed.num_workers,
     )
-    _print(format_table({parsed.protocol: summary}))
-    _print(f"summary: {parsed.out / 'summary.json'}")
+    show(format_table({parsed.protocol: summary}))
+    show(f"summary: {parsed.out / 'summary.json'}")
 
 
 def report(arguments: list[str]) -> None:
     """`diffplan report`."""
-    parsed = _parse(ReportArguments, arguments, "report")
+    parsed = parse(ReportArguments, arguments, "report")
     from diffplan.report.page import write_report
 
-    _print(f"report: {write_report(parsed.run)}")
+    show(f"report: {write_report(parsed.run)}")
 
 
 def pipeline(arguments: list[str]) -> None:
@@ -249,7 +239,7 @@ def pipeline(arguments: list[str]) -> None:
     command = " ".join(["diffplan", "pipeline", *arguments])
     name = arguments[0] if arguments else ""
     preset, arguments = _take_preset("pipeline", arguments)
-    parsed = _parse(PipelineArguments, arguments, "pipeline PRESET", {"config": preset})
+    parsed = parse(PipelineArguments, arguments, "pipeline PRESET", {"config": preset})
     if parsed.resume and parsed.out is None:
         raise ConfigError("--resume: expected --out DIR, the run to go on with, got none")
     from diffplan.cluster.pipeline import new_run_directory, point_latest, run_pipeline
@@ -265,52 +255,19 @@ def pipeline(arguments: list[str]) -> None:
         seed=parsed.seed,
         num_workers=parsed.num_workers,
         resume=parsed.resume,
-        announce=lambda line: _print(line, flush=True),
+        announce=lambda line: show(line, flush=True),
     )
     if parsed.out is None:
         point_latest(run)
-    _print("\n" + format_table(summaries))
-    _print(f"\nreport: {run / 'report.html'}")
+    show("\n" + format_table(summaries))
+    show(f"\nreport: {run / 'report.html'}")
 
 
 def data(arguments: list[str]) -> None:
     """`diffplan data`."""
-    parsed = _parse(DataArguments, arguments, "data")
-    from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset
-    from diffplan.progress import Progress
+    from diffplan.data_commands import run
 
-    dataset = open_dataset(parsed.path)
-    if parsed.action == "verify":
-        with Progress("verify", len(dataset.commits), "shards") as progress:
-            for _ in dataset.verify():
-                progress.advance(1)
-        _print(f"{parsed.path}: {len(dataset.commits)} shards, every checksum matches")
-        return
-    returns = [episode.undiscounted_return for episode in dataset.episodes]
-    lengths = [episode.length for episode in dataset.episodes]
-    rows = [
-        ("environment", dataset.env.env_id),
-        ("behavior", dataset.collection.behavior),
-        ("seed", dataset.collection.seed),
-        ("uuid", dataset.manifest.dataset_uuid),
-        ("units", f"{len(dataset.commits)} of {dataset.collection.num_units}"),
-        ("steps", f"{dataset.num_steps:,}"),
-        ("episodes", f"{len(dataset.episodes):,} of {min(lengths)} to {max(lengths)} steps"),
-        ("return", f"mean {sum(returns) / len(returns):.2f}, from {min(returns):.2f} to {max(returns):.2f}"),
-        ("size", _size(dataset.num_bytes)),
-        ("snapshots", ", ".join(map(str, list_snapshots(dataset.root))) or "none"),
-        ("orphans", f"{len(list_orphans(dataset))} shards without a commit"),
-        ("content", dataset.content_hash()),
-    ]
-    _print("\n".join(f"{name:<12}{value}" for name, value in rows))
-    _print(f"\n{'column':<16}{'mean':>12}{'std':>12}{'min':>12}{'max':>12}")
-    for name, statistics in dataset.statistics.items():
-        for d in range(len(statistics.mean)):
-            label = f"{name}[{d}]" if len(statistics.mean) > 1 else name
-            _print(
-                f"{label:<16}{statistics.mean[d]:>12.4f}{statistics.std[d]:>12.4f}"
-                f"{statistics.minimum[d]:>12.4f}{statistics.maximum[d]:>12.4f}"
-            )
+    run(arguments)
 
 
 def _take_preset(command: str, arguments: list[str]) -> tuple[Config, list[str]]:
@@ -322,7 +279,7 @@ def _take_preset(command: str, arguments: list[str]) -> tuple[Config, list[str]]
     return get_preset(arguments[0]), arguments[1:]
 
 
-def _parse(cls: type[T], arguments: Sequence[str], name: str, default: dict[str, Any] | None = None) -> T:
+def parse(cls: type[T], arguments: Sequence[str], name: str, default: dict[str, Any] | None = None) -> T:
     """Parse arguments; a bad one ends the program with a message and code 2, as argparse does."""
     given = default or {}
     missing = {f.name: tyro.MISSING for f in dataclasses.fields(cls) if f.name not in given and _is_required(f)}  # type: ignore[arg-type]
@@ -340,11 +297,11 @@ def _is_required(f: dataclasses.Field) -> bool:
     return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 
 
-def _size(num_bytes: int) -> str:
+def format_bytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
 
 
-def _print(text: str, flush: bool = True) -> None:
+def show(text: str, flush: bool = True) -> None:
     sys.stdout.write(text + "\n")
     if flush:
         sys.stdout.flush()

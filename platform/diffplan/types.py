@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,18 +14,21 @@ class Episode:
 
     Attributes:
         episode_index: number of the episode in its dataset.
-        seed: seed that the environment was reset with.
+        seed: seed that the environment was reset with, None where that is not known.
         behavior: name of the behavior that acted.
         observations: float[T + 1, observation_dim]; the last one follows the last action.
         actions: float[T, action_dim].
         rewards: float[T].
         terminated: whether the environment ended the episode.
         truncated: whether a limit ended the episode.
-        columns: further named arrays of T rows, such as the goal that the behavior pursued.
+        columns: further named arrays of T rows, such as the goal that the behavior pursued; of T + 1 where the dataset
+            keeps a value after the last action.
+        task: number of its task in a merged dataset.
+        options: options that the environment was reset with, None where that is not known.
     """
 
     episode_index: int
-    seed: int
+    seed: int | None
     behavior: str
     observations: np.ndarray
     actions: np.ndarray
@@ -32,6 +36,8 @@ class Episode:
     terminated: bool
     truncated: bool
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    task: int = 0
+    options: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.actions)

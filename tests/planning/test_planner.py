@@ -15,6 +15,8 @@ from torch import nn
 
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import with_overrides
+from diffplan.data.normalization import Normalizer
+from diffplan.data.statistics import compute_statistics
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import CheckpointError, PlanningError
 from diffplan.layout import Layout
@@ -114,6 +116,32 @@ def test_guidance_brings_plans_to_the_goal_sooner():
 
     assert (mean_distances(2.0) < mean_distances(0.0) - 0.01).all()
     assert (mean_distances(2.0, num_guide_steps=3) < mean_distances(2.0) - 0.01).all()
+
+
+def test_plans_through_quantiles_reach_goals_within_and_beyond_the_data():
+    # Skewed positions, velocities that mostly rest.
+    generator = np.random.default_rng(0)
+    data = np.hstack([generator.gamma(2.0, 0.5, (4000, 2)), generator.normal(0, 2, (4000, 2)).round()])
+    normalizer = Normalizer.fit([compute_statistics(data)], "quantile")
+    goals = np.array([[0.4, 1.1], [1.0, 0.9], [30.0, -7.0]])
+    denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction="velocity"))
+
+    def make_plans(guidance_scale):
+        planner = Planner(
+            CONFIG, Layout(4), denoiser, normalizer, replace(CONFIG.planning, guidance_scale=guidance_scale)
+        )
+        return planner.plan_horizon(OBSERVATIONS, goals, 16, seeded(), keep_denoising=True)
+
+    def distances(plans):
+        return np.linalg.norm(stack(plans)[:, 1:-1, :2] - goals[:, None], axis=-1).mean(axis=1)
+
+    free, guided = make_plans(0.0), make_plans(2.0)
+    for plan, observation, goal in zip(free + guided, [*OBSERVATIONS] * 2, [*goals] * 2, strict=True):
+        np.testing.assert_array_equal(plan.observations[-1, :2], goal.astype(np.float32))
+        # The ends that the sampler held, before the exact ones are written over them.
+        np.testing.assert_allclose(plan.denoising[-1, 0], observation, atol=1e-4)
+        np.testing.assert_allclose(plan.denoising[-1, -1, :2], goal, atol=1e-4)
+    assert (distances(guided) < distances(free) - 0.01).all()
 
 
 @pytest.mark.parametrize(

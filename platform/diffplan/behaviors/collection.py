@@ -7,7 +7,7 @@ from gymnasium.vector import VectorEnv
 
 from diffplan.behaviors.registry import BehaviorContext, list_columns, make_behavior
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
-from diffplan.data.format import Manifest, VectorColumn, new_dataset_uuid
+from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
 from diffplan.environments import get_box_bounds, get_maze, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
 from diffplan.seeding import Stream, make_generator, make_seed
@@ -26,11 +26,13 @@ def make_manifest(env: EnvConfig, collection: CollectionConfig) -> Manifest:
         dataset_uuid=new_dataset_uuid(),
         env=config_to_dict(env),
         collection=config_to_dict(collection),
-        observation_dim=space.shape[0],
-        action_dim=len(low),
+        columns=make_columns(
+            space.shape[0],
+            len(low),
+            tuple(Column(name, (size,) if size else ()) for name, size in list_columns(collection.behavior).items()),
+        ),
         action_low=low,
         action_high=high,
-        extra_columns=tuple(VectorColumn(name, size) for name, size in list_columns(collection.behavior).items()),
     )
     UnitCollector(env, collection)  # fails now rather than in every worker
     return manifest

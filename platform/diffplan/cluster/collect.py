@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +15,21 @@ from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.cluster.runtime import count_workers, ray_session, require_cpus
 from diffplan.cluster.units import run_units
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
-from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_commits, write_snapshot
-from diffplan.data.format import MANIFEST_NAME, Manifest
+from diffplan.data.commit import list_committed_units
+from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_manifest, write_snapshot
+from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest
+from diffplan.data.store import LocalStore, Store, open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError, DataError
 from diffplan.progress import Progress
 
+LISTING_SECONDS = 2.0
+"""How often a coordinator looks for units that another one has collected."""
+
 
 @dataclass(frozen=True)
 class UnitReport:
-    """What an actor tells the driver of a unit; the data itself goes straight to disk."""
+    """What an actor tells the driver of a unit; the data itself goes straight to the store."""
 
     unit: int
     num_steps: int
@@ -32,15 +40,15 @@ class UnitReport:
 class CollectionActor:
     """Collects units and commits them."""
 
-    def __init__(self, root: str, env: EnvConfig, collection: CollectionConfig, manifest: Manifest) -> None:
-        self._root = Path(root)
+    def __init__(self, store: Store, env: EnvConfig, collection: CollectionConfig, manifest: Manifest) -> None:
+        self._store = store
         self._manifest = manifest
         self._collector = UnitCollector(env, collection)
 
     def run(self, unit: int) -> UnitReport:
         """Collect and commit one unit."""
-        record = write_unit(self._root, self._manifest, unit, self._collector.collect(unit))
-        return UnitReport(unit, record.num_rows, len(record.episodes))
+        record = write_unit(self._store, self._manifest, unit, self._collector.collect(unit))
+        return UnitReport(unit, record.shard.num_rows, len(record.episodes))
 
 
 def collect(
@@ -53,61 +61,95 @@ def collect(
 ) -> TrajectoryDataset:
     """Collect a dataset.
 
-    Its content depends on `env` and `collection` alone, not on the number of workers, interruptions or failures.
+    Its content depends on `env` and `collection` alone, not on the number of workers, interruptions or failures, or on
+    other coordinators that collect the same dataset at the same time.
 
     Args:
         env: the environment.
         collection: what to collect.
-        out: directory of the dataset.
+        out: directory or URL of the dataset.
         num_workers: actors, one CPU each; None for as many as there are CPUs.
-        resume: go on with a dataset that is there.
+        resume: go on with a dataset that is there; `collection.num_steps` may be larger than it was.
 
     Raises:
         ConfigError: the environment or the behavior cannot be made.
         DataError: there is a dataset already and `resume` is not set, or it was collected differently.
         ClusterError: too few CPUs, or actors that keep dying.
     """
-    root = Path(out).absolute()
+    store = open_store(out)
     if num_workers is not None and num_workers < 1:
         raise ConfigError(f"num_workers: expected at least 1, got {num_workers}")
-    manifest = _open_manifest(root, env, collection, resume)
-    done = {commit.unit: commit.num_rows for commit in read_commits(root, manifest)}
-    missing = [unit for unit in range(collection.num_units) if unit not in done]
+    manifest = _open_manifest(store, env, collection, resume)
+    missing = set(range(collection.num_units)) - set(list_committed_units(store))
     if missing:
         with ray_session():
             num_workers = count_workers(num_workers)
             require_cpus(num_workers, f"{num_workers} collection workers", "lower --num_workers")
 
             def spawn() -> Any:
-                return CollectionActor.remote(str(root), env, collection, manifest)
+                return CollectionActor.remote(store, env, collection, manifest)
 
-            total = collection.num_episodes * collection.episode_steps
-            with Progress("collect", total, "steps", initial=sum(done.values())) as progress:
-                run_units(missing, spawn, num_workers, lambda unit, report: progress.advance(report.num_steps))
-    dataset = open_dataset(root)
-    write_snapshot(dataset)
-    return dataset
+            unit_steps = collection.episodes_per_unit * collection.episode_steps
+            done_steps = (collection.num_units - len(missing)) * unit_steps
+            with Progress("collect", collection.num_units * unit_steps, "steps", initial=done_steps) as progress:
+                units = _iterate_missing(store, missing, lambda: progress.advance(unit_steps))
+                run_units(units, spawn, num_workers, lambda unit, report: progress.advance(unit_steps))
+    dataset = open_dataset(store)
+    return open_dataset(store, snapshot=write_snapshot(dataset))
 
 
-def _open_manifest(root: Path, env: EnvConfig, collection: CollectionConfig, resume: bool) -> Manifest:
-    path = root / MANIFEST_NAME
-    if not path.exists():
-        if root.exists() and any(root.iterdir()):
-            raise DataError(
-                f"{root}: expected a new or empty directory or a dataset, got other files; take another --out"
-            )
-        return create_dataset(root, make_manifest(env, collection))
+def _iterate_missing(store: Store, missing: set[int], on_found: Any) -> Iterator[int]:
+    """The missing units in random order, without those that another coordinator commits in the meantime.
+
+    The order is random so that two coordinators rarely collect the same unit at the same time; where they do, one of
+    the two drops its work.
+    """
+    order = list(missing)
+    random.SystemRandom().shuffle(order)
+    listed_at = time.monotonic()
+    done: set[int] = set()
+    for unit in order:
+        if time.monotonic() - listed_at > LISTING_SECONDS:
+            done, listed_at = set(list_committed_units(store)), time.monotonic()
+        if unit in done:
+            on_found()
+        else:
+            yield unit
+
+
+def _open_manifest(store: Store, env: EnvConfig, collection: CollectionConfig, resume: bool) -> Manifest:
+    try:
+        manifest = read_manifest(store)
+    except DataError:
+        if not _is_new(store):
+            raise
+        return create_dataset(store, make_manifest(env, collection))
     if not resume:
-        raise DataError(f"{root}: there is a dataset already; go on with it by --resume, or take another --out")
-    manifest = Manifest.from_json(path.read_bytes(), path)
+        raise DataError(f"{store.uri}: there is a dataset already; go on with it by --resume, or take another --out")
+    if manifest.collection is None:
+        kind = manifest.source.get("kind", "otherwise")
+        raise DataError(f"{store.uri}: the dataset was not collected (source: {kind}); take another --out")
     for name, found, asked in (
         ("env", manifest.env, config_to_dict(env)),
         ("collection", manifest.collection, config_to_dict(collection)),
     ):
         for key in asked:
-            if found.get(key) != asked[key]:
+            if key != "num_steps" and found.get(key) != asked[key]:
                 raise DataError(
-                    f"{root}: the dataset was begun with {name}.{key} = {found.get(key)!r}, expected {asked[key]!r}; "
-                    "resume with the same settings, or take another --out"
+                    f"{store.uri}: the dataset was begun with {name}.{key} = {found.get(key)!r}, expected "
+                    f"{asked[key]!r}; resume with the same settings, or take another --out"
                 )
     return manifest
+
+
+def _is_new(store: Store) -> bool:
+    """Whether a dataset can be begun here; raises `DataError` if other files are in the way."""
+    if any(stored.name == MANIFEST_NAME for stored in store.list("")):
+        return False
+    if isinstance(store, LocalStore) and store.root.exists():
+        known = {SHARDS, COMMITS, SNAPSHOTS}
+        if not store.root.is_dir() or any(path.name not in known for path in store.root.iterdir()):
+            raise DataError(
+                f"{store.uri}: expected a new or empty directory or a dataset, got other files; take another --out"
+            )
+    return True

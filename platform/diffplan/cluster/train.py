@@ -84,8 +84,8 @@ def train_on_cluster(
         ClusterError: too few CPUs, or workers that keep dying.
     """
     out = Path(out).absolute()
-    dataset = open_dataset(Path(data).absolute())
-    dataset = open_dataset(dataset.root, snapshot=write_snapshot(dataset))
+    dataset = open_dataset(data)
+    dataset = open_dataset(dataset.store, snapshot=write_snapshot(dataset))
     _check(config, num_workers)
     TrainingBatches(config, dataset)  # raises here, in one line, what would otherwise fail in every worker
     if (out / RUN_NAME).exists() and not resume:
@@ -105,7 +105,7 @@ def train_on_cluster(
             _train_worker,
             train_loop_config={
                 "config": config_to_json(config),
-                "data": str(dataset.root),
+                "data": dataset.uri,
                 "snapshot": dataset.snapshot,
                 "dataset_uuid": dataset.manifest.dataset_uuid,
                 "tensorboard": str(Path(tensorboard or out / "tensorboard").absolute()),

@@ -30,7 +30,7 @@ def run_units(
     """Run `actor.run.remote(unit)` for each unit.
 
     Args:
-        units: numbers of the units.
+        units: numbers of the units, taken one by one as actors become free.
         spawn: makes an actor with a method `run(unit)`.
         num_actors: actors to keep busy.
         on_done: called with each unit and its result, in the order of completion.
@@ -39,17 +39,20 @@ def run_units(
         DiffplanError: what a unit raised, if the user can cure it.
         ClusterError: actors kept dying over one unit, or never started.
     """
-    waiting = deque(units)
+    fresh = iter(units)
+    lost: deque[int] = deque()
     attempts: dict[int, int] = {}
-    idle = [spawn() for _ in range(min(num_actors, len(waiting)))]
+    idle: list[Any] = []
     running: dict[Any, tuple[Any, int]] = {}
     silent_seconds = 0
     try:
-        while waiting or running:
-            while idle and waiting:
-                actor, unit = idle.pop(), waiting.popleft()
+        while True:
+            while len(running) < num_actors and (unit := lost.popleft() if lost else next(fresh, None)) is not None:
+                actor = idle.pop() if idle else spawn()
                 attempts[unit] = attempts.get(unit, 0) + 1
                 running[actor.run.remote(unit)] = (actor, unit)
+            if not running:
+                return
             ready, _ = ray.wait(list(running), num_returns=1, timeout=1)
             silent_seconds = 0 if ready else silent_seconds + 1
             if silent_seconds == START_TIMEOUT_SECONDS:
@@ -66,8 +69,7 @@ def run_units(
                         raise ClusterError(
                             f"unit {unit}: {MAX_ATTEMPTS} actors died over it; the last said: {_last_line(error)}"
                         ) from error
-                    waiting.append(unit)
-                    idle.append(spawn())
+                    lost.append(unit)
                     continue
                 except RayTaskError as error:
                     raise unwrap(error) from None

@@ -48,7 +48,7 @@ class CollectionConfig:
     action_noise: float = 0.5
     """Standard deviation of the noise that `noisy_waypoint` adds to actions, in units of the action."""
     num_steps: int = 1_000_000
-    """Environment steps to collect; rounded up to whole episodes."""
+    """Environment steps to collect; rounded up to whole units. More may be asked for later, with --resume."""
     episode_steps: int = 1_000
     """Steps of an episode; behaviors go on to new goals within it."""
     episodes_per_unit: int = 64
@@ -63,18 +63,17 @@ class CollectionConfig:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes to collect."""
-        return -(-self.num_steps // self.episode_steps)
+        """Episodes to collect, whole units of them."""
+        return self.num_units * self.episodes_per_unit
 
     @property
     def num_units(self) -> int:
         """Units of collection."""
-        return -(-self.num_episodes // self.episodes_per_unit)
+        return -(-self.num_steps // (self.episode_steps * self.episodes_per_unit))
 
     def episodes_of_unit(self, unit: int) -> range:
-        """Indices of the episodes of a unit."""
-        first = unit * self.episodes_per_unit
-        return range(first, min(first + self.episodes_per_unit, self.num_episodes))
+        """Indices of the episodes of a unit; they do not depend on `num_steps`, so a dataset can grow."""
+        return range(unit * self.episodes_per_unit, (unit + 1) * self.episodes_per_unit)
 
 
 @config_dataclass
@@ -93,8 +92,9 @@ class WindowConfig:
     """What a transition holds: observations only, or the action and then the observation."""
     goal_columns: tuple[int, ...] = (0, 1)
     """Observation columns that a goal fixes at the last step; those that are no position are fixed to 0 in planning."""
-    normalization: Literal["limits", "gaussian"] = "limits"
-    """`limits` maps each column's range to [-1, 1]; `gaussian` to mean 0, standard deviation 1."""
+    normalization: Literal["limits", "gaussian", "quantile"] = "limits"
+    """`limits` maps each column's range to [-1, 1]; `gaussian` to mean 0, standard deviation 1; `quantile` to [-1, 1]
+    through its distribution function, so that values spread evenly."""
 
     def __post_init__(self) -> None:
         _require(self.min_horizon >= 2, "windows.min_horizon", "at least 2", self.min_horizon)

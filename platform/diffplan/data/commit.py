@@ -6,24 +6,42 @@ none. Whoever comes second finds a record, reads it and drops its own shard. The
 
 from __future__ import annotations
 
-import os
-import uuid
+import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
-from diffplan.data.format import commit_path
+from diffplan.data.format import COMMITS, commit_name
 from diffplan.data.record import decode_record, encode_record
 from diffplan.data.statistics import ColumnStatistics
+from diffplan.data.store import Store
 from diffplan.errors import DataError
+
+CHUNK_BYTES = 2**20
+"""Bytes of a shard under one checksum, so that a piece of it can be checked alone."""
 
 
 @dataclass(frozen=True)
 class EpisodeRecord:
-    """An episode as its commit describes it; `first_row` counts from the start of the shard."""
+    """An episode as its commit describes it.
+
+    Attributes:
+        episode_index: number of the episode in its dataset.
+        seed: seed that the environment was reset with, where known.
+        behavior: what acted.
+        first_row: its first row, counted from the start of the shard.
+        length: its steps.
+        undiscounted_return: sum of its rewards.
+        terminated: whether the environment ended it.
+        truncated: whether a limit ended it.
+        final_observation: observation after the last action, flattened.
+        task: number of its task in a merged dataset.
+        final_values: value after the last action of each further column that has one, flattened.
+        options: options that the environment was reset with, where known.
+    """
 
     episode_index: int
-    seed: int
+    seed: int | None
     behavior: str
     first_row: int
     length: int
@@ -31,14 +49,41 @@ class EpisodeRecord:
     terminated: bool
     truncated: bool
     final_observation: list[float]
+    task: int = 0
+    final_values: dict[str, list[Any]] = field(default_factory=dict)
+    options: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class BufferRecord:
-    """Where the values of a column lie in its shard, so that they can be mapped without Arrow."""
+class ShardRecord:
+    """A shard, described well enough to map it or read ranges of it without Arrow.
 
-    offset: int
+    Attributes:
+        name: its name in the store.
+        num_bytes: its size.
+        num_rows: its rows.
+        offsets: byte at which the values of each column begin.
+        checksums: CRC-32 of each `CHUNK_BYTES` of it.
+    """
+
+    name: str
     num_bytes: int
+    num_rows: int
+    offsets: dict[str, int]
+    checksums: tuple[int, ...]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ShardRecord:
+        """Read from JSON values; raises `ValueError`, `TypeError` or `KeyError` if they are no shard."""
+        shard = cls(**{**values, "checksums": tuple(values["checksums"])})
+        if not isinstance(shard.name, str) or PurePosixPath(shard.name).is_absolute() or ".." in shard.name.split("/"):
+            raise ValueError(f"expected a shard inside the dataset, got {shard.name!r}")
+        counts = [shard.num_bytes, shard.num_rows, *shard.offsets.values(), *shard.checksums]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"a number of shard {shard.name} is no count")
+        if len(shard.checksums) != -(-shard.num_bytes // CHUNK_BYTES):
+            raise ValueError(f"shard {shard.name} of {shard.num_bytes} bytes has {len(shard.checksums)} checksums")
+        return shard
 
 
 @dataclass(frozen=True)
@@ -49,24 +94,16 @@ class CommitRecord:
         unit: index of the unit.
         dataset_uuid: the dataset it belongs to.
         attempt: random name of the attempt that wrote the shard.
-        shard: path of the shard relative to the dataset.
-        num_bytes: size of the shard.
-        crc32: checksum of the shard.
-        num_rows: rows of the shard.
-        buffers: where each float32 column lies.
+        shard: where its rows are.
         episodes: the episodes, in the order of the rows.
-        statistics: summary of each float32 column.
+        statistics: summary of each column.
         provenance: versions and host of the writer.
     """
 
     unit: int
     dataset_uuid: str
     attempt: str
-    shard: str
-    num_bytes: int
-    crc32: int
-    num_rows: int
-    buffers: dict[str, BufferRecord]
+    shard: ShardRecord
     episodes: tuple[EpisodeRecord, ...]
     statistics: dict[str, ColumnStatistics]
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -77,86 +114,68 @@ class CommitRecord:
         return encode_record(values)
 
     @classmethod
-    def from_json(cls, text: bytes, path: Path) -> CommitRecord:
-        """Read a record; raises `DataError` if it is damaged."""
+    def from_json(cls, text: bytes, path: str) -> CommitRecord:
+        """Read a record that lies at a path; raises `DataError` if it is damaged."""
         try:
             values = decode_record(text)
-            values["buffers"] = {k: BufferRecord(**v) for k, v in values["buffers"].items()}
+            values["shard"] = ShardRecord.from_dict(values["shard"])
             values["episodes"] = tuple(EpisodeRecord(**e) for e in values["episodes"])
             values["statistics"] = {k: ColumnStatistics.from_dict(v) for k, v in values["statistics"].items()}
             record = cls(**values)
-            _check_types(record)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _check(record)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path}: expected a commit record, got something else ({type(error).__name__}: {error}); "
-                "delete it and collect again with --resume"
+                "delete it and make its unit again (collect with --resume, or import again)"
             ) from None
-        shard = Path(record.shard)
-        if shard.is_absolute() or ".." in shard.parts:
-            raise DataError(f"{path}: expected a shard inside the dataset, got {record.shard!r}; the commit is damaged")
         return record
 
 
-def _check_types(record: CommitRecord) -> None:
-    """Raise `ValueError` unless numbers are counts and the episodes fill the shard one after the other."""
-    for name in ("dataset_uuid", "attempt", "shard"):
+def _check(record: CommitRecord) -> None:
+    """Raise `ValueError` unless the fields have their types and the episodes fill the shard one after the other."""
+    for name in ("dataset_uuid", "attempt"):
         if not isinstance(getattr(record, name), str):
             raise ValueError(f"{name} is no text")
-    for name in ("unit", "num_bytes", "crc32", "num_rows"):
-        if type(getattr(record, name)) is not int or getattr(record, name) < 0:
-            raise ValueError(f"{name} is no count")
+    if type(record.unit) is not int or record.unit < 0:
+        raise ValueError("unit is no count")
     next_row = 0
+    observation_dim = len(record.episodes[0].final_observation) if record.episodes else 0
     for episode in record.episodes:
         if type(episode.length) is not int or episode.length < 1 or episode.first_row != next_row:
             raise ValueError(f"episode {episode.episode_index!r} does not begin where the one before it ends")
+        if len(episode.final_observation) != observation_dim:
+            raise ValueError(f"the final observation of episode {episode.episode_index!r} has another size")
         next_row += episode.length
-    if next_row != record.num_rows:
-        raise ValueError(f"its episodes have {next_row} rows, its shard {record.num_rows}")
+    if next_row != record.shard.num_rows:
+        raise ValueError(f"its episodes have {next_row} rows, its shard {record.shard.num_rows}")
 
 
-def put_if_absent(path: Path, content: bytes) -> bool:
-    """Create a file with its whole content, durably, unless it exists; atomic among any number of writers.
-
-    Returns:
-        Whether this call created the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        sync_directory(path.parent)
-        return True
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def commit_unit(root: Path, record: CommitRecord) -> CommitRecord:
-    """Commit a unit whose shard has been written and synced.
+def commit_unit(store: Store, record: CommitRecord) -> CommitRecord:
+    """Commit a unit whose shard has been written durably.
 
     Returns:
         The record that counts: this one, or that of the attempt that came first, in which case this attempt's shard
         is deleted.
     """
-    path = commit_path(root, record.unit)
-    if put_if_absent(path, record.to_json()):
+    if store.put_if_absent(commit_name(record.unit), record.to_json()):
         return record
-    winner = CommitRecord.from_json(path.read_bytes(), path)
+    winner = read_commit(store, record.unit)
     if winner.attempt != record.attempt:
-        (root / record.shard).unlink(missing_ok=True)
+        store.delete(record.shard.name)
     return winner
+
+
+def read_commit(store: Store, unit: int) -> CommitRecord:
+    """The commit of a unit; raises `DataError` if it is damaged, `FileNotFoundError` if there is none."""
+    name = commit_name(unit)
+    path = store.locate(name)
+    record = CommitRecord.from_json(store.read(name), path)
+    if record.unit != unit:
+        raise DataError(f"{path}: expected unit {unit}, got {record.unit}; was the file renamed?")
+    return record
+
+
+def list_committed_units(store: Store) -> list[int]:
+    """Units that have a commit, ascending; no record is read."""
+    matches = (re.fullmatch(rf"{COMMITS}/(\d{{8,}})\.json", stored.name) for stored in store.list(COMMITS))
+    return sorted(int(match[1]) for match in matches if match)

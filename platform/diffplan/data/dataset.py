@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import mmap
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffplan.config import CollectionConfig, EnvConfig, config_from_dict
-from diffplan.data.commit import CommitRecord, EpisodeRecord, put_if_absent
-from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest, VectorColumn
-from diffplan.data.statistics import ColumnStatistics, merge_statistics
-from diffplan.data.writer import locate_buffers
+from diffplan.data.cache import fetch_shard
+from diffplan.data.commit import ShardRecord
+from diffplan.data.episodes import EpisodeTable
+from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
+from diffplan.data.snapshot import DatasetState, list_snapshots, read_snapshot, read_state, relocate, write_state
+from diffplan.data.statistics import ColumnStatistics
+from diffplan.data.store import Store, open_store
+from diffplan.data.writer import locate_columns
 from diffplan.errors import DataError
 
 
@@ -27,270 +29,233 @@ class TrajectoryDataset:
     """A dataset as it was when opened: later commits do not change it.
 
     Attributes:
-        root: its directory.
+        store: where it lies.
         manifest: what all shards share.
-        commits: the committed units, ascending.
+        shards: its shards, in the order of their units.
+        episodes: its episodes, in the order of units and rows.
+        statistics: of each column, over all episodes.
         snapshot: number of the snapshot that it was opened at, or None for all commits.
     """
 
-    root: Path
+    store: Store
     manifest: Manifest
-    commits: tuple[CommitRecord, ...]
+    shards: tuple[ShardRecord, ...]
+    episodes: EpisodeTable
+    statistics: dict[str, ColumnStatistics]
     snapshot: int | None = None
 
     @property
+    def uri(self) -> str:
+        """Path or URL of the dataset."""
+        return self.store.uri
+
+    @property
     def env(self) -> EnvConfig:
-        """The environment it was collected in."""
+        """The environment that it is of; that of the first task where tasks differ."""
         return config_from_dict(EnvConfig, self.manifest.env)
 
     @property
-    def collection(self) -> CollectionConfig:
-        """How it was collected."""
-        return config_from_dict(CollectionConfig, self.manifest.collection)
-
-    @functools.cached_property
-    def episodes(self) -> tuple[EpisodeRecord, ...]:
-        """All episodes, by unit and row."""
-        return tuple(episode for commit in self.commits for episode in commit.episodes)
+    def collection(self) -> CollectionConfig | None:
+        """How it was collected; None where the data came from elsewhere."""
+        values = self.manifest.collection
+        return None if values is None else config_from_dict(CollectionConfig, values)
 
     @property
     def num_steps(self) -> int:
         """Environment steps."""
-        return sum(commit.num_rows for commit in self.commits)
+        return int(self.episodes.length.sum(dtype=np.int64))
 
     @property
     def num_bytes(self) -> int:
         """Size of all shards."""
-        return sum(commit.num_bytes for commit in self.commits)
+        return sum(shard.num_bytes for shard in self.shards)
 
-    @functools.cached_property
-    def statistics(self) -> dict[str, ColumnStatistics]:
-        """Statistics of each float column over all shards."""
-        return {
-            column.name: merge_statistics(commit.statistics[column.name] for commit in self.commits)
-            for column in self.manifest.float_columns
-        }
+    def describe_column(self, name: str) -> Column:
+        """The column of a name; raises `DataError` if there is none."""
+        try:
+            return self.manifest.column(name)
+        except DataError as error:
+            raise DataError(f"{self.uri}: {error}") from None
 
-    def column_size(self, name: str) -> int:
-        """Entries per row of a float column, 0 for a plain one; raises `DataError` if there is none."""
-        for column in self.manifest.float_columns:
-            if column.name == name:
-                return column.size
-        known = ", ".join(column.name for column in self.manifest.float_columns)
-        raise DataError(f"{self.root}: expected one of the columns {known}, got {name!r}")
+    def column(self, shard: ShardRecord, name: str) -> np.ndarray:
+        """A column of a shard, [num_rows, *shape], mapped and read-only."""
+        column = self.describe_column(name)
+        mapped = self.map_shard(shard)
+        count = shard.num_rows * column.size
+        values = np.frombuffer(mapped, column.numpy_dtype, count, shard.offsets[name])
+        return values.reshape(shard.num_rows, *column.shape)
 
-    def column(self, commit: CommitRecord, name: str) -> np.ndarray:
-        """A float column of a shard, float32[num_rows, size] or float32[num_rows], mapped and read-only."""
-        size = self.column_size(name)
-        mapped = self._map(commit)  # checks the buffers
-        buffer = commit.buffers[name]
-        values = np.frombuffer(mapped, np.float32, buffer.num_bytes // 4, buffer.offset)
-        return values.reshape(commit.num_rows, size) if size else values
+    def episode_column(self, episode: int, name: str) -> np.ndarray:
+        """The rows of one episode, numbered as in `episodes`, of a column."""
+        first, length = int(self.episodes.first_row[episode]), int(self.episodes.length[episode])
+        return self.column(self.shards[self.episodes.shard[episode]], name)[first : first + length]
 
     def read_column(self, name: str) -> np.ndarray:
-        """A float column of the whole dataset, copied, in the order of `episodes`."""
-        return np.concatenate([self.column(commit, name) for commit in self.commits])
+        """A column of the whole dataset, copied, in the order of `episodes`."""
+        return np.concatenate([self.episode_column(i, name) for i in range(len(self.episodes))])
 
     def iterate_tables(self) -> Iterator[pa.Table]:
-        """Each shard as an Arrow table, mapped."""
-        for commit in self.commits:
-            self._map(commit)
-            yield pa.ipc.open_file(pa.memory_map(str(self.root / commit.shard))).read_all()
+        """Each shard as an Arrow table, mapped, with the rows of this dataset only."""
+        for number, shard in enumerate(self.shards):
+            table = pa.ipc.open_file(pa.py_buffer(self.map_shard(shard))).read_all()
+            chosen = self.episodes.shard == number
+            lengths = self.episodes.length[chosen]
+            if lengths.sum() != shard.num_rows:  # a compacted shard holds units that an older snapshot lacks
+                firsts = self.episodes.first_row[chosen]
+                table = pa.concat_tables([table.slice(f, n) for f, n in zip(firsts, lengths, strict=True)])
+            yield table
 
     def content_hash(self) -> str:
-        """SHA-256 of all episodes: equal for two datasets with the same content, whoever wrote them when."""
-        digest = hashlib.sha256()
-        for commit in self.commits:
-            for column in self.manifest.float_columns:
-                digest.update(self.column(commit, column.name).tobytes())
-            for e in commit.episodes:
-                digest.update(repr((e.episode_index, e.seed, e.length, e.terminated, e.truncated)).encode())
-                digest.update(np.asarray(e.final_observation, dtype=np.float32).tobytes())
+        """SHA-256 of all episodes by number: equal for equal content, whoever wrote it when, in shards of any size."""
+        digest = hashlib.sha256(repr([(c.name, c.shape, c.dtype) for c in self.manifest.columns]).encode())
+        records = list(self.episodes)
+        for i in np.argsort([record.episode_index for record in records]):
+            e = records[i]
+            for column in self.manifest.columns:
+                digest.update(self.episode_column(int(i), column.name).tobytes())
+            known = (e.episode_index, e.seed, e.behavior, e.task, e.length, e.terminated, e.truncated, e.options)
+            digest.update(repr((*known, e.final_observation, sorted(e.final_values.items()))).encode())
         return digest.hexdigest()
 
-    def verify(self) -> Iterator[CommitRecord]:
-        """Check every byte of every shard, yielding each commit after its shard was found good.
-
-        Raises:
-            DataError: a shard does not match the checksum in its commit.
-        """
-        for commit in self.commits:
-            crc32 = zlib.crc32(self._map(commit))
-            if crc32 != commit.crc32:
+    def map_shard(self, shard: ShardRecord) -> mmap.mmap:
+        """The bytes of a shard, mapped; its structure is checked the first time."""
+        maps: dict[str, mmap.mmap] = self.__dict__.setdefault("_maps", {})
+        if shard.name not in maps:
+            path = fetch_shard(self.store, shard, self.manifest.dataset_uuid)
+            try:
+                with path.open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
                 raise DataError(
-                    f"{self.root / commit.shard}: expected checksum {commit.crc32:08x}, got {crc32:08x}; the shard is "
-                    f"damaged: delete it with its commit {commit.unit:08d}.json and collect again with --resume"
-                )
-            yield commit
+                    f"{path}: expected a shard to map, got {error.strerror or error}; many shards need as many "
+                    "mappings: raise the limits (ulimit -n, vm.max_map_count) or compact the dataset"
+                ) from None
+            _check_shard(path, mapped, shard, self.manifest)
+            maps[shard.name] = mapped
+        return maps[shard.name]
 
-    def _map(self, commit: CommitRecord) -> mmap.mmap:
-        """Map a shard; its structure is checked the first time."""
-        maps: dict[int, mmap.mmap] = self.__dict__.setdefault("_maps", {})
-        if commit.unit not in maps:
-            path = self.root / commit.shard
-            _check_size(path, commit)
-            with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            _check_shard(path, mapped, commit, self.manifest)
-            maps[commit.unit] = mapped
-        return maps[commit.unit]
+    def check_sizes(self) -> None:
+        """Raise `DataError` if a mapped shard is no longer as long as it was.
+
+        Touching a mapping beyond the end of its file ends the process, so whoever reads mappings for long calls this
+        from time to time. A shard that shrinks between the check and the touch is not caught.
+        """
+        for name in self.__dict__.get("_maps", {}):
+            shard = next(shard for shard in self.shards if shard.name == name)
+            path = fetch_shard(self.store, shard, self.manifest.dataset_uuid)
+            if path.stat().st_size != shard.num_bytes:
+                raise DataError(f"{path}: expected {shard.num_bytes} bytes, got {path.stat().st_size}; it was changed")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_maps"}
 
 
-def open_dataset(path: str | Path, *, snapshot: int | None = None) -> TrajectoryDataset:
+def open_dataset(path: str | Path | Store, *, snapshot: int | None = None) -> TrajectoryDataset:
     """Open a dataset for reading.
 
-    Checked at once: the manifest, every commit, that shards exist with their exact size and that no episode occurs
-    twice. The structure of a shard is checked on first touch, checksums by `verify`.
+    Checked at once: the manifest, every commit that is read, that shards exist with their exact size and that no
+    episode occurs twice. The structure of a shard is checked on first touch, checksums by `diffplan data verify`.
 
     Args:
-        path: directory of the dataset.
+        path: directory or URL of the dataset.
         snapshot: number of a snapshot to open; None for everything committed so far.
 
     Raises:
         DataError: not a dataset, damaged, or without episodes.
     """
-    root = Path(path)
-    manifest_path = root / MANIFEST_NAME
-    if not manifest_path.is_file():
-        raise DataError(f"{root}: expected a dataset (no {MANIFEST_NAME} there); make one with `diffplan collect`")
-    manifest = Manifest.from_json(manifest_path.read_bytes(), manifest_path)
-    commits = read_commits(root, manifest)
-    if snapshot is not None:
-        units = _read_snapshot_units(root, snapshot)
-        missing = sorted(units - {commit.unit for commit in commits})
-        if missing:
-            raise DataError(f"{root}: snapshot {snapshot} lists unit {missing[0]}, which has no commit; is it damaged?")
-        commits = tuple(commit for commit in commits if commit.unit in units)
-    if not commits:
-        raise DataError(f"{root}: the dataset has no episodes yet; go on with `diffplan collect … --resume`")
-    for commit in commits:
-        _check_size(root / commit.shard, commit)
-    dataset = TrajectoryDataset(root, manifest, commits, snapshot)
-    indices = [episode.episode_index for episode in dataset.episodes]
-    if len(set(indices)) != len(indices):
-        twice = next(i for i in indices if indices.count(i) > 1)
-        raise DataError(f"{root}: episode {twice} occurs in more than one shard; the dataset is damaged")
+    store = open_store(path)
+    manifest = read_manifest(store)
+    state = read_state(store, manifest) if snapshot is None else read_snapshot(store, manifest, snapshot)
+    if state is None or not len(state.episodes):
+        raise DataError(f"{store.uri}: the dataset has no episodes yet; go on with `diffplan collect … --resume`")
+    state = relocate(store, manifest, state)
+    _check_sizes(store, state)
+    dataset = TrajectoryDataset(store, manifest, state.shards, state.episodes, state.statistics, snapshot)
+    _check_unique(dataset)
     return dataset
 
 
-def read_commits(root: Path, manifest: Manifest) -> tuple[CommitRecord, ...]:
-    """All commits of a dataset, ascending by unit; raises `DataError` for a damaged or foreign one."""
-    commits = []
-    for path in sorted((root / COMMITS).glob("*.json")):
-        commit = CommitRecord.from_json(path.read_bytes(), path)
-        if commit.dataset_uuid != manifest.dataset_uuid:
-            raise DataError(f"{path}: expected dataset {manifest.dataset_uuid}, got {commit.dataset_uuid}; misplaced?")
-        if path.stem != f"{commit.unit:08d}":
-            raise DataError(f"{path}: expected unit {path.stem}, got {commit.unit}; was the file renamed?")
-        if set(commit.statistics) != {column.name for column in manifest.float_columns}:
-            raise DataError(f"{path}: its statistics are not of the columns of {MANIFEST_NAME}; the commit is damaged")
-        commits.append(commit)
-    return tuple(commits)
+def read_manifest(store: Store) -> Manifest:
+    """The manifest of a dataset; raises `DataError` if there is none or it is damaged."""
+    try:
+        content = store.read(MANIFEST_NAME)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise DataError(
+            f"{store.uri}: expected a dataset (no {MANIFEST_NAME} there); make one with `diffplan collect`"
+        ) from None
+    return Manifest.from_json(content, store.locate(MANIFEST_NAME))
 
 
 def write_snapshot(dataset: TrajectoryDataset) -> int:
-    """Write the next snapshot of a dataset, one row per episode, and return its number.
+    """Make sure that a snapshot holds everything committed so far, and return its number.
 
-    A dataset whose newest snapshot already holds the same units gets no new one.
+    Where the newest snapshot does already, no new one is written.
     """
-    directory = dataset.root / SNAPSHOTS
-    directory.mkdir(exist_ok=True)
-    numbers = list_snapshots(dataset.root)
-    units = {commit.unit for commit in dataset.commits}
-    if numbers and _read_snapshot_units(dataset.root, numbers[-1]) == units:
-        return numbers[-1]
-    rows = [
-        {
-            "unit": commit.unit,
-            "shard": commit.shard,
-            "shard_num_bytes": commit.num_bytes,
-            "shard_crc32": commit.crc32,
-            "episode_index": e.episode_index,
-            "first_row": e.first_row,
-            "length": e.length,
-            "undiscounted_return": e.undiscounted_return,
-            "terminated": e.terminated,
-            "truncated": e.truncated,
-            "behavior": e.behavior,
-        }
-        for commit in dataset.commits
-        for e in commit.episodes
-    ]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
-    content = sink.getvalue().to_pybytes()
-    number = numbers[-1] + 1 if numbers else 0
-    while not put_if_absent(directory / f"{number}.parquet", content):
-        number += 1
-    return number
+    while True:
+        numbers = list_snapshots(dataset.store)
+        state = read_state(dataset.store, dataset.manifest)
+        if state is None:
+            raise DataError(f"{dataset.uri}: the dataset has no episodes to pin")
+        current = relocate(dataset.store, dataset.manifest, state)
+        if current is state and state.number is not None:
+            return state.number
+        number = write_state(dataset.store, dataset.manifest, replace(current, base=numbers[-1] if numbers else None))
+        if number is not None:
+            return number
 
 
-def list_snapshots(root: Path) -> list[int]:
-    """Numbers of the snapshots of a dataset, ascending."""
-    return sorted(int(path.stem) for path in (root / SNAPSHOTS).glob("*.parquet") if path.stem.isdigit())
+def list_orphans(dataset: TrajectoryDataset) -> list[str]:
+    """Shards that nothing names: left by writers that were killed, or replaced; invisible to readers."""
+    state = read_state(dataset.store, dataset.manifest)
+    named = set() if state is None else {shard.name for shard in state.shards}
+    stored = (shard.name for shard in dataset.store.list(SHARDS))
+    return [name for name in stored if name.endswith(".arrow") and name not in named]
 
 
-def list_orphans(dataset: TrajectoryDataset) -> list[Path]:
-    """Shards that no commit names: left by writers that were killed, invisible to readers."""
-    named = {commit.shard for commit in read_commits(dataset.root, dataset.manifest)}
-    return [p for p in sorted((dataset.root / SHARDS).glob("*.arrow")) if f"{SHARDS}/{p.name}" not in named]
+def _check_unique(dataset: TrajectoryDataset) -> None:
+    indices = np.sort(dataset.episodes.column("episode_index"))
+    if len(twice := indices[1:][indices[1:] == indices[:-1]]):
+        raise DataError(f"{dataset.uri}: episode {twice[0]} occurs in more than one shard; the dataset is damaged")
 
 
-def _read_snapshot_units(root: Path, number: int) -> set[int]:
-    path = root / SNAPSHOTS / f"{number}.parquet"
-    try:
-        return set(pq.read_table(path, columns=["unit"]).column("unit").to_pylist())
-    except FileNotFoundError:
-        raise DataError(f"{root}: expected one of the snapshots {list_snapshots(root)}, got {number}") from None
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise DataError(f"{path}: expected a snapshot, got something else ({error}); delete it") from None
+def _check_sizes(store: Store, state: DatasetState) -> None:
+    sizes = {stored.name: stored.num_bytes for stored in store.list(SHARDS)}
+    for shard in state.shards:
+        if sizes.get(shard.name) != shard.num_bytes:
+            raise DataError(
+                f"{store.locate(shard.name)}: expected {shard.num_bytes} bytes, got {sizes.get(shard.name)}; the shard "
+                "is truncated or was changed: run `diffplan data verify --drop_damaged`, then make its units again"
+            )
 
 
-def _check_size(path: Path, commit: CommitRecord) -> None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: the shard of unit {commit.unit} is missing; delete commits/{commit.unit:08d}.json and collect "
-            "again with --resume"
-        ) from None
-    if size != commit.num_bytes:
-        raise DataError(
-            f"{path}: expected {commit.num_bytes} bytes, got {size}; the shard is truncated or was changed: delete it "
-            f"with commits/{commit.unit:08d}.json and collect again with --resume"
-        )
-
-
-def _check_shard(path: Path, mapped: mmap.mmap, commit: CommitRecord, manifest: Manifest) -> None:
+def _check_shard(path: Path, mapped: mmap.mmap, shard: ShardRecord, manifest: Manifest) -> None:
     content = pa.py_buffer(mapped)
     try:
         reader = pa.ipc.open_file(content)
         num_batches = reader.num_record_batches
-        schema = reader.schema.remove_metadata()
-        names = schema.names
+        schema = reader.schema
         num_rows = reader.get_batch(0).num_rows if num_batches else 0
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected an Arrow IPC file, got something else ({error}); is it damaged?") from None
-    if num_batches != 1 or num_rows != commit.num_rows:
+    if num_batches != 1 or num_rows != shard.num_rows:
         raise DataError(
-            f"{path}: expected 1 record batch of {commit.num_rows} rows, got {num_batches} with {num_rows} in the first"
+            f"{path}: expected 1 record batch of {shard.num_rows} rows, got {num_batches} with {num_rows} in the first"
         )
-    if not schema.equals(manifest.arrow_schema):
-        raise DataError(f"{path}: expected the columns {_names(manifest)}, got {names} or other types")
-    if locate_buffers(content, manifest) != commit.buffers:
+    if not schema.remove_metadata().equals(manifest.arrow_schema):
+        expected = [field.name for field in manifest.arrow_schema]
+        raise DataError(f"{path}: expected the columns {expected}, got {schema.names} or other types")
+    uuid = (schema.metadata or {}).get(b"diffplan.dataset_uuid", b"").decode(errors="replace")
+    if uuid != manifest.dataset_uuid:
+        raise DataError(f"{path}: expected a shard of dataset {manifest.dataset_uuid}, got one of {uuid or 'none'}")
+    if locate_columns(content, manifest) != shard.offsets:
         raise DataError(f"{path}: columns do not lie where the commit says; shard or commit is damaged")
-
-
-def _names(manifest: Manifest) -> list[str]:
-    return [field.name for field in manifest.arrow_schema]
 
 
 __all__ = [
     "TrajectoryDataset",
-    "VectorColumn",
     "list_orphans",
     "list_snapshots",
     "open_dataset",
-    "read_commits",
+    "read_manifest",
     "write_snapshot",
 ]

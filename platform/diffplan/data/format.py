@@ -4,23 +4,25 @@
 <root>/_dataset.json                  manifest, written once
        shards/<unit>-<attempt>.arrow  immutable Arrow IPC file, uncompressed, one record batch, one row per step
        commits/<unit>.json            the commit of a unit; a shard without one does not exist
-       snapshots/<N>.parquet          one row per episode of all units committed at that moment
+       snapshots/<N>.parquet          all shards and episodes at that moment; see `diffplan.data.snapshot`
 ```
 
 Manifest and commits carry checksums of their own; see `diffplan.data.record`.
 
 Rows of a shard: `episode_index, t, observation, action, reward, termination, truncation` and named further columns.
 Episodes are contiguous and never span shards. Row t holds the observation before action t; the observation after the
-last action is in the commit, so an episode of T rows has T + 1 observations, as in Minari.
+last action is in the commit, so an episode of T rows has T + 1 observations, as in Minari. A further column may have a
+value after the last action too (`has_final`).
 """
 
 from __future__ import annotations
 
+import math
 import uuid
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from diffplan.data.record import decode_record, encode_record
@@ -31,13 +33,66 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "_dataset.json"
 SHARDS, COMMITS, SNAPSHOTS = "shards", "commits", "snapshots"
 
+ARROW_TYPES = {
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "int64": pa.int64(),
+    "int32": pa.int32(),
+    "uint8": pa.uint8(),
+    "bool": pa.uint8(),  # Arrow packs its own booleans to bits, which cannot be mapped
+}
+"""Types that the values of a column may have."""
+
 
 @dataclass(frozen=True)
-class VectorColumn:
-    """A column of fixed-size float32 lists; size 0 stands for a plain float32 column."""
+class Column:
+    """A column of numbers, a fixed-size list per row.
+
+    Attributes:
+        name: its name; parts of dict spaces and infos are joined by dots.
+        shape: shape of the value of one row, () for a plain number.
+        dtype: one of `ARROW_TYPES`.
+        has_final: whether episodes have a value after their last action.
+    """
 
     name: str
-    size: int
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    has_final: bool = False
+
+    @property
+    def size(self) -> int:
+        """Numbers per row."""
+        return math.prod(self.shape)
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """Type of the values as an array."""
+        return np.dtype(self.dtype)
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Type of the column in a shard."""
+        return pa.list_(ARROW_TYPES[self.dtype], self.size) if self.shape else ARROW_TYPES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the datasets that a merged dataset was made of.
+
+    Attributes:
+        name: what users call it.
+        weight: its share of the windows, relative to those of the other tasks.
+        dataset_uuid: the dataset that it was.
+        env: its environment, the `EnvConfig` as a dict.
+        num_units: units that it has, which follow those of the tasks before it.
+    """
+
+    name: str
+    weight: float
+    dataset_uuid: str
+    env: dict[str, Any]
+    num_units: int
 
 
 @dataclass(frozen=True)
@@ -47,48 +102,60 @@ class Manifest:
     Attributes:
         dataset_uuid: names this dataset for good.
         env: the `EnvConfig` as a dict.
-        collection: the `CollectionConfig` as a dict.
-        observation_dim: size of an observation.
-        action_dim: size of an action.
+        columns: columns of a shard: observation, action, reward and further ones.
         action_low: lower bound of each action entry, None where unbounded.
         action_high: upper bound of each action entry, None where unbounded.
-        extra_columns: further columns of a shard.
+        collection: the `CollectionConfig` as a dict, None where the data came from elsewhere.
+        source: where data came from that was not collected: `kind` and what its format says of itself.
+        spaces: `observation` and `action` space as Minari writes them, where known.
+        env_spec: the Gymnasium spec of the environment as JSON text, where known.
+        tasks: the datasets that a merged one was made of.
         features: names of format features that a reader must know; none so far.
     """
 
     dataset_uuid: str
     env: dict[str, Any]
-    collection: dict[str, Any]
-    observation_dim: int
-    action_dim: int
+    columns: tuple[Column, ...]
     action_low: list[float | None]
     action_high: list[float | None]
-    extra_columns: tuple[VectorColumn, ...] = ()
+    collection: dict[str, Any] | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+    spaces: dict[str, Any] = field(default_factory=dict)
+    env_spec: str | None = None
+    tasks: tuple[Task, ...] = ()
     features: tuple[str, ...] = ()
 
     @property
-    def float_columns(self) -> tuple[VectorColumn, ...]:
-        """All float32 columns of a shard."""
-        return (
-            VectorColumn("observation", self.observation_dim),
-            VectorColumn("action", self.action_dim),
-            VectorColumn("reward", 0),
-            *self.extra_columns,
-        )
+    def observation_dim(self) -> int:
+        """Size of an observation."""
+        return self.column("observation").size
+
+    @property
+    def action_dim(self) -> int:
+        """Size of an action."""
+        return self.column("action").size
+
+    @property
+    def extra_columns(self) -> tuple[Column, ...]:
+        """Columns besides observation, action and reward."""
+        return self.columns[3:]
+
+    def column(self, name: str) -> Column:
+        """The column of a name; raises `DataError` if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise DataError(f"expected one of the columns {', '.join(c.name for c in self.columns)}, got {name!r}")
 
     @property
     def arrow_schema(self) -> pa.Schema:
         """Schema of every shard, without metadata."""
-
-        def arrow_type(column: VectorColumn) -> pa.DataType:
-            return pa.list_(pa.float32(), column.size) if column.size else pa.float32()
-
-        observation, action, reward, *extra = self.float_columns
+        observation, action, reward, *extra = self.columns
         return pa.schema(
             [pa.field("episode_index", pa.int64(), nullable=False), pa.field("t", pa.int32(), nullable=False)]
-            + [pa.field(c.name, arrow_type(c), nullable=False) for c in (observation, action, reward)]
+            + [pa.field(c.name, c.arrow_type, nullable=False) for c in (observation, action, reward)]
             + [pa.field(name, pa.bool_(), nullable=False) for name in ("termination", "truncation")]
-            + [pa.field(c.name, arrow_type(c), nullable=False) for c in extra]
+            + [pa.field(c.name, c.arrow_type, nullable=False) for c in extra]
         )
 
     def to_json(self) -> bytes:
@@ -97,8 +164,8 @@ class Manifest:
         return encode_record(values)
 
     @classmethod
-    def from_json(cls, text: bytes, path: Path) -> Manifest:
-        """Read a manifest.
+    def from_json(cls, text: bytes, path: object) -> Manifest:
+        """Read a manifest that lies at a path.
 
         Raises:
             DataError: not a manifest of a version that this reader knows.
@@ -106,7 +173,7 @@ class Manifest:
         try:
             values = decode_record(text)
             name, version = values.pop("format"), values.pop("format_version")
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise DataError(f"{path}: expected a dataset manifest (JSON), got something else; is it damaged?") from None
         if name != FORMAT_NAME or version != FORMAT_VERSION:
             raise DataError(
@@ -116,11 +183,50 @@ class Manifest:
         if unknown := values.get("features"):
             raise DataError(f"{path}: the dataset needs features {unknown} that this diffplan lacks; upgrade diffplan")
         try:
-            values["extra_columns"] = tuple(VectorColumn(**column) for column in values["extra_columns"])
+            values["columns"] = tuple(Column(**{**c, "shape": tuple(c["shape"])}) for c in values["columns"])
+            values["tasks"] = tuple(Task(**task) for task in values["tasks"])
             values["features"] = tuple(values["features"])
-            return cls(**values)
-        except (TypeError, KeyError) as error:
+            manifest = cls(**values)
+            _check_columns(manifest.columns)
+            return manifest
+        except (TypeError, KeyError, ValueError) as error:
             raise DataError(f"{path}: the manifest lacks or misnames a field ({error}); is it damaged?") from None
+
+
+def _check_columns(columns: tuple[Column, ...]) -> None:
+    """Raise `ValueError` unless these can be the columns of a shard."""
+    names = [column.name for column in columns]
+    if names[:3] != ["observation", "action", "reward"]:
+        raise ValueError(f"columns must begin with observation, action and reward, not {names[:3]}")
+    reserved = {"episode_index", "t", "termination", "truncation"}
+    if len(set(names)) != len(names) or reserved & set(names):
+        raise ValueError("two columns have the same name")
+    for column in columns:
+        if column.dtype not in ARROW_TYPES:
+            raise ValueError(f"column {column.name!r} has the type {column.dtype!r}")
+
+
+def make_columns(
+    observation: int | tuple[int, ...],
+    action: int | tuple[int, ...],
+    extra: tuple[Column, ...] = (),
+    *,
+    observation_dtype: str = "float32",
+    action_dtype: str = "float32",
+    reward_dtype: str = "float32",
+) -> tuple[Column, ...]:
+    """The columns of a manifest from the sizes or shapes of observation and action; raises `DataError` if unfit."""
+    columns = (
+        Column("observation", (observation,) if isinstance(observation, int) else observation, observation_dtype, True),
+        Column("action", (action,) if isinstance(action, int) else action, action_dtype),
+        Column("reward", (), reward_dtype),
+        *extra,
+    )
+    try:
+        _check_columns(columns)
+    except ValueError as error:
+        raise DataError(f"columns: {error}") from None
+    return columns
 
 
 def new_dataset_uuid() -> str:
@@ -128,6 +234,11 @@ def new_dataset_uuid() -> str:
     return str(uuid.uuid4())
 
 
-def commit_path(root: Path, unit: int) -> Path:
-    """Path of the commit of a unit."""
-    return root / COMMITS / f"{unit:08d}.json"
+def commit_name(unit: int) -> str:
+    """Name of the commit of a unit in its store."""
+    return f"{COMMITS}/{unit:08d}.json"
+
+
+def snapshot_name(number: int) -> str:
+    """Name of a snapshot in its store."""
+    return f"{SNAPSHOTS}/{number}.parquet"

@@ -15,58 +15,55 @@ No index of windows is kept: a number below the total is looked up in the cumula
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from diffplan.data.dataset import TrajectoryDataset
-from diffplan.errors import DataError
+from diffplan.data.window_index import Padding, WindowIndex
+
+SIZE_CHECK_SECONDS = 1.0
 
 
 class Windows:
-    """All windows of a dataset.
+    """All windows of a dataset, gathered from its mapped shards.
 
     Args:
         dataset: the dataset.
-        columns: float columns to join side by side, such as `("action", "observation")`.
+        columns: columns to join side by side, such as `("action", "observation")`.
         stride: environment steps between two steps of a window.
+        padding: what to do with episodes that are shorter than a window; see `WindowIndex`.
     """
 
-    def __init__(self, dataset: TrajectoryDataset, columns: Sequence[str], stride: int) -> None:
+    def __init__(
+        self, dataset: TrajectoryDataset, columns: Sequence[str], stride: int, padding: Padding = "skip"
+    ) -> None:
         self.dataset = dataset
         self.columns = tuple(columns)
-        self.stride = stride
-        self.lengths = np.array([episode.length for episode in dataset.episodes])
+        self.index = WindowIndex(dataset, stride, padding)
         self._views = [_AddressSpan(dataset, name) for name in self.columns]
-        self._cumulative: dict[int, np.ndarray] = {}
+        self._checked_at = time.monotonic()
 
     def count(self, horizon: int) -> int:
-        """Number of windows of a horizon.
-
-        Raises:
-            DataError: every episode is shorter than such a window.
-        """
-        if horizon not in self._cumulative:
-            span = (horizon - 1) * self.stride + 1
-            self._cumulative[horizon] = np.cumsum(np.maximum(self.lengths - span + 1, 0))
-            if self._cumulative[horizon][-1] == 0:
-                raise DataError(
-                    f"{self.dataset.root}: a window of horizon {horizon} and stride {self.stride} spans {span} steps, "
-                    f"but the longest episode has {self.lengths.max()}; take a shorter horizon or longer episodes"
-                )
-        return int(self._cumulative[horizon][-1])
+        """Number of windows of a horizon; raises `DataError` if there is none."""
+        return self.index.count(horizon)
 
     def sample(self, num_windows: int, horizon: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw windows uniformly with replacement, float32[num_windows, horizon, size], in environment units."""
-        return self.gather(generator.integers(self.count(horizon), size=num_windows), horizon)
+        """Draw windows with replacement, float32[num_windows, horizon, size], in environment units."""
+        return self.gather(self.index.draw(num_windows, horizon, generator), horizon)
 
     def gather(self, windows: np.ndarray, horizon: int) -> np.ndarray:
         """The windows of the given numbers, each below `count(horizon)`."""
-        self.count(horizon)
-        cumulative = self._cumulative[horizon]
-        episodes = np.searchsorted(cumulative, windows, side="right")
-        before = np.where(episodes > 0, cumulative[episodes - 1], 0)
-        rows = (windows - before)[:, None] + np.arange(horizon) * self.stride
+        episodes, first_rows = self.index.locate(windows, horizon)
+        return self.gather_at(episodes, first_rows, horizon)
+
+    def gather_at(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray:
+        """The windows that begin at rows of episodes."""
+        if (now := time.monotonic()) - self._checked_at > SIZE_CHECK_SECONDS:
+            self.dataset.check_sizes()
+            self._checked_at = now
+        rows = self.index.rows(episodes, first_rows, horizon)
         return np.concatenate([view.rows(episodes[:, None], rows) for view in self._views], axis=-1)
 
 
@@ -79,21 +76,23 @@ class _AddressSpan:
     """
 
     def __init__(self, dataset: TrajectoryDataset, name: str) -> None:
-        self.size = max(dataset.column_size(name), 1)
-        self._keep = [dataset.column(commit, name) for commit in dataset.commits]  # holds the mappings open
-        addresses = np.array([column.ctypes.data for column in self._keep])
+        column = dataset.describe_column(name)
+        self.size = column.size
+        self._keep = [dataset.column(shard, name) for shard in dataset.shards]  # holds the mappings open
+        addresses = np.array([values.ctypes.data for values in self._keep])
         lowest = int(addresses.min())
-        highest = max(column.ctypes.data + column.nbytes for column in self._keep)
-        buffer = (ctypes.c_float * ((highest - lowest) // 4)).from_address(lowest)
-        flat = np.ctypeslib.as_array(buffer)
-        self._windows = np.lib.stride_tricks.as_strided(
-            flat, (len(flat) - self.size + 1, self.size), (4, 4), writeable=False
+        highest = max(values.ctypes.data + values.nbytes for values in self._keep)
+        width = column.numpy_dtype.itemsize
+        buffer = (ctypes.c_char * (highest - lowest)).from_address(lowest)
+        flat = np.frombuffer(buffer, column.numpy_dtype)
+        self._rows = np.lib.stride_tricks.as_strided(
+            flat, (len(flat) - self.size + 1, self.size), (width, width), writeable=False
         )
-        starts = []
-        for commit, address in zip(dataset.commits, addresses, strict=True):
-            starts += [(int(address) - lowest) // 4 + e.first_row * self.size for e in commit.episodes]
-        self._starts = np.array(starts)
+        self._offsets = (addresses - lowest) // width
+        self._episodes = dataset.episodes
 
     def rows(self, episodes: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Rows of episodes, float32[*rows.shape, size]; the arguments broadcast."""
-        return self._windows[self._starts[episodes] + rows * self.size]
+        table = self._episodes
+        starts = self._offsets[table.shard[episodes]] + table.first_row[episodes].astype(np.int64) * self.size
+        return self._rows[starts + rows * self.size].astype(np.float32, copy=False)

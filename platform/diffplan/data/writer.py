@@ -2,168 +2,189 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import platform
 import uuid
-import zlib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from diffplan.data.commit import (
-    BufferRecord,
-    CommitRecord,
-    EpisodeRecord,
-    commit_unit,
-    put_if_absent,
-    sync_directory,
-)
-from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, Manifest
+from diffplan.data.checksums import compute_checksums
+from diffplan.data.commit import CommitRecord, EpisodeRecord, ShardRecord, commit_unit
+from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
 from diffplan.data.statistics import compute_statistics
+from diffplan.data.store import Store, open_store
 from diffplan.errors import DataError
 from diffplan.types import Episode
 
 
-def create_dataset(root: Path, manifest: Manifest) -> Manifest:
+def create_dataset(where: str | Path | Store, manifest: Manifest) -> Manifest:
     """Create an empty dataset, or find the one that is there.
 
     Returns:
-        The manifest on disk, which is another writer's if that came first.
+        The manifest in the store, which is another writer's if that came first.
     """
-    for name in (SHARDS, COMMITS):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    path = root / MANIFEST_NAME
-    if put_if_absent(path, manifest.to_json()):
+    store = open_store(where)
+    if store.put_if_absent(MANIFEST_NAME, manifest.to_json()):
         return manifest
-    return Manifest.from_json(path.read_bytes(), path)
+    return Manifest.from_json(store.read(MANIFEST_NAME), store.locate(MANIFEST_NAME))
 
 
-def write_unit(root: Path, manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> CommitRecord:
+def write_unit(where: str | Path | Store, manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> CommitRecord:
     """Write and commit a unit; safe to repeat and to interrupt anywhere.
 
     Returns:
         The commit that counts: this one or an earlier one of the same unit.
 
     Raises:
-        DataError: no episodes, an empty one, arrays that do not fit the manifest, or observations, actions or rewards
-            that are not finite (further columns may be).
+        DataError: no episodes, an empty one, arrays that do not fit the manifest, observations, actions or rewards
+            that are not finite (further columns may be), or the store refuses to write.
     """
+    store = open_store(where)
     if not episodes:
         raise DataError(f"unit {unit}: expected at least one episode, got none")
-    columns = _float_columns(manifest, unit, episodes)
-    table = _to_record_batch(manifest, unit, episodes, columns)
+    columns = _columns(manifest, unit, episodes)
+    batch = _to_record_batch(manifest, episodes, columns)
+    try:
+        shard, attempt = write_shard(store, manifest, f"{unit:08d}", batch)
+        record = CommitRecord(
+            unit=unit,
+            dataset_uuid=manifest.dataset_uuid,
+            attempt=attempt,
+            shard=shard,
+            episodes=_episode_records(manifest, episodes),
+            statistics={name: compute_statistics(values) for name, values in columns.items()},
+            provenance=_provenance(),
+        )
+        return commit_unit(store, record)
+    except OSError as error:
+        raise DataError(
+            f"{store.uri}: unit {unit} could not be written ({error.strerror or error}); make room or mend the "
+            "permissions, then go on with --resume: nothing that was committed is lost"
+        ) from error
+
+
+def write_shard(store: Store, manifest: Manifest, stem: str, batch: pa.RecordBatch) -> tuple[ShardRecord, str]:
+    """Write rows as a shard of a name of its own.
+
+    Args:
+        store: where the dataset lies.
+        manifest: that of the dataset.
+        stem: what the name of the shard begins with.
+        batch: rows in the columns of the manifest.
+
+    Returns:
+        The shard, and the random name of the attempt.
+    """
     attempt = uuid.uuid4().hex[:12]
-    shard = f"{SHARDS}/{unit:08d}-{attempt}.arrow"
-    path = root / shard
-    with path.open("xb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_batch(table)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_directory(path.parent)
-    content = pa.memory_map(str(path)).read_buffer()
-    record = CommitRecord(
-        unit=unit,
-        dataset_uuid=manifest.dataset_uuid,
-        attempt=attempt,
-        shard=shard,
+    metadata = {"diffplan.dataset_uuid": manifest.dataset_uuid, "diffplan.units": stem}
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema.with_metadata(metadata)) as writer:
+        writer.write_batch(batch.replace_schema_metadata(metadata))
+    content = sink.getvalue()
+    shard = ShardRecord(
+        name=f"{SHARDS}/{stem}-{attempt}.arrow",
         num_bytes=content.size,
-        crc32=zlib.crc32(content),
-        num_rows=table.num_rows,
-        buffers=locate_buffers(content, manifest),
-        episodes=_episode_records(episodes),
-        statistics={name: compute_statistics(values) for name, values in columns.items()},
-        provenance=_provenance(),
+        num_rows=batch.num_rows,
+        offsets=locate_columns(content, manifest),
+        checksums=compute_checksums(content),
     )
-    return commit_unit(root, record)
+    store.write(shard.name, [content])
+    return shard, attempt
 
 
-def locate_buffers(content: pa.Buffer, manifest: Manifest) -> dict[str, BufferRecord]:
-    """Where the values of each float32 column lie in the bytes of a shard."""
+def locate_columns(content: pa.Buffer, manifest: Manifest) -> dict[str, int]:
+    """The byte of a shard at which the values of each column begin."""
     batch = pa.ipc.open_file(content).get_batch(0)
     located = {}
-    for column in manifest.float_columns:
+    for column in manifest.columns:
         array = batch.column(column.name)
-        values = array.values if column.size else array
-        located[column.name] = BufferRecord(
-            offset=values.buffers()[-1].address - content.address,
-            num_bytes=4 * batch.num_rows * max(column.size, 1),
-        )
+        values = array.values if column.shape else array
+        located[column.name] = values.buffers()[-1].address - content.address
     return located
 
 
-def _float_columns(manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
-    """Concatenate the float columns of all episodes as float32, checking them on the way."""
+def _columns(manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+    """Concatenate each column of all episodes, [rows, size], checking them on the way."""
     columns = {}
-    for column in manifest.float_columns:
+    for column in manifest.columns:
         parts = []
         for episode in episodes:
             where = f"unit {unit}, episode {episode.episode_index}, column {column.name!r}"
-            values = _column_of(episode, column.name)
-            expected = (len(episode), column.size) if column.size else (len(episode),)
+            values, final = _column_of(episode, column)
+            expected = (len(episode), *column.shape)
             if len(episode) == 0 or values is None or values.shape != expected:
                 got = "nothing" if values is None else f"shape {values.shape}"
                 raise DataError(f"{where}: expected shape {expected} with at least one row, got {got}")
-            parts.append(values.astype(np.float32))
+            if column.has_final and (final is None or final.shape != column.shape):
+                got = "nothing" if final is None else f"shape {final.shape}"
+                raise DataError(f"{where}: expected a value of shape {column.shape} after the last action, got {got}")
+            if not np.can_cast(values.dtype, column.numpy_dtype, "same_kind"):
+                raise DataError(f"{where}: expected {column.dtype} numbers, got {values.dtype}")
+            parts.append(values.astype(column.numpy_dtype, copy=False))
             if column not in manifest.extra_columns:
-                _require_finite(parts[-1], where)
-        columns[column.name] = np.concatenate(parts)
-    for episode in episodes:
-        where = f"unit {unit}, episode {episode.episode_index}, final observation"
-        _require_finite(episode.observations[-1:].astype(np.float32), where)
+                _require_finite(parts[-1], column, where)
+                if column.has_final and final is not None:
+                    _require_finite(final[None].astype(column.numpy_dtype), column, f"{where}, after the last action")
+        columns[column.name] = np.concatenate(parts).reshape(-1, column.size)
     return columns
 
 
-def _column_of(episode: Episode, name: str) -> np.ndarray | None:
-    if name == "observation":
-        return episode.observations[:-1]
-    if name == "action":
-        return episode.actions
-    return episode.rewards if name == "reward" else episode.columns.get(name)
+def _column_of(episode: Episode, column: Column) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Values of a column in the rows of an episode, and the one after its last action."""
+    if column.name == "observation":
+        return episode.observations[:-1], episode.observations[-1]
+    if column.name == "action":
+        return episode.actions, None
+    if column.name == "reward":
+        return episode.rewards, None
+    values = episode.columns.get(column.name)
+    if values is None or not column.has_final:
+        return values, None
+    return values[:-1], values[-1]
 
 
-def _require_finite(values: np.ndarray, where: str) -> None:
+def _require_finite(values: np.ndarray, column: Column, where: str) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         row = int(np.argwhere(~finite)[0, 0])
         raise DataError(
-            f"{where}: expected finite float32 numbers, got {values[row]} in row {row}; "
+            f"{where}: expected finite {column.dtype} numbers, got {values[row]} in row {row}; "
             "mend the environment or the behavior"
         )
 
 
-def _to_record_batch(
-    manifest: Manifest, unit: int, episodes: Sequence[Episode], columns: dict[str, np.ndarray]
-) -> pa.RecordBatch:
+def _to_record_batch(manifest: Manifest, episodes: Sequence[Episode], columns: dict[str, np.ndarray]) -> pa.RecordBatch:
     lengths = np.array([len(episode) for episode in episodes])
     last = np.cumsum(lengths) - 1
     ends = {name: np.zeros(lengths.sum(), dtype=bool) for name in ("termination", "truncation")}
     ends["termination"][last] = [episode.terminated for episode in episodes]
     ends["truncation"][last] = [episode.truncated for episode in episodes]
-    schema = manifest.arrow_schema.with_metadata(
-        {"diffplan.dataset_uuid": manifest.dataset_uuid, "diffplan.unit": str(unit)}
-    )
-    arrays = []
-    for field in schema:
-        if field.name == "episode_index":
-            arrays.append(pa.array(np.repeat([e.episode_index for e in episodes], lengths), pa.int64()))
-        elif field.name == "t":
-            arrays.append(pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])))
-        elif field.name in ends:
-            arrays.append(pa.array(ends[field.name]))
-        elif pa.types.is_fixed_size_list(field.type):
-            flat = pa.array(columns[field.name].ravel())
-            arrays.append(pa.FixedSizeListArray.from_arrays(flat, field.type.list_size))
-        else:
-            arrays.append(pa.array(columns[field.name]))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    arrays: dict[str, Any] = {
+        "episode_index": pa.array(np.repeat([e.episode_index for e in episodes], lengths), pa.int64()),
+        "t": pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])),
+        **{name: pa.array(values) for name, values in ends.items()},
+        **{column.name: to_arrow(column, columns[column.name]) for column in manifest.columns},
+    }
+    schema = manifest.arrow_schema
+    return pa.RecordBatch.from_arrays([arrays[field.name] for field in schema], schema=schema)
 
 
-def _episode_records(episodes: Sequence[Episode]) -> tuple[EpisodeRecord, ...]:
+def to_arrow(column: Column, values: np.ndarray) -> pa.Array:
+    """Values of a column as they stand in a shard."""
+    flat = values.astype(column.numpy_dtype, copy=False).reshape(-1)
+    array = pa.array(flat.view(np.uint8) if column.dtype == "bool" else flat)
+    return pa.FixedSizeListArray.from_arrays(array, column.size) if column.shape else array
+
+
+def _episode_records(manifest: Manifest, episodes: Sequence[Episode]) -> tuple[EpisodeRecord, ...]:
     first_rows = np.concatenate([[0], np.cumsum([len(e) for e in episodes])])
+    observation = manifest.column("observation").numpy_dtype
+    finals = [column for column in manifest.extra_columns if column.has_final]
     return tuple(
         EpisodeRecord(
             episode_index=episode.episode_index,
@@ -174,12 +195,22 @@ def _episode_records(episodes: Sequence[Episode]) -> tuple[EpisodeRecord, ...]:
             undiscounted_return=float(np.sum(episode.rewards, dtype=np.float64)),
             terminated=bool(episode.terminated),
             truncated=bool(episode.truncated),
-            final_observation=episode.observations[-1].astype(np.float32).tolist(),
+            final_observation=episode.observations[-1].astype(observation).reshape(-1).tolist(),
+            task=episode.task,
+            final_values={c.name: encode_numbers(episode.columns[c.name][-1], c) for c in finals},
+            options=episode.options,
         )
         for episode, first_row in zip(episodes, first_rows, strict=False)
     )
 
 
+def encode_numbers(values: np.ndarray, column: Column) -> list[Any]:
+    """Numbers as JSON has them: those that are not finite as text, which NumPy reads back."""
+    numbers = np.asarray(values).astype(column.numpy_dtype).reshape(-1).tolist()
+    return [n if np.isfinite(n) else str(n) for n in numbers]
+
+
+@functools.cache
 def _provenance() -> dict[str, str]:
     def version_of(package: str) -> str:
         try:

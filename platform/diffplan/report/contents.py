@@ -150,13 +150,13 @@ def read_run(run: Path) -> RunContents:
 
 def sample_positions(dataset: TrajectoryDataset, env: EnvConfig) -> np.ndarray:
     """Positions float[rows, 2] of at most about a million rows, from shards spread evenly over the dataset."""
-    rows_per_shard = max(dataset.num_steps // len(dataset.commits), 1)
-    num_shards = int(np.clip(MAX_POSITIONS // rows_per_shard, 1, len(dataset.commits)))
-    indices = np.unique(np.linspace(0, len(dataset.commits) - 1, num_shards).round().astype(int))
-    commits = [dataset.commits[i] for i in indices]
-    stride = max(sum(commit.num_rows for commit in commits) // MAX_POSITIONS, 1)
+    rows_per_shard = max(dataset.num_steps // len(dataset.shards), 1)
+    num_shards = int(np.clip(MAX_POSITIONS // rows_per_shard, 1, len(dataset.shards)))
+    indices = np.unique(np.linspace(0, len(dataset.shards) - 1, num_shards).round().astype(int))
+    shards = [dataset.shards[i] for i in indices]
+    stride = max(sum(shard.num_rows for shard in shards) // MAX_POSITIONS, 1)
     columns = list(env.position_columns)
-    positions = np.concatenate([dataset.column(commit, "observation")[::stride, columns] for commit in commits])
+    positions = np.concatenate([dataset.column(shard, "observation")[::stride, columns] for shard in shards])
     return positions[np.isfinite(positions).all(axis=1)]
 
 

@@ -155,7 +155,7 @@ def make_data(run: RunContents) -> Section:
     if dataset is None:
         section.parts.append(missing("collection", "dataset/"))
         return section
-    behaviors = Counter(episode.behavior for episode in dataset.episodes)
+    behaviors = Counter(dataset.episodes.column("behavior").tolist())
     hours = dataset.num_steps * dataset.env.step_seconds / 3600
     facts = table(
         ("", ""),
@@ -165,12 +165,12 @@ def make_data(run: RunContents) -> Section:
             ("Episodes", f"{len(dataset.episodes):,}"),
             ("Behaviour", ", ".join(f"{name} ({n:,} episodes)" for name, n in behaviors.most_common())),
             ("Size", _bytes(dataset.num_bytes)),
-            ("Shards", f"{len(dataset.commits):,}"),
-            ("Seed", str(dataset.collection.seed)),
+            ("Shards", f"{len(dataset.shards):,}"),
+            ("Seed", str(dataset.collection.seed) if dataset.collection else "not collected here"),
         ],
     )
     returns = picture(
-        svg(draw_histogram([e.undiscounted_return for e in dataset.episodes], "return"), "Histogram of returns"),
+        svg(draw_histogram(dataset.episodes.column("undiscounted_return").tolist(), "return"), "Histogram of returns"),
         "Returns of the collected episodes, their mean dashed. The data are made to go everywhere, not to score.",
         framed=True,
     )

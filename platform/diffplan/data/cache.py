@@ -1,0 +1,43 @@
+"""Shards of an object store on the local disk, where they can be mapped; checked on the way in.
+
+The cache is `$DIFFPLAN_CACHE` or `~/.cache/diffplan`, one directory per dataset uuid. Shards never change, so a copy is
+good for ever; delete the directory to free the space.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from diffplan.data.checksums import read_checked
+from diffplan.data.commit import ShardRecord
+from diffplan.data.store import TEMPORARY_PREFIX, LocalStore, Store
+
+
+def fetch_shard(store: Store, shard: ShardRecord, dataset_uuid: str) -> Path:
+    """The local file of a shard, copied from its store if need be.
+
+    Raises:
+        DataError: the shard is missing, has another size or does not match its checksums.
+    """
+    if isinstance(store, LocalStore):
+        return store.root / shard.name
+    path = cache_directory() / dataset_uuid / Path(shard.name).name
+    if path.exists() and path.stat().st_size == shard.num_bytes:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as file:
+            for piece in read_checked(store, shard):
+                file.write(piece)
+        temporary.replace(path)  # processes that fetch the same shard replace it by the same bytes
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def cache_directory() -> Path:
+    """Where copies of shards are kept."""
+    return Path(os.environ.get("DIFFPLAN_CACHE") or Path.home() / ".cache" / "diffplan")

@@ -1,0 +1,247 @@
+"""Snapshots: numbered, immutable lists of all shards and episodes of a dataset.
+
+A snapshot pins what a run trains on, is the fast way to open a dataset (one file in place of a commit per unit), and is
+the commit of everything that replaces shards: compaction, and dropping what is damaged. Numbers have no gaps, and
+snapshot N is written by someone who has read N - 1 and put only if there is no N, so no change is ever lost: who comes
+second reads again.
+
+```
+snapshots/<N>.parquet   one row per episode; the file's metadata hold a record (diffplan.data.record) with the shards
+                        and the statistics of all columns
+```
+
+The content of a snapshot never changes, but its shards may be replaced by later ones with the same episodes. Episodes
+are therefore found by unit: where a shard of an old snapshot is gone, its units are taken from where they are now, in
+the same order, so a pinned run reads the same windows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Set
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffplan.data.commit import CommitRecord, ShardRecord, list_committed_units, read_commit
+from diffplan.data.episodes import CORE, EpisodeTable, make_episode_table, read_core
+from diffplan.data.format import SHARDS, SNAPSHOTS, Manifest, commit_name, snapshot_name
+from diffplan.data.record import decode_record, encode_record
+from diffplan.data.statistics import ColumnStatistics, merge_statistics
+from diffplan.data.store import Store
+from diffplan.errors import DataError
+
+METADATA_KEY = b"diffplan.snapshot"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """All shards and episodes at one moment.
+
+    Attributes:
+        shards: the shards, in the order of their units.
+        episodes: the episodes; their `shard` counts in `shards`.
+        statistics: of each column, over all episodes.
+        number: number of the snapshot that holds exactly this, None if there is none.
+        base: number of the newest snapshot that this was read from, None where there was none.
+    """
+
+    shards: tuple[ShardRecord, ...]
+    episodes: EpisodeTable
+    statistics: dict[str, ColumnStatistics]
+    number: int | None = None
+    base: int | None = None
+
+
+def list_snapshots(store: Store) -> list[int]:
+    """Numbers of the snapshots of a dataset, ascending."""
+    matches = (re.fullmatch(rf"{SNAPSHOTS}/(\d+)\.parquet", stored.name) for stored in store.list(SNAPSHOTS))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_state(
+    store: Store,
+    manifest: Manifest,
+    *,
+    without_units: Set[int] = frozenset(),
+    without_snapshots: Set[int] = frozenset(),
+) -> DatasetState | None:
+    """Everything committed so far: the newest snapshot and the commits that came after it; None if there is nothing.
+
+    Args:
+        store: where the dataset lies.
+        manifest: that of the dataset.
+        without_units: commits to leave alone, because they are damaged.
+        without_snapshots: snapshots to leave alone, because they are damaged.
+    """
+    numbers = [number for number in list_snapshots(store) if number not in without_snapshots]
+    base = read_snapshot(store, manifest, numbers[-1]) if numbers else None
+    known = set(without_units) if base is None else set(np.unique(base.episodes.unit).tolist()) | without_units
+    commits = read_commits(store, manifest, [u for u in list_committed_units(store) if u not in known])
+    if base is None and not commits:
+        return None
+    if base is None or not commits:
+        return base or state_of_commits(commits, manifest, 0)
+    added = state_of_commits(commits, manifest, len(base.shards))
+    return DatasetState(
+        shards=base.shards + added.shards,
+        episodes=EpisodeTable.concatenate([base.episodes, added.episodes]),
+        statistics={n: merge_statistics([base.statistics[n], added.statistics[n]]) for n in base.statistics},
+        base=base.number,
+    )
+
+
+def state_of_commits(commits: list[CommitRecord], manifest: Manifest, first_shard: int = 0) -> DatasetState:
+    """The state of these commits alone, with shards numbered from `first_shard`."""
+    numbers = range(first_shard, first_shard + len(commits))
+    table = make_episode_table(commits, numbers, manifest.column("observation"))
+    statistics = {c.name: merge_statistics([commit.statistics[c.name] for commit in commits]) for c in manifest.columns}
+    return DatasetState(tuple(c.shard for c in commits), EpisodeTable.from_arrow(table), statistics)
+
+
+def read_commits(store: Store, manifest: Manifest, units: list[int]) -> list[CommitRecord]:
+    """The commits of units; raises `DataError` for a damaged or foreign one."""
+    commits = []
+    for unit in units:
+        commit = read_commit(store, unit)
+        path = store.locate(commit_name(unit))
+        if commit.dataset_uuid != manifest.dataset_uuid:
+            raise DataError(f"{path}: expected dataset {manifest.dataset_uuid}, got {commit.dataset_uuid}; misplaced?")
+        names = {column.name for column in manifest.columns}
+        sizes = {name: len(s.mean) for name, s in commit.statistics.items()}
+        if sizes != {c.name: c.size for c in manifest.columns} or set(commit.shard.offsets) != names:
+            raise DataError(f"{path}: it does not describe the columns of the manifest; the commit is damaged")
+        if len(commit.episodes[0].final_observation) != manifest.observation_dim if commit.episodes else True:
+            raise DataError(f"{path}: its final observations do not have the size of observations; it is damaged")
+        commits.append(commit)
+    return commits
+
+
+def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState:
+    """A snapshot as it was written; raises `DataError` if there is none of this number or it is damaged."""
+    name = snapshot_name(number)
+    path = store.locate(name)
+
+    def load() -> pa.Table:
+        return _guard(path, lambda: _read_table(store, name, None))
+
+    def read() -> DatasetState:
+        with store.open(name) as file:
+            metadata = pq.read_metadata(file).metadata or {}
+        values = decode_record(metadata[METADATA_KEY])
+        if values["dataset_uuid"] != manifest.dataset_uuid:
+            raise ValueError(f"it belongs to dataset {values['dataset_uuid']}")
+        return DatasetState(
+            shards=tuple(ShardRecord.from_dict(shard) for shard in values["shards"]),
+            episodes=EpisodeTable(read_core(_read_table(store, name, list(CORE))), load),
+            statistics={c.name: ColumnStatistics.from_dict(values["statistics"][c.name]) for c in manifest.columns},
+            number=number,
+            base=number,
+        )
+
+    try:
+        return _guard(path, read)
+    except FileNotFoundError:
+        expected = list_snapshots(store)
+        raise DataError(f"{store.uri}: expected one of the snapshots {expected}, got {number}") from None
+
+
+def _read_table(store: Store, name: str, columns: list[str] | None) -> pa.Table:
+    with store.open(name) as file:
+        return pq.ParquetFile(file, page_checksum_verification=True).read(columns=columns)
+
+
+def _guard(path: str, read: Callable[[], T]) -> T:
+    """Run `read`, with every sign of damage as a `DataError`."""
+    try:
+        return read()
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path}: expected a snapshot, got something else ({first}); it is damaged: delete it, and the dataset is "
+            "read from its commits and the snapshots before it"
+        ) from None
+
+
+def write_state(store: Store, manifest: Manifest, state: DatasetState) -> int | None:
+    """Write a state as the snapshot after `state.base`.
+
+    Returns:
+        The number of the snapshot, or None if somebody else was first: read the state again.
+    """
+    values = {
+        "dataset_uuid": manifest.dataset_uuid,
+        "shards": [asdict(shard) for shard in state.shards],
+        "statistics": {name: statistics.to_dict() for name, statistics in state.statistics.items()},
+    }
+    table = state.episodes.to_arrow().replace_schema_metadata({METADATA_KEY: encode_record(values)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, store_schema=True)
+    number = 0 if state.base is None else state.base + 1
+    return number if store.put_if_absent(snapshot_name(number), sink.getvalue().to_pybytes()) else None
+
+
+def relocate(store: Store, manifest: Manifest, state: DatasetState) -> DatasetState:
+    """The same state with the shards that are gone replaced by those that hold their episodes now.
+
+    Raises:
+        DataError: some episodes are nowhere any more.
+    """
+    present = {stored.name for stored in store.list(SHARDS)}
+    gone = np.array([shard.name not in present for shard in state.shards])
+    if not gone.any():
+        return state
+    units = np.unique(state.episodes.unit[gone[state.episodes.shard]]).tolist()
+    found = find_units(store, manifest, units, present)
+    if missing := [unit for unit in units if unit not in found]:
+        shard = state.shards[int(state.episodes.shard[np.searchsorted(state.episodes.unit, missing[0])])]
+        raise DataError(
+            f"{store.locate(shard.name)}: the shard of unit {missing[0]} is missing; delete "
+            f"{commit_name(missing[0])} and make the unit again (collect with --resume, or import again)"
+        )
+    shards = list(state.shards)
+    numbers = {shard.name: i for i, shard in enumerate(shards)}
+    parts = [state.episodes.select(~np.isin(state.episodes.unit, units))]
+    for unit in units:
+        shard, episodes = found[unit]
+        if not np.array_equal(episodes.length, state.episodes.length[state.episodes.unit == unit]):
+            raise DataError(f"{store.locate(shard.name)}: unit {unit} has other episodes than the snapshot has of it")
+        if shard.name not in numbers:
+            numbers[shard.name] = len(shards)
+            shards.append(shard)
+        parts.append(episodes.select(np.arange(len(episodes)), shard=np.full(len(episodes), numbers[shard.name])))
+    episodes = EpisodeTable.concatenate(parts)
+    used, shard = np.unique(episodes.shard, return_inverse=True)
+    return DatasetState(
+        tuple(shards[i] for i in used),
+        episodes.select(np.arange(len(episodes)), shard=shard),
+        state.statistics,
+        base=state.base,
+        number=state.number,
+    )
+
+
+def find_units(
+    store: Store, manifest: Manifest, units: list[int], present: set[str]
+) -> dict[int, tuple[ShardRecord, EpisodeTable]]:
+    """The shard that holds each unit now, and its episodes there; units that are nowhere are left out."""
+    found: dict[int, tuple[ShardRecord, EpisodeTable]] = {}
+    committed = set(list_committed_units(store)) & set(units)
+    for commit in read_commits(store, manifest, sorted(committed)):
+        if commit.shard.name in present:
+            state = state_of_commits([commit], manifest, 0)
+            found[commit.unit] = (commit.shard, state.episodes)
+    numbers = list_snapshots(store)
+    if len(found) < len(units) and numbers:
+        newest = read_snapshot(store, manifest, numbers[-1])
+        for unit in units:
+            of_unit = newest.episodes.select(newest.episodes.unit == unit)
+            if unit not in found and len(of_unit) and newest.shards[int(of_unit.shard[0])].name in present:
+                found[unit] = (newest.shards[int(of_unit.shard[0])], of_unit)
+    return found

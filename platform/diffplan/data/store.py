@@ -1,0 +1,206 @@
+"""Where a dataset lies: a directory, or a prefix of an object store.
+
+A dataset needs little of a store: to read an object, to read a range of one, to list a directory, and to create an
+object *if there is none of that name*, atomically among any number of writers. Names are relative, with `/` between
+their parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from diffplan.errors import DataError
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Begins the names of files that are being written; what is left of them after a crash is swept by age."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as a listing shows it.
+
+    Attributes:
+        name: its name, relative to the store.
+        num_bytes: its size.
+        modified_seconds: when it was written, seconds since 1970 on the store's own clock.
+    """
+
+    name: str
+    num_bytes: int
+    modified_seconds: float
+
+
+class Store(Protocol):
+    """A directory or prefix that holds a dataset. A missing object raises `FileNotFoundError`."""
+
+    @property
+    def uri(self) -> str:
+        """Where it is, as `open_store` takes it."""
+        ...
+
+    def locate(self, name: str) -> str:
+        """Path or URL of an object, for messages."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """A whole object."""
+        ...
+
+    def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
+        """A piece of an object; shorter than asked for where the object ends before it."""
+        ...
+
+    def open(self, name: str) -> Any:
+        """An object as a file to read and seek in."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Bytes of an object."""
+        ...
+
+    def list(self, directory: str) -> list[StoredObject]:
+        """The objects directly in a directory ("" for the root), by name; none where there is no such directory."""
+        ...
+
+    def put_if_absent(self, name: str, content: bytes) -> bool:
+        """Create an object with its whole content, durably, unless there is one; returns whether this call did."""
+        ...
+
+    def write(self, name: str, pieces: Iterable[Any]) -> None:
+        """Create an object of a name that nobody else uses, durably, from buffers that follow one another."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete an object if there is one."""
+        ...
+
+    def now_seconds(self) -> float:
+        """The store's own clock, which ages are measured by."""
+        ...
+
+
+class LocalStore:
+    """A directory of a local disk or a network file system."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    @property
+    def uri(self) -> str:
+        return str(self.root)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStore, (str(self.root),)
+
+    def locate(self, name: str) -> str:
+        return str(self.root / name)
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
+        with self.open(name) as file:
+            return os.pread(file.fileno(), num_bytes, start)
+
+    def open(self, name: str) -> BinaryIO:
+        return (self.root / name).open("rb")
+
+    def size(self, name: str) -> int:
+        return (self.root / name).stat().st_size
+
+    def list(self, directory: str) -> list[StoredObject]:
+        try:
+            with os.scandir(self.root / directory) as entries:
+                files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+        except FileNotFoundError:
+            return []
+        prefix = f"{directory}/" if directory else ""
+        return [StoredObject(prefix + name, s.st_size, s.st_mtime) for name, s in sorted(files)]
+
+    def put_if_absent(self, name: str, content: bytes) -> bool:
+        path = self.root / name
+        temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            self._write_durably(temporary, [content])
+            try:
+                os.link(temporary, path)
+            except OSError as error:
+                # A network file system may report failure after it has made the link: the count of links decides.
+                if temporary.stat().st_nlink != 2:
+                    if isinstance(error, FileExistsError):
+                        return False
+                    raise
+            sync_directory(path.parent)
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write(self, name: str, pieces: Iterable[Any]) -> None:
+        path = self.root / name
+        try:
+            self._write_durably(path, pieces)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # the disk may be full
+            raise
+        path.chmod(0o444)  # shards never change
+        sync_directory(path.parent)
+
+    def _write_durably(self, path: Path, pieces: Iterable[Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb", buffering=0) as file:
+            for piece in pieces:
+                view = memoryview(piece).cast("B")
+                while view:
+                    view = view[file.write(view) :]
+            os.fsync(file.fileno())
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def now_seconds(self) -> float:
+        # The clock of a file server may differ from ours, and ages are differences to times that it gave.
+        probe = self.root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            probe.touch(exist_ok=False)
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_store(where: str | Path | Store) -> Store:
+    """The store at a path or URL.
+
+    Args:
+        where: a local path, a URL that fsspec knows such as `s3://bucket/prefix`, or a store, which is returned as is.
+
+    Raises:
+        DataError: no file system for this URL.
+    """
+    if not isinstance(where, str | Path):
+        return where
+    text = str(where)
+    if "://" not in text:
+        return LocalStore(text)
+    if text.startswith("file://"):
+        return LocalStore(text.removeprefix("file://"))
+    if not text.split("://", 1)[1].strip("/"):
+        raise DataError(f"{text}: expected a bucket and a prefix, such as s3://bucket/dataset")
+    from diffplan.data.object_store import ObjectStore
+
+    return ObjectStore(text)
