@@ -75,11 +75,20 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_names_every_command_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("collect", "train", "pipeline", "tune", "evaluate", "report", "data"):
+    for command in ("collect", "train", "pipeline", "tune", "evaluate", "report"):
         with pytest.raises(SystemExit) as exit_info:
             main([command, "--help"])
         assert exit_info.value.code == 0
         assert f"usage: diffplan {command}" in capsys.readouterr().out
+    code, out, _ = run(capsys, "data", "--help")
+    assert code == 0
+    assert "usage: diffplan data" in out
+    for action in ("info", "verify"):
+        assert f"\n  {action} " in out
+        with pytest.raises(SystemExit) as exit_info:
+            main(["data", action, "--help"])
+        assert exit_info.value.code == 0
+        assert f"usage: diffplan data {action}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -100,6 +109,9 @@ def test_help_names_every_command_that_exists(capsys: pytest.CaptureFixture[str]
         (["tune", "no/such", "--out", "x"], ["no/such", "diffplan train"]),
         (["evaluate", "no/such", "--out", "x", "--protocol", "maze2d"], ["no/such", "diffplan train"]),
         (["data", "info", "no/such"], ["no/such", "diffplan collect"]),
+        (["data", "verify", "no/such"], ["no/such", "diffplan collect"]),
+        (["data"], ["expected one of the actions", "verify"]),
+        (["data", "verfy", "no/such"], ["'verfy'", "Did you mean 'verify'"]),
         (["report", "no/such"], ["no/such"]),
         (["pipeline", "maze2d-umaze", "--resume"], ["--out"]),
     ],
@@ -183,17 +195,48 @@ def test_data_info_and_verify(capsys: pytest.CaptureFixture[str], dataset: Path,
     assert "1,000" in out
     assert "diffplan/Maze2D-UMaze-v1" in out
     assert open_dataset(dataset).content_hash() in out
-    assert run(capsys, "data", "verify", dataset)[0] == 0
+    code, out, _ = run(capsys, "data", "verify", dataset)
+    assert (code, out) == (0, f"{dataset}: 5 shards, commits and snapshots, every checksum matches\n")
     damaged = tmp_path / "damaged"
     shutil.copytree(dataset, damaged)
-    shard = next((damaged / "shards").iterdir())
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    code, _, err = run(capsys, "data", "verify", damaged)
+    shards = sorted((damaged / "shards").iterdir())
+    for shard in shards:
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.chmod(0o644)
+        shard.write_bytes(content)
+    code, out, err = run(capsys, "data", "verify", damaged)
     assert code == 2
-    assert shard.name in err
-    assert "checksum" in err
+    lines = out.splitlines()
+    assert len(lines) == 2
+    for line, shard in zip(lines, shards, strict=True):
+        assert line.startswith(f"damaged: {shard}: expected checksum")
+    assert err.splitlines()[-1].startswith(f"error: {damaged}: 2 of 5 objects are damaged")
+    assert "--drop_damaged" in err
+
+
+def test_data_verify_drops_what_is_damaged(
+    capsys: pytest.CaptureFixture[str], config: Config, dataset: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(dataset, damaged)
+    shard = next((damaged / "shards").glob("00000001-*"))
+    shard.chmod(0o644)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert run(capsys, "data", "info", damaged)[0] == 2  # whose message says what to do
+    code, out, _ = run(capsys, "data", "verify", damaged, "--drop_damaged")
+    assert code == 0
+    first, last = out.splitlines()
+    assert first.startswith(f"damaged: {shard}: ")
+    assert last.startswith("dropped 1 units [1]")
+    assert "--resume" in last
+    assert run(capsys, "data", "verify", damaged)[0] == 0
+    assert open_dataset(damaged).num_steps == 500
+    # Making the unit again gives what was there before.
+    manifest = open_dataset(damaged).manifest
+    write_unit(damaged, manifest, 1, UnitCollector(config.env, config.collection).collect(1))
+    assert open_dataset(damaged).content_hash() == open_dataset(dataset).content_hash()
+    assert run(capsys, "data", "verify", damaged)[0] == 0
 
 
 def test_output_may_be_cut_off(dataset: Path) -> None:
@@ -213,7 +256,7 @@ def test_a_dataset_that_exists_is_not_overwritten(capsys: pytest.CaptureFixture[
     assert "--resume" in err
     code, _, err = run(capsys, "collect", "maze2d-umaze", "--out", dataset, "--resume")
     assert code == 2
-    assert "collection.num_steps" in err
+    assert "collection.episode_steps = 250, expected 1000" in err
     assert open_dataset(dataset).content_hash() == before
 
 

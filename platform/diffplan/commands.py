@@ -48,8 +48,8 @@ def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors
 class CollectArguments:
     """Roll out an environment with Ray actors into a dataset."""
 
-    out: Path
-    """Directory of the dataset."""
+    out: str
+    """Directory or URL of the dataset."""
     env: EnvConfig
     collection: Annotated[CollectionConfig, arg(name="")]
     num_workers: int | None = None
@@ -62,8 +62,8 @@ class CollectArguments:
 class TrainArguments:
     """Fit a diffuser with Ray Train."""
 
-    data: Path
-    """Directory of the dataset."""
+    data: str
+    """Directory or URL of the dataset."""
     out: Path
     """Directory of the checkpoint."""
     env: EnvConfig
@@ -78,6 +78,8 @@ class TrainArguments:
     """CPUs of each worker; shares those of the cluster if not given."""
     tensorboard: Path | None = None
     """Directory of TensorBoard files; OUT/tensorboard if not given."""
+    verify_on_read: bool = False
+    """Compare all data with their checksums before training sees them."""
     resume: bool = False
     """Go on with a run that was interrupted."""
 
@@ -163,9 +165,8 @@ def collect(arguments: list[str]) -> None:
     dataset = collect_on_cluster(
         parsed.env, parsed.collection, parsed.out, num_workers=parsed.num_workers, resume=parsed.resume
     )
-    show(
-        f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {format_bytes(dataset.num_bytes)}"
-    )
+    size = format_bytes(dataset.num_bytes)
+    show(f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {size}")
 
 
 def train(arguments: list[str]) -> None:
@@ -184,6 +185,7 @@ def train(arguments: list[str]) -> None:
         cpus_per_worker=parsed.cpus_per_worker,
         resume=parsed.resume,
         tensorboard=parsed.tensorboard,
+        verify_on_read=parsed.verify_on_read,
     )
     show(f"checkpoint: {out}")
 
@@ -298,10 +300,12 @@ def _is_required(f: dataclasses.Field) -> bool:
 
 
 def format_bytes(num_bytes: int) -> str:
+    """A size as people read it."""
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
 
 
 def show(text: str, flush: bool = True) -> None:
+    """Print to the standard output."""
     sys.stdout.write(text + "\n")
     if flush:
         sys.stdout.flush()

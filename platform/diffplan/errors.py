@@ -21,6 +21,13 @@ class DataError(DiffplanError, ValueError):
     """A dataset is missing, damaged or of the wrong kind."""
 
 
+class StoreError(DiffplanError):
+    """A store cannot be reached, or refuses.
+
+    Not a `DataError`: nothing follows from it for the data, so nothing may be taken for damaged or missing by it.
+    """
+
+
 class CheckpointError(DiffplanError, ValueError):
     """A checkpoint is missing, damaged or of the wrong kind."""
 

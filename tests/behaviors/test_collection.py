@@ -38,7 +38,8 @@ def test_episode_does_not_depend_on_the_batch_it_is_collected_in(behavior):
     assert [episode.episode_index for episode in whole] == list(range(7))
     for episodes_per_unit in (1, 3):
         other = collect_all(dataclasses.replace(collection, episodes_per_unit=episodes_per_unit))
-        assert_equal_episodes(whole, other)
+        assert [episode.episode_index for episode in other] == list(range(-(-7 // episodes_per_unit) * episodes_per_unit))
+        assert_equal_episodes(whole, other[:7])
 
 
 def test_unit_does_not_depend_on_what_its_collector_did_before():
@@ -69,10 +70,14 @@ def test_episode_is_what_a_single_environment_does_with_the_same_seed_and_action
         assert len(episode) == 100
 
 
-def test_last_unit_holds_the_remaining_episodes():
-    collection = CollectionConfig(num_steps=450, episode_steps=100, episodes_per_unit=2)  # rounded up to 5 episodes
+def test_units_are_whole_and_do_not_depend_on_how_many_there_are():
+    collection = CollectionConfig(num_steps=450, episode_steps=100, episodes_per_unit=2)  # rounded up to 6 episodes
+    assert (collection.num_units, collection.num_episodes) == (3, 6)
     collector = UnitCollector(ENV, collection)
-    assert [len(collector.collect(unit)) for unit in range(collection.num_units)] == [2, 2, 1]
+    episodes = [collector.collect(unit) for unit in range(collection.num_units)]
+    assert [[episode.episode_index for episode in unit] for unit in episodes] == [[0, 1], [2, 3], [4, 5]]
+    longer = UnitCollector(ENV, dataclasses.replace(collection, num_steps=1600))
+    assert_equal_episodes(longer.collect(2), episodes[2])
 
 
 def test_goal_column_is_the_goal_pursued():
@@ -130,7 +135,7 @@ def test_mixture_is_written_and_read_even_if_a_unit_has_no_goals(tmp_path):
     for unit in range(collection.num_units):
         write_unit(tmp_path, manifest, unit, collector.collect(unit))
     dataset = open_dataset(tmp_path)
-    missing = [bool(np.isnan(dataset.column(commit, "goal")).all()) for commit in dataset.commits]
+    missing = [bool(np.isnan(dataset.column(shard, "goal")).all()) for shard in dataset.shards]
     assert any(missing)
     assert not all(missing)
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.data.format import Manifest, VectorColumn, new_dataset_uuid
+from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.record import decode_record, encode_record
+from diffplan.data.store import open_store
+from diffplan.data.verification import find_damage
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.types import Episode
 
@@ -16,11 +19,11 @@ def make_manifest() -> Manifest:
         dataset_uuid=new_dataset_uuid(),
         env={"env_id": "diffplan/Maze2D-UMaze-v1"},
         collection={"seed": 0},
-        observation_dim=OBSERVATION_DIM,
-        action_dim=ACTION_DIM,
+        columns=make_columns(
+            OBSERVATION_DIM, ACTION_DIM, (Column("goal", (GOAL_DIM,)), Column("cost"))
+        ),
         action_low=[-1.0, None],
         action_high=[1.0, None],
-        extra_columns=(VectorColumn("goal", GOAL_DIM), VectorColumn("cost", 0)),
     )
 
 
@@ -52,3 +55,38 @@ def write_dataset(root: Path, lengths_of_units: list[list[int]]) -> list[Episode
         write_unit(root, manifest, unit, added)
         episodes += added
     return episodes
+
+
+def shard_of(root: Path, unit: int) -> Path:
+    (shard,) = (root / "shards").glob(f"{unit:08d}-*.arrow")
+    return shard
+
+
+def commit_of(root: Path, unit: int) -> Path:
+    return root / "commits" / f"{unit:08d}.json"
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Change a file that nobody should change."""
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def edit_record(path: Path, **changes: object) -> None:
+    """Change a record and its checksum with it, as a faulty writer would rather than a faulty disk."""
+    path.write_bytes(encode_record({**decode_record(path.read_bytes()), **changes}))
+
+
+def edit_shard_record(root: Path, unit: int, **changes: object) -> None:
+    """Change what a commit says of its shard."""
+    commit = commit_of(root, unit)
+    edit_record(commit, shard={**decode_record(commit.read_bytes())["shard"], **changes})
+
+
+def require_undamaged(root: Path) -> int:
+    """Check every byte of a dataset; raises the first damage, or returns the number of objects."""
+    found = list(find_damage(open_store(root)))
+    for damage in found:
+        if damage is not None:
+            raise damage.error
+    return len(found)

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import EnvConfig, config_to_dict
 from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest, new_dataset_uuid
+from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.normalization import Normalizer
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.environments import get_maze
@@ -36,8 +36,7 @@ def write_a_dataset(root: Path) -> None:
         dataset_uuid=new_dataset_uuid(),
         env=config_to_dict(CONFIG.env),
         collection=config_to_dict(CONFIG.collection),
-        observation_dim=4,
-        action_dim=2,
+        columns=make_columns(4, 2),
         action_low=[-1.0, -1.0],
         action_high=[1.0, 1.0],
     )

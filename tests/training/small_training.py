@@ -14,7 +14,7 @@ from diffplan.config import (
     WindowConfig,
     config_to_dict,
 )
-from diffplan.data.format import Manifest, new_dataset_uuid
+from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.types import Episode
 
@@ -55,8 +55,7 @@ def write_straight_paths(root: Path) -> list[Episode]:
             dataset_uuid=new_dataset_uuid(),
             env=config_to_dict(CONFIG.env),
             collection={"seed": 0},
-            observation_dim=4,
-            action_dim=2,
+            columns=make_columns(4, 2),
             action_low=[-1.0, -1.0],
             action_high=[1.0, 1.0],
         ),

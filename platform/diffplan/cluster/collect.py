@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.cluster.committer import adopt_variables, find_variables, needs_committer, serialize_commits
 from diffplan.cluster.runtime import count_workers, ray_session, require_cpus
 from diffplan.cluster.units import run_units
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
@@ -40,7 +41,15 @@ class UnitReport:
 class CollectionActor:
     """Collects units and commits them."""
 
-    def __init__(self, store: Store, env: EnvConfig, collection: CollectionConfig, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        store: Store,
+        env: EnvConfig,
+        collection: CollectionConfig,
+        manifest: Manifest,
+        variables: dict[str, str],
+    ) -> None:
+        adopt_variables(variables)
         self._store = store
         self._manifest = manifest
         self._collector = UnitCollector(env, collection)
@@ -74,11 +83,22 @@ def collect(
     Raises:
         ConfigError: the environment or the behavior cannot be made.
         DataError: there is a dataset already and `resume` is not set, or it was collected differently.
+        StoreError: the store cannot be reached or refuses.
         ClusterError: too few CPUs, or actors that keep dying.
     """
-    store = open_store(out)
     if num_workers is not None and num_workers < 1:
         raise ConfigError(f"num_workers: expected at least 1, got {num_workers}")
+    store = open_store(out)
+    if not needs_committer(store):
+        return _collect(store, env, collection, num_workers, resume)
+    with ray_session():
+        dataset = _collect(serialize_commits(store), env, collection, num_workers, resume)
+    return open_dataset(store, snapshot=dataset.snapshot)  # which outlives the committer
+
+
+def _collect(
+    store: Store, env: EnvConfig, collection: CollectionConfig, num_workers: int | None, resume: bool
+) -> TrajectoryDataset:
     manifest = _open_manifest(store, env, collection, resume)
     missing = set(range(collection.num_units)) - set(list_committed_units(store))
     if missing:
@@ -86,8 +106,10 @@ def collect(
             num_workers = count_workers(num_workers)
             require_cpus(num_workers, f"{num_workers} collection workers", "lower --num_workers")
 
+            variables = {} if store.is_local else find_variables()
+
             def spawn() -> Any:
-                return CollectionActor.remote(store, env, collection, manifest)
+                return CollectionActor.remote(store, env, collection, manifest, variables)
 
             unit_steps = collection.episodes_per_unit * collection.episode_steps
             done_steps = (collection.num_units - len(missing)) * unit_steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import tempfile
 import threading
@@ -22,11 +23,12 @@ from diffplan import checkpoint as checkpoints
 from diffplan.cluster.runtime import count_gpus, ray_session, require_cpus
 from diffplan.cluster.units import unwrap
 from diffplan.config import Config, config_from_json, config_to_json
-from diffplan.data.dataset import open_dataset, write_snapshot
+from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
 from diffplan.data.normalization import Normalizer
+from diffplan.data.window_index import WindowIndex
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.environments import get_maze
-from diffplan.errors import CheckpointError, ClusterError, ConfigError
+from diffplan.errors import CheckpointError, ClusterError, ConfigError, DataError
 from diffplan.planning.planner import Planner
 from diffplan.progress import Progress
 from diffplan.report.figures import draw_sampled_plans, figure_to_array
@@ -36,6 +38,8 @@ from diffplan.training.state import TrainingState
 
 RUN_NAME = "run"
 """Folder of Ray Train's own files under the output directory."""
+PIN_NAME = "pinned.json"
+"""Names the snapshot that a run trains on; checkpoints repeat it."""
 
 
 @ray.remote(num_cpus=0)
@@ -63,17 +67,19 @@ def train_on_cluster(
     cpus_per_worker: int | None = None,
     resume: bool = False,
     tensorboard: str | Path | None = None,
+    verify_on_read: bool = False,
 ) -> Path:
     """Train a diffuser and leave its checkpoint in `out`.
 
     Args:
         config: the experiment.
-        data: directory of the dataset; the run is pinned to its newest snapshot.
+        data: directory or URL of the dataset; the run is pinned to its newest snapshot.
         out: directory of the checkpoint.
         num_workers: data-parallel workers; the global batch does not change with it.
         cpus_per_worker: CPUs of each worker; None shares those of the cluster where there are no GPUs.
         resume: go on with a run that is there.
         tensorboard: directory of TensorBoard files; None for `out/tensorboard`.
+        verify_on_read: compare all data with their checksums before training sees them.
 
     Returns:
         The checkpoint directory, which is `out`.
@@ -85,14 +91,15 @@ def train_on_cluster(
     """
     out = Path(out).absolute()
     dataset = open_dataset(data)
-    dataset = open_dataset(dataset.store, snapshot=write_snapshot(dataset))
     _check(config, num_workers)
-    TrainingBatches(config, dataset)  # raises here, in one line, what would otherwise fail in every worker
     if (out / RUN_NAME).exists() and not resume:
         raise CheckpointError(
             f"{out}: there is a training run already; go on with it by --resume, or take another --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    dataset = _pin(dataset, out)
+    index = WindowIndex(dataset, config.windows.stride, config.windows.padding, config.windows.task_weights)
+    for horizon in config.windows.horizons:
+        index.count(horizon)  # raises here, in one line, what would otherwise fail in every worker
     with ray_session():
         use_gpu = count_gpus() >= num_workers
         if cpus_per_worker is None:
@@ -111,6 +118,7 @@ def train_on_cluster(
                 "tensorboard": str(Path(tensorboard or out / "tensorboard").absolute()),
                 "num_threads": cpus_per_worker,
                 "board": board,
+                "verify": verify_on_read,
             },
             scaling_config=ScalingConfig(
                 num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker}
@@ -129,6 +137,28 @@ def train_on_cluster(
     with result.checkpoint.as_directory() as directory:
         checkpoints.publish_checkpoint(Path(directory), out)
     return out
+
+
+def _pin(dataset: TrajectoryDataset, out: Path) -> TrajectoryDataset:
+    """The snapshot that a run trains on: the newest at its start, the same one whenever it is resumed."""
+    path = out / PIN_NAME
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        pin = {"dataset_uuid": dataset.manifest.dataset_uuid, "snapshot": write_snapshot(dataset)}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(pin))
+        temporary.replace(path)
+    try:
+        pin = json.loads(path.read_text())
+        uuid, snapshot = pin["dataset_uuid"], pin["snapshot"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path}: expected the dataset of this run, got something else; is it damaged?") from None
+    if uuid != dataset.manifest.dataset_uuid:
+        raise DataError(
+            f"{dataset.uri}: the run at {out} was begun on dataset {uuid}, got {dataset.manifest.dataset_uuid}; resume "
+            "with the same --data, or take another --out"
+        )
+    return open_dataset(dataset.store, snapshot=snapshot)
 
 
 def _check(config: Config, num_workers: int) -> None:
@@ -206,7 +236,9 @@ def _train_worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["num_threads"])
     device = get_device()
     dataset = open_dataset(settings["data"], snapshot=settings["snapshot"])
-    batches = TrainingBatches(config, dataset, rank=rank, world_size=world_size)
+    batches = TrainingBatches(
+        config, dataset, rank=rank, world_size=world_size, device=device, verify=settings["verify"]
+    )
     state = TrainingState(config, batches.layout, device)
     last = ray.train.get_checkpoint()
     if last is not None:

@@ -96,6 +96,15 @@ class WindowConfig:
     """`limits` maps each column's range to [-1, 1]; `gaussian` to mean 0, standard deviation 1; `quantile` to [-1, 1]
     through its distribution function, so that values spread evenly."""
 
+    padding: Literal["skip", "error", "short", "end"] = "skip"
+    """Episodes that are too short for a window: `skip` leaves them out, `error` refuses them, `short` gives each one
+    padded window, `end` lets every step begin a window, padded past the end. Padded steps carry no loss."""
+    storage: Literal["auto", "memory", "mapped", "blocks"] = "auto"
+    """Where windows are read from: a normalised copy in memory, the mapped shards, or a shuffled pool of blocks for data
+    larger than memory or on an object store; `auto` takes the first that fits."""
+    task_weights: tuple[float, ...] | None = None
+    """Share of each task of a merged dataset; those given when it was merged if not set."""
+
     def __post_init__(self) -> None:
         _require(self.min_horizon >= 2, "windows.min_horizon", "at least 2", self.min_horizon)
         _require(

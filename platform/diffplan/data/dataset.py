@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from diffplan.config import CollectionConfig, EnvConfig, config_from_dict
 from diffplan.data.cache import fetch_shard
+from diffplan.data.checksums import read_checked
 from diffplan.data.commit import ShardRecord
 from diffplan.data.episodes import EpisodeTable
 from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
@@ -92,7 +93,19 @@ class TrajectoryDataset:
 
     def read_column(self, name: str) -> np.ndarray:
         """A column of the whole dataset, copied, in the order of `episodes`."""
-        return np.concatenate([self.episode_column(i, name) for i in range(len(self.episodes))])
+        runs = [self.column(shard, name)[first : first + count] for shard, first, count in self.iterate_runs()]
+        return np.concatenate(runs)
+
+    def iterate_runs(self) -> Iterator[tuple[ShardRecord, int, int]]:
+        """Runs of rows that follow one another in a shard and in this dataset: shard, first row, number of rows."""
+        episodes = self.episodes
+        ends = episodes.first_row.astype(np.int64) + episodes.length
+        joined = (episodes.shard[1:] == episodes.shard[:-1]) & (episodes.first_row[1:] == ends[:-1])
+        firsts = np.flatnonzero(np.concatenate([[True], ~joined]))
+        lasts = np.concatenate([firsts[1:] - 1, [len(episodes) - 1]])
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            first_row = int(episodes.first_row[first])
+            yield self.shards[episodes.shard[first]], first_row, int(ends[last]) - first_row
 
     def iterate_tables(self) -> Iterator[pa.Table]:
         """Each shard as an Arrow table, mapped, with the rows of this dataset only."""
@@ -133,6 +146,12 @@ class TrajectoryDataset:
             _check_shard(path, mapped, shard, self.manifest)
             maps[shard.name] = mapped
         return maps[shard.name]
+
+    def verify_shards(self) -> None:
+        """Compare every byte of the shards with their checksums; raises `DataError` at the first damage."""
+        for shard in self.shards:
+            for _ in read_checked(self.store, shard):
+                pass
 
     def check_sizes(self) -> None:
         """Raise `DataError` if a mapped shard is no longer as long as it was.

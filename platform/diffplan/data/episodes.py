@@ -49,20 +49,22 @@ class EpisodeTable(Sequence[EpisodeRecord]):
         core = {name: values[order] for name, values in core.items()}
 
         def load() -> pa.Table:
-            tables = [_with_shards(part._table, part.shard) for part in parts]
+            tables = [_with_places(part._table, part.shard, part.first_row) for part in parts]
             return pa.concat_tables(tables).take(order)
 
         return cls(core, load)
 
-    def select(self, chosen: np.ndarray, *, shard: np.ndarray | None = None) -> EpisodeTable:
-        """The episodes of a mask or of indices, with other shard numbers if given."""
+    def select(
+        self, chosen: np.ndarray, *, shard: np.ndarray | None = None, first_row: np.ndarray | None = None
+    ) -> EpisodeTable:
+        """The episodes of a mask or of indices; elsewhere if shard numbers or first rows are given for them."""
         core = {name: values[chosen] for name, values in self._core.items()}
-        if shard is not None:
-            core["shard"] = shard
+        core |= {"shard": shard} if shard is not None else {}
+        core |= {"first_row": first_row} if first_row is not None else {}
 
         def load() -> pa.Table:
             indices = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-            return _with_shards(self._table.take(indices), core["shard"])
+            return _with_places(self._table.take(indices), core["shard"], core["first_row"])
 
         return EpisodeTable(core, load)
 
@@ -177,9 +179,11 @@ def read_core(table: pa.Table) -> dict[str, np.ndarray]:
     return {name: table.column(name).to_numpy().astype(CORE_DTYPES[name]) for name in CORE}
 
 
-def _with_shards(table: pa.Table, shard: np.ndarray) -> pa.Table:
-    index = table.schema.get_field_index("shard")
-    return table.set_column(index, "shard", pa.array(shard, pa.int32()))
+def _with_places(table: pa.Table, shard: np.ndarray, first_row: np.ndarray) -> pa.Table:
+    for name, values in (("shard", shard), ("first_row", first_row)):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, name, pa.array(values).cast(table.schema.field(name).type))
+    return table
 
 
 def _to_record(row: dict[str, Any]) -> EpisodeRecord:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 NUM_QUANTILES = 257
+LARGEST = 1e150
+"""Numbers beyond this count as infinite: their squares would be."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ColumnStatistics:
 def compute_statistics(values: np.ndarray) -> ColumnStatistics:
     """Statistics of a float array [rows] or [rows, D]; values that are not finite are counted and left out."""
     values = values.reshape(len(values), -1)
-    finite = np.isfinite(values)
+    finite = np.abs(values) <= LARGEST
     per_entry = [_entry(values[finite[:, d], d].astype(np.float64)) for d in range(values.shape[1])]
     count, mean, m2, minimum, maximum, quantiles = zip(*per_entry, strict=True)
     return ColumnStatistics(

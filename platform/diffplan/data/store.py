@@ -40,6 +40,11 @@ class Store(Protocol):
     """A directory or prefix that holds a dataset. A missing object raises `FileNotFoundError`."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether objects are files that can be mapped."""
+        ...
+
+    @property
     def uri(self) -> str:
         """Where it is, as `open_store` takes it."""
         ...
@@ -87,6 +92,8 @@ class Store(Protocol):
 
 class LocalStore:
     """A directory of a local disk or a network file system."""
+
+    is_local = True
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
@@ -145,6 +152,8 @@ class LocalStore:
         path = self.root / name
         try:
             self._write_durably(path, pieces)
+        except FileExistsError:
+            raise  # the file is not ours to delete
         except BaseException:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)  # the disk may be full

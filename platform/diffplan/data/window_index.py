@@ -9,6 +9,8 @@ import numpy as np
 from diffplan.data.dataset import TrajectoryDataset
 from diffplan.errors import DataError
 
+MAX_TABLE_BYTES = 32 * 2**20
+"""Memory for cumulative counts of further horizons than one; what is dropped is summed up again."""
 Padding = Literal["skip", "error", "short", "end"]
 
 
@@ -48,7 +50,7 @@ class WindowIndex:
             raise DataError(f"task_weights: expected a weight for each task ({names}), got {len(weights)} weights")
         if weights and (min(weights) < 0 or sum(weights) <= 0):
             raise DataError(f"task_weights: expected numbers >= 0 that are not all 0, got {weights}")
-        self._task_weights = np.array(weights) / sum(weights) if weights else None
+        self.task_shares = np.array(weights) / sum(weights) if weights else None
 
     def span(self, horizon: int) -> int:
         """Rows from the first to the last of a window."""
@@ -73,11 +75,9 @@ class WindowIndex:
                     f"{self.lengths[index]} steps, expected at least {span} (horizon {horizon}, stride {self.stride}); "
                     "take a shorter horizon, or the padding skip, short or end"
                 )
-            if self.padding == "end":
-                counts = self.lengths
-            else:
-                counts = np.maximum(self.lengths - span + 1, 1 if self.padding == "short" else 0)
-            self._cumulative[horizon] = np.cumsum(counts, dtype=np.int64)
+            if len(self._cumulative) * self.lengths.size * 8 > MAX_TABLE_BYTES:
+                self._cumulative.pop(next(iter(self._cumulative)))
+            self._cumulative[horizon] = np.cumsum(self.num_starts(self.lengths, horizon), dtype=np.int64)
             if self._cumulative[horizon][-1] == 0:
                 raise DataError(
                     f"{self.dataset.uri}: a window of horizon {horizon} and stride {self.stride} spans {span} steps, "
@@ -86,18 +86,24 @@ class WindowIndex:
                 )
         return self._cumulative[horizon]
 
+    def num_starts(self, lengths: np.ndarray, horizon: int) -> np.ndarray:
+        """Rows that windows of a horizon may begin at, in episodes of these lengths."""
+        if self.padding == "end":
+            return lengths
+        return np.maximum(lengths - self.span(horizon) + 1, 1 if self.padding == "short" else 0)
+
     def num_skipped_episodes(self, horizon: int) -> int:
         """Episodes that have no window of this horizon."""
         return int(np.sum(self.lengths < self.span(horizon))) if self.padding == "skip" else 0
 
     def draw(self, num_windows: int, horizon: int, generator: np.random.Generator) -> np.ndarray:
         """Numbers of windows, drawn with replacement: uniformly, or first a task by weight and then within it."""
-        if self._task_weights is None:
+        if self.task_shares is None:
             return generator.integers(self.count(horizon), size=num_windows)
         cumulative = self._counts(horizon)
-        edges = np.searchsorted(self.dataset.episodes.task, np.arange(len(self._task_weights) + 1))
+        edges = np.searchsorted(self.dataset.episodes.task, np.arange(len(self.task_shares) + 1))
         totals = np.concatenate([[0], cumulative])[edges]
-        tasks = generator.choice(len(self._task_weights), size=num_windows, p=self._task_weights)
+        tasks = generator.choice(len(self.task_shares), size=num_windows, p=self.task_shares)
         sizes = totals[tasks + 1] - totals[tasks]
         if (sizes == 0).any():
             name = self.dataset.manifest.tasks[int(tasks[sizes == 0][0])].name

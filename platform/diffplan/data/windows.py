@@ -19,11 +19,14 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.flat_windows import gather_rows, gather_windows
 from diffplan.data.window_index import Padding, WindowIndex
 
 SIZE_CHECK_SECONDS = 1.0
+"""How often the sizes of mapped shards are looked at, see `TrajectoryDataset.check_sizes`."""
 
 
 class Windows:
@@ -34,14 +37,21 @@ class Windows:
         columns: columns to join side by side, such as `("action", "observation")`.
         stride: environment steps between two steps of a window.
         padding: what to do with episodes that are shorter than a window; see `WindowIndex`.
+        index: the windows, in place of `stride` and `padding`.
     """
 
     def __init__(
-        self, dataset: TrajectoryDataset, columns: Sequence[str], stride: int, padding: Padding = "skip"
+        self,
+        dataset: TrajectoryDataset,
+        columns: Sequence[str],
+        stride: int = 1,
+        padding: Padding = "skip",
+        *,
+        index: WindowIndex | None = None,
     ) -> None:
         self.dataset = dataset
         self.columns = tuple(columns)
-        self.index = WindowIndex(dataset, stride, padding)
+        self.index = index or WindowIndex(dataset, stride, padding)
         self._views = [_AddressSpan(dataset, name) for name in self.columns]
         self._checked_at = time.monotonic()
 
@@ -63,8 +73,15 @@ class Windows:
         if (now := time.monotonic()) - self._checked_at > SIZE_CHECK_SECONDS:
             self.dataset.check_sizes()
             self._checked_at = now
-        rows = self.index.rows(episodes, first_rows, horizon)
-        return np.concatenate([view.rows(episodes[:, None], rows) for view in self._views], axis=-1)
+        if self.index.padding in ("short", "end"):  # windows may stop before their end
+            rows = self.index.rows(episodes, first_rows, horizon)
+            parts = [gather_rows(v.flat, v.starts(episodes[:, None], rows), v.size) for v in self._views]
+        else:
+            stride = self.index.stride
+            parts = [
+                gather_windows(v.flat, v.starts(episodes, first_rows), horizon, v.size, stride) for v in self._views
+            ]
+        return torch.cat([part.to(torch.float32) for part in parts], dim=-1).numpy()
 
 
 class _AddressSpan:
@@ -84,15 +101,22 @@ class _AddressSpan:
         highest = max(values.ctypes.data + values.nbytes for values in self._keep)
         width = column.numpy_dtype.itemsize
         buffer = (ctypes.c_char * (highest - lowest)).from_address(lowest)
-        flat = np.frombuffer(buffer, column.numpy_dtype)
-        self._rows = np.lib.stride_tricks.as_strided(
-            flat, (len(flat) - self.size + 1, self.size), (width, width), writeable=False
-        )
+        self.flat = torch.frombuffer(buffer, dtype=_TORCH_DTYPES[column.dtype])
         self._offsets = (addresses - lowest) // width
         self._episodes = dataset.episodes
 
-    def rows(self, episodes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Rows of episodes, float32[*rows.shape, size]; the arguments broadcast."""
+    def starts(self, episodes: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        """The element of `flat` that rows of episodes begin with, int64; the arguments broadcast."""
         table = self._episodes
-        starts = self._offsets[table.shard[episodes]] + table.first_row[episodes].astype(np.int64) * self.size
-        return self._rows[starts + rows * self.size].astype(np.float32, copy=False)
+        rows = rows + table.first_row[episodes]
+        return torch.from_numpy(self._offsets[table.shard[episodes]] + rows.astype(np.int64, copy=False) * self.size)
+
+
+_TORCH_DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int64": torch.int64,
+    "int32": torch.int32,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+}

@@ -16,7 +16,7 @@ import pyarrow as pa
 from diffplan.data.checksums import compute_checksums
 from diffplan.data.commit import CommitRecord, EpisodeRecord, ShardRecord, commit_unit
 from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
-from diffplan.data.statistics import compute_statistics
+from diffplan.data.statistics import LARGEST, compute_statistics
 from diffplan.data.store import Store, open_store
 from diffplan.errors import DataError
 from diffplan.types import Episode
@@ -126,6 +126,7 @@ def _columns(manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> dict
             if not np.can_cast(values.dtype, column.numpy_dtype, "same_kind"):
                 raise DataError(f"{where}: expected {column.dtype} numbers, got {values.dtype}")
             parts.append(values.astype(column.numpy_dtype, copy=False))
+            _require_kept(values, parts[-1], column, where)
             if column not in manifest.extra_columns:
                 _require_finite(parts[-1], column, where)
                 if column.has_final and final is not None:
@@ -148,8 +149,15 @@ def _column_of(episode: Episode, column: Column) -> tuple[np.ndarray | None, np.
     return values[:-1], values[-1]
 
 
+def _require_kept(values: np.ndarray, cast: np.ndarray, column: Column, where: str) -> None:
+    """Refuse integers that the type of a column would wrap around."""
+    if cast.dtype.kind in "iu" and cast.dtype != values.dtype and (wrapped := cast != values).any():
+        row = int(np.argwhere(wrapped)[0, 0])
+        raise DataError(f"{where}: expected {column.dtype} numbers, got {values[row]} in row {row}; take a wider type")
+
+
 def _require_finite(values: np.ndarray, column: Column, where: str) -> None:
-    finite = np.isfinite(values)
+    finite = np.abs(values) <= LARGEST
     if not finite.all():
         row = int(np.argwhere(~finite)[0, 0])
         raise DataError(
@@ -183,7 +191,7 @@ def to_arrow(column: Column, values: np.ndarray) -> pa.Array:
 
 def _episode_records(manifest: Manifest, episodes: Sequence[Episode]) -> tuple[EpisodeRecord, ...]:
     first_rows = np.concatenate([[0], np.cumsum([len(e) for e in episodes])])
-    observation = manifest.column("observation").numpy_dtype
+    observation = manifest.column("observation")
     finals = [column for column in manifest.extra_columns if column.has_final]
     return tuple(
         EpisodeRecord(
@@ -195,7 +203,7 @@ def _episode_records(manifest: Manifest, episodes: Sequence[Episode]) -> tuple[E
             undiscounted_return=float(np.sum(episode.rewards, dtype=np.float64)),
             terminated=bool(episode.terminated),
             truncated=bool(episode.truncated),
-            final_observation=episode.observations[-1].astype(observation).reshape(-1).tolist(),
+            final_observation=encode_numbers(episode.observations[-1], observation),
             task=episode.task,
             final_values={c.name: encode_numbers(episode.columns[c.name][-1], c) for c in finals},
             options=episode.options,
@@ -205,8 +213,9 @@ def _episode_records(manifest: Manifest, episodes: Sequence[Episode]) -> tuple[E
 
 
 def encode_numbers(values: np.ndarray, column: Column) -> list[Any]:
-    """Numbers as JSON has them: those that are not finite as text, which NumPy reads back."""
-    numbers = np.asarray(values).astype(column.numpy_dtype).reshape(-1).tolist()
+    """Numbers as JSON has them: truth as 0 and 1, and those that are not finite as text, which NumPy reads back."""
+    cast = np.asarray(values).astype(column.numpy_dtype).reshape(-1)
+    numbers = (cast.view(np.uint8) if column.dtype == "bool" else cast).tolist()
     return [n if np.isfinite(n) else str(n) for n in numbers]
 
 

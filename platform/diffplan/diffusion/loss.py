@@ -33,6 +33,7 @@ def compute_loss(
     diffusion_step: Int[Tensor, " batch"],
     mask: Bool[Tensor, "#batch horizon transition"],
     weights: Float[Tensor, "horizon transition"],
+    real: Bool[Tensor, "batch horizon"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean weighted squared error over the batch.
 
@@ -44,6 +45,7 @@ def compute_loss(
         diffusion_step: how noisy to make each.
         mask: known entries; one row serves the whole batch.
         weights: weight of each entry.
+        real: steps that are no padding; None where all are.
 
     Returns:
         The loss. Known entries count in the mean with error 0, as in the code release.
@@ -52,4 +54,7 @@ def compute_loss(
     x_noisy = torch.where(mask, x_clean, signal * x_clean + sigma * noise)
     output = network(x_noisy, diffusion_step)
     target = to_target(denoiser.prediction, x_clean, noise, signal, sigma)
-    return (torch.where(mask, 0.0, output - target).square() * weights).mean()
+    errors = torch.where(mask, 0.0, output - target).square() * weights
+    if real is None:
+        return errors.mean()
+    return (errors * real[:, :, None]).mean() / real.float().mean()  # a mean over what is real

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from diffplan.data.prefetch import Prefetcher
 from diffplan.diffusion.constraints import endpoint_mask
 from diffplan.diffusion.loss import compute_loss, make_loss_weights
 from diffplan.training.batches import TrainingBatch, TrainingBatches
@@ -49,18 +50,19 @@ def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBa
         batch.diffusion_step.to(device),
         endpoint_mask(horizon, transition_dim, start, goal).to(device),
         make_loss_weights(horizon, transition_dim, layout.action_dim, config.diffusion).to(device),
+        None if batch.mask is None else batch.mask.to(device),
     )
 
 
 def take_step(
-    state: TrainingState, model: nn.Module, batches: TrainingBatches, device: torch.device
+    state: TrainingState, model: nn.Module, batches: Sequence[TrainingBatch], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """One optimizer step.
 
     Args:
         state: is advanced by one step.
         model: the state's network or a DDP wrapper of it.
-        batches: this worker's batches.
+        batches: this worker's batches of this step, one for each forward pass.
         device: where the model lives.
 
     Returns:
@@ -69,9 +71,8 @@ def take_step(
     training = state.config.training
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)
-    for pass_index in range(training.accumulation_steps):
-        loss = compute_batch_loss(state, model, batches.make(state.step, pass_index), device)
-        loss = loss / training.accumulation_steps
+    for batch in batches:
+        loss = compute_batch_loss(state, model, batch, device) / len(batches)
         loss.backward()
         total += loss.detach()
     limit = float("inf") if training.max_gradient_norm is None else training.max_gradient_norm
@@ -118,24 +119,25 @@ def train(
     last_step = training.num_steps if num_steps is None else num_steps
     losses: list[Tensor] = []
     since = time.perf_counter()
-    while state.step < last_step:
-        learning_rate = float(state.lr_scheduler.get_last_lr()[0])
-        loss, gradient_norm = take_step(state, model, batches, device)
-        losses.append(loss)
-        ended = state.step == last_step
-        due_checkpoint = ended or state.step % training.checkpoint_interval == 0
-        if ended or due_checkpoint or state.step % training.log_interval == 0:
-            now = time.perf_counter()
-            progress = TrainingProgress(
-                step=state.step,
-                loss=_mean_over_workers(torch.stack(losses).mean()),
-                gradient_norm=float(gradient_norm),
-                learning_rate=learning_rate,
-                steps_per_second=len(losses) / (now - since),
-            )
-            losses.clear()
-            if on_progress is not None:
-                on_progress(progress)
-            if due_checkpoint and on_checkpoint is not None:
-                on_checkpoint(progress)
-            since = time.perf_counter()
+    with Prefetcher(batches.make_step, range(state.step, last_step)) as prefetched:
+        for step_batches in prefetched:
+            learning_rate = float(state.lr_scheduler.get_last_lr()[0])
+            loss, gradient_norm = take_step(state, model, step_batches, device)
+            losses.append(loss)
+            ended = state.step == last_step
+            due_checkpoint = ended or state.step % training.checkpoint_interval == 0
+            if ended or due_checkpoint or state.step % training.log_interval == 0:
+                now = time.perf_counter()
+                progress = TrainingProgress(
+                    step=state.step,
+                    loss=_mean_over_workers(torch.stack(losses).mean()),
+                    gradient_norm=float(gradient_norm),
+                    learning_rate=learning_rate,
+                    steps_per_second=len(losses) / (now - since),
+                )
+                losses.clear()
+                if on_progress is not None:
+                    on_progress(progress)
+                if due_checkpoint and on_checkpoint is not None:
+                    on_checkpoint(progress)
+                since = time.perf_counter()

@@ -1,0 +1,33 @@
+"""Windows out of flat memory: one gather per batch, contiguous where it can be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gather_windows(flat: Tensor, starts: Tensor, horizon: int, size: int, stride: int = 1) -> Tensor:
+    """Windows that begin at elements of a flat array of rows.
+
+    Args:
+        flat: [elements], rows of `size` elements one after the other.
+        starts: int64[windows], the element that each window begins with.
+        horizon: rows of a window.
+        size: elements of a row.
+        stride: rows from one row of a window to the next.
+
+    Returns:
+        [windows, horizon, size]; with stride 1, a copy of one contiguous piece per window.
+    """
+    if stride == 1:
+        width = horizon * size
+        pieces = torch.as_strided(flat, (flat.shape[0] - width + 1, width), (1, 1), flat.storage_offset())
+        return torch.index_select(pieces, 0, starts).view(-1, horizon, size)
+    rows = starts[:, None] + torch.arange(horizon, device=starts.device) * (stride * size)
+    return gather_rows(flat, rows, size)
+
+
+def gather_rows(flat: Tensor, starts: Tensor, size: int) -> Tensor:
+    """Rows that begin at the elements `starts` of a flat array, [*starts.shape, size]."""
+    rows = torch.as_strided(flat, (flat.shape[0] - size + 1, size), (1, 1), flat.storage_offset())
+    return torch.index_select(rows, 0, starts.reshape(-1)).view(*starts.shape, size)
