@@ -8,7 +8,9 @@ Where moto departs from S3:
 - Credentials are not looked at, unless `require_known_users` is called; signatures never are.
 """
 
+import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ class S3Server:
         ignores_conditions: whether `If-None-Match` is ignored, as old servers do.
         refusals: (status, code) that the next conditional puts are answered with, without being done.
         lost_answers: conditional puts that are done and then answered by 500.
+        put_seconds: how long a put takes to arrive.
         num_puts: puts so far.
     """
 
@@ -42,9 +45,11 @@ class S3Server:
         self.ignores_conditions = False
         self.refusals: deque[tuple[int, str]] = deque()
         self.lost_answers = 0
+        self.put_seconds = 0.0
         self.num_puts = 0
 
     def put(self, request: S3Response) -> Any:
+        time.sleep(self.put_seconds)
         with self._lock:
             self.num_puts += 1
             if request.headers.get("If-None-Match") is None or self.ignores_conditions:
@@ -97,6 +102,7 @@ def run_s3_server() -> Iterator[S3Server]:
     server = S3Server()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(S3Response, "put_object", lambda request: server.put(request))
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         moto.start()
         server.endpoint = "http://{}:{}".format(*moto.get_host_and_port())

@@ -218,12 +218,13 @@ def test_text_that_is_no_json_object_is_refused(text):
     refuse(lambda: config_from_json(Config, text), "Config: expected")
 
 
-def test_units_of_collection_cover_the_episodes_once():
-    collection = with_overrides(
-        CONFIG, {"collection.num_steps": 1001, "collection.episode_steps": 100, "collection.episodes_per_unit": 4}
-    ).collection
-    assert (collection.num_episodes, collection.num_units) == (11, 3)
-    assert [e for unit in range(3) for e in collection.episodes_of_unit(unit)] == list(range(11))
+def test_units_of_collection_are_whole_and_cover_the_episodes_once():
+    settings = {"collection.num_steps": 801, "collection.episode_steps": 100, "collection.episodes_per_unit": 4}
+    collection = with_overrides(CONFIG, settings).collection
+    assert (collection.num_episodes, collection.num_units) == (12, 3)
+    assert [e for unit in range(3) for e in collection.episodes_of_unit(unit)] == list(range(12))
+    larger = with_overrides(CONFIG, {**settings, "collection.num_steps": 5000}).collection
+    assert [larger.episodes_of_unit(unit) for unit in range(3)] == [collection.episodes_of_unit(u) for u in range(3)]
 
 
 def test_layout_puts_the_action_first():

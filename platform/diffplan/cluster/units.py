@@ -1,7 +1,7 @@
 """Run units of work on actors until all are done, whatever happens to the actors.
 
 An actor that dies loses its unit; another takes the unit up. What a unit leaves behind must therefore be safe to
-repeat.
+repeat. Units are given to actors that have started, so that no unit is blamed for an actor that died before.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from diffplan.errors import ClusterError, DiffplanError
 
-MAX_ATTEMPTS = 3
-"""Actors that a unit may lose before it is held to be the cause."""
+MAX_ATTEMPTS = 5
+"""Actors that a unit may lose, each while it ran this unit, before it is held to be the cause.
+
+A unit that kills its actors loses all of them; one that is struck by chance loses k in a row with the k-th power of a
+small probability. Where one attempt in ten is struck, as on machines that may be taken away, 3 would blame one unit in
+a thousand, which a large collection has.
+"""
+MAX_FAILED_STARTS = 12
+"""Actors that may die before they can work, with no unit done in the meantime, before they are held to be broken."""
 START_TIMEOUT_SECONDS = 300
 """Silence after which the user is told that actors do not start."""
 
@@ -37,23 +44,32 @@ def run_units(
 
     Raises:
         DiffplanError: what a unit raised, if the user can cure it.
-        ClusterError: actors kept dying over one unit, or never started.
+        ClusterError: actors kept dying over one unit or before any, or never started.
     """
     fresh = iter(units)
-    lost: deque[int] = deque()
+    waiting: deque[int] = deque()
     attempts: dict[int, int] = {}
+    starting: dict[Any, Any] = {}
     idle: list[Any] = []
     running: dict[Any, tuple[Any, int]] = {}
-    silent_seconds = 0
+    silent_seconds = failed_starts = 0
     try:
         while True:
-            while len(running) < num_actors and (unit := lost.popleft() if lost else next(fresh, None)) is not None:
-                actor = idle.pop() if idle else spawn()
-                attempts[unit] = attempts.get(unit, 0) + 1
-                running[actor.run.remote(unit)] = (actor, unit)
-            if not running:
+            while idle or len(running) + len(starting) < num_actors:
+                if len(waiting) <= (0 if idle else len(starting)):  # the others wait for actors that start
+                    if (unit := next(fresh, None)) is None:
+                        break
+                    waiting.append(unit)
+                if idle:
+                    actor, unit = idle.pop(), waiting.popleft()
+                    attempts[unit] = attempts.get(unit, 0) + 1
+                    running[actor.run.remote(unit)] = (actor, unit)
+                else:
+                    actor = spawn()
+                    starting[actor.__ray_ready__.remote()] = actor
+            if not running and not waiting:
                 return
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=1)
+            ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=1)
             silent_seconds = 0 if ready else silent_seconds + 1
             if silent_seconds == START_TIMEOUT_SECONDS:
                 raise ClusterError(
@@ -61,6 +77,19 @@ def run_units(
                     f"{ray.available_resources()}: ask for fewer workers or a larger cluster"
                 )
             for reference in ready:
+                if (actor := starting.pop(reference, None)) is not None:
+                    try:
+                        ray.get(reference)
+                    except RayActorError as error:
+                        failed_starts += 1
+                        if failed_starts >= MAX_FAILED_STARTS:
+                            raise ClusterError(
+                                f"actors: {failed_starts} died before they could work; the last said: "
+                                f"{_last_line(error)}"
+                            ) from error
+                    else:
+                        idle.append(actor)
+                    continue
                 actor, unit = running.pop(reference)
                 try:
                     result = ray.get(reference)
@@ -69,14 +98,15 @@ def run_units(
                         raise ClusterError(
                             f"unit {unit}: {MAX_ATTEMPTS} actors died over it; the last said: {_last_line(error)}"
                         ) from error
-                    lost.append(unit)
+                    waiting.append(unit)
                     continue
                 except RayTaskError as error:
                     raise unwrap(error) from None
+                failed_starts = 0
                 idle.append(actor)
                 on_done(unit, result)
     finally:
-        for actor in [*idle, *(actor for actor, _ in running.values())]:
+        for actor in [*idle, *starting.values(), *(actor for actor, _ in running.values())]:
             ray.kill(actor)
 
 

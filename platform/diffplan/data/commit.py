@@ -7,7 +7,7 @@ none. Whoever comes second finds a record, reads it and drops its own shard. The
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -110,7 +110,8 @@ class CommitRecord:
 
     def to_json(self) -> bytes:
         """The record as it lies on disk."""
-        values = {**asdict(self), "statistics": {k: v.to_dict() for k, v in self.statistics.items()}}
+        values = asdict(replace(self, statistics={}))  # arrays would be copied one by one
+        values["statistics"] = {name: statistics.to_dict() for name, statistics in self.statistics.items()}
         return encode_record(values)
 
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
 from diffplan.data.snapshot import DatasetState, list_snapshots, read_snapshot, read_state, relocate, write_state
 from diffplan.data.statistics import ColumnStatistics
 from diffplan.data.store import Store, open_store
-from diffplan.data.writer import locate_columns
+from diffplan.data.structure import CURE, check_structure
 from diffplan.errors import DataError
 
 
@@ -135,15 +137,8 @@ class TrajectoryDataset:
         maps: dict[str, mmap.mmap] = self.__dict__.setdefault("_maps", {})
         if shard.name not in maps:
             path = fetch_shard(self.store, shard, self.manifest.dataset_uuid)
-            try:
-                with path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except OSError as error:
-                raise DataError(
-                    f"{path}: expected a shard to map, got {error.strerror or error}; many shards need as many "
-                    "mappings: raise the limits (ulimit -n, vm.max_map_count) or compact the dataset"
-                ) from None
-            _check_shard(path, mapped, shard, self.manifest)
+            mapped = _map(path, shard.num_bytes)
+            check_structure(path, pa.py_buffer(mapped), shard, self.manifest)
             maps[shard.name] = mapped
         return maps[shard.name]
 
@@ -157,13 +152,18 @@ class TrajectoryDataset:
         """Raise `DataError` if a mapped shard is no longer as long as it was.
 
         Touching a mapping beyond the end of its file ends the process, so whoever reads mappings for long calls this
-        from time to time. A shard that shrinks between the check and the touch is not caught.
+        from time to time. A shard that shrinks between the check and the touch is not caught. One that was deleted, or
+        replaced by another file, stays as it was for those who have mapped it.
         """
-        for name in self.__dict__.get("_maps", {}):
-            shard = next(shard for shard in self.shards if shard.name == name)
-            path = fetch_shard(self.store, shard, self.manifest.dataset_uuid)
-            if path.stat().st_size != shard.num_bytes:
-                raise DataError(f"{path}: expected {shard.num_bytes} bytes, got {path.stat().st_size}; it was changed")
+        for name, mapped in self.__dict__.get("_maps", {}).items():
+            try:
+                num_bytes = mapped.size()  # of the file that is mapped, whatever its name leads to by now
+            except OSError as error:  # a file server that no longer knows the file
+                raise DataError(f"{self.store.locate(name)}: {_reason(error)}; open the dataset again") from None
+            if num_bytes != len(mapped):
+                raise DataError(
+                    f"{self.store.locate(name)}: expected {len(mapped)} bytes, got {num_bytes}; it was changed: {CURE}"
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_maps"}
@@ -231,6 +231,30 @@ def list_orphans(dataset: TrajectoryDataset) -> list[str]:
     return [name for name in stored if name.endswith(".arrow") and name not in named]
 
 
+def _map(path: Path, num_bytes: int) -> mmap.mmap:
+    """Map a shard of a size; raises `DataError` if it is gone, has another size or cannot be mapped."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if found == num_bytes and found > 0:
+                return mmap.mmap(file.fileno(), found, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise DataError(f"{path}: the shard is gone; open the dataset again") from None
+    except OSError as error:
+        cure = "check the permissions and the disk, then try again"
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            cure = (
+                "many shards need as many mappings: raise the limits (ulimit -n, vm.max_map_count) or compact the "
+                "dataset"
+            )
+        raise DataError(f"{path}: expected a shard to map, got {_reason(error)}; {cure}") from None
+    raise DataError(f"{path}: expected {num_bytes} bytes, got {found}; the shard was changed: {CURE}")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
 def _check_unique(dataset: TrajectoryDataset) -> None:
     indices = np.sort(dataset.episodes.column("episode_index"))
     if len(twice := indices[1:][indices[1:] == indices[:-1]]):
@@ -245,29 +269,6 @@ def _check_sizes(store: Store, state: DatasetState) -> None:
                 f"{store.locate(shard.name)}: expected {shard.num_bytes} bytes, got {sizes.get(shard.name)}; the shard "
                 "is truncated or was changed: run `diffplan data verify --drop_damaged`, then make its units again"
             )
-
-
-def _check_shard(path: Path, mapped: mmap.mmap, shard: ShardRecord, manifest: Manifest) -> None:
-    content = pa.py_buffer(mapped)
-    try:
-        reader = pa.ipc.open_file(content)
-        num_batches = reader.num_record_batches
-        schema = reader.schema
-        num_rows = reader.get_batch(0).num_rows if num_batches else 0
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected an Arrow IPC file, got something else ({error}); is it damaged?") from None
-    if num_batches != 1 or num_rows != shard.num_rows:
-        raise DataError(
-            f"{path}: expected 1 record batch of {shard.num_rows} rows, got {num_batches} with {num_rows} in the first"
-        )
-    if not schema.remove_metadata().equals(manifest.arrow_schema):
-        expected = [field.name for field in manifest.arrow_schema]
-        raise DataError(f"{path}: expected the columns {expected}, got {schema.names} or other types")
-    uuid = (schema.metadata or {}).get(b"diffplan.dataset_uuid", b"").decode(errors="replace")
-    if uuid != manifest.dataset_uuid:
-        raise DataError(f"{path}: expected a shard of dataset {manifest.dataset_uuid}, got one of {uuid or 'none'}")
-    if locate_columns(content, manifest) != shard.offsets:
-        raise DataError(f"{path}: columns do not lie where the commit says; shard or commit is damaged")
 
 
 __all__ = [

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffplan.data.commit import CommitRecord, ShardRecord, list_committed_units, read_commit
-from diffplan.data.episodes import CORE, EpisodeTable, make_episode_table, read_core
+from diffplan.data.episodes import CORE, EpisodeTable, episodes_schema, make_episode_table, read_core
 from diffplan.data.format import SHARDS, SNAPSHOTS, Manifest, commit_name, snapshot_name
 from diffplan.data.record import decode_record, encode_record
 from diffplan.data.statistics import ColumnStatistics, merge_statistics
@@ -107,8 +107,11 @@ def read_commits(store: Store, manifest: Manifest, units: list[int]) -> list[Com
     """The commits of units; raises `DataError` for a damaged or foreign one."""
     commits = []
     for unit in units:
-        commit = read_commit(store, unit)
         path = store.locate(commit_name(unit))
+        try:
+            commit = read_commit(store, unit)
+        except FileNotFoundError:
+            raise DataError(f"{path}: the commit was dropped just now; open the dataset again") from None
         if commit.dataset_uuid != manifest.dataset_uuid:
             raise DataError(f"{path}: expected dataset {manifest.dataset_uuid}, got {commit.dataset_uuid}; misplaced?")
         names = {column.name for column in manifest.columns}
@@ -125,9 +128,7 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
     """A snapshot as it was written; raises `DataError` if there is none of this number or it is damaged."""
     name = snapshot_name(number)
     path = store.locate(name)
-
-    def load() -> pa.Table:
-        return _guard(path, lambda: _read_table(store, name, None))
+    schema = episodes_schema(manifest.column("observation"))
 
     def read() -> DatasetState:
         with store.open(name) as file:
@@ -135,9 +136,15 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
         values = decode_record(metadata[METADATA_KEY])
         if values["dataset_uuid"] != manifest.dataset_uuid:
             raise ValueError(f"it belongs to dataset {values['dataset_uuid']}")
+        num_episodes = values["num_episodes"]
+
+        def load() -> pa.Table:
+            return _guard(path, lambda: _read_table(store, name, schema, num_episodes))
+
+        core = _read_table(store, name, pa.schema([schema.field(column) for column in CORE]), num_episodes)
         return DatasetState(
             shards=tuple(ShardRecord.from_dict(shard) for shard in values["shards"]),
-            episodes=EpisodeTable(read_core(_read_table(store, name, list(CORE))), load),
+            episodes=EpisodeTable(read_core(core), load),
             statistics={c.name: ColumnStatistics.from_dict(values["statistics"][c.name]) for c in manifest.columns},
             number=number,
             base=number,
@@ -150,9 +157,15 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
         raise DataError(f"{store.uri}: expected one of the snapshots {expected}, got {number}") from None
 
 
-def _read_table(store: Store, name: str, columns: list[str] | None) -> pa.Table:
+def _read_table(store: Store, name: str, schema: pa.Schema, num_episodes: int) -> pa.Table:
+    """The columns of a schema; pages have checksums of their own, what is around them is compared with the record."""
     with store.open(name) as file:
-        return pq.ParquetFile(file, page_checksum_verification=True).read(columns=columns)
+        table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=schema.names)
+    if not table.schema.remove_metadata().equals(schema):
+        raise ValueError(f"it has the columns {table.schema.names} or other types")
+    if table.num_rows != num_episodes:
+        raise ValueError(f"it has {table.num_rows} episodes, not {num_episodes}")
+    return table
 
 
 def _guard(path: str, read: Callable[[], T]) -> T:
@@ -177,12 +190,16 @@ def write_state(store: Store, manifest: Manifest, state: DatasetState) -> int | 
     """
     values = {
         "dataset_uuid": manifest.dataset_uuid,
+        "num_episodes": len(state.episodes),
         "shards": [asdict(shard) for shard in state.shards],
         "statistics": {name: statistics.to_dict() for name, statistics in state.statistics.items()},
     }
-    table = state.episodes.to_arrow().replace_schema_metadata({METADATA_KEY: encode_record(values)})
+    table = state.episodes.to_arrow().replace_schema_metadata(None)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, store_schema=True)
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        # As metadata of the schema it would be stored twice.
+        writer.add_key_value_metadata({METADATA_KEY.decode(): encode_record(values).decode()})
     number = 0 if state.base is None else state.base + 1
     return number if store.put_if_absent(snapshot_name(number), sink.getvalue().to_pybytes()) else None
 
@@ -228,16 +245,29 @@ def relocate(store: Store, manifest: Manifest, state: DatasetState) -> DatasetSt
 
 
 def find_units(
-    store: Store, manifest: Manifest, units: list[int], present: set[str]
+    store: Store,
+    manifest: Manifest,
+    units: list[int],
+    present: set[str],
+    *,
+    without_snapshots: Set[int] = frozenset(),
 ) -> dict[int, tuple[ShardRecord, EpisodeTable]]:
-    """The shard that holds each unit now, and its episodes there; units that are nowhere are left out."""
+    """The shard that holds each unit now, and its episodes there; units that are nowhere are left out.
+
+    Args:
+        store: where the dataset lies.
+        manifest: that of the dataset.
+        units: the units to find.
+        present: names of the shards that there are.
+        without_snapshots: snapshots to leave alone, because they are damaged.
+    """
     found: dict[int, tuple[ShardRecord, EpisodeTable]] = {}
     committed = set(list_committed_units(store)) & set(units)
     for commit in read_commits(store, manifest, sorted(committed)):
         if commit.shard.name in present:
             state = state_of_commits([commit], manifest, 0)
             found[commit.unit] = (commit.shard, state.episodes)
-    numbers = list_snapshots(store)
+    numbers = [number for number in list_snapshots(store) if number not in without_snapshots]
     if len(found) < len(units) and numbers:
         newest = read_snapshot(store, manifest, numbers[-1])
         for unit in units:

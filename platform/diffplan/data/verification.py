@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from diffplan.data.checksums import read_checked
 from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import read_manifest
+from diffplan.data.dataset import TrajectoryDataset, read_manifest
 from diffplan.data.format import COMMITS, SHARDS, SNAPSHOTS, Manifest, commit_name, snapshot_name
 from diffplan.data.snapshot import (
     DatasetState,
@@ -22,7 +22,9 @@ from diffplan.data.snapshot import (
     state_of_commits,
     write_state,
 )
+from diffplan.data.statistics import ColumnStatistics, compute_statistics, merge_statistics
 from diffplan.data.store import Store
+from diffplan.data.structure import CURE, check_structure
 from diffplan.errors import DataError
 
 _ROW_COLUMNS = ("episode_index", "t", "termination", "truncation")
@@ -80,15 +82,24 @@ def find_damage(store: Store) -> Iterator[Damage | None]:
         return
     present = {stored.name for stored in store.list(SHARDS)}
     for number, shard in enumerate(state.shards):
-        try:
-            check_shard(store, manifest, state, number)
-            yield None
-        except DataError as error:
-            of_shard = np.unique(state.episodes.unit[state.episodes.shard == number]).tolist()
-            if shard.name not in present:  # then its units may be elsewhere by now
-                of_shard = sorted(set(of_shard) - set(find_units(store, manifest, of_shard, present)))
-            if of_shard:
-                yield Damage(error, units=tuple(of_shard), shard=shard.name)
+        of_shard = set(np.unique(state.episodes.unit[state.episodes.shard == number]).tolist())
+        moved = {}
+        if shard.name not in present:  # then its units may be elsewhere by now
+            readable = sorted(of_shard - units)
+            moved = find_units(store, manifest, readable, present, without_snapshots=snapshots)
+        for unit, (other, episodes) in moved.items():
+            alone = episodes.select(np.arange(len(episodes)), shard=np.zeros(len(episodes), np.int32))
+            yield _check(store, manifest, DatasetState((other,), alone, {}), 0, {unit})
+        if of_shard - set(moved):
+            yield _check(store, manifest, state, number, of_shard - set(moved))
+
+
+def _check(store: Store, manifest: Manifest, state: DatasetState, number: int, units: set[int]) -> Damage | None:
+    try:
+        check_shard(store, manifest, state, number)
+    except DataError as error:
+        return Damage(error, units=tuple(sorted(units)), shard=state.shards[number].name)
+    return None
 
 
 def check_shard(store: Store, manifest: Manifest, state: DatasetState, number: int) -> None:
@@ -101,15 +112,10 @@ def check_shard(store: Store, manifest: Manifest, state: DatasetState, number: i
     path = store.locate(shard.name)
     content = b"".join(read_checked(store, shard))
     if (size := store.size(shard.name)) != shard.num_bytes:
-        raise DataError(f"{path}: expected {shard.num_bytes} bytes, got {size}; something was appended to the shard")
+        raise DataError(f"{path}: expected {shard.num_bytes} bytes, got {size}; something was appended: {CURE}")
+    batch = check_structure(path, pa.py_buffer(content), shard, manifest)
+    found = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _ROW_COLUMNS}
     episodes = state.episodes.select(state.episodes.shard == number)
-    try:
-        batch = pa.ipc.open_file(content).get_batch(0)
-        found = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _ROW_COLUMNS}
-    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
-        raise DataError(f"{path}: expected an Arrow IPC file, got something else ({error})") from None
-    if not batch.schema.remove_metadata().equals(manifest.arrow_schema):
-        raise DataError(f"{path}: expected the columns of the manifest, got {batch.schema.names} or other types")
     first, length = episodes.first_row.astype(np.int64), episodes.length.astype(np.int64)
     rows = np.repeat(first - np.cumsum(length) + length, length) + np.arange(length.sum())
     ends = {name: np.zeros(len(rows), bool) for name in ("termination", "truncation")}
@@ -123,32 +129,55 @@ def check_shard(store: Store, manifest: Manifest, state: DatasetState, number: i
     for name, values in expected.items():
         wrong = np.flatnonzero(found[name][rows] != values)
         if len(wrong):
-            raise DataError(f"{path}: column {name!r} does not follow the index of episodes in row {rows[wrong[0]]}")
+            raise DataError(
+                f"{path}: expected {name} {values[wrong[0]]} in row {rows[wrong[0]]}, as the index of episodes has it, got "
+                f"{found[name][rows[wrong[0]]]}; {CURE}"
+            )
 
 
 def drop_damage(store: Store, damages: list[Damage]) -> tuple[int, ...]:
     """Take what is damaged out of the dataset, and return the units that must be made again.
 
     Order matters: the units leave the index first, then their commits and shards, so that a reader finds either the
-    old state or the new one, and the same call after an interruption goes on.
+    old state or the new one. After an interruption, what `find_damage` finds is what is left to do.
     """
     manifest = read_manifest(store)
     for damage in damages:
         if damage.snapshot is not None:
             store.delete(snapshot_name(damage.snapshot))
     units = sorted({unit for damage in damages for unit in damage.units})
-    numbers = list_snapshots(store)
-    if units and numbers:
+    while units and (numbers := list_snapshots(store)):
         newest = read_snapshot(store, manifest, numbers[-1])
-        kept = newest.episodes.select(~np.isin(newest.episodes.unit, units))
-        if len(kept) < len(newest.episodes):
-            # Statistics do not subtract: those of the rest come from its commits.
-            rest = read_commits(store, manifest, np.unique(kept.unit).tolist())
-            statistics = state_of_commits(rest, manifest).statistics if rest else newest.statistics
-            write_state(store, manifest, replace(newest, episodes=kept, statistics=statistics))
+        chosen = ~np.isin(newest.episodes.unit, units)
+        if chosen.all():
+            break
+        used, shard = np.unique(newest.episodes.shard[chosen], return_inverse=True)
+        kept = replace(
+            newest,
+            shards=tuple(newest.shards[i] for i in used),
+            episodes=newest.episodes.select(chosen, shard=shard.astype(np.int32)),
+        )
+        statistics = _compute_statistics(store, manifest, kept)
+        if write_state(store, manifest, replace(kept, statistics=statistics)) is not None:
+            break
     for unit in units:
         store.delete(commit_name(unit))
     for damage in damages:
         if damage.shard is not None:
             store.delete(damage.shard)
     return tuple(units)
+
+
+def _compute_statistics(store: Store, manifest: Manifest, state: DatasetState) -> dict[str, ColumnStatistics]:
+    """Statistics do not subtract: those of a state come from its commits, or from rows where a commit is gone."""
+    if not len(state.episodes):
+        return {c.name: compute_statistics(np.zeros((0, c.size))) for c in manifest.columns}
+    units = set(np.unique(state.episodes.unit).tolist())
+    committed = sorted(units & set(list_committed_units(store)))
+    parts = [state_of_commits(read_commits(store, manifest, committed), manifest).statistics] if committed else []
+    if rest := sorted(units - set(committed)):
+        episodes = state.episodes.select(np.isin(state.episodes.unit, rest))
+        dataset = TrajectoryDataset(store, manifest, state.shards, episodes, {})
+        rows = {c.name: dataset.read_column(c.name).reshape(dataset.num_steps, -1) for c in manifest.columns}
+        parts.append({name: compute_statistics(values) for name, values in rows.items()})
+    return {c.name: merge_statistics([part[c.name] for part in parts]) for c in manifest.columns}

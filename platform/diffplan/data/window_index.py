@@ -92,6 +92,11 @@ class WindowIndex:
             return lengths
         return np.maximum(lengths - self.span(horizon) + 1, 1 if self.padding == "short" else 0)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the cumulative counts take."""
+        return sum(counts.nbytes for counts in self._cumulative.values())
+
     def num_skipped_episodes(self, horizon: int) -> int:
         """Episodes that have no window of this horizon."""
         return int(np.sum(self.lengths < self.span(horizon))) if self.padding == "skip" else 0

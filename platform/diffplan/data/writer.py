@@ -16,7 +16,7 @@ import pyarrow as pa
 from diffplan.data.checksums import compute_checksums
 from diffplan.data.commit import CommitRecord, EpisodeRecord, ShardRecord, commit_unit
 from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
-from diffplan.data.statistics import LARGEST, compute_statistics
+from diffplan.data.statistics import compute_statistics, find_finite
 from diffplan.data.store import Store, open_store
 from diffplan.errors import DataError
 from diffplan.types import Episode
@@ -157,7 +157,7 @@ def _require_kept(values: np.ndarray, cast: np.ndarray, column: Column, where: s
 
 
 def _require_finite(values: np.ndarray, column: Column, where: str) -> None:
-    finite = np.abs(values) <= LARGEST
+    finite = find_finite(values)
     if not finite.all():
         row = int(np.argwhere(~finite)[0, 0])
         raise DataError(

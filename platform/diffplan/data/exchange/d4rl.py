@@ -1,0 +1,296 @@
+"""Import the flat HDF5 files of D4RL: all steps one after the other, with flags where episodes end.
+
+An episode ends where `terminals` or `timeouts` is set, where the array named by `split_on` changes, and with the file.
+D4RL stores the observation *before* each action, so the one after an episode's last action is
+
+* the last row of `next_observations`, where the file has that array; every row is kept;
+* else, for an episode that was cut (timeout, split or end of the file), the observation of its last row: the action
+  and reward of that row are dropped, and with them episodes of a single row;
+* else, for a terminated episode, a repetition of its last observation: it has no true one, and dropping the row would
+  lose the reward of the terminal transition.
+
+How many episodes are of each kind is written to the manifest (`source.final_observations`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.config import EnvConfig, config_to_dict
+from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.exchange.unit_import import OnProgress, import_units
+from diffplan.data.format import ARROW_TYPES, Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.errors import ConfigError, DataError
+from diffplan.types import Episode
+
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("timeouts", "next_observations")
+
+
+def import_d4rl(
+    path: str | Path,
+    out: str | Path,
+    *,
+    env: EnvConfig,
+    split_on: str | None = None,
+    float32: bool = False,
+    episodes_per_unit: int = 64,
+    on_progress: OnProgress | None = None,
+) -> TrajectoryDataset:
+    """Import a file of D4RL.
+
+    Observations, actions and rewards keep their types; arrays under `infos/` become columns `infos.<name>`. Text and
+    numbers under `metadata/` go to the manifest. An import that was interrupted goes on when it is run again.
+
+    Args:
+        path: the file.
+        out: directory or URL of the new dataset.
+        env: the environment that the file is of; D4RL's files do not name it.
+        split_on: an array of the file, such as `infos/goal`, that begins an episode wherever it changes: maze2d files
+            are one stream in which only the goal changes. Such an episode counts as truncated.
+        float32: store float64 as float32.
+        episodes_per_unit: episodes of one unit, which becomes one shard.
+        on_progress: called with the episodes done and their number.
+
+    Raises:
+        DataError: no readable HDF5 file, arrays that are missing or of unequal length, no rows, sizes that do not fit
+            the environment, numbers that are not finite, or another dataset in `out`.
+    """
+    path = Path(path)
+    with _open_file(path) as file:
+        arrays = _find_arrays(file, path)
+        spans, num_dropped = _split(file, arrays, path, split_on)
+        columns = _make_columns(file, arrays, float32)
+        low, high = _bounds(env, columns, path)
+        num_rows = len(file["rewards"])
+        digest = hashlib.sha256(b"".join(_flat(file, name).tobytes() for name in ("rewards", "terminals")))
+        kinds = ("next", "last_row", "repeated")
+        manifest = Manifest(
+            dataset_uuid=new_dataset_uuid(),
+            env=config_to_dict(env),
+            columns=columns,
+            action_low=low,
+            action_high=high,
+            source={
+                "kind": "d4rl",
+                "file": path.name,
+                "num_bytes": path.stat().st_size,
+                "fingerprint": digest.hexdigest(),
+                "num_rows": num_rows,
+                "num_dropped_rows": num_dropped,
+                "final_observations": {kind: sum(span.final == kind for span in spans) for kind in kinds},
+                "split_on": split_on,
+                "float32": float32,
+                "episodes_per_unit": episodes_per_unit,
+                "metadata": _read_metadata(file),
+            },
+        )
+        if len(spans) == 1 and num_rows > 10_000:
+            hint = "; --split_on infos/goal begins one wherever the goal changes" if "infos/goal" in arrays else ""
+            warnings.warn(f"{path}: all {num_rows:,} rows are one episode{hint}", stacklevel=2)
+
+        def read_unit(indices: range) -> list[Episode]:
+            with _guard(path):
+                return [_read_episode(file, columns, i, spans[i], path.stem) for i in indices]
+
+        return import_units(out, manifest, len(spans), episodes_per_unit, read_unit, on_progress)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Rows of an episode; `final` says where its final observation comes from: `next`, `last_row` or `repeated`."""
+
+    first: int
+    length: int
+    terminated: bool
+    truncated: bool
+    final: str
+
+
+@contextlib.contextmanager
+def _open_file(path: Path) -> Iterator[Any]:
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"{path}: D4RL's files need h5py; install it: pip install h5py") from None
+    if not path.is_file():
+        raise DataError(f"{path}: expected an HDF5 file of D4RL, got no file")
+    with _guard(path):
+        file = h5py.File(path, "r")
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def _guard(path: Path) -> Iterator[None]:
+    """Turn what h5py raises for damaged files into a `DataError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path}: expected an HDF5 file of D4RL, got one that cannot be read ({first})") from None
+
+
+def _find_arrays(file: Any, path: Path) -> list[str]:
+    """Names of the arrays that have a row per step; raises `DataError` if they do not fit each other."""
+    import h5py
+
+    with _guard(path):
+        group = file.get("infos")
+        infos = [f"infos/{name}" for name in sorted(group)] if isinstance(group, h5py.Group) else []
+        names = [name for name in (*REQUIRED, *OPTIONAL, *infos) if isinstance(file.get(name), h5py.Dataset)]
+    for name in REQUIRED:
+        if name not in names:
+            found = ", ".join(names or file) or "nothing"
+            raise DataError(f"{path}: expected an array {name!r}, got {found}; is it a file of D4RL?")
+    unfit = [n for n in names if n.startswith("infos/") and str(file[n].dtype) not in (*ARROW_TYPES, "float16")]
+    if unfit:
+        warnings.warn(f"{path}: left out {', '.join(unfit)}, which no column can hold", stacklevel=4)
+    names = [name for name in names if name not in unfit]
+    num_rows = len(file["observations"]) if file["observations"].ndim else 0
+    if not num_rows:
+        raise DataError(f"{path}: expected at least one row, got none")
+    for name in names:
+        shape = file[name].shape
+        if not shape or shape[0] != num_rows:
+            raise DataError(f"{path}: {name}: expected {num_rows} rows, as many as observations, got shape {shape}")
+        if name in ("rewards", "terminals", "timeouts") and file[name].size != num_rows:
+            raise DataError(f"{path}: {name}: expected one number per row, got shape {shape}")
+        if name not in ("terminals", "timeouts") and str(file[name].dtype) not in (*ARROW_TYPES, "float16"):
+            raise DataError(f"{path}: {name}: expected numbers, got {file[name].dtype}")
+    if "next_observations" in names and file["next_observations"].shape != file["observations"].shape:
+        raise DataError(f"{path}: next_observations: expected the shape of observations, {file['observations'].shape}")
+    return names
+
+
+def _split(file: Any, arrays: list[str], path: Path, split_on: str | None) -> tuple[list[_Span], int]:
+    """The episodes, and the number of rows that none of them keeps."""
+    num_rows = len(file["rewards"])
+    terminals = _flat(file, "terminals").astype(bool)
+    timeouts = _flat(file, "timeouts").astype(bool) if "timeouts" in arrays else np.zeros(num_rows, bool)
+    cuts = np.zeros(num_rows, bool)
+    if split_on is not None:
+        if split_on not in arrays:
+            known = ", ".join(name for name in arrays if name.startswith("infos/")) or "none"
+            raise DataError(f"{path}: split_on: expected an array of the file ({known}), got {split_on!r}")
+        with _guard(path):
+            values = file[split_on][:].reshape(num_rows, -1)
+        cuts[:-1] = (values[1:] != values[:-1]).any(axis=1)
+    ends = terminals | timeouts | cuts
+    ends[-1] = True
+    lasts = np.flatnonzero(ends)
+    firsts = np.concatenate([[0], lasts[:-1] + 1])
+    has_next = "next_observations" in arrays
+    spans, num_dropped = [], 0
+    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        terminated = bool(terminals[last])
+        final = "next" if has_next else "repeated" if terminated else "last_row"
+        length = last - first + (final != "last_row")
+        num_dropped += final == "last_row"
+        if length:
+            spans.append(_Span(first, length, terminated, bool(timeouts[last] | cuts[last]), final))
+    if not spans:
+        raise DataError(f"{path}: expected an episode of more than one row, got {num_rows} rows without any")
+    return spans, num_dropped
+
+
+def _flat(file: Any, name: str) -> np.ndarray:
+    with _guard(Path(file.filename)):
+        return file[name][:].reshape(-1)
+
+
+def _make_columns(file: Any, arrays: list[str], float32: bool) -> tuple[Column, ...]:
+    def dtype(name: str) -> str:
+        found = str(file[name].dtype.newbyteorder("="))
+        return "float32" if found == "float16" or (float32 and found == "float64") else found
+
+    extra = tuple(
+        Column(name.replace("/", "."), file[name].shape[1:], dtype(name))
+        for name in arrays
+        if name.startswith("infos/")
+    )
+    return make_columns(
+        file["observations"].shape[1:],
+        file["actions"].shape[1:],
+        extra,
+        observation_dtype=dtype("observations"),
+        action_dtype=dtype("actions"),
+        reward_dtype=dtype("rewards"),
+    )
+
+
+def _bounds(env: EnvConfig, columns: tuple[Column, ...], path: Path) -> tuple[list[float | None], list[float | None]]:
+    """Bounds of the actions: those of the environment, or none where it cannot be made here."""
+    from diffplan.environments import get_box_bounds, make_vector_env
+
+    try:
+        vector_env = make_vector_env(env, 1)
+    except (ConfigError, ImportError):
+        return [None] * columns[1].size, [None] * columns[1].size
+    try:
+        low, high = get_box_bounds(vector_env)
+        shape = vector_env.single_observation_space.shape
+    except ConfigError:
+        return [None] * columns[1].size, [None] * columns[1].size
+    finally:
+        vector_env.close()
+    for name, found, expected in (
+        ("observations", columns[0].shape, shape),
+        ("actions", columns[1].shape, (len(low),)),
+    ):
+        if expected is not None and found != expected:
+            raise DataError(
+                f"{path}: {name}: expected shape {expected} per row, as {env.env_id} has it, got {found}; name the "
+                "environment that the file is of"
+            )
+    return low, high
+
+
+def _read_metadata(file: Any) -> dict[str, Any]:
+    """Text and single numbers of the group `metadata`; weights of policies are left out."""
+    import h5py
+
+    found: dict[str, Any] = {}
+    with _guard(Path(file.filename)):
+        group = file.get("metadata")
+        for name, value in group.items() if isinstance(group, h5py.Group) else ():
+            if isinstance(value, h5py.Dataset) and value.size == 1:
+                plain = np.ravel(value[()])[0]
+                found[name] = plain.decode(errors="replace") if isinstance(plain, bytes) else str(plain)
+    return found
+
+
+def _read_episode(file: Any, columns: tuple[Column, ...], index: int, span: _Span, behavior: str) -> Episode:
+    first, end = span.first, span.first + span.length
+
+    def rows(name: str, column: Column, stop: int = end) -> np.ndarray:
+        return file[name][first:stop].astype(column.numpy_dtype).reshape(stop - first, *column.shape)
+
+    observation, action, reward, *extra = columns
+    if span.final == "last_row":
+        observations = rows("observations", observation, end + 1)
+    else:
+        observations = rows("observations", observation)
+        last = observations[-1:]
+        if span.final == "next":
+            last = file["next_observations"][end - 1 : end].astype(observation.numpy_dtype)
+        observations = np.concatenate([observations, last])
+    return Episode(
+        episode_index=index,
+        seed=None,
+        behavior=behavior,
+        observations=observations,
+        actions=rows("actions", action),
+        rewards=rows("rewards", reward),
+        terminated=span.terminated,
+        truncated=span.truncated,
+        columns={column.name: rows(column.name.replace(".", "/", 1), column) for column in extra},
+    )
