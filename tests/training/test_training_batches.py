@@ -21,7 +21,8 @@ def paths(tmp_path_factory):
 
 
 def tensors(batch):
-    return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    values = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return [value for value in values if value is not None]
 
 
 def assert_same(first, second):

@@ -199,7 +199,7 @@ class BlockReader:
         """All blocks, in the order of the dataset."""
         episodes = self.dataset.episodes
         blocks = []
-        by_shard = np.argsort(episodes.shard, kind="stable")
+        by_shard = np.lexsort([episodes.first_row, episodes.shard])
         edges = np.searchsorted(episodes.shard[by_shard], np.arange(len(self.dataset.shards) + 1))
         for number, shard in enumerate(self.dataset.shards):
             of_shard = by_shard[edges[number] : edges[number + 1]]

@@ -79,21 +79,15 @@ def compact(
 
 
 def _join(store: Store, manifest: Manifest, state: DatasetState, group: list[int]) -> ShardRecord:
-    """Write the episodes of neighbouring shards as one shard."""
-    pieces = []
+    """Write the episodes of some shards as one shard, in the order of their units."""
+    tables = {}
     for number in group:
-        shard = state.shards[number]
-        table = pa.ipc.open_file(pa.py_buffer(b"".join(read_checked(store, shard)))).read_all()
-        of_shard = state.episodes.shard == number
-        firsts, lengths = state.episodes.first_row[of_shard], state.episodes.length[of_shard]
-        if lengths.sum() == shard.num_rows:
-            pieces.append(table)
-        else:  # units of it were dropped
-            pieces += [table.slice(int(f), int(n)) for f, n in zip(firsts, lengths, strict=True)]
-    table = pa.concat_tables([piece.replace_schema_metadata(None) for piece in pieces]).combine_chunks()
-    (batch,) = table.to_batches()
-    units = state.episodes.unit[np.isin(state.episodes.shard, group)]
-    shard, _ = write_shard(store, manifest, f"{units.min():08d}-{units.max():08d}", batch)
+        content = pa.py_buffer(b"".join(read_checked(store, state.shards[number])))
+        tables[number] = pa.ipc.open_file(content).read_all().replace_schema_metadata(None)
+    episodes = state.episodes.select(np.isin(state.episodes.shard, group))
+    pieces = [tables[number].slice(first_row, num_rows) for number, first_row, num_rows in episodes.runs()]
+    (batch,) = pa.concat_tables(pieces).combine_chunks().to_batches()
+    shard, _ = write_shard(store, manifest, f"{episodes.unit.min():08d}-{episodes.unit.max():08d}", batch)
     return shard
 
 

@@ -100,14 +100,8 @@ class TrajectoryDataset:
 
     def iterate_runs(self) -> Iterator[tuple[ShardRecord, int, int]]:
         """Runs of rows that follow one another in a shard and in this dataset: shard, first row, number of rows."""
-        episodes = self.episodes
-        ends = episodes.first_row.astype(np.int64) + episodes.length
-        joined = (episodes.shard[1:] == episodes.shard[:-1]) & (episodes.first_row[1:] == ends[:-1])
-        firsts = np.flatnonzero(np.concatenate([[True], ~joined]))
-        lasts = np.concatenate([firsts[1:] - 1, [len(episodes) - 1]])
-        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-            first_row = int(episodes.first_row[first])
-            yield self.shards[episodes.shard[first]], first_row, int(ends[last]) - first_row
+        for number, first_row, num_rows in self.episodes.runs():
+            yield self.shards[number], first_row, num_rows
 
     def iterate_tables(self) -> Iterator[pa.Table]:
         """Each shard as an Arrow table, mapped, with the rows of this dataset only."""

@@ -115,6 +115,18 @@ class EpisodeTable(Sequence[EpisodeRecord]):
         """Observation after the last action of each episode, float[episodes, observation_dim]."""
         return _lists_to_array(self._table.column("final_observation"))
 
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Runs of rows that follow one another in a shard and here: number of the shard, first row, number of rows."""
+        if not len(self):
+            return
+        ends = self.first_row.astype(np.int64) + self.length
+        joined = (self.shard[1:] == self.shard[:-1]) & (self.first_row[1:] == ends[:-1])
+        firsts = np.flatnonzero(np.concatenate([[True], ~joined]))
+        lasts = np.concatenate([firsts[1:] - 1, [len(self) - 1]])
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            first_row = int(self.first_row[first])
+            yield int(self.shard[first]), first_row, int(ends[last]) - first_row
+
     def __len__(self) -> int:
         return len(self._core["length"])
 

@@ -48,13 +48,12 @@ def compute_loss(
         real: steps that are no padding; None where all are.
 
     Returns:
-        The loss. Known entries count in the mean with error 0, as in the code release.
+        The loss. Known entries count in the mean with error 0, as in the code release, and so does padding: so the
+        gradient of a batch is the mean of the gradients of its parts.
     """
     signal, sigma = denoiser.schedule.signal_and_noise(diffusion_step, x_clean)
     x_noisy = torch.where(mask, x_clean, signal * x_clean + sigma * noise)
     output = network(x_noisy, diffusion_step)
     target = to_target(denoiser.prediction, x_clean, noise, signal, sigma)
     errors = torch.where(mask, 0.0, output - target).square() * weights
-    if real is None:
-        return errors.mean()
-    return (errors * real[:, :, None]).mean() / real.float().mean()  # a mean over what is real
+    return (errors if real is None else errors * real[:, :, None]).mean()
