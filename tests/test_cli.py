@@ -190,7 +190,7 @@ def test_unknown_protocol_and_settings_are_refused(
 
 
 def test_data_info_and_verify(capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path) -> None:
-    code, out, _ = run(capsys, "data", "info", dataset)
+    code, out, _ = run(capsys, "data", "info", dataset, "--hash")
     assert code == 0
     assert "1,000" in out
     assert "diffplan/Maze2D-UMaze-v1" in out

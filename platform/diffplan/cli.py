@@ -22,7 +22,9 @@ commands
                                   score plans in parallel actors
   report RUN                      write the report page of a run
   pipeline PRESET                 all of the above in one run directory
-  data info|verify DIR            look at a dataset, check every byte of it
+  data info|stats|head DIR        look at a dataset
+  data verify|compact|sweep DIR   check every byte of it, join small shards, delete what is left over
+  data import|export|merge        from and to Minari, D4RL and Parquet; several datasets to one
 
 `diffplan COMMAND --help` lists the arguments of a command; collect, train, tune and pipeline go on with --resume.
 presets: {presets}

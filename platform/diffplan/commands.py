@@ -25,6 +25,7 @@ from diffplan.config import (
 )
 from diffplan.errors import ConfigError
 from diffplan.presets import get_preset, list_presets
+from diffplan.terminal import format_bytes
 
 T = TypeVar("T")
 _REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -38,10 +39,17 @@ def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
-        instance_from_str=lambda texts: json.loads(texts[0]),
+        instance_from_str=lambda texts: _decode_object(texts[0]),
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [json.dumps(value)],
     )
+
+
+def _decode_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object such as {{}}, got {text}")
+    return value
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -299,13 +307,9 @@ def _is_required(f: dataclasses.Field) -> bool:
     return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 
 
-def format_bytes(num_bytes: int) -> str:
-    """A size as people read it."""
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
-
-
 def show(text: str, flush: bool = True) -> None:
-    """Print to the standard output."""
-    sys.stdout.write(text + "\n")
+    """Print to the standard output; what it cannot encode becomes `?`."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     if flush:
         sys.stdout.flush()

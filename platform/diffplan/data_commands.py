@@ -6,12 +6,14 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from diffplan.commands import parse, show
 from diffplan.data_transfer import export_to, import_from
 from diffplan.errors import ConfigError, DataError
+from diffplan.progress import Progress, follow
 from diffplan.suggestion import unknown_name
 from diffplan.terminal import choose_characters, find_width, format_bytes
 
@@ -20,7 +22,7 @@ from diffplan.terminal import choose_characters, find_width, format_bytes
 class InfoArguments:
     """Say what a dataset holds, with histograms and a map of its positions."""
 
-    path: Positional[str]
+    path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     snapshot: int | None = None
     """Number of a snapshot; everything committed so far if not given."""
@@ -32,7 +34,7 @@ class InfoArguments:
 class StatsArguments:
     """Show statistics of every column, and what is odd about them."""
 
-    path: Positional[str]
+    path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     snapshot: int | None = None
     """Number of a snapshot; everything committed so far if not given."""
@@ -44,7 +46,7 @@ class StatsArguments:
 class HeadArguments:
     """Show an episode and its first rows."""
 
-    path: Positional[str]
+    path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     episode: int | None = None
     """Number of the episode (`episode_index`); the first one if not given."""
@@ -58,7 +60,7 @@ class HeadArguments:
 class VerifyArguments:
     """Check every byte of a dataset."""
 
-    path: Positional[str]
+    path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     drop_damaged: bool = False
     """Take damaged units out of the dataset, so that `collect --resume` or an import makes them again."""
@@ -68,7 +70,7 @@ class VerifyArguments:
 class CompactArguments:
     """Join small shards into large ones; the content stays the same."""
 
-    path: Positional[str]
+    path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     target_mb: float = 128
     """Size that shards are filled up to, in MiB."""
@@ -78,7 +80,7 @@ class CompactArguments:
 class SweepArguments:
     """Delete what nothing names any more: left by killed writers, or replaced by compaction."""
 
-    path: Positional[str]
+    path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     older_than_hours: float = 24
     """Age of what is deleted; at least 1. A younger shard may be about to be committed."""
@@ -90,11 +92,11 @@ class SweepArguments:
 class MergeArguments:
     """Merge datasets into one of several tasks."""
 
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """Directory or URL of the merged dataset. A merge that was interrupted goes on when it is run again."""
-    sources: Positional[tuple[str, ...]]
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME=PATH[@WEIGHT] ...")]
     """NAME=PATH or NAME=PATH@WEIGHT for each dataset, such as large=s3://bucket/large@2. The name ends at the first
-    `=`; a number behind the last `@` is the weight of the task, 1 if there is none."""
+    equals sign; a number behind the last @ is the weight of the task, 1 if there is none."""
 
 
 def info(arguments: list[str]) -> None:
@@ -106,7 +108,7 @@ def info(arguments: list[str]) -> None:
     dataset = open_dataset(parsed.path, snapshot=parsed.snapshot)
     width, characters = find_width(), choose_characters(sys.stdout)
     _show_blocks(
-        describe_facts(dataset, with_hash=parsed.hash),
+        describe_facts(dataset, width, with_hash=parsed.hash),
         describe_tasks(dataset),
         draw_histograms(dataset, width, characters),
         draw_coverage(dataset, width, characters),
@@ -150,7 +152,6 @@ def verify(arguments: list[str]) -> None:
     from diffplan.data.dataset import read_manifest
     from diffplan.data.store import open_store
     from diffplan.data.verification import count_objects, drop_damage, find_damage
-    from diffplan.progress import Progress
 
     store = open_store(parsed.path)
     read_manifest(store)  # so that no progress begins where there is no dataset
@@ -181,20 +182,15 @@ def compact(arguments: list[str]) -> None:
     if not 0 < parsed.target_mb < math.inf:
         raise ConfigError(f"--target_mb: expected a positive number, got {parsed.target_mb:g}")
     from diffplan.data.compaction import compact as compact_store
-    from diffplan.data.dataset import read_manifest
     from diffplan.data.store import open_store
-    from diffplan.progress import Progress
 
     store = open_store(parsed.path)
-    read_manifest(store)  # so that no progress begins where there is no dataset
-    with Progress("compact", 0, "shards") as progress:
-        before, after = compact_store(
-            store, target_bytes=max(int(parsed.target_mb * 2**20), 1), on_progress=progress.follow
-        )
+    with follow("compact", "shards") as report:
+        before, after = compact_store(store, target_bytes=max(int(parsed.target_mb * 2**20), 1), on_progress=report)
     if before == after:
-        show(f"{parsed.path}: {before:,} shards, none of them small enough to be joined up to {parsed.target_mb:g} MiB")
+        show(f"{parsed.path}: nothing to join up to {parsed.target_mb:g} MiB; shards: {before:,}")
         return
-    show(f"{parsed.path}: {after:,} shards instead of {before:,}; `diffplan data sweep` deletes the old ones later")
+    show(f"{parsed.path}: shards: {after:,} instead of {before:,}; `diffplan data sweep` deletes the old ones later")
 
 
 def sweep(arguments: list[str]) -> None:
@@ -222,12 +218,11 @@ def merge(arguments: list[str]) -> None:
     from diffplan.data.dataset import open_dataset
     from diffplan.data.merging import Source
     from diffplan.data.merging import merge as merge_datasets
-    from diffplan.progress import Progress
 
     named = [parse_source(text) for text in parsed.sources]
     sources = [Source(open_dataset(path), name, weight) for name, path, weight in named]
-    with Progress("merge", 0, "units") as progress:
-        dataset = merge_datasets(sources, parsed.out, on_progress=progress.follow)
+    with follow("merge", "units") as report:
+        dataset = merge_datasets(sources, parsed.out, on_progress=report)
     show(
         f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes of {len(sources)} tasks, "
         f"{format_bytes(dataset.num_bytes)}"
@@ -260,7 +255,7 @@ ACTIONS: dict[str, Callable[[list[str]], None]] = {
 
 
 def run(arguments: list[str]) -> None:
-    """Run one action with its arguments; raises `ConfigError` for an unknown one."""
+    """Run one action with its arguments; raises `ConfigError` for an unknown one, `DataError` for paths that fail."""
     if not arguments:
         raise ConfigError(f"data: expected one of the actions {', '.join(ACTIONS)}; got nothing")
     if arguments[0] in ("-h", "--help"):
@@ -272,7 +267,15 @@ def run(arguments: list[str]) -> None:
         return
     if arguments[0] not in ACTIONS:
         raise ConfigError(unknown_name("data", arguments[0], ACTIONS))
-    ACTIONS[arguments[0]](arguments[1:])
+    try:
+        ACTIONS[arguments[0]](arguments[1:])
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a path that cannot be read or written, whichever part of the work met it
+        where = error.filename or arguments[0]
+        raise DataError(
+            f"{where}: {(error.strerror or str(error)).lower()}; check the path, its permissions and the disk"
+        ) from None
 
 
 def _show_blocks(*blocks: Iterable[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from diffplan.config import EnvConfig, config_from_dict
 from diffplan.data.dataset import TrajectoryDataset, list_orphans, list_snapshots
 from diffplan.data.shard_reader import ShardReader
+from diffplan.data.statistics import LARGEST
 from diffplan.data.window_index import WindowIndex
 from diffplan.environments import get_maze
 from diffplan.errors import ConfigError
@@ -19,8 +22,8 @@ from diffplan.terminal import (
     draw_density,
     draw_histogram,
     draw_table,
+    format_bytes,
     shorten_number,
-    shorten_text,
 )
 
 MAX_MAP_ROWS = 1_000_000
@@ -33,8 +36,8 @@ HORIZONS = (32, 128)
 """Horizons that the windows of tasks are counted for."""
 
 
-def describe_facts(dataset: TrajectoryDataset, *, with_hash: bool = False) -> list[str]:
-    """Lines of names and values."""
+def describe_facts(dataset: TrajectoryDataset, width: int, *, with_hash: bool = False) -> list[str]:
+    """Lines of names and values; the hash of the content reads everything."""
     episodes, collection, source = dataset.episodes, dataset.collection, dataset.manifest.source
     returns, lengths = episodes.column("undiscounted_return"), episodes.length
     arguments = f" {json.dumps(dataset.env.env_kwargs)}" if dataset.env.env_kwargs else ""
@@ -54,11 +57,20 @@ def describe_facts(dataset: TrajectoryDataset, *, with_hash: bool = False) -> li
         ("return", f"mean {returns.mean():.2f}, from {returns.min():.2f} to {returns.max():.2f}"),
         ("size", format_bytes(dataset.num_bytes)),
         ("snapshots", snapshots + (f"; this is {dataset.snapshot}" if dataset.snapshot is not None else "")),
-        ("orphans", f"{len(orphans):,} shards without a commit" + ("; see `diffplan data sweep`" if orphans else "")),
+        (
+            "orphans",
+            f"{len(orphans):,} shards of killed writers or before compaction; see `diffplan data sweep`"
+            if orphans
+            else "none",
+        ),
     ]
     if with_hash:
         facts.append(("content", dataset.content_hash()))
-    return [f"{name:<13}{value}" for name, value in facts]
+    lines = []
+    for name, value in facts:
+        pieces = textwrap.wrap(value, width - 13, break_long_words=False, break_on_hyphens=False)
+        lines += [f"{title:<13}{piece}" for title, piece in zip_longest([name], pieces, fillvalue="")]
+    return lines
 
 
 def describe_tasks(dataset: TrajectoryDataset) -> list[str]:
@@ -84,9 +96,9 @@ def draw_histograms(dataset: TrajectoryDataset, width: int, characters: Characte
     half = width // 2
     returns = dataset.episodes.column("undiscounted_return")
     blocks = [
-        [title, *draw_histogram(values[np.isfinite(values)], half - 3, 6, characters)]
+        [title, *draw_histogram(values[np.abs(values) < LARGEST], half - 3, 6, characters)]
         for title, values in (("returns", returns), ("episode lengths", dataset.episodes.length))
-        if np.isfinite(values).any()
+        if (np.abs(values) < LARGEST).any()
     ]
     return draw_beside(blocks, half)
 
@@ -136,11 +148,6 @@ def sample_rows(
     return np.concatenate(rows), dataset.num_steps
 
 
-def format_bytes(num_bytes: int) -> str:
-    """A size as people read it."""
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
-
-
 def _draw_map(
     dataset: TrajectoryDataset, env: EnvConfig, tasks: list[int] | None, width: int, characters: Characters
 ) -> list[str]:
@@ -149,10 +156,10 @@ def _draw_map(
     if len(shape) != 1 or not columns or not all(0 <= c < shape[0] for c in columns):
         return []
     values, total = sample_rows(dataset, "observation", MAX_MAP_ROWS, tasks)
-    names = " and ".join(f"observation[{c}]" for c in columns)
+    names = "observation" + " and ".join(f"[{c}]" for c in columns)
     positions = values[:, columns].astype(np.float64)
-    positions = positions[np.isfinite(positions).all(axis=1)]
-    sampled = f", from a sample of {len(values):,} of {total:,} steps" if len(values) < total else ""
+    positions = positions[(np.abs(positions) < LARGEST).all(axis=1)]
+    sampled = f", a sample of {len(values):,} of {total:,} steps" if len(values) < total else ""
     if not len(positions):
         return [f"coverage of {names}{sampled}: no finite numbers"]
     title = f"coverage of {names}{sampled}"
@@ -183,21 +190,21 @@ def _draw_maze(maze: Any, positions: np.ndarray, title: str, width: int, charact
     visited = f"{int((cells[free] > 0).sum())} of {int(free.sum())} free cells visited"
     drawn = draw_density(counts, np.kron(maze.walls, np.ones((lines, across), bool)), characters)
     legend = [visited, f"{characters.wall} wall", *_describe_shades(characters)]
-    inside = 1 - maze.is_free(positions).mean()
+    inside = 1 - maze.is_free(np.clip(positions, -1e6, 1e6)).mean()  # of which integers are made
     warning = [f"{inside:.1%} of the positions lie outside the free cells: is this its maze?"] if inside > 0.01 else []
     return [title, *drawn, "   ".join(legend), *warning]
 
 
-def _draw_plain(
-    positions: np.ndarray, columns: list[int], title: str, width: int, characters: Characters
-) -> list[str]:
+def _draw_plain(positions: np.ndarray, columns: list[int], title: str, width: int, characters: Characters) -> list[str]:
     """Positions in a frame with ranges: the first to the right, the second upwards."""
     across, lines = min(width - 2, 60), MAP_LINES - 4
     lows, highs = positions.min(axis=0), positions.max(axis=0)
-    spans = np.where(highs > lows, highs - lows, 1.0)
+    spans = np.maximum(highs - lows, 1e-9 * np.abs(highs))  # wide enough for bins that differ
+    spans[spans == 0] = 1.0
+    (left, bottom), (right, top) = lows, lows + spans
     counts, *_ = np.histogram2d(
-        positions[:, 1], positions[:, 0], bins=(lines, across), range=[(a, a + s) for a, s in zip(lows, spans, strict=True)][::-1]
-    )  # fmt: skip
+        positions[:, 1], positions[:, 0], bins=(lines, across), range=((bottom, top), (left, right))
+    )
     ranges = [
         f"{way}: observation[{c}] from {shorten_number(low)} to {shorten_number(high)}"
         for way, c, low, high in zip(("to the right", "upwards"), columns, lows, highs, strict=True)

@@ -37,7 +37,7 @@ def describe_statistics(dataset: TrajectoryDataset, *, all_entries: bool = False
             lines.append(_describe_whole(statistics))
             lines.append(f"  {shown} of {column.size:,} entries are listed; --all_entries lists all of them")
     if len(np.unique(dataset.episodes.unit)) > 1:
-        lines.append("quantiles between min and max are approximate: they are merged from those of the units")
+        lines.append("quantiles are approximate: they are merged from those of the units")
     return lines
 
 
@@ -63,7 +63,7 @@ def find_oddities(dataset: TrajectoryDataset) -> Iterator[str]:
             yield f"{column.name}: {count:,} values in {_name_entries(column, bad)} are NaN or infinite"
         constant = np.flatnonzero(_find_constant(statistics))
         if constant.size:
-            value = f" ({shorten_number(statistics.minimum[constant[0]])})" if constant.size == 1 else ""
+            value = f" ({shorten_number(float(statistics.minimum[constant[0]]))})" if constant.size == 1 else ""
             yield f"{column.name}: {_name_entries(column, constant)} never changes{value}"
     statistics, column = dataset.statistics["action"], manifest.column("action")
     if len(manifest.action_low) == len(manifest.action_high) == column.size:
@@ -115,9 +115,7 @@ def describe_episode(dataset: TrajectoryDataset, number: int, width: int, charac
     return [shorten_text(f"{name:<13}{value}", width, characters) for name, value in facts]
 
 
-def draw_rows(
-    dataset: TrajectoryDataset, number: int, num_rows: int, width: int, characters: Characters
-) -> list[str]:
+def draw_rows(dataset: TrajectoryDataset, number: int, num_rows: int, width: int, characters: Characters) -> list[str]:
     """The first rows of an episode, its last one, and the values after the last action, as a table.
 
     Columns that do not fit are named below the table.

@@ -12,7 +12,7 @@ from diffplan.commands import parse, show
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 from diffplan.presets import get_preset
-from diffplan.progress import Progress
+from diffplan.progress import follow
 from diffplan.suggestion import unknown_name
 from diffplan.terminal import format_bytes
 
@@ -26,9 +26,9 @@ class ImportArguments:
     An import that was interrupted goes on when it is run again.
     """
 
-    kind: Positional[str]
+    kind: Annotated[Positional[str], arg(metavar="KIND")]
     """minari, or d4rl for an HDF5 file of D4RL."""
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """Directory or id of the Minari dataset, or the file; nothing is downloaded."""
     out: str
     """Directory or URL of the new dataset."""
@@ -52,9 +52,9 @@ class ImportArguments:
 class ExportArguments:
     """Write a dataset in another format."""
 
-    kind: Positional[str]
+    kind: Annotated[Positional[str], arg(metavar="KIND")]
     """minari or parquet."""
-    path: Positional[str]
+    path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     out: Path | None = None
     """parquet: the directory to make. minari: directory of all Minari datasets, Minari's own if not given."""
@@ -75,22 +75,24 @@ def import_from(arguments: list[str]) -> None:
     if not parsed.env.env_id and parsed.env != NO_ENV:
         raise ConfigError("--env.env_id: expected a Gymnasium id, or a preset with --preset, got neither")
     env = parsed.env if parsed.env.env_id else None
-    with Progress("import", 0, "episodes") as progress:
+    if parsed.frame not in (None, "maze2d"):
+        raise ConfigError(unknown_name("--frame", parsed.frame, ("maze2d",)))
+    if parsed.kind == "d4rl" and env is None:
+        raise ConfigError("import d4rl: the file does not name its environment; name it by --preset or --env.env_id")
+    with follow("import", "episodes") as report:
         common: dict[str, Any] = {
             "float32": parsed.float32,
             "episodes_per_unit": parsed.episodes_per_unit,
-            "on_progress": progress.follow,
+            "on_progress": report,
         }
         if parsed.kind == "minari":
-            from diffplan.data.exchange.frames import FRAMES
             from diffplan.data.exchange.minari import import_minari
 
             dataset = import_minari(
                 parsed.source, parsed.out, env=env, frame=parsed.frame, skip_infos=parsed.skip_infos, **common
             )
         else:
-            if env is None:
-                raise ConfigError("import d4rl: the file does not name its environment; name it by --preset or --env.*")
+            assert env is not None
             from diffplan.data.exchange.d4rl import import_d4rl
 
             dataset = import_d4rl(parsed.source, parsed.out, env=env, split_on=parsed.split_on, **common)
@@ -115,14 +117,21 @@ def export_to(arguments: list[str]) -> None:
     if parsed.dataset_id is not None:
         from diffplan.data.exchange.minari_export import export_minari
 
-        with Progress("export", len(dataset.episodes), "episodes") as progress:
-            made = export_minari(dataset, parsed.dataset_id, root=parsed.out, on_progress=progress.follow)
+        with follow("export", "episodes") as report:
+            made = export_minari(dataset, parsed.dataset_id, root=parsed.out, on_progress=report)
     else:
         from diffplan.data.exchange.parquet import export_parquet
 
         assert parsed.out is not None
-        with Progress("export", dataset.num_steps, "steps") as progress:
-            made = export_parquet(dataset, parsed.out, layout=layout, on_progress=progress.advance)
+        done = 0
+        with follow("export", "steps") as report:
+
+            def count(num_steps: int) -> None:
+                nonlocal done
+                done += num_steps
+                report(done, dataset.num_steps)
+
+            made = export_parquet(dataset, parsed.out, layout=layout, on_progress=count)
     show(f"{made}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -53,3 +55,17 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
+
+
+@contextlib.contextmanager
+def follow(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A function to report work with: units done and their total; its line begins at the first report."""
+    with contextlib.ExitStack() as stack:
+        lines: list[Progress] = []
+
+        def report(done: int, total: int) -> None:
+            if not lines:  # until then the work may turn out impossible, and an error would follow an empty line
+                lines.append(stack.enter_context(Progress(label, total, unit)))
+            lines[0].move_to(done)
+
+        yield report

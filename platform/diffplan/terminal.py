@@ -47,7 +47,7 @@ def choose_characters(stream: TextIO) -> Characters:
 
 
 def find_width() -> int:
-    """Columns to draw in: those of the terminal within reason, `$COLUMNS` if it is set, 80 where there is no terminal."""
+    """Columns to draw in: those of the terminal within reason, or `$COLUMNS`, or 80 where there is no terminal."""
     return min(max(shutil.get_terminal_size((80, 24)).columns, MIN_WIDTH), MAX_WIDTH)
 
 
@@ -59,11 +59,16 @@ def shorten_number(value: float, width: int = 7) -> str:
     if value == int(value) and len(plain := str(int(value))) <= width:
         return plain
     if 1e-3 <= abs(value) < 10 ** (width - 2):
-        whole = len(str(int(abs(value)))) + (value < 0)
-        return f"{value:.{max(min(width - whole - 1, 4), 0)}f}"
-    text = next(text for d in (2, 1, 0) if len(text := f"{value:.{d}e}") <= width or d == 0)
-    mantissa, exponent = text.split("e")
-    return f"{mantissa}e{int(exponent)}"
+        texts = (f"{value:.{digits}f}" for digits in (4, 3, 2, 1, 0))
+    else:
+        parts = (f"{value:.{digits}e}".split("e") for digits in (2, 1, 0))
+        texts = (f"{mantissa}e{int(exponent)}" for mantissa, exponent in parts)
+    return next(text for text in texts if len(text) <= width)
+
+
+def format_bytes(num_bytes: int) -> str:
+    """A size as people read it."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
 
 
 def draw_histogram(values: np.ndarray, width: int, height: int, characters: Characters) -> list[str]:
@@ -133,11 +138,11 @@ def find_shades(counts: np.ndarray, num_shades: int) -> np.ndarray:
 def draw_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
     """A table; the first `left` columns are aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    aligned = [f"{'<' if i < left else '>'}{width}" for i, width in enumerate(widths)]
     return [
-        "  ".join(f"{cell:<{w}}" if i < left else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
-        .rstrip()
+        "  ".join(format(cell, how) for cell, how in zip(line, aligned, strict=True)).rstrip()
         for line in (header, *rows)
-    ]  # fmt: skip
+    ]
 
 
 def draw_beside(blocks: Sequence[Sequence[str]], width: int) -> list[str]:
