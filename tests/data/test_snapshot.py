@@ -237,7 +237,7 @@ def test_statistics_survive_fifty_snapshots_in_a_row(tmp_path):
         low = np.searchsorted(exact, quantiles - 1e-9, side="left") / len(exact)
         high = np.searchsorted(exact, quantiles + 1e-9, side="right") / len(exact)
         wanted = np.linspace(0, 1, NUM_QUANTILES)
-        largest = 0.01 if name == "reward" else 0.025  # atoms blur a little each time that tables are merged
+        largest = 0.015 if name == "reward" else 0.025  # atoms blur a little each time that tables are merged
         assert np.maximum(low - wanted, wanted - high).max() < largest
 
 

@@ -12,7 +12,7 @@ from diffplan.data.checksums import read_checked
 from diffplan.data.commit import ShardRecord
 from diffplan.data.dataset import read_manifest
 from diffplan.data.format import Manifest
-from diffplan.data.snapshot import DatasetState, list_snapshots, read_state, relocate, write_state
+from diffplan.data.snapshot import DatasetState, list_snapshots, read_snapshot, read_state, relocate, write_state
 from diffplan.data.store import Store
 from diffplan.data.writer import write_shard
 from diffplan.errors import DataError
@@ -67,15 +67,32 @@ def compact(
         if not groups:
             return len(state.shards), len(state.shards)
         joined: list[ShardRecord] = []
-        for number, group in enumerate(groups):
-            joined.append(_join(store, manifest, state, group))
-            if on_progress is not None:
-                on_progress(number + 1, len(groups))
+        try:
+            for number, group in enumerate(groups):
+                joined.append(_join(store, manifest, state, group))
+                if on_progress is not None:
+                    on_progress(number + 1, len(groups))
+        except BaseException:
+            _delete(store, joined)
+            raise
         compacted = _replace_shards(state, groups, joined)
-        if write_state(store, manifest, replace(compacted, base=numbers[-1] if numbers else None)) is not None:
+        base = numbers[-1] if numbers else None
+        number = 0 if base is None else base + 1
+        if write_state(store, manifest, replace(compacted, base=base)) is not None or _names(
+            store, manifest, number, joined[0]
+        ):
             return len(state.shards), len(compacted.shards)
-        for shard in joined:
-            store.delete(shard.name)  # planned on a state that is no longer the newest
+        _delete(store, joined)  # planned on a state that is no longer the newest
+
+
+def _names(store: Store, manifest: Manifest, number: int, shard: ShardRecord) -> bool:
+    """Whether a snapshot names a shard: then it was put by the attempt that wrote the shard, whose answer was lost."""
+    return any(other.name == shard.name for other in read_snapshot(store, manifest, number).shards)
+
+
+def _delete(store: Store, shards: list[ShardRecord]) -> None:
+    for shard in shards:
+        store.delete(shard.name)
 
 
 def _join(store: Store, manifest: Manifest, state: DatasetState, group: list[int]) -> ShardRecord:

@@ -5,6 +5,7 @@ Moments merge after Chan et al. 1979; quantile tables merge as a mixture of dist
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ def find_finite(values: np.ndarray) -> np.ndarray:
 
 def compute_statistics(values: np.ndarray) -> ColumnStatistics:
     """Statistics of a float array [rows] or [rows, D]; values that are not finite are counted and left out."""
-    values = values.reshape(len(values), -1)
+    values = values.reshape(len(values), math.prod(values.shape[1:]))
     finite = find_finite(values)
     per_entry = [_entry(values[finite[:, d], d]) for d in range(values.shape[1])]
     count, mean, m2, minimum, maximum, quantiles = zip(*per_entry, strict=True)
@@ -117,40 +118,34 @@ def merge_statistics(parts: Iterable[ColumnStatistics]) -> ColumnStatistics:
 
 
 def _merge_quantiles(parts: list[ColumnStatistics], weights: np.ndarray, d: int) -> np.ndarray:
-    """Quantiles of the mixture: each part spreads its weight evenly over the intervals of its table."""
-    tables = [(p.quantiles[:, d], w[d]) for p, w in zip(parts, weights, strict=True) if p.count[d]]
-    if not tables:
+    """Quantiles of the mixture: each part spreads its weight evenly over the intervals of its table.
+
+    The distribution function of the mixture is summed up over the ends of all intervals in order, so that the time
+    grows with the number of parts (and its logarithm) and no faster.
+    """
+    present = [i for i, part in enumerate(parts) if part.count[d]]
+    if not present:
         return np.zeros(NUM_QUANTILES)
-    probabilities = np.linspace(0, 1, NUM_QUANTILES)
-    if len(tables) == 1:
-        return tables[0][0]
-    # The mixture's distribution function at every tabulated value, averaged over its limits from both sides so that
-    # repeated values (atoms) keep their weight.
-    values = np.unique(np.concatenate([table for table, _ in tables]))
-    left, right = np.zeros(len(values)), np.zeros(len(values))
-    for table, weight in tables:
-        left += weight * _distribution(table, probabilities, values, "left")
-        right += weight * _distribution(table, probabilities, values, "right")
-    points = np.stack([left, right], axis=1).ravel()
-    return np.interp(probabilities, np.maximum.accumulate(points), np.repeat(values, 2))
-
-
-def _distribution(table: np.ndarray, probabilities: np.ndarray, values: np.ndarray, side: str) -> np.ndarray:
-    """Piecewise linear distribution function of a quantile table, taken from one side where the table repeats."""
-    unique, first, counts = np.unique(table, return_index=True, return_counts=True)
-    if len(unique) == 1:
-        outside = np.where(values < unique[0], 0.0, 1.0)
-        return np.where(values == unique[0], 0.0 if side == "left" else 1.0, outside)
-    lows, highs = probabilities[first], probabilities[first + counts - 1]
-    # A repeated value began and ended somewhere between two probabilities of the table. Taken at the first and last
-    # that it has, it would lose weight with every merge, so it reaches half way to the next on either side.
-    half = np.where(counts > 1, 0.5 * (probabilities[1] - probabilities[0]), 0.0)
-    lows, highs = np.maximum(lows - half, 0.0), np.minimum(highs + half, 1.0)
-    at = np.searchsorted(unique, values)
-    exact = (at < len(unique)) & (unique[np.minimum(at, len(unique) - 1)] == values)
-    low_index = np.clip(at - 1, 0, len(unique) - 2)
-    span = unique[low_index + 1] - unique[low_index]
-    fraction = np.clip((values - unique[low_index]) / span, 0.0, 1.0)
-    between = highs[low_index] + fraction * (lows[low_index + 1] - highs[low_index])
-    between = np.where(values < unique[0], 0.0, np.where(values > unique[-1], 1.0, between))
-    return np.where(exact, (lows if side == "left" else highs)[np.minimum(at, len(unique) - 1)], between)
+    if len(present) == 1:
+        return parts[present[0]].quantiles[:, d]
+    tables = np.stack([parts[i].quantiles[:, d] for i in present])
+    low, high = tables[:, :-1].ravel(), tables[:, 1:].ravel()
+    mass = np.repeat(weights[present, d] / (NUM_QUANTILES - 1), NUM_QUANTILES - 1)
+    values, places = np.unique(np.concatenate([low, high]), return_inverse=True)
+    at_low, at_high = places[: len(low)], places[len(low) :]
+    # Values that tables repeat are atoms, and so are intervals too narrow to have a slope. Where in the interval before
+    # and after it an atom ends, a table does not say: it has half of both, or each merger would take some of it away.
+    narrow = high - low <= 1e-13 * (values[-1] - values[0])
+    inside = np.pad(narrow.reshape(len(present), -1), ((0, 0), (1, 1)))
+    to_low = np.where(narrow, 1.0, 0.5 * inside[:, :-2].ravel())
+    to_high = np.where(narrow, 0.0, 0.5 * inside[:, 2:].ravel())
+    atoms = np.bincount(at_low, mass * to_low, len(values)) + np.bincount(at_high, mass * to_high, len(values))
+    slopes = mass * (1 - to_low - to_high) / np.where(narrow, 1.0, high - low)
+    changes = np.bincount(at_low, slopes, len(values)) - np.bincount(at_high, slopes, len(values))
+    risen = np.maximum(np.cumsum(changes)[:-1], 0) * np.diff(values)
+    right = np.concatenate([[0], np.cumsum(risen)]) + np.cumsum(atoms)
+    # Both limits at each value, so that atoms keep their weight; atoms reach a little further than rounding does, or
+    # quantiles at their edges would come to lie beside them.
+    reach = np.where(atoms > 0, 1e-9, 0.0)
+    points = np.stack([right - atoms - reach, right + reach], axis=1).ravel() / right[-1]
+    return np.interp(np.linspace(0, 1, NUM_QUANTILES), np.maximum.accumulate(points), np.repeat(values, 2))

@@ -122,9 +122,13 @@ class LocalStore:
         return (self.root / name).stat().st_size
 
     def list(self, directory: str) -> list[StoredObject]:
+        files = []
         try:
             with os.scandir(self.root / directory) as entries:
-                files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # a temporary file goes while it is looked at
+                        if entry.is_file():
+                            files.append((entry.name, entry.stat()))
         except FileNotFoundError:
             return []
         prefix = f"{directory}/" if directory else ""
