@@ -145,7 +145,9 @@ def count_remains(root: Path, collection: CollectionConfig) -> Remains:
     commits = read_commits(store, read_manifest(store), units)
     found = Counter(episode.episode_index for commit in commits for episode in commit.episodes)
     expected = Counter(range(collection.num_episodes))
-    stored = [o.name.rsplit("/", 1)[-1] for directory in ("", SHARDS, COMMITS, SNAPSHOTS) for o in store.list(directory)]
+    stored = [
+        o.name.rsplit("/", 1)[-1] for directory in ("", SHARDS, COMMITS, SNAPSHOTS) for o in store.list(directory)
+    ]
     return Remains(
         num_units=len(units),
         num_lost=(expected - found).total(),

@@ -37,7 +37,7 @@ from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.format import COMMITS, Manifest, commit_name
+from diffplan.data.format import commit_name
 from diffplan.data.store import LocalStore
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError

@@ -38,7 +38,9 @@ def test_episode_does_not_depend_on_the_batch_it_is_collected_in(behavior):
     assert [episode.episode_index for episode in whole] == list(range(7))
     for episodes_per_unit in (1, 3):
         other = collect_all(dataclasses.replace(collection, episodes_per_unit=episodes_per_unit))
-        assert [episode.episode_index for episode in other] == list(range(-(-7 // episodes_per_unit) * episodes_per_unit))
+        assert [episode.episode_index for episode in other] == list(
+            range(-(-7 // episodes_per_unit) * episodes_per_unit)
+        )
         assert_equal_episodes(whole, other[:7])
 
 

@@ -3,15 +3,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from diffplan.cluster.collect import collect
 from diffplan.config import Config, with_overrides
-from diffplan.data.commit import CommitRecord
+from diffplan.data.commit import list_committed_units, read_commit
 from diffplan.data.dataset import list_snapshots, open_dataset
-from diffplan.data.format import commit_path
+from diffplan.data.format import commit_name
+from diffplan.data.store import open_store
+from diffplan.data.verification import find_damage
 from diffplan.errors import ClusterError, DataError
 from diffplan.presets import get_preset
 
@@ -39,10 +42,11 @@ def undisturbed(config: Config, tmp_path_factory: pytest.TempPathFactory) -> str
 
 def test_content_is_the_same_with_one_and_two_workers(config: Config, undisturbed: str, tmp_path: Path) -> None:
     dataset = collect(config.env, config.collection, tmp_path / "data", num_workers=2)
-    assert dataset.num_steps == 9_000
-    assert len(dataset.commits) == config.collection.num_units == 8
+    assert dataset.num_steps == 9_600  # whole units
+    assert len(dataset.shards) == config.collection.num_units == 8
     assert dataset.content_hash() == undisturbed
-    assert list_snapshots(tmp_path / "data") == [0]
+    assert list_snapshots(dataset.store) == [0]
+    assert dataset.snapshot == 0
 
 
 def test_another_seed_gives_other_content(config: Config, undisturbed: str, tmp_path: Path) -> None:
@@ -53,18 +57,48 @@ def test_another_seed_gives_other_content(config: Config, undisturbed: str, tmp_
 def test_resuming_collects_only_what_is_missing(config: Config, undisturbed: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
     collect(config.env, config.collection, root)
-    kept = {unit: commit_path(root, unit).read_bytes() for unit in (0, 3, 7)}
+    store = open_store(root)
+    store.delete("snapshots/0.parquet")  # as if it had been interrupted before
+    kept = {unit: store.read(commit_name(unit)) for unit in (0, 3, 7)}
     for unit in (1, 2, 4, 5, 6):
-        path = commit_path(root, unit)
-        record = CommitRecord.from_json(path.read_bytes(), path)
-        path.unlink()
+        record = read_commit(store, unit)
+        store.delete(commit_name(unit))
         if unit != 4:  # unit 4 leaves an orphan, as a writer killed before its commit does
-            (root / record.shard).unlink()
-    assert len(open_dataset(root).commits) == 3
+            store.delete(record.shard.name)
+    assert len(open_dataset(root).shards) == 3
     dataset = collect(config.env, config.collection, root, resume=True)
     assert dataset.content_hash() == undisturbed
     for unit, content in kept.items():
-        assert commit_path(root, unit).read_bytes() == content
+        assert store.read(commit_name(unit)) == content
+
+
+def test_a_dataset_grows_and_what_is_there_stays(config: Config, undisturbed: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    few = with_overrides(config, {"collection.num_steps": 3_000})
+    first = collect(few.env, few.collection, root)
+    assert (len(first.shards), first.snapshot) == (3, 0)
+    store = open_store(root)
+    kept = {unit: store.read(commit_name(unit)) for unit in range(3)}
+    with pytest.raises(DataError, match="--resume"):
+        collect(config.env, config.collection, root)
+    grown = collect(config.env, config.collection, root, resume=True)
+    assert grown.content_hash() == undisturbed
+    assert (len(grown.shards), grown.snapshot) == (8, 1)
+    assert {unit: store.read(commit_name(unit)) for unit in range(3)} == kept
+    assert open_dataset(root, snapshot=0).content_hash() == first.content_hash()
+    assert collect(few.env, few.collection, root, resume=True).content_hash() == undisturbed  # never shrinks
+
+
+def test_two_coordinators_at_once_collect_each_unit_once(config: Config, undisturbed: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    with ThreadPoolExecutor(2) as threads:
+        both = [
+            threads.submit(collect, config.env, config.collection, root, num_workers=1, resume=True) for _ in range(2)
+        ]
+        hashes = [each.result().content_hash() for each in both]
+    assert hashes == [undisturbed, undisturbed]
+    assert list_committed_units(open_store(root)) == list(range(8))
+    assert not any(find_damage(open_store(root)))
 
 
 def test_a_dataset_is_never_taken_for_another(config: Config, tmp_path: Path) -> None:
@@ -105,11 +139,11 @@ def test_an_interrupted_collection_goes_on(blow: signal.Signals, tmp_path: Path)
     if blow is signal.SIGINT:
         assert process.returncode == 130
         assert "--resume" in err
-    before = len(open_dataset(root).commits)
+    before = len(open_dataset(root).shards)
     assert 5 <= before < 150
     dataset = open_dataset(root)
+    assert dataset.collection is not None
     resumed = collect(dataset.env, dataset.collection, root, resume=True)
-    assert len(resumed.commits) == 150
+    assert len(resumed.shards) == 150
     assert len(resumed.episodes) == 1200
-    for _ in resumed.verify():
-        pass
+    assert not any(find_damage(open_store(root)))

@@ -19,9 +19,7 @@ def make_manifest() -> Manifest:
         dataset_uuid=new_dataset_uuid(),
         env={"env_id": "diffplan/Maze2D-UMaze-v1"},
         collection={"seed": 0},
-        columns=make_columns(
-            OBSERVATION_DIM, ACTION_DIM, (Column("goal", (GOAL_DIM,)), Column("cost"))
-        ),
+        columns=make_columns(OBSERVATION_DIM, ACTION_DIM, (Column("goal", (GOAL_DIM,)), Column("cost"))),
         action_low=[-1.0, None],
         action_high=[1.0, None],
     )

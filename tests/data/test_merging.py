@@ -123,6 +123,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_content(tmp_path):
         out = tmp_path / f"out{num_done}"
         killed, _ = run_struck(merge_once, roots, out, after_seconds=times.pop())
         kills += killed
+        print(kills, num_done, killed, _, seconds, flush=True)
         if not killed:
             assert open_dataset(out).content_hash() == expected
             assert list_snapshots(open_store(out)) == [0]

@@ -128,9 +128,7 @@ def test_goals_at_the_end_of_windows_and_of_episodes(walks, storage, padding):
 @pytest.mark.parametrize("storage", ["mapped", "memory"])
 def test_future_goals_are_uniform_over_the_later_observations(tmp_path, storage):
     episodes = write_walks(tmp_path, [[4], [7]])
-    batch = read(
-        make_reader(open_dataset(tmp_path), storage, conditions=Conditions(goal="future")), 40_000, horizon=2
-    )
+    batch = read(make_reader(open_dataset(tmp_path), storage, conditions=Conditions(goal="future")), 40_000, horizon=2)
     drawn = defaultdict(Counter)
     for x, goal in zip(batch.x.numpy(), batch.goal.numpy(), strict=True):
         number, first = find_window(x)
@@ -176,8 +174,9 @@ def test_conditions_out_of_range_are_refused(values):
 def test_tasks_come_with_their_windows_and_by_their_weights(tmp_path, storage):
     tasks = tuple(Task(name, weight, "uuid", {}, 2) for name, weight in (("a", 3.0), ("b", 1.0), ("c", 0.0)))
     manifest = make_manifest(tasks=tasks)
-    from diffplan.data.writer import create_dataset, write_unit
     from walks import make_walk
+
+    from diffplan.data.writer import create_dataset, write_unit
 
     create_dataset(tmp_path, manifest)
     for unit in range(6):

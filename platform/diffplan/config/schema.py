@@ -100,8 +100,8 @@ class WindowConfig:
     """Episodes that are too short for a window: `skip` leaves them out, `error` refuses them, `short` gives each one
     padded window, `end` lets every step begin a window, padded past the end. Padded steps carry no loss."""
     storage: Literal["auto", "memory", "mapped", "blocks"] = "auto"
-    """Where windows are read from: a normalised copy in memory, the mapped shards, or a shuffled pool of blocks for data
-    larger than memory or on an object store; `auto` takes the first that fits."""
+    """Where windows are read from: a normalised copy in memory, the mapped shards, or a shuffled pool of blocks for
+    data larger than memory or on an object store; `auto` takes the first that fits."""
     task_weights: tuple[float, ...] | None = None
     """Share of each task of a merged dataset; those given when it was merged if not set."""
 

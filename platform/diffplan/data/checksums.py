@@ -54,7 +54,8 @@ def read_range(store: Store, shard: ShardRecord, start: int, num_bytes: int, *, 
     if len(content) != end - begin:
         raise DataError(
             f"{store.locate(shard.name)}: expected {shard.num_bytes} bytes, the file ends after "
-            f"{begin + len(content)}; it is truncated: run `diffplan data verify --drop_damaged`, then make its units again"
+            f"{begin + len(content)}; it is truncated: run `diffplan data verify --drop_damaged`, then make its units "
+            "again"
         )
     if not verify:
         return content

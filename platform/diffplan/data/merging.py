@@ -129,8 +129,8 @@ def _check(sources: Sequence[Source]) -> None:
         bounds = [(d.manifest.action_low, d.manifest.action_high) for d in (first, source.dataset)]
         if bounds[0] != bounds[1]:
             raise DataError(
-                f"{source.dataset.uri}: expected the action bounds {bounds[0]} as in {first.uri}, got {bounds[1]}; only "
-                "datasets with the same spaces can be merged"
+                f"{source.dataset.uri}: expected the action bounds {bounds[0]} as in {first.uri}, got {bounds[1]}; "
+                "only datasets with the same spaces can be merged"
             )
         if first.env.step_seconds != source.dataset.env.step_seconds:
             raise DataError(

@@ -100,28 +100,35 @@ class LocalStore:
 
     @property
     def uri(self) -> str:
+        """The directory."""
         return str(self.root)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStore, (str(self.root),)
 
     def locate(self, name: str) -> str:
+        """Path of an object."""
         return str(self.root / name)
 
     def read(self, name: str) -> bytes:
+        """A whole object."""
         return (self.root / name).read_bytes()
 
     def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
+        """A piece of an object; shorter than asked for where the object ends before it."""
         with self.open(name) as file:
             return os.pread(file.fileno(), num_bytes, start)
 
     def open(self, name: str) -> BinaryIO:
+        """An object as a file to read and seek in."""
         return (self.root / name).open("rb")
 
     def size(self, name: str) -> int:
+        """Bytes of an object."""
         return (self.root / name).stat().st_size
 
     def list(self, directory: str) -> list[StoredObject]:
+        """The files directly in a directory ("" for the root), by name; none where there is no such directory."""
         files = []
         try:
             with os.scandir(self.root / directory) as entries:
@@ -135,6 +142,7 @@ class LocalStore:
         return [StoredObject(prefix + name, s.st_size, s.st_mtime) for name, s in sorted(files)]
 
     def put_if_absent(self, name: str, content: bytes) -> bool:
+        """Create a file with its whole content, durably, unless there is one; returns whether this call did."""
         path = self.root / name
         temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
@@ -153,6 +161,7 @@ class LocalStore:
             temporary.unlink(missing_ok=True)
 
     def write(self, name: str, pieces: Iterable[Any]) -> None:
+        """Create a read-only file of a name that nobody else uses, durably, from buffers that follow one another."""
         path = self.root / name
         try:
             self._write_durably(path, pieces)
@@ -175,9 +184,11 @@ class LocalStore:
             os.fsync(file.fileno())
 
     def delete(self, name: str) -> None:
+        """Delete a file if there is one."""
         (self.root / name).unlink(missing_ok=True)
 
     def now_seconds(self) -> float:
+        """The clock of the file system, which ages are measured by."""
         # The clock of a file server may differ from ours, and ages are differences to times that it gave.
         probe = self.root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:

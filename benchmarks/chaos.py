@@ -1,0 +1,89 @@
+"""What is left of a collection whose actors and coordinators are killed at random, again and again.
+
+Two scenarios of `tests/`, with a reader that opens and checks the dataset all the time:
+
+* actors: `diffplan collect` with Ray; its actors and the command itself are struck (`tests/chaos_actors.py`);
+* writers: plain processes that write units, many times faster, so that kills fall everywhere between the first byte
+  of a shard and the last of its commit; some lose the answer to their commit, some are stopped before it and
+  resumed when another has committed their unit (`tests/chaos_writers.py`).
+
+    OMP_NUM_THREADS=1 python benchmarks/chaos.py --kills 200
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from chaos_actors import run_actor_chaos
+from chaos_reader import Reader, collect_undisturbed, count_remains
+from chaos_writers import ENV, run_writer_chaos
+
+from diffplan.data.dataset import open_dataset
+from diffplan.data.store import open_store
+from diffplan.data.verification import find_damage
+
+
+def measure(scenario: str, num_kills: int, seed: int) -> dict[str, object]:
+    """Run a scenario and count."""
+    with tempfile.TemporaryDirectory(dir=".") as directory:
+        root = Path(directory) / "chaos"
+        with Reader(root) as reader:
+            if scenario == "actors":
+                chaos = run_actor_chaos(root, num_kills=num_kills, seed=seed)
+                env, kills = chaos.env, {"actors": chaos.num_actor_kills}
+            else:
+                chaos = run_writer_chaos(root, num_kills=num_kills, seed=seed, timeout_seconds=3_000)
+                env, kills = ENV, {"writers": chaos.num_writer_kills}
+            sightings = reader.stop()
+        kills["coordinators"] = chaos.num_coordinator_kills
+        extra = {
+            name: getattr(chaos, f"num_{name}") for name in ("answers_lost", "zombies") if hasattr(chaos, f"num_{name}")
+        }
+        remains = count_remains(root, chaos.collection)
+        undisturbed = collect_undisturbed(Path(directory) / "undisturbed", env, chaos.collection)
+        return {
+            "kills": kills,
+            **extra,
+            "episodes": chaos.collection.num_episodes,
+            "lost": remains.num_lost,
+            "duplicate": remains.num_repeated,
+            "partial": len(sightings.faults) + sum(damage is not None for damage in find_damage(open_store(root))),
+            "reader_looks": sightings.num_looks,
+            "orphans": remains.num_orphans,
+            "content_equal": open_dataset(root).content_hash() == undisturbed,
+            "seconds": chaos.seconds,
+            "collection": asdict(chaos.collection),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="kills of each scenario")
+    parser.add_argument("--scenarios", nargs="+", choices=("actors", "writers"), default=["actors", "writers"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/chaos.json"))
+    args = parser.parse_args()
+    results = {scenario: measure(scenario, args.kills, args.seed) for scenario in args.scenarios}
+    names = ("kills", "answers_lost", "zombies", "episodes", "lost", "duplicate", "partial", "reader_looks", "orphans")
+    for scenario, result in results.items():
+        print(scenario)
+        for name in (*names, "content_equal", "seconds"):
+            if name in result:
+                print(f"  {name:16}{result[name]}")
+    document = {
+        "command": " ".join(["python", "benchmarks/chaos.py", *sys.argv[1:]]),
+        "machine": {"num_cores": os.cpu_count()},
+        **results,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
