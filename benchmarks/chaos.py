@@ -7,7 +7,7 @@ Two scenarios of `tests/`, with a reader that opens and checks the dataset all t
   of a shard and the last of its commit; some lose the answer to their commit, some are stopped before it and
   resumed when another has committed their unit (`tests/chaos_writers.py`).
 
-    OMP_NUM_THREADS=1 python benchmarks/chaos.py --kills 200
+    OMP_NUM_THREADS=1 python benchmarks/chaos.py
 """
 
 import argparse
@@ -64,12 +64,13 @@ def measure(scenario: str, num_kills: int, seed: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="kills of each scenario")
-    parser.add_argument("--scenarios", nargs="+", choices=("actors", "writers"), default=["actors", "writers"])
+    parser.add_argument("--actor-kills", type=int, default=100, help="kills of actors and coordinators")
+    parser.add_argument("--writer-kills", type=int, default=1_000, help="kills of writers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results/chaos.json"))
     args = parser.parse_args()
-    results = {scenario: measure(scenario, args.kills, args.seed) for scenario in args.scenarios}
+    num_kills = {"writers": args.writer_kills, "actors": args.actor_kills}
+    results = {scenario: measure(scenario, count, args.seed) for scenario, count in num_kills.items()}
     names = ("kills", "answers_lost", "zombies", "episodes", "lost", "duplicate", "partial", "reader_looks", "orphans")
     for scenario, result in results.items():
         print(scenario)

@@ -63,8 +63,8 @@ def replace_shard(root: Path, content: bytes, *, unit: int = 0, rows: int | None
     changes: dict[str, object] = {"num_bytes": len(content), "checksums": compute_checksums(content)}
     try:
         changes["offsets"] = locate_columns(pa.py_buffer(content), read_manifest(open_store(root)))
-        if min(changes["offsets"].values()) < 0:
-            del changes["offsets"]
+        if not all(0 <= offset < len(content) for offset in changes["offsets"].values()):
+            del changes["offsets"]  # decompressed, they lie outside
     except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError):
         pass  # then those of the good shard stay
     edit_shard_record(root, unit, **changes)

@@ -10,11 +10,11 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[2] / folder) for folder in ("platform", "envs")]
 
-from diffplan.cli import main
-from diffplan.data.dataset import open_dataset
-from diffplan.data.shard_reader import ShardReader
-from diffplan.data.store import open_store
-from diffplan.data.verification import find_damage
+from diffplan.cli import main  # noqa: E402
+from diffplan.data.dataset import open_dataset  # noqa: E402
+from diffplan.data.shard_reader import ShardReader  # noqa: E402
+from diffplan.data.store import open_store  # noqa: E402
+from diffplan.data.verification import find_damage  # noqa: E402
 
 
 def touch(root: Path) -> float:

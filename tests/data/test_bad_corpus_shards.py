@@ -17,7 +17,7 @@ from damaged_datasets import (
     to_big_endian,
     to_file,
 )
-from made_up_episodes import overwrite, shard_of
+from made_up_episodes import overwrite, shard_of, write_dataset
 
 from diffplan.data.dataset import open_dataset
 
@@ -240,8 +240,8 @@ CASES = [
     Case("zero_bytes", empty, "open", "got 0"),
     Case("trailing_bytes", longer, "open", "truncated or was changed"),
     Case("missing", missing, "open", "missing", cure="--resume"),
-    Case("symlink_loop", loop, "open", "", cure=""),
-    Case("directory", directory, "open", "", cure=""),
+    Case("symlink_loop", loop, "open", "missing", cure="--resume"),
+    Case("directory", directory, "open", "missing", cure="--resume"),
     Case("swapped", swapped, "touch", "expected a shard of the units 00000000, got one of 00000001"),
     Case("trailing_bytes_that_were_committed", with_trailing_bytes, "touch", NO_ARROW),
     Case("no_bytes_that_were_committed", of_no_bytes, "touch", ""),
@@ -340,10 +340,31 @@ def test_shard(case, prepared, outcomes):
     assert case.cure in message
     for command in ("info", "verify"):
         done = found[command]
-        fails = command == "verify" or case.stage == "open"
-        assert done["code"] == (2 if fails else 0), done
-        assert done["err"].count("\n") == fails, done
-        assert "Traceback" not in done["err"]
-    assert found["drop"]["code"] == 0, found["drop"]
+        fails = done["code"] == 2
+        assert fails or (done["code"] == 0 and command == "info" and case.stage != "open"), done
+        lines = done["err"].splitlines()  # the last is the error, before it there is progress
+        assert [line.startswith("error: ") for line in lines[-1:]] == [True] * fails, done
+        assert done["err"].count("error: ") == fails, done
+        assert "Traceback" not in done["err"], done
+    by_hand = case.name == "directory"  # which is not deleted with all that may be in it
+    assert found["drop"]["code"] == (2 if by_hand else 0), found["drop"]
+    assert ("delete it by hand" in found["drop"]["err"]) == by_hand
     assert found["verify_again"]["code"] == 0, "the cure cures"
     assert found["open_again"] is None
+
+
+def test_shard_that_shrinks_or_goes_while_it_is_mapped(tmp_path):
+    write_dataset(tmp_path, LENGTHS)
+    dataset = open_dataset(tmp_path)
+    before = [np.array(dataset.column(shard, "reward")) for shard in dataset.shards]
+    shard_of(tmp_path, 0).unlink()  # what is mapped stays
+    dataset.check_sizes()
+    np.testing.assert_array_equal(dataset.column(dataset.shards[0], "reward"), before[0])
+    os.truncate(shard_of(tmp_path, 1), 100)
+    with pytest.raises(DataError, match=rf"{shard_of(tmp_path, 1)}: expected \d+ bytes, got 100; .*--drop_damaged"):
+        dataset.check_sizes()
+    reader = ShardReader(dataset.store, dataset.manifest)
+    with pytest.raises(DataError, match="the shard is gone; open the dataset again"):
+        reader.read_rows(dataset.shards[0], "reward", 0, 2)
+    with pytest.raises(DataError, match=r"the file ends after \d+; it is truncated"):
+        reader.read_rows(dataset.shards[1], "reward", 0, 2)

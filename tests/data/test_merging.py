@@ -7,6 +7,7 @@ import pytest
 from struck_processes import draw_times, merge_once, run_struck
 from walks import ENV, make_manifest, make_units, write_walks
 
+from diffplan.data.commit import list_committed_units
 from diffplan.data.compaction import compact
 from diffplan.data.dataset import open_dataset
 from diffplan.data.format import Column, make_columns
@@ -19,7 +20,7 @@ from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 
 LENGTHS = {"a": [[30, 4, 17], [9, 25]], "b": [[3], [40], [12]], "c": [[8, 6, 7, 5]]}
-NUM_KILLS = 30
+NUM_STRIKES = 16
 
 
 @pytest.fixture
@@ -118,17 +119,22 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_content(tmp_path):
     write_walks(roots["b"], [[7]] * 8)
     _, seconds = run_struck(merge_once, roots, tmp_path / "undisturbed", after_seconds=None)
     expected = open_dataset(tmp_path / "undisturbed").content_hash()
-    kills, num_done, times = 0, 0, draw_times(20 * NUM_KILLS, 0.4 * seconds, seed=time.time_ns())
-    while kills < NUM_KILLS or num_done == 0:
+    kills, num_done, num_units = 0, 0, {0}
+    for after_seconds in draw_times(NUM_STRIKES, seconds, seed=time.time_ns()):
         out = tmp_path / f"out{num_done}"
-        killed, _ = run_struck(merge_once, roots, out, after_seconds=times.pop())
+        killed, _ = run_struck(merge_once, roots, out, after_seconds=after_seconds)
         kills += killed
-        print(kills, num_done, killed, _, seconds, flush=True)
+        num_units.add(len(list_committed_units(open_store(out))))
         if not killed:
             assert open_dataset(out).content_hash() == expected
-            assert list_snapshots(open_store(out)) == [0]
-            assert not any(find_damage(open_store(out)))
             num_done += 1
+    assert kills >= NUM_STRIKES / 4
+    assert len(num_units) > 1
+    out = tmp_path / f"out{num_done}"
+    assert not run_struck(merge_once, roots, out, after_seconds=None)[0]
+    assert open_dataset(out).content_hash() == expected
+    assert list_snapshots(open_store(out)) == [0]
+    assert not any(find_damage(open_store(out)))
 
 
 @pytest.mark.parametrize(

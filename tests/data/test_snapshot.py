@@ -1,5 +1,6 @@
 """Snapshots: the index of a dataset, numbered without gaps, and what a run is pinned to."""
 
+import itertools
 import multiprocessing
 import shutil
 from dataclasses import replace
@@ -134,7 +135,7 @@ def test_snapshots_of_many_processes_have_no_gaps_and_lose_nothing(tmp_path):
     assert numbers == list(range(len(numbers)))
     assert len(numbers) > 1
     held = [set(open_dataset(tmp_path, snapshot=number).episodes.unit.tolist()) for number in numbers]
-    for before, after in zip(held, held[1:], strict=False):
+    for before, after in itertools.pairwise(held):
         assert before < after  # each builds on the one before it
     assert held[-1] == set(range(25))
     require_undamaged(tmp_path)
@@ -273,11 +274,14 @@ def test_flipped_bit_anywhere_in_a_snapshot_is_found_or_changes_nothing(pinned, 
     content = bytearray(good)
     content[position] ^= 1 << bit
     snapshot.write_bytes(content)
+    found, said = None, ""
     try:
         found = read_snapshot_of(root)
     except DataError as error:
-        assert str(snapshot) in str(error)
-        assert "\n" not in str(error)
+        said = str(error)
+    if said:
+        assert str(snapshot) in said
+        assert "\n" not in said
     else:
         assert found == expected
 

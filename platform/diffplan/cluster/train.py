@@ -96,10 +96,12 @@ def train_on_cluster(
         raise CheckpointError(
             f"{out}: there is a training run already; go on with it by --resume, or take another --out"
         )
-    dataset = _pin(dataset, out)
     index = WindowIndex(dataset, config.windows.stride, config.windows.padding, config.windows.task_weights)
     for horizon in config.windows.horizons:
         index.count(horizon)  # raises here, in one line, what would otherwise fail in every worker
+    if verify_on_read:
+        dataset.verify_shards()  # likewise; workers compare again what they read
+    dataset = _pin(dataset, out)
     with ray_session():
         use_gpu = count_gpus() >= num_workers
         if cpus_per_worker is None:

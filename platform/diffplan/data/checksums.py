@@ -51,6 +51,11 @@ def read_range(store: Store, shard: ShardRecord, start: int, num_bytes: int, *, 
         content = store.read_range(shard.name, begin, end - begin)
     except FileNotFoundError:
         raise DataError(f"{store.locate(shard.name)}: the shard is gone; open the dataset again") from None
+    except IsADirectoryError:
+        raise DataError(
+            f"{store.locate(shard.name)}: expected a shard, got a directory; delete it and make its units again "
+            "(collect with --resume, or import again)"
+        ) from None
     if len(content) != end - begin:
         raise DataError(
             f"{store.locate(shard.name)}: expected {shard.num_bytes} bytes, the file ends after "

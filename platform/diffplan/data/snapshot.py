@@ -32,7 +32,7 @@ from diffplan.data.format import SHARDS, SNAPSHOTS, Manifest, commit_name, snaps
 from diffplan.data.record import decode_record, encode_record
 from diffplan.data.statistics import ColumnStatistics, merge_statistics
 from diffplan.data.store import Store
-from diffplan.errors import DataError
+from diffplan.errors import DataError, StoreError
 
 METADATA_KEY = b"diffplan.snapshot"
 T = TypeVar("T")
@@ -187,6 +187,9 @@ def write_state(store: Store, manifest: Manifest, state: DatasetState) -> int | 
 
     Returns:
         The number of the snapshot, or None if somebody else was first: read the state again.
+
+    Raises:
+        StoreError: the store refuses to write.
     """
     values = {
         "dataset_uuid": manifest.dataset_uuid,
@@ -201,7 +204,14 @@ def write_state(store: Store, manifest: Manifest, state: DatasetState) -> int | 
         # As metadata of the schema it would be stored twice.
         writer.add_key_value_metadata({METADATA_KEY.decode(): encode_record(values).decode()})
     number = 0 if state.base is None else state.base + 1
-    return number if store.put_if_absent(snapshot_name(number), sink.getvalue().to_pybytes()) else None
+    name = snapshot_name(number)
+    try:
+        return number if store.put_if_absent(name, sink.getvalue().to_pybytes()) else None
+    except OSError as error:
+        raise StoreError(
+            f"{store.locate(name)}: the snapshot could not be written ({error.strerror or error}); make room or mend "
+            "the permissions, then try again: nothing is lost"
+        ) from error
 
 
 def relocate(store: Store, manifest: Manifest, state: DatasetState) -> DatasetState:

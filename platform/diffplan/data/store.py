@@ -8,14 +8,15 @@ their parts.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from diffplan.errors import DataError
+from diffplan.errors import DataError, StoreError
 
 TEMPORARY_PREFIX = ".tmp-"
 """Begins the names of files that are being written; what is left of them after a crash is swept by age."""
@@ -112,16 +113,18 @@ class LocalStore:
 
     def read(self, name: str) -> bytes:
         """A whole object."""
-        return (self.root / name).read_bytes()
+        with _reading(self.root / name):
+            return (self.root / name).read_bytes()
 
     def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
         """A piece of an object; shorter than asked for where the object ends before it."""
-        with self.open(name) as file:
+        with self.open(name) as file, _reading(self.root / name):
             return os.pread(file.fileno(), num_bytes, start)
 
     def open(self, name: str) -> BinaryIO:
         """An object as a file to read and seek in."""
-        return (self.root / name).open("rb")
+        with _reading(self.root / name):
+            return (self.root / name).open("rb")
 
     def size(self, name: str) -> int:
         """Bytes of an object."""
@@ -131,11 +134,14 @@ class LocalStore:
         """The files directly in a directory ("" for the root), by name; none where there is no such directory."""
         files = []
         try:
-            with os.scandir(self.root / directory) as entries:
+            with _reading(self.root / directory), os.scandir(self.root / directory) as entries:
                 for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):  # a temporary file goes while it is looked at
+                    try:
                         if entry.is_file():
                             files.append((entry.name, entry.stat()))
+                    except OSError as error:  # a temporary file goes while it is looked at, a link leads to itself
+                        if error.errno not in (errno.ENOENT, errno.ELOOP):
+                            raise
         except FileNotFoundError:
             return []
         prefix = f"{directory}/" if directory else ""
@@ -185,7 +191,12 @@ class LocalStore:
 
     def delete(self, name: str) -> None:
         """Delete a file if there is one."""
-        (self.root / name).unlink(missing_ok=True)
+        try:
+            (self.root / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self.root / name}: cannot be deleted ({_reason(error)}); mend the permissions or delete it by hand"
+            ) from None
 
     def now_seconds(self) -> float:
         """The clock of the file system, which ages are measured by."""
@@ -196,6 +207,25 @@ class LocalStore:
             return probe.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell a file that cannot be read, which says nothing of what it holds, from one that is not there."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link that leads to itself leads to no file
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+        raise StoreError(
+            f"{path}: cannot be read ({_reason(error)}); check the permissions and the disk, then try again"
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def sync_directory(path: Path) -> None:

@@ -130,8 +130,8 @@ def check_shard(store: Store, manifest: Manifest, state: DatasetState, number: i
         wrong = np.flatnonzero(found[name][rows] != values)
         if len(wrong):
             raise DataError(
-                f"{path}: expected {name} {values[wrong[0]]} in row {rows[wrong[0]]}, as the index of episodes has it, got "
-                f"{found[name][rows[wrong[0]]]}; {CURE}"
+                f"{path}: expected {name} {values[wrong[0]]} in row {rows[wrong[0]]}, as the index of episodes has it, "
+                f"got {found[name][rows[wrong[0]]]}; {CURE}"
             )
 
 

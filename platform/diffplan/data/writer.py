@@ -18,7 +18,7 @@ from diffplan.data.commit import CommitRecord, EpisodeRecord, ShardRecord, commi
 from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
 from diffplan.data.statistics import compute_statistics, find_finite
 from diffplan.data.store import Store, open_store
-from diffplan.errors import DataError
+from diffplan.errors import DataError, StoreError
 from diffplan.types import Episode
 
 
@@ -27,9 +27,20 @@ def create_dataset(where: str | Path | Store, manifest: Manifest) -> Manifest:
 
     Returns:
         The manifest in the store, which is another writer's if that came first.
+
+    Raises:
+        DataError: the manifest that is there is damaged.
+        StoreError: the store refuses to write.
     """
     store = open_store(where)
-    if store.put_if_absent(MANIFEST_NAME, manifest.to_json()):
+    try:
+        created = store.put_if_absent(MANIFEST_NAME, manifest.to_json())
+    except OSError as error:
+        raise StoreError(
+            f"{store.uri}: the dataset could not be created ({error.strerror or error}); make room, mend the "
+            "permissions or take another directory"
+        ) from error
+    if created:
         return manifest
     return Manifest.from_json(store.read(MANIFEST_NAME), store.locate(MANIFEST_NAME))
 
