@@ -1,5 +1,6 @@
 """Every way in which the file of a shard can be wrong: found at its stage, named, curable, and never a crash."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from damaged_datasets import (
 from made_up_episodes import overwrite, shard_of, write_dataset
 
 from diffplan.data.dataset import open_dataset
+from diffplan.data.shard_reader import ShardReader
+from diffplan.errors import DataError
 
 NUM_ROWS = sum(LENGTHS[0])
 
