@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from s3_server import S3Server, run_s3_server
 
 from diffplan import cli
+from diffplan.checkpoint import load_checkpoint
 from diffplan.cluster.collect import collect
 from diffplan.cluster.committer import (
     CommittedStore,
@@ -19,6 +21,7 @@ from diffplan.cluster.committer import (
     needs_committer,
     serialize_commits,
 )
+from diffplan.cluster.train import train_on_cluster
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset
 from diffplan.data.object_store import ObjectStore
@@ -178,3 +181,16 @@ def test_variables_of_stores_are_handed_over(monkeypatch: pytest.MonkeyPatch) ->
     adopt_variables({"AWS_PROFILE": "lab", "FSSPEC_S3_ENDPOINT_URL": "http://here"})
     assert os.environ["AWS_PROFILE"] == "lab"
     assert fsspec.config.conf["s3"]["endpoint_url"] == "http://here"
+
+
+def test_training_reads_from_s3(url: str, tiny_config: Config, tmp_path: Path) -> None:
+    """The workers were started before the variables of the store were set, as those of a cluster are."""
+    collect(tiny_config.env, tiny_config.collection, url)
+    out = train_on_cluster(tiny_config, url, tmp_path / "checkpoint", cpus_per_worker=1)
+    checkpoint = load_checkpoint(out)
+    assert (checkpoint.step, checkpoint.dataset["path"]) == (tiny_config.training.num_steps, url)
+    local = tmp_path / "data"
+    collect(tiny_config.env, tiny_config.collection, local)
+    same = load_checkpoint(train_on_cluster(tiny_config, local, tmp_path / "local", cpus_per_worker=1))
+    for name, weight in same.weights.items():
+        assert torch.equal(checkpoint.weights[name], weight), name

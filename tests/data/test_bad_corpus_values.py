@@ -104,16 +104,16 @@ def test_all_episodes_shorter_than_the_horizon(tmp_path):
 
 def test_episode_number_twice_in_a_unit(tmp_path):
     manifest = create(tmp_path)
-    write_unit(tmp_path, manifest, 0, [make_episode(1, 5), make_episode(1, 4)])
-    with pytest.raises(DataError, match=rf"{tmp_path}: episode 1 occurs"):
-        open_dataset(tmp_path)
+    with pytest.raises(DataError, match=r"unit 0: expected episodes of different numbers, got \[1, 1\]"):
+        write_unit(tmp_path, manifest, 0, [make_episode(1, 5), make_episode(1, 4)])
+    assert not list((tmp_path / "shards").glob("*"))
 
 
 def test_episode_number_in_two_units(tmp_path):
     manifest = create(tmp_path)
     write_unit(tmp_path, manifest, 0, [make_episode(1, 5)])
     write_unit(tmp_path, manifest, 1, [make_episode(1, 4)])
-    with pytest.raises(DataError, match=rf"{tmp_path}: episode 1 occurs in more than one"):
+    with pytest.raises(DataError, match=rf"{tmp_path}: episode 1 occurs more than once; delete the commit"):
         open_dataset(tmp_path)
 
 

@@ -296,7 +296,7 @@ def test_episode_in_two_units(tmp_path):
     manifest = create_dataset(tmp_path, make_manifest())
     write_unit(tmp_path, manifest, 0, [make_episode(0, 5), make_episode(1, 4)])
     write_unit(tmp_path, manifest, 1, [make_episode(1, 4)])
-    assert_refused(tmp_path, tmp_path, "episode 1 occurs in more than one shard")
+    assert_refused(tmp_path, tmp_path, "episode 1 occurs more than once")
 
 
 def test_missing_or_damaged_snapshot(dataset_root):

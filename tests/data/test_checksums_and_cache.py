@@ -1,4 +1,5 @@
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from diffplan.data.cache import fetch_shard
 from diffplan.data.checksums import compute_checksums, read_checked, read_range
 from diffplan.data.commit import CHUNK_BYTES, ShardRecord
 from diffplan.data.store import LocalStore
-from diffplan.errors import DataError
+from diffplan.errors import DataError, StoreError
 
 NUM_BYTES = 2 * CHUNK_BYTES + 1000  # the last chunk is short
 CONTENT = np.random.default_rng(0).bytes(NUM_BYTES)
@@ -120,3 +121,12 @@ def test_damaged_shard_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"far/shards/00000000-a\.arrow: expected checksum"):
         fetch_shard(remote, make_shard(), "uuid")
     assert list((tmp_path / "cache" / "uuid").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "file"))
+    near = write(tmp_path, CONTENT)
+    far = SimpleNamespace(read_range=near.read_range, locate=near.locate, size=near.size)
+    with pytest.raises(StoreError, match="set DIFFPLAN_CACHE to another directory"):
+        fetch_shard(far, make_shard(), "uuid")

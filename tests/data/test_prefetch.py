@@ -38,6 +38,13 @@ def test_error_comes_where_its_item_would_have_come(error):
     assert count_threads() == 0
 
 
+def test_stop_iteration_of_what_is_called_is_no_end():
+    seen = []
+    with Prefetcher(lambda key: next(iter(range(key, 3))), range(9)) as items, pytest.raises(RuntimeError):
+        seen.extend(items)
+    assert seen == [0, 1, 2]
+
+
 def test_error_of_the_keys_comes_too():
     def keys():
         yield 1

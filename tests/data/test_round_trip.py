@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -361,3 +362,12 @@ def test_rewards_whose_sum_would_overflow_are_refused(tmp_path):
     manifest = create_dataset(tmp_path, dataclasses.replace(make_manifest(), columns=columns))
     with pytest.raises(DataError, match="column 'reward': expected finite float64 numbers, got 1e\\+308 in row 0"):
         write_unit(tmp_path, manifest, 0, [dataclasses.replace(make_episode(0, 2), rewards=np.full(2, 1e308))])
+
+
+def test_an_open_dataset_survives_pickling(tmp_path):
+    write_dataset(tmp_path, [[3, 4], [5]])
+    dataset = open_dataset(tmp_path, snapshot=write_snapshot(open_dataset(tmp_path)))
+    dataset.read_column("reward")  # mapped by now
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert (copy.snapshot, copy.content_hash()) == (0, dataset.content_hash())
+    assert list(copy.episodes) == list(dataset.episodes)

@@ -140,6 +140,43 @@ def test_damaged_index_is_not_swept_by(root, name):
     assert (root / orphan).exists()
 
 
+def test_damaged_commit_does_not_make_its_replaced_shard_older(root):
+    age_all(root, 100)
+    compact(open_store(root))  # the units were in no snapshot, so only commits tell that their shards were in use
+    path = root / commit_name(1)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=f"^{path}: "):
+        sweep(open_store(root), 2 * HOUR)
+    assert len(list((root / "shards").iterdir())) == 5
+
+
+def test_shards_that_are_read_in_place_of_one_that_is_gone_stay(root):
+    expected = open_dataset(root).content_hash()
+    compact(open_store(root))
+    (joined,) = open_dataset(root).shards
+    (root / joined.name).unlink()  # swept before its snapshot came, as its compaction took longer than the least age
+    assert len(open_dataset(root).shards) == 4
+    age_all(root, 1000)
+    assert sweep(open_store(root), 2 * HOUR) == []
+    assert open_dataset(root).content_hash() == expected
+    compact(open_store(root))
+    age_all(root, 1000)
+    assert len(sweep(open_store(root), 2 * HOUR)) == 4
+    assert open_dataset(root).content_hash() == expected
+
+
+def test_dataset_with_episodes_that_are_nowhere_is_not_swept(root):
+    compact(open_store(root))
+    for path in (root / "shards").iterdir():
+        if path.name.startswith("00000001-") or path.name.startswith("00000000-00000003-"):
+            path.unlink()
+    orphan = add_orphan(root, 1000)
+    with pytest.raises(DataError, match="the shard of unit 1 is missing"):
+        sweep(open_store(root), 2 * HOUR)
+    assert (root / orphan).exists()
+
+
 def test_directory_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(DataError, match=f"^{tmp_path}: expected a dataset"):
         sweep(open_store(tmp_path), 2 * HOUR)

@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch.utils.tensorboard import SummaryWriter
 
 from diffplan import checkpoint as checkpoints
+from diffplan.cluster.committer import adopt_variables, find_variables
 from diffplan.cluster.runtime import count_gpus, ray_session, require_cpus
 from diffplan.cluster.units import unwrap
 from diffplan.config import Config, config_from_json, config_to_json
@@ -46,8 +47,13 @@ PIN_NAME = "pinned.json"
 class ProgressBoard:
     """Holds the newest progress of a run, so that the driver can show it wherever the workers are."""
 
-    def __init__(self) -> None:
+    def __init__(self, variables: dict[str, str]) -> None:
         self._latest: dict[str, float] = {}
+        self._variables = variables
+
+    def get_variables(self) -> dict[str, str]:
+        """Endpoint and credentials of the dataset's store; not in the config of the run, which Ray shows and keeps."""
+        return self._variables
 
     def post(self, latest: dict[str, float]) -> None:
         """Put up new progress."""
@@ -109,7 +115,7 @@ def train_on_cluster(
         require_cpus(
             num_workers * cpus_per_worker, f"{num_workers} training workers", "lower --num_workers or --cpus_per_worker"
         )
-        board = ProgressBoard.remote()
+        board = ProgressBoard.remote(find_variables())
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={
@@ -232,6 +238,7 @@ class _ShownProgress:
 
 def _train_worker(settings: dict[str, Any]) -> None:
     """What each worker of Ray Train runs."""
+    adopt_variables(ray.get(settings["board"].get_variables.remote()))
     config = config_from_json(Config, settings["config"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()

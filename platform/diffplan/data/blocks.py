@@ -18,6 +18,8 @@ changes which windows a step sees.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -131,11 +133,11 @@ class BlockReader:
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._reader = ShardReader(dataset.store, dataset.manifest, verify=verify)
         self._rows_per_block = max(block_bytes // (4 * self._size), index.span(max_horizon))
+        self._slot_rows = self._rows_per_block + index.span(max_horizon)
         self._blocks = self._cut_blocks()
         self._num_pool = min(num_pool_blocks, max(len(self._blocks) // world_size, 1))
         self._pool: dict[int, _Pieces] = {}
         self._coming: dict[int, Future[_Filled]] = {}
-        self._slot_rows = self._rows_per_block + index.span(max_horizon)
         self._flat = torch.zeros(self._num_pool * self._slot_rows * self._size)
         self._returns = np.zeros(self._num_pool * self._slot_rows if conditions.returns_to_go else 0, np.float32)
         self._pieces: dict[str, np.ndarray] = {}
@@ -192,8 +194,12 @@ class BlockReader:
         if self.conditions.goal == "window_end":
             return x[:, -1, self._observation]
         padded = np.zeros((len(episodes), self._size), np.float32)
-        padded[:, self._observation] = self.dataset.episodes.final_observations[episodes]
+        padded[:, self._observation] = self._final_observations[episodes]
         return self._to_device(np.asarray(self._normalizer.normalize(padded), np.float32)[:, self._observation].copy())
+
+    @functools.cached_property
+    def _final_observations(self) -> np.ndarray:
+        return self.dataset.episodes.final_observations
 
     def _cut_blocks(self) -> list[_Block]:
         """All blocks, in the order of the dataset."""
@@ -205,8 +211,10 @@ class BlockReader:
             of_shard = by_shard[edges[number] : edges[number + 1]]
             firsts = episodes.first_row[of_shard].astype(np.int64)
             ends = firsts + episodes.length[of_shard]
-            for first_row in range(0, shard.num_rows, self._rows_per_block):
-                end = min(first_row + self._rows_per_block, shard.num_rows)
+            rows = list(range(0, shard.num_rows, self._rows_per_block)) + [shard.num_rows]
+            if len(rows) > 2 and rows[-1] - rows[-2] < self._slot_rows - self._rows_per_block:
+                del rows[-2]  # alone, so few rows might begin no window; the slot of the block before has room
+            for first_row, end in itertools.pairwise(rows):
                 inside = of_shard[np.searchsorted(ends, first_row, side="right") : np.searchsorted(firsts, end)]
                 if len(inside):
                     blocks.append(_Block(shard, first_row, end - first_row, inside))
@@ -229,9 +237,10 @@ class BlockReader:
         for position in [*wanted, wanted.stop]:  # one more than needed is read ahead
             if position not in self._pool and position not in self._coming:
                 self._coming[position] = self._thread.submit(self._fill, self._block_at(position))
+        kept, self._pool = self._pool, {}  # slots are written over from here on, and a block may turn out damaged
         pool = {}
         for position in wanted:
-            pool[position] = self._pool.get(position) or self._place(position, self._coming.pop(position).result())
+            pool[position] = kept.get(position) or self._place(position, self._coming.pop(position).result())
         self._coming = {p: future for p, future in self._coming.items() if p == wanted.stop}
         self._pool = pool
         names = ("episodes", "offsets", "first_starts", "end_starts")

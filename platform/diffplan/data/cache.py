@@ -6,6 +6,7 @@ good for ever; delete the directory to free the space.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from diffplan.data.checksums import read_checked
 from diffplan.data.commit import ShardRecord
 from diffplan.data.store import TEMPORARY_PREFIX, LocalStore, Store
+from diffplan.errors import StoreError
 
 
 def fetch_shard(store: Store, shard: ShardRecord, dataset_uuid: str) -> Path:
@@ -20,21 +22,28 @@ def fetch_shard(store: Store, shard: ShardRecord, dataset_uuid: str) -> Path:
 
     Raises:
         DataError: the shard is missing, has another size or does not match its checksums.
+        StoreError: the copy cannot be written.
     """
     if isinstance(store, LocalStore):
         return store.root / shard.name
     path = cache_directory() / dataset_uuid / Path(shard.name).name
     if path.exists() and path.stat().st_size == shard.num_bytes:
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             for piece in read_checked(store, shard):
                 file.write(piece)
         temporary.replace(path)  # processes that fetch the same shard replace it by the same bytes
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the copy of {store.locate(shard.name)} could not be written ({error.strerror or error}); make "
+            "room, or set DIFFPLAN_CACHE to another directory"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 

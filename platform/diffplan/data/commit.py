@@ -172,7 +172,10 @@ def read_commit(store: Store, unit: int) -> CommitRecord:
     path = store.locate(name)
     record = CommitRecord.from_json(store.read(name), path)
     if record.unit != unit:
-        raise DataError(f"{path}: expected unit {unit}, got {record.unit}; was the file renamed?")
+        raise DataError(
+            f"{path}: expected unit {unit}, got {record.unit}; was the file renamed? Give it back "
+            "its name, or delete it and make its unit again"
+        )
     return record
 
 

@@ -252,7 +252,10 @@ def _reason(error: OSError) -> str:
 def _check_unique(dataset: TrajectoryDataset) -> None:
     indices = np.sort(dataset.episodes.column("episode_index"))
     if len(twice := indices[1:][indices[1:] == indices[:-1]]):
-        raise DataError(f"{dataset.uri}: episode {twice[0]} occurs in more than one shard; the dataset is damaged")
+        raise DataError(
+            f"{dataset.uri}: episode {twice[0]} occurs more than once; delete the commit of one of "
+            "its units, or write the dataset again"
+        )
 
 
 def _check_sizes(store: Store, state: DatasetState) -> None:

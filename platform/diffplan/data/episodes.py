@@ -36,6 +36,9 @@ class EpisodeTable(Sequence[EpisodeRecord]):
         self._core = {name: core[name].astype(CORE_DTYPES[name], copy=False) for name in CORE}
         self._load = load
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EpisodeTable.from_arrow, (self.to_arrow(),)
+
     @classmethod
     def from_arrow(cls, table: pa.Table) -> EpisodeTable:
         """A table that is in memory already."""

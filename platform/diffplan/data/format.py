@@ -174,7 +174,10 @@ class Manifest:
             values = decode_record(text)
             name, version = values.pop("format"), values.pop("format_version")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            raise DataError(f"{path}: expected a dataset manifest (JSON), got something else; is it damaged?") from None
+            raise DataError(
+                f"{path}: expected a dataset manifest (JSON), got something else; is it damaged? Put "
+                "it back from a copy"
+            ) from None
         if name != FORMAT_NAME or version != FORMAT_VERSION:
             raise DataError(
                 f"{path}: expected {FORMAT_NAME} version {FORMAT_VERSION}, got {name} version {version}; "
@@ -190,7 +193,9 @@ class Manifest:
             _check_columns(manifest.columns)
             return manifest
         except (TypeError, KeyError, ValueError) as error:
-            raise DataError(f"{path}: the manifest lacks or misnames a field ({error}); is it damaged?") from None
+            raise DataError(
+                f"{path}: the manifest lacks or misnames a field ({error}); is it damaged? Put it back from a copy"
+            ) from None
 
 
 def _check_columns(columns: tuple[Column, ...]) -> None:

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 DEPTH = 4
+_END = StopIteration()
 
 
 class Prefetcher(Generic[T]):
@@ -33,7 +34,7 @@ class Prefetcher(Generic[T]):
             for key in keys:
                 if not self._put((make(key), None)):
                     return
-            self._put((None, StopIteration()))
+            self._put((None, _END))
         except BaseException as error:
             self._put((None, error))
 
@@ -50,7 +51,7 @@ class Prefetcher(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         while True:
             item, error = self._queue.get()
-            if isinstance(error, StopIteration):
+            if error is _END:
                 return
             if error is not None:
                 raise error

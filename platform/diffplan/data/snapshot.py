@@ -113,7 +113,10 @@ def read_commits(store: Store, manifest: Manifest, units: list[int]) -> list[Com
         except FileNotFoundError:
             raise DataError(f"{path}: the commit was dropped just now; open the dataset again") from None
         if commit.dataset_uuid != manifest.dataset_uuid:
-            raise DataError(f"{path}: expected dataset {manifest.dataset_uuid}, got {commit.dataset_uuid}; misplaced?")
+            raise DataError(
+                f"{path}: expected dataset {manifest.dataset_uuid}, got {commit.dataset_uuid}; misplaced? "
+                "Move it back to its dataset"
+            )
         names = {column.name for column in manifest.columns}
         sizes = {name: len(s.mean) for name, s in commit.statistics.items()}
         if sizes != {c.name: c.size for c in manifest.columns} or set(commit.shard.offsets) != names:

@@ -205,8 +205,14 @@ class LocalStore:
         try:
             probe.touch(exist_ok=False)
             return probe.stat().st_mtime
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}: expected to write a file to read the clock by, got {error.strerror or error}; mend the "
+                "permissions"
+            ) from error
         finally:
-            probe.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 from diffplan.data.commit import read_commit
 from diffplan.data.dataset import read_manifest
 from diffplan.data.format import COMMITS, SHARDS, SNAPSHOTS, Manifest, snapshot_name
-from diffplan.data.snapshot import list_snapshots, read_snapshot, read_state
+from diffplan.data.snapshot import list_snapshots, read_snapshot, read_state, relocate
 from diffplan.data.store import TEMPORARY_PREFIX, Store, StoredObject
 from diffplan.errors import DataError
 
@@ -31,7 +31,9 @@ def find_sweepable(store: Store, older_than_seconds: float) -> list[StoredObject
         )
     manifest = read_manifest(store)
     state = read_state(store, manifest)
-    named = set() if state is None else {shard.name for shard in state.shards}
+    named = set()
+    if state is not None:  # a shard that is gone stands for those that its units are read from in its place
+        named = {shard.name for part in (state, relocate(store, manifest, state)) for shard in part.shards}
     replaced_at = _replacement_times(store, manifest)
     now = store.now_seconds()
     found = []
@@ -69,7 +71,7 @@ def _is_committed(store: Store, name: str) -> bool:
     stem = name.rsplit("/", 1)[-1].split("-")[0]
     try:
         return stem.isdigit() and read_commit(store, int(stem)).shard.name == name
-    except (FileNotFoundError, DataError):
+    except FileNotFoundError:
         return False
 
 

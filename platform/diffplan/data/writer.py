@@ -58,6 +58,9 @@ def write_unit(where: str | Path | Store, manifest: Manifest, unit: int, episode
     store = open_store(where)
     if not episodes:
         raise DataError(f"unit {unit}: expected at least one episode, got none")
+    numbers = [episode.episode_index for episode in episodes]
+    if len(set(numbers)) != len(numbers):
+        raise DataError(f"unit {unit}: expected episodes of different numbers, got {numbers}; number them anew")
     columns = _columns(manifest, unit, episodes)
     batch = _to_record_batch(manifest, episodes, columns)
     try:
