@@ -211,7 +211,7 @@ class BlockReader:
             of_shard = by_shard[edges[number] : edges[number + 1]]
             firsts = episodes.first_row[of_shard].astype(np.int64)
             ends = firsts + episodes.length[of_shard]
-            rows = list(range(0, shard.num_rows, self._rows_per_block)) + [shard.num_rows]
+            rows = [*range(0, shard.num_rows, self._rows_per_block), shard.num_rows]
             if len(rows) > 2 and rows[-1] - rows[-2] < self._slot_rows - self._rows_per_block:
                 del rows[-2]  # alone, so few rows might begin no window; the slot of the block before has room
             for first_row, end in itertools.pairwise(rows):
