@@ -25,7 +25,7 @@ ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
 COLLECTION = CollectionConfig(behavior="waypoint", episode_steps=300, episodes_per_unit=8)
 UNITS_PER_KILL = 12
 COORDINATOR_SHARE = 0.2
-"""Share of the kills that strike the coordinator."""
+"""Share of the kills that strike the coordinator; at least one does."""
 MAX_PAUSE_SECONDS = 2.0
 NUM_ACTORS = 2
 
@@ -53,29 +53,32 @@ def run_actor_chaos(root: Path, *, num_kills: int, seed: int, max_seconds: float
     """Collect under at least `num_kills` kills; the dataset grows for as long as there are fewer."""
     generator = random.Random(seed)
     since = time.monotonic()
-    actor_kills = coordinator_kills = 0
+    num_coordinator_kills = max(1, round(COORDINATOR_SHARE * num_kills))
+    plan = ["coordinator"] * num_coordinator_kills + ["actor"] * (num_kills - num_coordinator_kills)
+    generator.shuffle(plan)
+    kills = {"coordinator": 0, "actor": 0}
     num_units = UNITS_PER_KILL * num_kills
     while True:
         collection = replace(COLLECTION, num_steps=num_units * COLLECTION.episodes_per_unit * COLLECTION.episode_steps)
         with _coordinator(root, collection) as process:
             while process.poll() is None:
                 assert time.monotonic() - since < max_seconds, "the collection does not come to an end"
-                if actor_kills + coordinator_kills >= num_kills:
+                if not plan:
                     process.wait(timeout=max_seconds)
                     break
                 time.sleep(generator.uniform(0.05, MAX_PAUSE_SECONDS))
-                if generator.random() < COORDINATOR_SHARE and _find_actors(process.pid):
-                    coordinator_kills += _kill(process.pid)
-                elif actors := _find_actors(process.pid):
-                    actor_kills += _kill(generator.choice(actors))
+                if actors := _find_actors(process.pid):
+                    victim = process.pid if plan[-1] == "coordinator" else generator.choice(actors)
+                    if _kill(victim):
+                        kills[plan.pop()] += 1
             killed = process.returncode == -signal.SIGKILL
         assert killed or process.returncode == 0, f"a coordinator ended with {process.returncode}"
         if not killed:
-            if actor_kills + coordinator_kills >= num_kills:
+            if not plan:
                 break
             num_units += UNITS_PER_KILL * 5
     assert len(list_committed_units(open_store(root))) >= num_units
-    return ActorChaos(ENV, collection, actor_kills, coordinator_kills, round(time.monotonic() - since, 1))
+    return ActorChaos(ENV, collection, kills["actor"], kills["coordinator"], round(time.monotonic() - since, 1))
 
 
 @contextlib.contextmanager
@@ -86,9 +89,8 @@ def _coordinator(root: Path, collection: CollectionConfig):
         "--num_steps", str(collection.num_steps), "--episode_steps", str(collection.episode_steps),
         "--episodes_per_unit", str(collection.episodes_per_unit), "--behavior", collection.behavior, "--resume",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    # Its errors are left to be seen: they say why a coordinator failed that nobody struck.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     started: dict[int, psutil.Process] = {}
     try:
         watched = psutil.Process(process.pid)
@@ -136,10 +138,10 @@ def _find_actors(pid: int) -> list[int]:
     return found
 
 
-def _kill(pid: int) -> int:
-    """Strike a process; 1 if it was alive."""
+def _kill(pid: int) -> bool:
+    """Strike a process; returns whether there was one."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return 0
-    return 1
+        return False
+    return True

@@ -436,6 +436,18 @@ def test_d4rl_is_imported(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert open_dataset(tmp_path / "whole").episodes.length.tolist() == [11]
 
 
+def test_warnings_of_an_import_are_a_line_each(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_d4rl(tmp_path / "maze.hdf5")
+    with h5py.File(tmp_path / "maze.hdf5", "r+") as file:
+        file["actions"][3] = 2, 0
+    arguments = ["import", "d4rl", tmp_path / "maze.hdf5", "--preset", "maze2d-umaze", "--out", tmp_path / "out"]
+    code, _, err = run(capsys, *arguments)
+    assert code == 0
+    (line,) = find_lines(err, f"warning: {tmp_path / 'out'}: ")
+    assert "1 of 11 actions lie outside the action space, by up to 1" in line
+    assert ".py" not in err
+
+
 @pytest.mark.parametrize("layout", ["plain", "rllib"])
 def test_parquet_is_exported(capsys: pytest.CaptureFixture[str], umaze: Path, tmp_path: Path, layout: str) -> None:
     arguments = ["export", "parquet", umaze, "--out", tmp_path / "made", "--layout", layout]
@@ -503,6 +515,8 @@ def test_no_dataset_is_one_line_and_leaves_nothing(
         ("export minari DIR --out OUT --id umaze", ["namespace/name-vN", "'umaze'"]),
         ("export minari DIR --out OUT --id a/b-v0 --layout plain", ["--layout", "only for parquet"]),
         ("export parquet DIR", ["--out DIR"]),
+        ("export minari DIR --out s3://bucket/x --id mine/b-v0", ["--out", "local directory", "s3://bucket/x"]),
+        ("export parquet DIR --out s3://bucket/x", ["--out", "local directory", "s3://bucket/x"]),
         ("export parquet DIR --out OUT --layout rlib", ["--layout", "Did you mean 'rllib'"]),
         ("export parquet DIR --out OUT --id a/b-v0", ["--id", "only for minari"]),
         ("export parquet DIR --out DIR", ["umaze"]),
@@ -522,7 +536,7 @@ def test_bad_arguments_are_one_line(
     line = fail(capsys, *given)
     for word in words:
         assert word in line
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"none"}  # the place of its datasets, which Minari makes
 
 
 @pytest.mark.parametrize("action", sorted(set(ACTIONS) - {"import"}))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from pathlib import Path
+import sys
+import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -56,7 +59,7 @@ class ExportArguments:
     """minari or parquet."""
     path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
-    out: Path | None = None
+    out: str | None = None
     """parquet: the directory to make. minari: directory of all Minari datasets, Minari's own if not given."""
     dataset_id: Annotated[str | None, arg(name="id")] = None
     """minari: id of the new dataset, NAMESPACE/NAME-vN."""
@@ -79,7 +82,7 @@ def import_from(arguments: list[str]) -> None:
         raise ConfigError(unknown_name("--frame", parsed.frame, ("maze2d",)))
     if parsed.kind == "d4rl" and env is None:
         raise ConfigError("import d4rl: the file does not name its environment; name it by --preset or --env.env_id")
-    with follow("import", "episodes") as report:
+    with _plain_warnings(), follow("import", "episodes") as report:
         common: dict[str, Any] = {
             "float32": parsed.float32,
             "episodes_per_unit": parsed.episodes_per_unit,
@@ -108,6 +111,8 @@ def export_to(arguments: list[str]) -> None:
         raise ConfigError("export minari: expected --id NAMESPACE/NAME-vN, such as maze2d/umaze-v0, got none")
     if parsed.kind == "parquet" and parsed.out is None:
         raise ConfigError("export parquet: expected --out DIR, the directory to make, got none")
+    if parsed.out is not None and "://" in parsed.out:  # a path would take it for a local directory named s3:
+        raise ConfigError(f"--out: expected a local directory, got {parsed.out}; export to a disk and copy from there")
     layout = parsed.layout or "plain"
     if layout not in ("plain", "rllib"):
         raise ConfigError(unknown_name("--layout", layout, ("plain", "rllib")))
@@ -144,3 +149,15 @@ def _check_kind(action: str, kind: str, own: dict[str, tuple[str, ...]], parsed:
             if other != kind and getattr(parsed, name):
                 flag = "id" if name == "dataset_id" else name
                 raise ConfigError(f"--{flag}: expected only for {other}, got {kind}; leave it out")
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings as a line each, without the place in the source that they come from."""
+
+    def show_line(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
+        sys.stderr.write(f"warning: {message}\n")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_line
+        yield

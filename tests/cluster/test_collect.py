@@ -130,7 +130,7 @@ def test_an_interrupted_collection_goes_on(blow: signal.Signals, tmp_path: Path)
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while len(list((root / "commits").glob("*.json"))) < 5:
+    while len(list((root / "commits").glob("*.json"))) < 2:
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline, "no unit was committed"
         time.sleep(0.01)
@@ -140,7 +140,7 @@ def test_an_interrupted_collection_goes_on(blow: signal.Signals, tmp_path: Path)
         assert process.returncode == 130
         assert "--resume" in err
     before = len(open_dataset(root).shards)
-    assert 5 <= before < 150
+    assert 2 <= before < 150
     dataset = open_dataset(root)
     assert dataset.collection is not None
     resumed = collect(dataset.env, dataset.collection, root, resume=True)
