@@ -120,6 +120,11 @@ def test_more_workers_than_cpus_are_refused_at_once(config: Config, tmp_path: Pa
         collect(config.env, config.collection, tmp_path / "data", num_workers=64)
 
 
+def _listen_to_interrupts() -> None:
+    """A shell that runs the tests in the background has them ignored, and a process hands that on to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_collection_goes_on(blow: signal.Signals, tmp_path: Path) -> None:
     """A real command in a real process with its own Ray, struck while it works."""
@@ -128,7 +133,13 @@ def test_an_interrupted_collection_goes_on(blow: signal.Signals, tmp_path: Path)
         sys.executable, "-m", "diffplan.cli", "collect", "maze2d-umaze", "--out", str(root), "--num_workers", "1",
         "--num_steps", "1_200_000", "--episodes_per_unit", "8",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_listen_to_interrupts,
+    )
     deadline = time.monotonic() + 120
     while len(list((root / "commits").glob("*.json"))) < 2:
         assert process.poll() is None, process.stderr and process.stderr.read()
