@@ -8,8 +8,10 @@ import pytest
 from made_up_episodes import make_episode, make_manifest, require_undamaged
 
 from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest
+from diffplan.data.format import Manifest, make_columns
 from diffplan.data.normalization import Normalizer
+from diffplan.data.store import open_store
+from diffplan.data.verification import drop_damage, find_damage
 from diffplan.data.window_index import WindowIndex
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
@@ -113,8 +115,55 @@ def test_episode_number_in_two_units(tmp_path):
     manifest = create(tmp_path)
     write_unit(tmp_path, manifest, 0, [make_episode(1, 5)])
     write_unit(tmp_path, manifest, 1, [make_episode(1, 4)])
-    with pytest.raises(DataError, match=rf"{tmp_path}: episode 1 occurs more than once; delete the commit"):
-        open_dataset(tmp_path)
+    words = rf"{tmp_path}: episode 1 occurs more than once, in the units 0 and 1; run .*--drop_damaged"
+    for read in (open_dataset, require_undamaged):
+        with pytest.raises(DataError, match=words):
+            read(tmp_path)
+    store = open_store(tmp_path)
+    assert drop_damage(store, [damage for damage in find_damage(store) if damage]) == (1,)
+    assert open_dataset(tmp_path).num_steps == 5
+    require_undamaged(tmp_path)
+
+
+UNREADABLE = {
+    "unit_below_0": (-1, make_episode(3, 4), "expected a unit from 0 to 2147483647, got '-1'"),
+    "unit_too_large": (2**31, make_episode(3, 4), "expected a unit from 0 to 2147483647, got '2147483648'"),
+    "seed_too_large": (0, replace(make_episode(3, 4), seed=2**64), "episode 3 has the seed 18446744073709551616"),
+    "task_too_large": (0, replace(make_episode(3, 4), task=2**15), "episode 3 has the task 32768"),
+    "options_no_json": (0, replace(make_episode(3, 4), options={"goal": np.zeros(2)}), "ndarray is not JSON"),
+    "options_nan": (0, replace(make_episode(3, 4), options={"goal": float("nan")}), "not JSON compliant"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_could_not_be_read_back_is_refused_when_written(tmp_path, name):
+    unit, episode, words = UNREADABLE[name]
+    with pytest.raises(DataError, match=rf"^unit {unit}: .*{words}.*mend what made the episodes$"):
+        write_unit(tmp_path, create(tmp_path), unit, [episode])
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["_dataset.json"]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    episode = replace(make_episode(3, 4), episode_index=np.int64(3), seed=np.int32(7), terminated=np.bool_(True))
+    write_unit(tmp_path, create(tmp_path), np.int64(2), [episode])
+    (record,) = open_dataset(tmp_path).episodes
+    assert (record.episode_index, record.seed, record.terminated) == (3, 7, True)
+
+
+def test_numbers_that_models_cannot_have_are_kept_but_not_trained_on(tmp_path):
+    columns = make_columns(3, 2, observation_dtype="float64")
+    manifest = create_dataset(tmp_path, replace(make_manifest(), columns=columns))
+    episode = make_episode(3, 6)
+    observations = episode.observations.astype(np.float64)
+    observations[2, 1] = 1e100
+    write_unit(tmp_path, manifest, 0, [replace(episode, observations=observations)])
+    dataset = open_dataset(tmp_path)
+    np.testing.assert_array_equal(dataset.episode_column(0, "observation"), observations[:-1])
+    for kind in ("limits", "gaussian", "quantile"):
+        with pytest.raises(
+            DataError, match=r"expected numbers up to 3\.403e\+38, got 1e\+100 in the data; .*again without"
+        ):
+            Normalizer.fit([dataset.statistics["observation"]], kind)
 
 
 def test_unit_twice_is_committed_once(tmp_path):

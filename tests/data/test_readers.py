@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from walks import IDENTITY, NAMES, find_window, flip_bit, list_starts, make_manifest, make_window, write_walks
+from walks import (
+    IDENTITY,
+    NAMES,
+    find_window,
+    flip_bit,
+    list_starts,
+    make_manifest,
+    make_walk,
+    make_window,
+    write_walks,
+)
 
 from diffplan.data import readers
 from diffplan.data.blocks import BlockReader
@@ -22,6 +32,7 @@ from diffplan.data.normalization import Normalizer
 from diffplan.data.readers import MappedReader, MemoryReader, choose_storage, make_window_reader
 from diffplan.data.store import open_store
 from diffplan.data.window_index import WindowIndex
+from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError, DataError
 
 LENGTHS = [[30, 4, 17], [9, 25], [3, 40], [12]]
@@ -174,9 +185,6 @@ def test_conditions_out_of_range_are_refused(values):
 def test_tasks_come_with_their_windows_and_by_their_weights(tmp_path, storage):
     tasks = tuple(Task(name, weight, "uuid", {}, 2) for name, weight in (("a", 3.0), ("b", 1.0), ("c", 0.0)))
     manifest = make_manifest(tasks=tasks)
-    from walks import make_walk
-
-    from diffplan.data.writer import create_dataset, write_unit
 
     create_dataset(tmp_path, manifest)
     for unit in range(6):
@@ -246,19 +254,13 @@ def test_snapshot_pinned_before_other_units_were_joined_between_its_own(tmp_path
     episodes = [e for unit in LENGTHS for e in unit]
     for x, goal, returns in zip(after.x.numpy(), after.goal.numpy(), after.returns_to_go, strict=True):
         number, first = find_window(x)
-        walk = _walk(number, episodes[number])
+        walk = make_walk(number, episodes[number])
         assert number in (0, 1, 2, 5, 6)
         np.testing.assert_array_equal(x, make_window(walk, first, 5, 1)[0])
         np.testing.assert_array_equal(goal, walk.observations[-1])
         rewards = walk.rewards[first:].astype(np.float64)
         rewards[-1] -= 3.0 * walk.terminated
         assert float(returns) == pytest.approx((rewards * 0.9 ** np.arange(len(rewards))).sum(), rel=1e-5, abs=1e-5)
-
-
-def _walk(number, length):
-    from walks import make_walk
-
-    return make_walk(number, length)
 
 
 @pytest.mark.parametrize("storage", ["mapped", "memory", "blocks"])

@@ -84,6 +84,23 @@ def test_merging_in_stages_stays_close():
     np.testing.assert_allclose(staged.std, compute_statistics(values).std, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", list(draw_columns()))
+def test_merging_parts_one_by_one_stays_close(name):
+    values = draw_columns()[name]
+    merged, *rest = (compute_statistics(part) for part in split(values, [120] * 50))
+    for part in rest:
+        merged = merge_statistics([merged, part])
+    assert rank_error(merged.quantiles[:, 0], values) < 0.01
+
+
+def test_merging_a_table_with_itself_leaves_repeated_values_their_weight():
+    values = np.concatenate([np.zeros(300), np.linspace(-1, 1, 400), np.ones(300)])
+    merged = compute_statistics(values)
+    for _ in range(30):
+        merged = merge_statistics([merged, merged])
+    assert rank_error(merged.quantiles[:, 0], values) < 0.005
+
+
 def test_values_that_are_not_finite_are_counted_and_left_out():
     values = np.array([[1.0, np.nan], [np.inf, np.nan], [3.0, np.nan], [-np.inf, 5.0]])
     statistics = compute_statistics(values)
@@ -118,6 +135,27 @@ def test_a_constant_column_stays_constant():
     np.testing.assert_allclose(merged.mean, 0.1, rtol=1e-15)
     np.testing.assert_allclose(merged.std, 0.0, atol=1e-12)
     np.testing.assert_array_equal(merged.quantiles, 0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "bool"])
+def test_statistics_are_float64_whatever_they_are_of(dtype):
+    values = np.array([[0, 1], [1, 1], [1, 0]]).astype(dtype)
+    statistics = compute_statistics(values)
+    for name in ("mean", "m2", "minimum", "maximum", "quantiles"):
+        assert getattr(statistics, name).dtype == np.float64, name
+    ColumnStatistics.from_dict(json.loads(json.dumps(statistics.to_dict())))
+    np.testing.assert_allclose(statistics.mean, [2 / 3, 2 / 3])
+    np.testing.assert_array_equal([statistics.minimum, statistics.maximum], [[0, 0], [1, 1]])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [5e-324, 1e-311, 1e-300, 1e149])
+def test_numbers_of_any_size_merge(scale):
+    values = np.random.default_rng(0).random(600) * scale
+    merged = merge_statistics(map(compute_statistics, (values[:200], values[200:], np.zeros(1))))
+    assert np.isfinite(merged.quantiles).all()
+    assert (np.diff(merged.quantiles[:, 0]) >= 0).all()
+    assert (merged.minimum, merged.maximum) == (0, values.max())
 
 
 def test_nothing_to_merge_is_refused():

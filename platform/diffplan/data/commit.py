@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any
 
-from diffplan.data.format import COMMITS, commit_name
+from diffplan.data.commit_checks import check_record
+from diffplan.data.format import COMMITS, SHARDS, commit_name
 from diffplan.data.record import decode_record, encode_record
 from diffplan.data.statistics import ColumnStatistics
 from diffplan.data.store import Store
@@ -76,7 +76,7 @@ class ShardRecord:
     def from_dict(cls, values: dict[str, Any]) -> ShardRecord:
         """Read from JSON values; raises `ValueError`, `TypeError` or `KeyError` if they are no shard."""
         shard = cls(**{**values, "checksums": tuple(values["checksums"])})
-        if not isinstance(shard.name, str) or PurePosixPath(shard.name).is_absolute() or ".." in shard.name.split("/"):
+        if not isinstance(shard.name, str) or not re.fullmatch(rf"{SHARDS}/[\w-]+\.arrow", shard.name):
             raise ValueError(f"expected a shard inside the dataset, got {shard.name!r}")
         counts = [shard.num_bytes, shard.num_rows, *shard.offsets.values(), *shard.checksums]
         if not all(type(count) is int and count >= 0 for count in counts):
@@ -123,32 +123,13 @@ class CommitRecord:
             values["episodes"] = tuple(EpisodeRecord(**e) for e in values["episodes"])
             values["statistics"] = {k: ColumnStatistics.from_dict(v) for k, v in values["statistics"].items()}
             record = cls(**values)
-            _check(record)
+            check_record(record)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path}: expected a commit record, got something else ({type(error).__name__}: {error}); "
                 "delete it and make its unit again (collect with --resume, or import again)"
             ) from None
         return record
-
-
-def _check(record: CommitRecord) -> None:
-    """Raise `ValueError` unless the fields have their types and the episodes fill the shard one after the other."""
-    for name in ("dataset_uuid", "attempt"):
-        if not isinstance(getattr(record, name), str):
-            raise ValueError(f"{name} is no text")
-    if type(record.unit) is not int or record.unit < 0:
-        raise ValueError("unit is no count")
-    next_row = 0
-    observation_dim = len(record.episodes[0].final_observation) if record.episodes else 0
-    for episode in record.episodes:
-        if type(episode.length) is not int or episode.length < 1 or episode.first_row != next_row:
-            raise ValueError(f"episode {episode.episode_index!r} does not begin where the one before it ends")
-        if len(episode.final_observation) != observation_dim:
-            raise ValueError(f"the final observation of episode {episode.episode_index!r} has another size")
-        next_row += episode.length
-    if next_row != record.shard.num_rows:
-        raise ValueError(f"its episodes have {next_row} rows, its shard {record.shard.num_rows}")
 
 
 def commit_unit(store: Store, record: CommitRecord) -> CommitRecord:

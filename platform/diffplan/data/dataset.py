@@ -249,13 +249,29 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def find_repeated(episodes: EpisodeTable) -> Iterator[tuple[int, int, int]]:
+    """Episodes that occur more than once: number, unit that has it first, unit that has it again."""
+    numbers = episodes.column("episode_index")
+    ordered = np.sort(numbers)
+    if not (ordered[1:] == ordered[:-1]).any():  # three times as fast as what follows
+        return
+    order = np.argsort(numbers, kind="stable")
+    for place in np.flatnonzero(numbers[order][1:] == numbers[order][:-1]):
+        first, again = order[place], order[place + 1]
+        yield int(numbers[first]), int(episodes.unit[first]), int(episodes.unit[again])
+
+
+def describe_repeated(uri: str, number: int, first: int, again: int) -> DataError:
+    """The error of an episode that occurs more than once."""
+    return DataError(
+        f"{uri}: episode {number} occurs more than once, in the units {first} and {again}; run `diffplan data verify "
+        "--drop_damaged`, then make the second one again with other numbers"
+    )
+
+
 def _check_unique(dataset: TrajectoryDataset) -> None:
-    indices = np.sort(dataset.episodes.column("episode_index"))
-    if len(twice := indices[1:][indices[1:] == indices[:-1]]):
-        raise DataError(
-            f"{dataset.uri}: episode {twice[0]} occurs more than once; delete the commit of one of "
-            "its units, or write the dataset again"
-        )
+    for number, first, again in find_repeated(dataset.episodes):
+        raise describe_repeated(dataset.uri, number, first, again)
 
 
 def _check_sizes(store: Store, state: DatasetState) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffplan.data.quantile_map import QuantileMap
 from diffplan.data.statistics import ColumnStatistics
-from diffplan.errors import CheckpointError
+from diffplan.errors import CheckpointError, DataError
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,14 @@ class Normalizer:
 
         Raises:
             ValueError: no such kind.
+            DataError: a column has numbers that float32, which models work in, lacks.
         """
+        largest = max(np.abs([s.minimum, s.maximum]).max(initial=0.0) for s in statistics)
+        if largest > np.finfo(np.float32).max:
+            raise DataError(
+                f"normalization: expected numbers up to {np.finfo(np.float32).max:.4g}, got {largest:.4g} in the data; "
+                "look for it with `diffplan data stats`, and make the dataset again without it"
+            )
         if kind == "gaussian":
             center = np.concatenate([s.mean for s in statistics])
             scale = np.concatenate([s.std for s in statistics])

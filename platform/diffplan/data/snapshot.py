@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffplan.data.commit import CommitRecord, ShardRecord, list_committed_units, read_commit
+from diffplan.data.commit_checks import check_against, check_index, check_places, check_statistics
 from diffplan.data.episodes import CORE, EpisodeTable, episodes_schema, make_episode_table, read_core
 from diffplan.data.format import SHARDS, SNAPSHOTS, Manifest, commit_name, snapshot_name
 from diffplan.data.record import decode_record, encode_record
@@ -117,12 +118,13 @@ def read_commits(store: Store, manifest: Manifest, units: list[int]) -> list[Com
                 f"{path}: expected dataset {manifest.dataset_uuid}, got {commit.dataset_uuid}; misplaced? "
                 "Move it back to its dataset"
             )
-        names = {column.name for column in manifest.columns}
-        sizes = {name: len(s.mean) for name, s in commit.statistics.items()}
-        if sizes != {c.name: c.size for c in manifest.columns} or set(commit.shard.offsets) != names:
-            raise DataError(f"{path}: it does not describe the columns of the manifest; the commit is damaged")
-        if len(commit.episodes[0].final_observation) != manifest.observation_dim if commit.episodes else True:
-            raise DataError(f"{path}: its final observations do not have the size of observations; it is damaged")
+        try:
+            check_against(commit, manifest)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: expected a commit of this dataset, got another ({error}); delete it and make its unit again "
+                "(collect with --resume, or import again)"
+            ) from None
         commits.append(commit)
     return commits
 
@@ -140,15 +142,21 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
         if values["dataset_uuid"] != manifest.dataset_uuid:
             raise ValueError(f"it belongs to dataset {values['dataset_uuid']}")
         num_episodes = values["num_episodes"]
+        shards = tuple(ShardRecord.from_dict(shard) for shard in values["shards"])
+        for shard in shards:
+            check_places(shard, manifest)
 
         def load() -> pa.Table:
             return _guard(path, lambda: _read_table(store, name, schema, num_episodes))
 
         core = _read_table(store, name, pa.schema([schema.field(column) for column in CORE]), num_episodes)
+        check_index({column: core.column(column).to_numpy() for column in CORE}, shards)
+        statistics = {column: ColumnStatistics.from_dict(v) for column, v in values["statistics"].items()}
+        check_statistics(statistics, manifest)
         return DatasetState(
-            shards=tuple(ShardRecord.from_dict(shard) for shard in values["shards"]),
+            shards=shards,
             episodes=EpisodeTable(read_core(core), load),
-            statistics={c.name: ColumnStatistics.from_dict(values["statistics"][c.name]) for c in manifest.columns},
+            statistics=statistics,
             number=number,
             base=number,
         )
@@ -177,7 +185,7 @@ def _guard(path: str, read: Callable[[], T]) -> T:
         return read()
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{path}: expected a snapshot, got something else ({first}); it is damaged: delete it, and the dataset is "

@@ -50,14 +50,23 @@ class ColumnStatistics:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ColumnStatistics:
-        """Read from JSON values."""
-        integer = {"count", "num_nonfinite"}
-        return cls(
-            **{
-                name: np.asarray(values[name], dtype=np.int64 if name in integer else np.float64)
-                for name in cls.__dataclass_fields__
-            }
-        )
+        """Read from JSON values; raises `ValueError`, `TypeError` or `KeyError` if they are no statistics."""
+        arrays = {name: np.asarray(values[name]) for name in cls.__dataclass_fields__}
+        shape = arrays["mean"].shape
+        if len(shape) != 1:
+            raise ValueError("the mean of statistics is no list")
+        for name, array in arrays.items():
+            is_count = name in ("count", "num_nonfinite")
+            if array.shape != ((NUM_QUANTILES, *shape) if name == "quantiles" else shape):
+                raise ValueError(f"the {name} of statistics has another shape than the mean")
+            if array.size and array.dtype.kind not in ("iu" if is_count else "iuf"):
+                raise ValueError(f"the {name} of statistics is not of numbers")
+            arrays[name] = array.astype(np.int64 if is_count else np.float64)
+            if not np.isfinite(array.astype(np.float64)).all() or (is_count and (array < 0).any()):
+                raise ValueError(f"the {name} of statistics is out of range")
+        if (arrays["minimum"] > arrays["maximum"]).any() or (arrays["m2"] < 0).any():
+            raise ValueError("the range or the variance of statistics is negative")
+        return cls(**arrays)
 
 
 def find_finite(values: np.ndarray) -> np.ndarray:
@@ -90,7 +99,7 @@ def _entry(values: np.ndarray) -> tuple[int, float, float, float, float, np.ndar
     positions = np.linspace(0, len(values) - 1, NUM_QUANTILES)
     mean = values.mean()
     quantiles = np.interp(positions, np.arange(len(values)), ordered)
-    return len(values), mean, ((values - mean) ** 2).sum(), ordered[0], ordered[-1], quantiles
+    return len(values), mean, ((values - mean) ** 2).sum(), float(ordered[0]), float(ordered[-1]), quantiles
 
 
 def merge_statistics(parts: Iterable[ColumnStatistics]) -> ColumnStatistics:
@@ -135,7 +144,7 @@ def _merge_quantiles(parts: list[ColumnStatistics], weights: np.ndarray, d: int)
     at_low, at_high = places[: len(low)], places[len(low) :]
     # Values that tables repeat are atoms, and so are intervals too narrow to have a slope. Where in the interval before
     # and after it an atom ends, a table does not say: it has half of both, or each merger would take some of it away.
-    narrow = high - low <= 1e-13 * (values[-1] - values[0])
+    narrow = high - low <= max(1e-13 * (values[-1] - values[0]), np.finfo(np.float64).tiny)
     inside = np.pad(narrow.reshape(len(present), -1), ((0, 0), (1, 1)))
     to_low = np.where(narrow, 1.0, 0.5 * inside[:, :-2].ravel())
     to_high = np.where(narrow, 0.0, 0.5 * inside[:, 2:].ravel())

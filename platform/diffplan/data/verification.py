@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from diffplan.data.checksums import read_checked
 from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import TrajectoryDataset, read_manifest
+from diffplan.data.dataset import TrajectoryDataset, describe_repeated, find_repeated, read_manifest
 from diffplan.data.format import COMMITS, SHARDS, SNAPSHOTS, Manifest, commit_name, snapshot_name
 from diffplan.data.snapshot import (
     DatasetState,
@@ -80,6 +80,11 @@ def find_damage(store: Store) -> Iterator[Damage | None]:
     state = read_state(store, manifest, without_units=units, without_snapshots=snapshots)
     if state is None:
         return
+    for unit, error in {
+        again: describe_repeated(store.uri, number, first, again)
+        for number, first, again in find_repeated(state.episodes)
+    }.items():
+        yield Damage(error, units=(unit,))
     present = {stored.name for stored in store.list(SHARDS)}
     for number, shard in enumerate(state.shards):
         of_shard = set(np.unique(state.episodes.unit[state.episodes.shard == number]).tolist())

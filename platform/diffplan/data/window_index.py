@@ -48,7 +48,7 @@ class WindowIndex:
         if len(weights) != len(tasks):
             names = ", ".join(task.name for task in tasks) or "none"
             raise DataError(f"task_weights: expected a weight for each task ({names}), got {len(weights)} weights")
-        if weights and (min(weights) < 0 or sum(weights) <= 0):
+        if weights and not (min(weights) >= 0 and 0 < sum(weights) < np.inf):  # NaN compares as neither
             raise DataError(f"task_weights: expected numbers >= 0 that are not all 0, got {weights}")
         self.task_shares = np.array(weights) / sum(weights) if weights else None
 
@@ -75,15 +75,16 @@ class WindowIndex:
                     f"{self.lengths[index]} steps, expected at least {span} (horizon {horizon}, stride {self.stride}); "
                     "take a shorter horizon, or the padding skip, short or end"
                 )
-            if len(self._cumulative) * self.lengths.size * 8 > MAX_TABLE_BYTES:
-                self._cumulative.pop(next(iter(self._cumulative)))
-            self._cumulative[horizon] = np.cumsum(self.num_starts(self.lengths, horizon), dtype=np.int64)
-            if self._cumulative[horizon][-1] == 0:
+            cumulative = np.cumsum(self.num_starts(self.lengths, horizon), dtype=np.int64)
+            if cumulative[-1] == 0:
                 raise DataError(
                     f"{self.dataset.uri}: a window of horizon {horizon} and stride {self.stride} spans {span} steps, "
                     f"but the longest episode has {self.lengths.max()}; take a shorter horizon or longer episodes, "
                     "or the padding short"
                 )
+            if len(self._cumulative) * self.lengths.size * 8 > MAX_TABLE_BYTES:
+                self._cumulative.pop(next(iter(self._cumulative)))
+            self._cumulative[horizon] = cumulative
         return self._cumulative[horizon]
 
     def num_starts(self, lengths: np.ndarray, horizon: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import platform
 import uuid
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from diffplan.data.checksums import compute_checksums
 from diffplan.data.commit import CommitRecord, EpisodeRecord, ShardRecord, commit_unit
+from diffplan.data.commit_checks import check_episodes, check_unit
 from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
 from diffplan.data.statistics import compute_statistics, find_finite
 from diffplan.data.store import Store, open_store
@@ -56,12 +58,20 @@ def write_unit(where: str | Path | Store, manifest: Manifest, unit: int, episode
             that are not finite (further columns may be), or the store refuses to write.
     """
     store = open_store(where)
+    unit = _plain(unit)
     if not episodes:
         raise DataError(f"unit {unit}: expected at least one episode, got none")
     numbers = [episode.episode_index for episode in episodes]
     if len(set(numbers)) != len(numbers):
         raise DataError(f"unit {unit}: expected episodes of different numbers, got {numbers}; number them anew")
     columns = _columns(manifest, unit, episodes)
+    records = _episode_records(manifest, episodes)
+    try:
+        check_unit(unit)
+        check_episodes(records)
+        json.dumps([record.options for record in records], allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"unit {unit}: {error}; its commit could not be read: mend what made the episodes") from None
     batch = _to_record_batch(manifest, episodes, columns)
     try:
         shard, attempt = write_shard(store, manifest, f"{unit:08d}", batch)
@@ -70,7 +80,7 @@ def write_unit(where: str | Path | Store, manifest: Manifest, unit: int, episode
             dataset_uuid=manifest.dataset_uuid,
             attempt=attempt,
             shard=shard,
-            episodes=_episode_records(manifest, episodes),
+            episodes=records,
             statistics={name: compute_statistics(values) for name, values in columns.items()},
             provenance=_provenance(),
         )
@@ -139,7 +149,8 @@ def _columns(manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> dict
                 raise DataError(f"{where}: expected a value of shape {column.shape} after the last action, got {got}")
             if not np.can_cast(values.dtype, column.numpy_dtype, "same_kind"):
                 raise DataError(f"{where}: expected {column.dtype} numbers, got {values.dtype}")
-            parts.append(values.astype(column.numpy_dtype, copy=False))
+            with np.errstate(over="ignore"):  # what becomes infinite is refused
+                parts.append(values.astype(column.numpy_dtype, copy=False))
             _require_kept(values, parts[-1], column, where)
             if column not in manifest.extra_columns:
                 _require_finite(parts[-1], column, where)
@@ -209,8 +220,8 @@ def _episode_records(manifest: Manifest, episodes: Sequence[Episode]) -> tuple[E
     finals = [column for column in manifest.extra_columns if column.has_final]
     return tuple(
         EpisodeRecord(
-            episode_index=episode.episode_index,
-            seed=episode.seed,
+            episode_index=_plain(episode.episode_index),
+            seed=_plain(episode.seed),
             behavior=episode.behavior,
             first_row=int(first_row),
             length=len(episode),
@@ -218,12 +229,17 @@ def _episode_records(manifest: Manifest, episodes: Sequence[Episode]) -> tuple[E
             terminated=bool(episode.terminated),
             truncated=bool(episode.truncated),
             final_observation=encode_numbers(episode.observations[-1], observation),
-            task=episode.task,
+            task=_plain(episode.task),
             final_values={c.name: encode_numbers(episode.columns[c.name][-1], c) for c in finals},
             options=episode.options,
         )
         for episode, first_row in zip(episodes, first_rows, strict=False)
     )
+
+
+def _plain(number: Any) -> Any:
+    """A number as JSON has it, whatever type of NumPy's it was."""
+    return number.item() if isinstance(number, np.generic) else number
 
 
 def encode_numbers(values: np.ndarray, column: Column) -> list[Any]:
