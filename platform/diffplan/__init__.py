@@ -3,7 +3,7 @@
 The public API is imported on first use, so `import diffplan` costs nothing:
 
 * `open_dataset(path)` opens a trajectory dataset;
-* `load_planner(path)` makes a planner from a checkpoint;
+* `load_planner(path)` makes a planner from a checkpoint; `Fixed` and `Bounds` are what plans can be asked to keep;
 * `get_preset(name)`, `with_overrides(config, {...})` make the config of an experiment.
 """
 
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffplan.config import Config, PlanningConfig, with_overrides
     from diffplan.data.dataset import TrajectoryDataset, open_dataset
-    from diffplan.planning.planner import Planner, load_planner
+    from diffplan.planning.loading import load_planner
+    from diffplan.planning.planner import Planner
+    from diffplan.planning.problem import Bounds, Fixed
     from diffplan.presets import get_preset, list_presets
 
 _HOMES = {
@@ -24,13 +26,17 @@ _HOMES = {
     "TrajectoryDataset": "diffplan.data.dataset",
     "open_dataset": "diffplan.data.dataset",
     "Planner": "diffplan.planning.planner",
-    "load_planner": "diffplan.planning.planner",
+    "load_planner": "diffplan.planning.loading",
+    "Bounds": "diffplan.planning.problem",
+    "Fixed": "diffplan.planning.problem",
     "get_preset": "diffplan.presets",
     "list_presets": "diffplan.presets",
 }
 
 __all__ = [
+    "Bounds",
     "Config",
+    "Fixed",
     "Planner",
     "PlanningConfig",
     "TrajectoryDataset",

@@ -6,6 +6,7 @@ model.safetensors     weights to plan with (the moving average)
 normalization.json    between environment units and model space
 dataset.json          what it was trained on: path, uuid, snapshot
 training_state.pt     raw weights, optimizer and step, to go on training; read with weights_only
+<companion>.safetensors   a small model that was fitted to the finished one, such as the horizon model; optional
 ```
 
 A directory without a `config.json`, or with files that do not match it, is not a checkpoint: one that was cut short is
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from diffplan.config import Config, config_from_dict, config_to_dict
@@ -55,6 +56,7 @@ class Checkpoint:
         normalizer: between environment units and model space.
         weights: the averaged weights of the network.
         dataset: path, uuid and snapshot of the training data.
+        return_range: returns that the network was told as 0 and as 1; None where it was told none.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Checkpoint:
     normalizer: Normalizer
     weights: dict[str, torch.Tensor]
     dataset: dict[str, Any]
+    return_range: tuple[float, float] | None = None
 
 
 def save_checkpoint(
@@ -76,6 +79,7 @@ def save_checkpoint(
     weights: dict[str, torch.Tensor],
     dataset: dict[str, Any],
     training_state: dict[str, Any],
+    return_range: tuple[float, float] | None = None,
 ) -> None:
     """Write a checkpoint into a directory, `config.json` last."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -84,18 +88,67 @@ def save_checkpoint(
     (directory / NORMALIZATION).write_text(normalizer.to_json())
     (directory / DATASET).write_text(json.dumps(dataset, indent=2) + "\n")
     torch.save(training_state, directory / TRAINING_STATE)
-    files = {}
-    for name in (MODEL, NORMALIZATION, DATASET, TRAINING_STATE):
-        content = (directory / name).read_bytes()
-        files[name] = {"num_bytes": len(content), "crc32": zlib.crc32(content)}
+    files = {name: _describe(directory / name) for name in (MODEL, NORMALIZATION, DATASET, TRAINING_STATE)}
     record = {
         "format_version": FORMAT_VERSION,
         "step": step,
         "observation_dim": layout.observation_dim,
         "action_dim": layout.action_dim,
+        "return_range": None if return_range is None else list(return_range),
         "files": files,
         "config": config_to_dict(config),
     }
+    _write_record(directory, record)
+
+
+def save_companion(path: str | Path, name: str, tensors: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
+    """Add a small model to a whole checkpoint, or replace the one of that name.
+
+    Args:
+        path: the checkpoint.
+        name: of the companion.
+        tensors: its weights.
+        settings: what else is needed to make it, as JSON values.
+
+    Raises:
+        CheckpointError: no checkpoint there.
+    """
+    directory = Path(path)
+    record = _read_record(directory)
+    file_name = f"{name}.safetensors"
+    temporary = directory / f".tmp-{uuid.uuid4().hex}"
+    values = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    save_file(values, temporary, metadata={"settings": json.dumps(settings)})
+    described = _describe(temporary)
+    temporary.rename(directory / file_name)
+    _write_record(directory, {**record, "files": {**record["files"], file_name: described}})
+
+
+def load_companion(path: str | Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """Weights and settings of a companion; None where the checkpoint has none of that name.
+
+    Raises:
+        CheckpointError: no checkpoint there, or the companion is damaged.
+    """
+    directory, file_name = Path(path), f"{name}.safetensors"
+    record = _read_record(directory)
+    if file_name not in record["files"]:
+        return None
+    file = _checked(directory, record, file_name)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            settings = json.loads(opened.metadata()["settings"])
+            return {key: opened.get_tensor(key) for key in opened.keys()}, settings  # noqa: SIM118  (no mapping)
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: expected a companion model ({error}); run `diffplan calibrate` again") from None
+
+
+def _describe(path: Path) -> dict[str, int]:
+    content = path.read_bytes()
+    return {"num_bytes": len(content), "crc32": zlib.crc32(content)}
+
+
+def _write_record(directory: Path, record: dict[str, Any]) -> None:
     temporary = directory / f".tmp-{uuid.uuid4().hex}"
     with temporary.open("w") as file:
         file.write(json.dumps(record, indent=2) + "\n")
@@ -118,7 +171,17 @@ def load_checkpoint(path: str | Path, *, map_location: str = "cpu") -> Checkpoin
         weights = load_file(_checked(directory, record, MODEL), device=map_location)
         dataset = json.loads(_checked(directory, record, DATASET).read_text())
         normalizer = Normalizer.from_json(_checked(directory, record, NORMALIZATION).read_text())
-        return Checkpoint(directory, config, layout, record["step"], normalizer, weights, dataset)
+        return_range = record.get("return_range")
+        return Checkpoint(
+            directory,
+            config,
+            layout,
+            record["step"],
+            normalizer,
+            weights,
+            dataset,
+            None if return_range is None else (float(return_range[0]), float(return_range[1])),
+        )
     except (KeyError, TypeError, ValueError, ConfigError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise

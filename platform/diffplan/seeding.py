@@ -17,6 +17,7 @@ class Stream(IntEnum):
     TUNING = 2
     EVALUATION = 3
     VALIDATION = 4
+    CALIBRATION = 5
 
 
 def make_seed_sequence(seed: int, stream: Stream, *index: int) -> np.random.SeedSequence:

@@ -53,6 +53,8 @@ class Plan:
         stride: environment steps between two plan steps.
         speed_error: largest |Δposition/Δtime - mean velocity| in the plan, units per second; how consistent it is.
         consistent: whether `speed_error` is within the planner's limit.
+        violation: by how much it violates the limits of the guides, in their units; 0 where it keeps them all.
+        guide_score: what the guides score it, where they were asked.
         denoising: float32[num_sampling_steps, horizon, observation_dim], the plan after each denoising step, where it
             was asked for.
     """
@@ -62,6 +64,8 @@ class Plan:
     stride: int
     speed_error: float
     consistent: bool
+    violation: float = 0.0
+    guide_score: float | None = None
     denoising: np.ndarray | None = None
 
     @property

@@ -1,229 +1,188 @@
-import dataclasses
-
 import pytest
 import torch
-from gaussian_oracle import HORIZON, SIZE, TRANSITION_DIM, compute_alpha_bars, make_oracle
+from gaussian_oracle import (
+    HORIZON,
+    PREDICTIONS,
+    SCHEDULES,
+    SIZE,
+    TRANSITION_DIM,
+    even_steps,
+    iterate_steps,
+    make_oracle,
+    measure_law,
+    propagate,
+    seeded,
+    step_coefficients,
+    unconstrained,
+)
 from torch import nn
 
 from diffplan.config import DiffusionConfig
-from diffplan.diffusion.constraints import Constraints, fix, no_constraints
+from diffplan.diffusion.constraints import no_constraints
 from diffplan.diffusion.denoiser import Denoiser
-from diffplan.diffusion.guidance import Guidance
-from diffplan.diffusion.samplers import sample_ddim, sample_ddpm
+from diffplan.diffusion.samplers import SAMPLERS, sample_ddim, sample_ddpm
 
-PREDICTIONS = ["clean", "noise", "velocity"]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+STEPS = [11, 8, 6, 3, 0]
 
 
-def unconstrained(batch_size):
-    constraints = no_constraints(batch_size, HORIZON, TRANSITION_DIM)
-    return Constraints(constraints.mask, constraints.values.double())
-
-
-def sample(sampler, denoiser, constraints, generator, num_sampling_steps, **kwargs):
-    if sampler == "ddpm":
-        return sample_ddpm(denoiser, constraints, generator, **kwargs)
-    return sample_ddim(denoiser, constraints, generator, num_sampling_steps, **kwargs)
-
-
-def propagate(denoiser, num_sampling_steps, eta):
-    """Exact mean and covariance of the samples: with the oracle, each denoising step is affine."""
-    oracle, alpha_bars = denoiser.network, denoiser.network.alpha_bars
-    mean, covariance = torch.zeros(SIZE, dtype=torch.float64), torch.eye(SIZE, dtype=torch.float64)
-    spacing = (len(alpha_bars) - 1) / max(num_sampling_steps - 1, 1)
-    steps = [round(len(alpha_bars) - 1 - k * spacing) for k in range(num_sampling_steps)]
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        now, then = alpha_bars[step], 1.0 if following is None else alpha_bars[following]
-        added = eta**2 * (1 - then) / (1 - now) * (1 - now / then)
-        gain = oracle.gain(step)
-        noise_share = ((1 - then - added) / (1 - now)) ** 0.5
-        matrix = then**0.5 * gain + noise_share * (torch.eye(SIZE, dtype=torch.float64) - now**0.5 * gain)
-        offset_clean = oracle.mean - now**0.5 * gain @ oracle.mean
-        mean = matrix @ mean + (then**0.5 - noise_share * now**0.5) * offset_clean
-        covariance = matrix @ covariance @ matrix.T + added * torch.eye(SIZE, dtype=torch.float64)
-    return mean, covariance
-
-
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize(
-    ("sampler", "num_sampling_steps", "eta"), [("ddpm", 48, 1.0), ("ddim", 48, 0.0), ("ddim", 7, 0)]
-)
-def test_samples_of_the_gaussian_oracle_have_the_mean_and_covariance_of_the_steps(
-    sampler, num_sampling_steps, eta, prediction
-):
-    denoiser = make_oracle(48, prediction)
-    mean, covariance = propagate(denoiser, num_sampling_steps, eta)
-    num_samples = 40_000
-    x = sample(sampler, denoiser, unconstrained(num_samples), seeded(), num_sampling_steps).flatten(1)
-    variances = covariance.diagonal()
-    assert ((x.mean(dim=0) - mean).abs() < 5 * (variances / num_samples).sqrt()).all()
-    limits = 5 * ((covariance**2 + torch.outer(variances, variances)) / num_samples).sqrt()
-    assert ((torch.cov(x.T) - covariance).abs() < limits).all()
-
-
-@pytest.mark.parametrize(
-    ("eta", "num_steps", "mean_tolerance", "covariance_tolerance"),
-    [(1.0, 256, 0.01, 0.03), (0.0, 256, 0.01, 0.03), (1.0, 32, 0.05, 0.15), (0.0, 32, 0.05, 0.15)],
-)
-def test_samplers_reach_the_data_and_nearer_with_more_steps(eta, num_steps, mean_tolerance, covariance_tolerance):
-    denoiser = make_oracle(num_steps)
-    mean, covariance = propagate(denoiser, num_steps, eta)
-    oracle = denoiser.network
-    assert (mean - oracle.mean).norm() < mean_tolerance * oracle.mean.norm()
-    assert (covariance - oracle.covariance).norm() < covariance_tolerance * oracle.covariance.norm()
-
-
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_kinds_of_prediction_sample_the_same(sampler):
-    samples = [sample(sampler, make_oracle(16, p), unconstrained(8), seeded(), 6) for p in PREDICTIONS]
-    for other in samples[1:]:
-        torch.testing.assert_close(other, samples[0], rtol=1e-8, atol=1e-8)
-
-
-def test_ancestral_sampling_is_the_published_algorithm_draw_for_draw():
-    """Ho et al. 2020, Alg. 2 with the posterior of eq. 7, written out over the same draws."""
-    num_steps, temperature = 12, 0.7
-    got = sample_ddpm(make_oracle(num_steps), unconstrained(5), seeded(9), temperature=temperature)
-
-    oracle, alpha_bars, generator = make_oracle(num_steps).network, compute_alpha_bars(num_steps), seeded(9)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampling_is_the_published_algorithm_draw_for_draw(sampler, prediction, schedule):
+    temperature, steps = 0.7, [29, 20, 19, 11, 5, 1]
+    denoiser = make_oracle(30, prediction, schedule)
+    got = SAMPLERS[sampler](denoiser, unconstrained(5), seeded(9), steps, temperature=temperature)
+    generator = seeded(9)
 
     def draw():
         return temperature * torch.randn(5, HORIZON, TRANSITION_DIM, generator=generator).double().flatten(1)
 
-    x = draw()
-    for step in reversed(range(num_steps)):
-        now, then = alpha_bars[step], alpha_bars[step - 1] if step else 1.0
-        alpha, beta = now / then, 1 - now / then
-        clean = oracle.clean(x, step)
-        x = (then**0.5 * beta * clean + alpha**0.5 * (1 - then) * x) / (1 - now)
-        if step:
-            x = x + ((1 - then) / (1 - now) * beta) ** 0.5 * draw()
-    torch.testing.assert_close(got.flatten(1), x, rtol=1e-8, atol=1e-8)
+    x, previous = draw(), 0.0
+    for step, _, now, then, before in iterate_steps(denoiser.network.alpha_bars, steps):
+        clean = denoiser.network.clean(x, step)
+        of_x, of_clean, of_previous, added = step_coefficients(sampler, now, then, before)
+        x = of_x * x + of_clean * clean + of_previous * previous
+        previous = clean
+        if added:
+            x = x + added**0.5 * draw()
+    torch.testing.assert_close(got.flatten(1), x, rtol=1e-9, atol=1e-9)
 
 
-@dataclasses.dataclass
-class QuadraticScore:
-    """J(plan) = direction . plan - stiffness / 2 |plan - target|², summed over all entries."""
-
-    direction: torch.Tensor
-    target: torch.Tensor
-    stiffness: float
-
-    def score(self, plans):
-        linear = (self.direction * plans).sum(dim=(1, 2))
-        return linear - self.stiffness / 2 * (plans - self.target).square().sum(dim=(1, 2))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_number_of_steps_is_that_many_evenly(sampler):
+    denoiser, seen = make_oracle(30), []
+    numbered = SAMPLERS[sampler](denoiser, unconstrained(2), seeded(), 7, callback=seen.append)
+    assert [state.diffusion_step for state in seen] == even_steps(29, 7)
+    assert torch.equal(numbered, SAMPLERS[sampler](denoiser, unconstrained(2), seeded(), even_steps(29, 7)))
 
 
-@pytest.mark.parametrize("stiffness", [0.0, 0.7])
-@pytest.mark.parametrize("num_guide_steps", [1, 3])
-def test_guided_sampling_is_its_own_recursion(stiffness, num_guide_steps):
-    """Deterministic sampling with the oracle and a quadratic guide, written out step by step."""
-    num_diffusion_steps, steps, scale = 24, [23, 18, 14, 9, 5, 0], 1.7
-    denoiser = make_oracle(num_diffusion_steps)
-    units, center = torch.tensor([2.0, 0.5], dtype=torch.float64), torch.tensor([0.3, -1.0], dtype=torch.float64)
-    direction = torch.randn(HORIZON, TRANSITION_DIM, generator=seeded(3), dtype=torch.float64)
-    target = torch.randn(HORIZON, TRANSITION_DIM, generator=seeded(4), dtype=torch.float64)
-    guide = QuadraticScore(direction, target, stiffness)
-    guidance = Guidance(guide, lambda plans: plans * units + center, scale, num_guide_steps)
-    got = sample_ddim(denoiser, unconstrained(5), seeded(9), len(steps), guidance=guidance)
-
-    alpha_bars = compute_alpha_bars(num_diffusion_steps)
-    x = torch.randn(5, HORIZON, TRANSITION_DIM, generator=seeded(9)).double()
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        now, then = alpha_bars[step], 1.0 if following is None else alpha_bars[following]
-        clean = denoiser.network.clean(x.flatten(1), step).view_as(x)
-        noise = (x - now**0.5 * clean) / (1 - now) ** 0.5
-        x = then**0.5 * clean + (1 - then) ** 0.5 * noise
-        variance = (1 - then) / (1 - now) * (1 - now / then)  # of the posterior
-        for _ in range(num_guide_steps):
-            x = x + scale * variance * units * (direction - stiffness * (x * units + center - target))
-    torch.testing.assert_close(got, x, rtol=1e-9, atol=1e-9)
-    unguided = sample_ddim(denoiser, unconstrained(5), seeded(9), len(steps))
-    assert (got - unguided).abs().max() > 0.1
+def test_ancestral_sampling_takes_all_steps_unless_told():
+    denoiser, seen = make_oracle(12), []
+    sample_ddpm(denoiser, unconstrained(2), seeded(), callback=seen.append)
+    assert [state.diffusion_step for state in seen] == list(range(11, -1, -1))
 
 
-class Unusable:
-    def score(self, plans):
-        raise AssertionError("evaluated")
-
-
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_guidance_of_scale_zero_is_no_guidance_to_the_last_bit(sampler):
-    denoiser = make_oracle(12)
-    guidance = Guidance(Unusable(), lambda plans: plans, 0.0)
-    guided = sample(sampler, denoiser, unconstrained(4), seeded(), 5, guidance=guidance)
-    assert torch.equal(guided, sample(sampler, denoiser, unconstrained(4), seeded(), 5))
-    with pytest.raises(AssertionError, match="evaluated"):
-        sample(sampler, denoiser, unconstrained(4), seeded(), 5, guidance=dataclasses.replace(guidance, scale=1e-9))
-
-
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_constraints_hold_exactly_after_every_step_and_in_the_result(sampler):
-    values = torch.randn(4, 2, generator=seeded(5), dtype=torch.float64)
-    constraints = fix(fix(unconstrained(4), 0, [0, 1], values), -1, [1], values[:, :1])
-    guide = QuadraticScore(torch.ones(HORIZON, TRANSITION_DIM), torch.zeros(HORIZON, TRANSITION_DIM), 0.5)
-    seen = []
-    denoiser = make_oracle(12)
-    inputs = []
-    denoiser.network.register_forward_pre_hook(lambda module, args: inputs.append(args[0].clone()))
-    result = sample(
-        sampler,
-        denoiser,
-        constraints,
-        seeded(),
-        5,
-        guidance=Guidance(guide, lambda plans: plans, 1.0),
-        callback=seen.append,
-    )
-
-    def holds(x):
-        return torch.equal(x[:, 0], values) and torch.equal(x[:, -1, 1], values[:, 0])
-
-    num_steps = 12 if sampler == "ddpm" else 5
-    assert [state.index for state in seen] == list(range(num_steps))
-    assert [seen[0].diffusion_step, seen[-1].diffusion_step] == [11, 0]
-    assert len(inputs) == num_steps
-    assert all(holds(state.x_noisy) and holds(state.denoised) for state in seen)
-    assert all(holds(x) for x in inputs)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_callback_sees_every_step(sampler):
+    denoiser, seen, inputs = make_oracle(12), [], []
+    denoiser.network.register_forward_pre_hook(lambda module, args: inputs.append((args[0].clone(), int(args[1][0]))))
+    result = SAMPLERS[sampler](denoiser, unconstrained(3), seeded(), STEPS, callback=seen.append)
+    assert [state.index for state in seen] == list(range(5))
+    assert [state.diffusion_step for state in seen] == [step for _, step in inputs] == STEPS
+    for state, (x, _) in zip(seen[:-1], inputs[1:], strict=True):
+        assert torch.equal(state.x_noisy, x)
+    for state, (x, step) in zip(seen, list(inputs), strict=True):
+        assert torch.equal(state.denoised, denoiser(x, step))
     assert torch.equal(seen[-1].x_noisy, result)
+    assert torch.equal(seen[-1].denoised, result)
 
 
-def test_too_many_sampling_steps_are_refused():
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "steps", [[], [3, 3], [0, 5], [12], [5, -1]], ids=["none", "twice", "ascending", "beyond", "below"]
+)
+def test_steps_that_the_schedule_does_not_have_are_refused(sampler, steps):
+    with pytest.raises(ValueError, match=r"steps: expected diffusion steps from 11 to 0, descending, got \["):
+        SAMPLERS[sampler](make_oracle(12), unconstrained(1), seeded(), steps)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_too_many_sampling_steps_are_refused(sampler):
     with pytest.raises(ValueError, match=r"num_sampling_steps: expected 1 to 12"):
-        sample_ddim(make_oracle(12), unconstrained(1), seeded(), 13)
+        SAMPLERS[sampler](make_oracle(12), unconstrained(1), seeded(), 13)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_temperature_zero_does_not_depend_on_the_generator(sampler):
     denoiser = make_oracle(12)
-    first = sample(sampler, denoiser, unconstrained(3), seeded(1), 5, temperature=0.0)
-    second = sample(sampler, denoiser, unconstrained(3), seeded(2), 5, temperature=0.0)
+    first, second = (
+        SAMPLERS[sampler](denoiser, unconstrained(3), seeded(s), STEPS, temperature=0.0) for s in (1, 2)
+    )
     assert torch.equal(first, second)
     assert torch.equal(first[0], first[2])
-    warm = sample(sampler, denoiser, unconstrained(3), seeded(1), 5)
+    warm = SAMPLERS[sampler](denoiser, unconstrained(3), seeded(1), STEPS)
     assert (warm[0] - warm[2]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samples_follow_from_the_generator(sampler):
     denoiser = make_oracle(12)
-    first, same, other = (sample(sampler, denoiser, unconstrained(3), seeded(s), 5) for s in (1, 1, 2))
+    first, same, other = (SAMPLERS[sampler](denoiser, unconstrained(3), seeded(s), STEPS) for s in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
-def test_deterministic_sampler_draws_once_and_the_ancestral_one_before_each_but_the_last_step():
-    denoiser = make_oracle(12)
-    size = 2 * SIZE
-    for sampler, num_draws in (("ddim", 1), ("ddpm", 12)):  # the first noise, and 11 steps of 12
-        used, fresh = seeded(), seeded()
-        sample(sampler, denoiser, unconstrained(2), used, 5)
-        for _ in range(num_draws):
-            torch.randn(size, generator=fresh)
-        assert torch.equal(used.get_state(), fresh.get_state())
+@pytest.mark.parametrize(("sampler", "num_draws"), [("ddim", 1), ("dpm_solver", 1), ("ddpm", 5)])
+def test_deterministic_samplers_draw_once_and_the_ancestral_one_before_each_but_the_last_step(sampler, num_draws):
+    used, fresh = seeded(), seeded()
+    SAMPLERS[sampler](make_oracle(12), unconstrained(2), used, STEPS)
+    for _ in range(num_draws):
+        torch.randn(2 * SIZE, generator=fresh)
+    assert torch.equal(used.get_state(), fresh.get_state())
+
+
+# Warm starts.
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_warm_start_is_its_own_recursion(sampler):
+    denoiser, temperature, steps = make_oracle(30, schedule="edm"), 0.6, [17, 12, 4, 0]
+    initial = torch.randn(5, HORIZON, TRANSITION_DIM, generator=seeded(3), dtype=torch.float64)
+    got = SAMPLERS[sampler](
+        denoiser, unconstrained(5), seeded(9), steps, initial=initial, temperature=temperature
+    ).flatten(1)
+    generator = seeded(9)
+
+    def draw():
+        return temperature * torch.randn(5, HORIZON, TRANSITION_DIM, generator=generator).double().flatten(1)
+
+    first = denoiser.network.alpha_bars[17]
+    x, previous = first**0.5 * initial.flatten(1) + (1 - first) ** 0.5 * draw(), 0.0
+    for step, _, now, then, before in iterate_steps(denoiser.network.alpha_bars, steps):
+        clean = denoiser.network.clean(x, step)
+        of_x, of_clean, of_previous, added = step_coefficients(sampler, now, then, before)
+        x = of_x * x + of_clean * clean + of_previous * previous
+        previous = clean
+        if added:
+            x = x + added**0.5 * draw()
+    torch.testing.assert_close(got, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_warm_start_from_the_top_samples_in_law_as_from_noise(sampler, schedule):
+    denoiser, steps = make_oracle(100, schedule=schedule), even_steps(99, 20)
+    num_rows = (20 if sampler == "ddpm" else 1) * SIZE + 1
+    initial = torch.linspace(1, -1, SIZE, dtype=torch.float64).view(1, HORIZON, TRANSITION_DIM)
+    mean, covariance = measure_law(denoiser, sampler, steps, initial=initial.repeat(num_rows, 1, 1))
+    expected_mean, expected_covariance = propagate(denoiser, sampler, steps)
+    torch.testing.assert_close(mean, expected_mean, rtol=0, atol=0.01)
+    torch.testing.assert_close(covariance, expected_covariance, rtol=1e-3, atol=0)
+    lower = even_steps(30, 20)
+    mean, covariance = measure_law(denoiser, sampler, lower, initial=initial.repeat(num_rows, 1, 1))
+    assert (mean - expected_mean).abs().max() > 0.05  # from lower down it remembers
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_step_from_the_lowest_level_hardly_changes_a_plan(sampler):
+    denoiser = make_oracle(100, schedule="edm")
+    sigma = 0.002  # of the lowest level
+    initial = denoiser.network.mean.view(1, HORIZON, TRANSITION_DIM) + 0.1 * torch.randn(
+        8, HORIZON, TRANSITION_DIM, generator=seeded(3), dtype=torch.float64
+    )
+    got = SAMPLERS[sampler](denoiser, unconstrained(8), seeded(), [0], initial=initial)
+    change = (got - initial).abs().max()
+    assert 0 < change < 5 * sigma
+
+
+# The model.
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_kinds_of_prediction_sample_the_same(sampler):
+    samples = [SAMPLERS[sampler](make_oracle(16, p), unconstrained(8), seeded(), 6) for p in PREDICTIONS]
+    for other in samples[1:]:
+        torch.testing.assert_close(other, samples[0], rtol=1e-8, atol=1e-8)
 
 
 class Constant(nn.Module):
@@ -231,11 +190,19 @@ class Constant(nn.Module):
         return torch.full_like(x_noisy, 3.0)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("clip", "expected"), [(True, 1.0), (False, 3.0)])
-def test_estimates_are_clipped_where_the_config_says(clip, expected):
+def test_estimates_are_clipped_where_the_config_says(sampler, clip, expected):
     denoiser = Denoiser.make(Constant(), DiffusionConfig(num_diffusion_steps=8, clip_denoised=clip))
     assert (denoiser(torch.zeros(2, 3, 2), 4) == expected).all()
-    assert (sample_ddim(denoiser, no_constraints(2, 3, 2), seeded(), 4) == expected).all()
+    assert (SAMPLERS[sampler](denoiser, no_constraints(2, 3, 2), seeded(), 4) == expected).all()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_denoiser_is_made_with_the_schedule_of_the_config(schedule):
+    denoiser = Denoiser.make(Constant(), DiffusionConfig(num_diffusion_steps=8, schedule=schedule))
+    expected = make_oracle(8, schedule=schedule).network.alpha_bars
+    torch.testing.assert_close(denoiser.schedule.alpha_bar, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_sampling_leaves_no_graph():

@@ -21,7 +21,8 @@ from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import CheckpointError, PlanningError
 from diffplan.layout import Layout
 from diffplan.planning.horizon import compute_speed_errors
-from diffplan.planning.planner import Planner, load_planner, with_settings
+from diffplan.planning.loading import load_planner
+from diffplan.planning.planner import Planner, with_settings
 from diffplan.training.state import TrainingState
 
 OBSERVATIONS = np.array([[1.1, 1.03, 0.3, -0.2], [3.07, 2.9, -1.0, 4.9], [0.9, 2.2, 0.0, 0.0]])

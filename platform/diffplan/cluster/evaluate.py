@@ -21,7 +21,7 @@ from diffplan.errors import ConfigError
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import RecordedEpisode, evaluate_episodes
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
-from diffplan.planning.planner import load_planner
+from diffplan.planning.loading import load_planner
 from diffplan.progress import Progress
 
 EPISODES_PER_UNIT = 25

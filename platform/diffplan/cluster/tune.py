@@ -33,7 +33,7 @@ from diffplan.errors import ClusterError, ConfigError
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.evaluation.scores import EpisodeResult
-from diffplan.planning.planner import load_planner
+from diffplan.planning.loading import load_planner
 from diffplan.progress import Progress
 from diffplan.seeding import Stream
 

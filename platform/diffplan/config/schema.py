@@ -124,14 +124,27 @@ class WindowConfig:
 
 @config_dataclass
 class NetworkConfig:
-    """The temporal U-Net."""
+    """The network that denoises trajectories."""
 
+    kind: Literal["unet", "transformer"] = "unet"
+    """`unet`: temporal U-Net; `transformer`: diffusion transformer over the steps of a trajectory."""
     dim: int = 32
-    """Channels of the first level; a multiple of 8."""
+    """Channels of the first level (U-Net) or of every layer (transformer); a multiple of 8."""
     dim_mults: tuple[int, ...] = (1, 2, 4)
-    """Channels of each level in units of `dim`."""
+    """U-Net: channels of each level in units of `dim`."""
     attention: bool = False
-    """Linear attention after the residual blocks of each level."""
+    """U-Net: linear attention after the residual blocks of each level."""
+    depth: int = 4
+    """Transformer: layers."""
+    num_heads: int = 4
+    """Transformer: attention heads; a divisor of `dim`."""
+    condition: Literal["none", "returns", "task"] = "none"
+    """What the network is told beside the noisy trajectory, for classifier-free guidance: nothing, the return of the
+    trajectory, or the label of its task."""
+    num_tasks: int = 0
+    """Labels there are, where the condition is a task."""
+    condition_dropout: float = 0.25
+    """Share of training examples whose condition is withheld."""
 
     def __post_init__(self) -> None:
         _require(self.dim >= 8 and self.dim % 8 == 0, "network.dim", "a positive multiple of 8", self.dim)
@@ -141,11 +154,25 @@ class NetworkConfig:
             "at least one number, all >= 1",
             self.dim_mults,
         )
+        _require(self.depth >= 1, "network.depth", "at least 1", self.depth)
+        _require(
+            self.num_heads >= 1 and (self.kind == "unet" or self.dim % (2 * self.num_heads) == 0),
+            "network.num_heads",
+            f"a number whose double divides network.dim ({self.dim})",
+            self.num_heads,
+        )
+        _require(
+            self.condition != "task" or self.num_tasks >= 1,
+            "network.num_tasks",
+            "at least 1 where network.condition is task",
+            self.num_tasks,
+        )
+        _require(0 <= self.condition_dropout <= 1, "network.condition_dropout", "0 to 1", self.condition_dropout)
 
     @property
     def min_horizon(self) -> int:
-        """Shortest plan that the network can hold: one step at its coarsest level."""
-        return 2 ** (len(self.dim_mults) - 1)
+        """Shortest plan that the network can hold; for a U-Net, one step at its coarsest level."""
+        return 2 ** (len(self.dim_mults) - 1) if self.kind == "unet" else 2
 
 
 @config_dataclass
@@ -154,7 +181,7 @@ class DiffusionConfig:
 
     num_diffusion_steps: int = 32
     """Levels of noise in training."""
-    schedule: Literal["cosine"] = "cosine"
+    schedule: Literal["cosine", "linear", "edm"] = "cosine"
     """Noise schedule."""
     prediction: Literal["clean", "noise", "velocity"] = "clean"
     """What the network predicts."""
@@ -164,11 +191,22 @@ class DiffusionConfig:
     """Loss weight of the first action."""
     loss_discount: float = 1.0
     """Loss weight of step k is proportional to this to the power k."""
+    column_weights: tuple[float, ...] | None = None
+    """Loss weight of each column of a transition (action, then observation); all 1 if not set."""
+    snr_weighting: Literal["none", "snr", "min_snr"] = "none"
+    """Loss weight of each noise level, as a weight on the error of the clean plan: 1 for the error of whatever the
+    network predicts (`none`), the signal-to-noise ratio (`snr`), or that but at most 5 (`min_snr`)."""
 
     def __post_init__(self) -> None:
         _require(self.num_diffusion_steps >= 1, "diffusion.num_diffusion_steps", ">= 1", self.num_diffusion_steps)
         _require(0 < self.loss_discount <= 1, "diffusion.loss_discount", "a number in (0, 1]", self.loss_discount)
         _require(self.action_weight > 0, "diffusion.action_weight", "a positive number", self.action_weight)
+        _require(
+            self.column_weights is None or (len(self.column_weights) > 0 and min(self.column_weights) >= 0),
+            "diffusion.column_weights",
+            "numbers >= 0, one for each column of a transition",
+            self.column_weights,
+        )
 
 
 @config_dataclass
@@ -226,34 +264,75 @@ class TrainingConfig:
 class PlanningConfig:
     """How a trained model plans and acts: what `diffplan tune` searches and `--settings` files hold."""
 
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Reverse process."""
+    sampler: Literal["ddim", "ddpm", "dpm_solver"] = "ddim"
+    """Reverse process: DDIM, ancestral (DDPM), or DPM-Solver++(2M)."""
     num_sampling_steps: int = 8
-    """Denoising steps; `ddpm` always takes all diffusion steps."""
+    """Denoising steps."""
+    step_spacing: Literal["uniform", "log_snr"] = "uniform"
+    """Where the denoising steps lie: evenly in diffusion steps, or in the logarithm of the signal-to-noise ratio."""
     temperature: float = 1.0
     """Scale of the initial noise and of the noise that `ddpm` adds."""
+
     min_horizon: int = 8
     """Shortest horizon to try, in transitions; the shortest that yields a consistent plan is taken."""
     max_horizon: int = 36
     """Longest horizon to try; taken where no plan is consistent."""
     horizon_multiple: int = 4
     """Horizons tried are multiples of this, counted from `min_horizon`."""
-    num_candidates: int = 2
-    """Plans drawn for each horizon; the most consistent is kept."""
+    horizon_rule: Literal["scan", "predict"] = "scan"
+    """`scan` plans with every horizon from the shortest up; `predict` begins at the horizon that the checkpoint's
+    horizon model expects to be consistent (`diffplan calibrate` fits one) and goes up from there only if it is not."""
     max_speed_error: float = 10.0
     """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
+
+    num_candidates: int = 2
+    """Plans drawn for each horizon; the best is kept."""
+    selection: Literal["consistency", "guide"] = "consistency"
+    """Which candidate is best, of those that violate no limit: the most consistent, or, among the consistent ones, the
+    one that the guides score highest."""
+
+    guides: tuple[str, ...] = ("goal_distance()",)
+    """What is maximised, summed: each an expression such as `2 * goal_distance() + keep_out([3, 4], 0.5)`, or the
+    import path of a guide, such as `my_package.guides:make_guide`. Used where `guidance_scale` is not 0, and by
+    `selection`."""
     guidance_scale: float = 0.0
-    """Strength of the guide that draws plans to the goal sooner; 0 is none."""
+    """Strength of the guides; 0 is none."""
     num_guide_steps: int = 1
-    """Gradient steps of the guide in each denoising step."""
+    """Gradient steps of the guides in each denoising step."""
+    guide_target: Literal["noisy", "denoised", "network"] = "noisy"
+    """Where gradients are taken: at the noisy plan; at the estimate of the clean plan, which is moved itself; or at
+    that estimate but through the network, moving the noisy plan."""
+    guide_scaling: Literal["variance", "none"] = "variance"
+    """Whether a gradient step is scaled by the variance of the denoising step."""
+    max_guide_gradient: float | None = None
+    """Gradients of a plan are scaled down to this norm; None for never."""
+    guide_stop_step: int = 0
+    """Guides rest below this diffusion step."""
+
+    condition_scale: float = 1.0
+    """Classifier-free guidance: 0 ignores the condition, 1 follows it, above 1 exaggerates it."""
+    target_return: float | None = None
+    """Return to ask for, where the network is conditioned on returns."""
+    task: int | None = None
+    """Task to ask for, where the network is conditioned on tasks."""
+
+    controller: Literal["tracking", "inverse_dynamics", "actions"] = "tracking"
+    """How plans become actions: a tracking controller, an inverse dynamics model, or the planned actions."""
+    interpolation: Literal["linear", "hermite"] = "linear"
+    """Between two plan steps: straight lines, or cubics that have the planned velocities as well."""
     position_gain: float = 10.0
     """Tracking: force per unit of position error."""
     velocity_gain: float = 1.0
     """Tracking: force per unit of velocity error."""
+
     replan_interval: int = 0
     """Environment steps between two plans; 0 does not plan again while a plan is going well."""
     max_deviation: float = 0.7
     """Plan again where the position is further than this from the plan, in units; 0 never does."""
+    warm_start_steps: int = 0
+    """Denoising steps of a plan that starts from what is left of the one before; 0 always plans from noise."""
+    warm_start_level: float = 0.3
+    """How much of the noise the plan before is given again: share of the diffusion steps, in (0, 1]."""
 
     def __post_init__(self) -> None:
         _require(self.min_horizon >= 2, "planning.min_horizon", "at least 2", self.min_horizon)
@@ -265,8 +344,25 @@ class PlanningConfig:
         )
         for name in ("horizon_multiple", "num_sampling_steps", "num_candidates", "num_guide_steps"):
             _require(getattr(self, name) >= 1, f"planning.{name}", "at least 1", getattr(self, name))
-        for name in ("temperature", "guidance_scale", "replan_interval", "max_speed_error", "max_deviation"):
+        for name in (
+            "temperature",
+            "guidance_scale",
+            "replan_interval",
+            "max_speed_error",
+            "max_deviation",
+            "guide_stop_step",
+            "warm_start_steps",
+        ):
             _require(getattr(self, name) >= 0, f"planning.{name}", "a number >= 0", getattr(self, name))
+        _require(
+            0 < self.warm_start_level <= 1, "planning.warm_start_level", "a number in (0, 1]", self.warm_start_level
+        )
+        _require(
+            self.max_guide_gradient is None or self.max_guide_gradient > 0,
+            "planning.max_guide_gradient",
+            "a positive number",
+            self.max_guide_gradient,
+        )
 
     @property
     def horizons(self) -> tuple[int, ...]:

@@ -1,67 +1,161 @@
-"""Constraints: values fixed at given steps and columns of a plan (inpainting).
+"""Constraints: entries of a plan that are known (inpainting) or bounded.
 
-Source: Janner et al. 2022, section 4.2: after every denoising step the constrained entries are replaced.
+Fixed entries are put in place after every denoising step, in the noisy plan and in every estimate of the clean one.
+Bounds hold for the clean plan only, since a noisy one has to leave them: each estimate is projected into them, and so
+is what the sampler returns. Everything here is in model space.
+Source: Janner et al. 2022, section 4.2 (inpainting); Lou and Ermon 2023, section 3 (why estimates, not noisy plans, are
+projected).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """Entries of a batch of trajectories that are known.
+    """What is known of a batch of trajectories.
 
     Attributes:
         mask: which entries are fixed; one row serves the whole batch.
         values: their values in model space; 0 elsewhere.
+        lower: lower bounds in model space, -inf where there are none; None for none at all.
+        upper: upper bounds, inf where there are none.
+        lengths: steps of each trajectory where they differ; what stands behind them is fixed to 0 and means nothing.
+            None where all have the whole horizon.
     """
 
     mask: Bool[Tensor, "#batch horizon transition"]
     values: Float[Tensor, "batch horizon transition"]
+    lower: Float[Tensor, "#batch horizon transition"] | None = None
+    upper: Float[Tensor, "#batch horizon transition"] | None = None
+    lengths: Int[Tensor, " batch"] | None = None
 
     def project(self, x: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, "batch horizon transition"]:
         """Put the fixed entries of x in place; idempotent."""
         return torch.where(self.mask, self.values, x)
 
+    def project_clean(self, x: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, "batch horizon transition"]:
+        """The nearest trajectory that is within the bounds and has the fixed entries; idempotent."""
+        return self.project(x if self.lower is None else torch.clamp(x, self.lower, self.upper))
 
-def no_constraints(batch_size: int, horizon: int, transition_dim: int) -> Constraints:
-    """Constraints that fix nothing."""
-    return Constraints(
-        torch.zeros(1, horizon, transition_dim, dtype=torch.bool), torch.zeros(batch_size, horizon, transition_dim)
-    )
+
+def no_constraints(
+    batch_size: int, horizon: int, transition_dim: int, lengths: Int[Tensor, " batch"] | None = None
+) -> Constraints:
+    """Constraints that fix nothing; a batch of trajectories of different lengths where those are given."""
+    values = torch.zeros(batch_size, horizon, transition_dim)
+    if lengths is None:
+        return Constraints(torch.zeros(1, horizon, transition_dim, dtype=torch.bool), values)
+    behind = torch.arange(horizon)[None, :, None] >= lengths[:, None, None]
+    return Constraints(behind.repeat(1, 1, transition_dim), values, lengths=lengths)
 
 
 def fix(
-    constraints: Constraints, step: int, columns: Sequence[int], values: Float[Tensor, "batch columns"]
+    constraints: Constraints,
+    step: int | Int[Tensor, " batch"],
+    columns: Sequence[int],
+    values: Float[Tensor, "batch columns"],
 ) -> Constraints:
     """Constraints that also fix columns of one step.
 
     Args:
-        constraints: what is fixed already.
-        step: step of the plan; negative counts from its end.
+        constraints: what is known already.
+        step: step of the plan, one for all or one for each; negative counts from the end of each trajectory.
         columns: columns of a transition.
         values: one for each column, in model space.
 
     Raises:
-        ValueError: a step outside the plan, or an entry fixed before to another value.
+        ValueError: a step outside the plan, an entry fixed before to another value, or one outside its bounds; a column
+            given twice.
     """
-    horizon = constraints.mask.shape[1]
-    if not -horizon <= step < horizon:
-        raise ValueError(f"constraint: expected a step in a plan of horizon {horizon}, got {step}")
+    batch_size, horizon = constraints.values.shape[:2]
     columns, values = list(columns), values.to(constraints.values)
-    mask, fixed = constraints.mask.clone(), constraints.values.clone()
-    before = mask[:, step, columns] & (fixed[:, step, columns] != values)
-    if before.any():
-        raise ValueError(f"constraint: step {step} was fixed before to other values; remove one of the two")
-    mask[:, step, columns] = True
-    fixed[:, step, columns] = values
-    return Constraints(mask, fixed)
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"constraint: expected each column once, got {columns}")
+    ends = horizon if constraints.lengths is None else constraints.lengths
+    steps = torch.as_tensor(step)
+    outside = (steps < -ends) | (steps >= ends)
+    if bool(outside.any()):
+        wrong = int(steps.expand(outside.shape)[outside][0])
+        length = int(torch.as_tensor(ends).expand(outside.shape)[outside][0])
+        raise ValueError(f"constraint: expected a step in a plan of horizon {length}, got {wrong}")
+    steps = torch.where(steps < 0, steps + ends, steps)
+    uniform = steps.dim() == 0 and len(constraints.mask) == 1
+    mask = constraints.mask.clone() if uniform else constraints.mask.expand_as(constraints.values).clone()
+    fixed = constraints.values.clone()
+    rows = torch.arange(batch_size)[:, None]
+    steps = steps.expand(batch_size)[:, None]
+    column_index = torch.as_tensor(columns)[None]
+    contradicted = mask.expand_as(fixed)[rows, steps, column_index] & (fixed[rows, steps, column_index] != values)
+    if bool(contradicted.any()):
+        wrong = int(steps[contradicted.any(dim=1)][0])
+        raise ValueError(f"constraint: step {wrong} was fixed before to other values; remove one of the two")
+    if uniform:
+        mask[:, int(steps[0]), columns] = True
+    else:
+        mask[rows, steps, column_index] = True
+    fixed[rows, steps, column_index] = values
+    result = replace(constraints, mask=mask, values=fixed)
+    _check_feasible(result)
+    return result
+
+
+def bound(
+    constraints: Constraints,
+    columns: Sequence[int],
+    lower: Float[Tensor, "#batch columns"],
+    upper: Float[Tensor, "#batch columns"],
+    steps: slice = slice(None),
+) -> Constraints:
+    """Constraints that also keep columns within bounds, together with the bounds that hold already.
+
+    Args:
+        constraints: what is known already.
+        columns: columns of a transition.
+        lower: lower bounds, -inf for none.
+        upper: upper bounds, inf for none.
+        steps: the steps of the plan that they hold for, counted from its start.
+
+    Raises:
+        ValueError: no value is within the bounds, or a fixed entry is not.
+    """
+    like, columns = constraints.values, list(columns)
+    num_rows = max(len(lower), len(upper), 1 if constraints.lower is None else len(constraints.lower))
+    shape = (num_rows, *like.shape[1:])
+    low = like.new_full(shape, -torch.inf) if constraints.lower is None else constraints.lower.expand(shape).clone()
+    high = like.new_full(shape, torch.inf) if constraints.upper is None else constraints.upper.expand(shape).clone()
+    low[:, steps, columns] = torch.maximum(low[:, steps, columns], lower[:, None].to(like))
+    high[:, steps, columns] = torch.minimum(high[:, steps, columns], upper[:, None].to(like))
+    result = replace(constraints, lower=low, upper=high)
+    _check_feasible(result)
+    return result
+
+
+def _check_feasible(constraints: Constraints) -> None:
+    if constraints.lower is None or constraints.upper is None:
+        return
+    empty = constraints.lower > constraints.upper
+    if bool(empty.any()):
+        _, step, column = (int(i) for i in empty.nonzero()[0])
+        raise ValueError(f"constraint: no value of column {column} is within the bounds of step {step}; widen them")
+    # Values and bounds went through the same normalisation, which keeps their order but for its rounding.
+    slack = 1e-6
+    values = constraints.values
+    outside = (values < constraints.lower - slack) | (values > constraints.upper + slack)
+    fixed = constraints.mask.expand_as(values)
+    if constraints.lengths is not None:
+        fixed = fixed & (torch.arange(values.shape[1])[None, :, None] < constraints.lengths[:, None, None])
+    if bool((fixed & outside).any()):
+        _, step, column = (int(i) for i in (fixed & outside).nonzero()[0])
+        raise ValueError(
+            f"constraint: column {column} of step {step} is fixed outside its bounds; change one of the two"
+        )
 
 
 def endpoint_mask(

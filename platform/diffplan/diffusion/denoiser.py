@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffplan.config import DiffusionConfig
@@ -15,7 +15,8 @@ class Denoiser(nn.Module):
     """Estimates the clean trajectory in a noisy one.
 
     Args:
-        network: maps (x_noisy, diffusion_step) to a prediction of the same shape.
+        network: maps (x_noisy, diffusion_step) to a prediction of the same shape; takes `lengths` and `condition` where
+            it can serve ragged batches and conditions.
         schedule: the noise schedule.
         prediction: what the network predicts.
         clip: largest absolute value of an estimate in model space; None for no limit.
@@ -37,10 +38,38 @@ class Denoiser(nn.Module):
         return cls(network, schedule, config.prediction, 1.0 if config.clip_denoised else None)
 
     def forward(
-        self, x_noisy: Float[Tensor, "batch horizon transition"], diffusion_step: int
+        self,
+        x_noisy: Float[Tensor, "batch horizon transition"],
+        diffusion_step: int,
+        lengths: Int[Tensor, " batch"] | None = None,
+        condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
-        """The denoised trajectories, at one diffusion step for all, in model space."""
-        steps = torch.full((len(x_noisy),), diffusion_step, device=x_noisy.device)
-        signal, sigma = self.schedule.signal_and_noise(steps, x_noisy)
-        denoised = to_clean(self.prediction, self.network(x_noisy, steps), x_noisy, signal, sigma)
+        """The denoised trajectories, in model space.
+
+        Args:
+            x_noisy: noisy trajectories in model space.
+            diffusion_step: how noisy they are, all alike.
+            lengths: steps of each trajectory where they differ.
+            condition: what the network is told of each beside, where it was trained to be told; None for nothing.
+        """
+        return self.limit(self.estimate(x_noisy, diffusion_step, lengths, condition))
+
+    def limit(self, denoised: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, "batch horizon transition"]:
+        """Estimates clipped where the model clips them."""
         return denoised if self.clip is None else denoised.clamp(-self.clip, self.clip)
+
+    def estimate(
+        self,
+        x_noisy: Float[Tensor, "batch horizon transition"],
+        diffusion_step: int,
+        lengths: Int[Tensor, " batch"] | None = None,
+        condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch horizon transition"]:
+        """The denoised trajectories before any clipping; see `forward`."""
+        steps = torch.full((len(x_noisy),), diffusion_step, device=x_noisy.device)
+        alpha_bar = self.schedule.alpha_bar_at(diffusion_step)
+        told = {} if lengths is None else {"lengths": lengths}
+        if condition is not None:
+            told["condition"] = condition
+        output = self.network(x_noisy, steps, **told)
+        return to_clean(self.prediction, output, x_noisy, alpha_bar**0.5, (1 - alpha_bar) ** 0.5)

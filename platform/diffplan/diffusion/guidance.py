@@ -1,47 +1,125 @@
-"""Guides: differentiable scores that bend plans while they are denoised.
+"""How guides bend plans while they are denoised.
 
-A guide J maximises. At each denoising step the mean of the next, less noisy plan is moved along the gradient, scaled by
-the variance of that step: mean + guidance_scale * variance * ∇J(mean). Source: Janner et al. 2022, eq. 3 and Alg. 1.
-Plans reach a guide in environment units.
+A guide J maximises. Source of the three places where its gradient can be taken:
+
+* `noisy`: the mean of each denoising step is moved along ∇J(mean), scaled by the variance of that step; Janner et al.
+  2022, eq. 3 and Alg. 1.
+* `denoised`: the estimate of the clean plan is moved along ∇J(estimate), scaled by the share of noise in the noisy
+  plan; no derivative of the network is needed. He et al. 2023 (manifold preserving guided diffusion), Alg. 1.
+* `network`: the mean is moved along ∇J(estimate(noisy plan)) with respect to the noisy plan, through the network; Chung
+  et al. 2023 (diffusion posterior sampling), Alg. 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from diffplan.layout import Layout
+
+Target = Literal["noisy", "denoised", "network"]
+
+
+@dataclass(frozen=True)
+class PlanBatch:
+    """Plans of one horizon, as a guide sees them: differentiable and in environment units.
+
+    Attributes:
+        transitions: the plans.
+        normalized: the same in model space, which is what learned guides take.
+        layout: columns of a transition.
+        position_columns: observation columns that hold a position.
+        velocity_columns: observation columns that hold its time derivative, in the same order.
+        step_seconds: seconds between two steps.
+        diffusion_step: how noisy the plans are; -1 for clean ones.
+        goals: the position that each plan must end on; None where there is none.
+    """
+
+    transitions: Float[Tensor, "batch horizon transition"]
+    normalized: Float[Tensor, "batch horizon transition"]
+    layout: Layout
+    position_columns: tuple[int, ...]
+    velocity_columns: tuple[int, ...]
+    step_seconds: float
+    diffusion_step: int = -1
+    goals: Float[Tensor, "batch goal"] | None = None
+
+    @property
+    def observations(self) -> Float[Tensor, "batch horizon observation"]:
+        """Observations at every step."""
+        return self.transitions[:, :, self.layout.observations]
+
+    @property
+    def actions(self) -> Float[Tensor, "batch horizon action"]:
+        """Actions at every step; no columns where plans hold observations only."""
+        return self.transitions[:, :, self.layout.actions]
+
+    @property
+    def positions(self) -> Float[Tensor, "batch horizon position"]:
+        """Positions at every step."""
+        return self.transitions[:, :, self.layout.observation_columns(self.position_columns)]
+
+    @property
+    def velocities(self) -> Float[Tensor, "batch horizon position"]:
+        """Velocities at every step, in units per second."""
+        return self.transitions[:, :, self.layout.observation_columns(self.velocity_columns)]
+
+    @property
+    def times(self) -> Float[Tensor, " horizon"]:
+        """Seconds from now of every step."""
+        return self.step_seconds * torch.arange(self.transitions.shape[1], device=self.transitions.device)
+
+    def path(self, points_per_step: int = 4) -> Float[Tensor, "batch points position"]:
+        """Positions along the way, between the steps too, so that nothing is jumped over.
+
+        Cubics that have the positions and velocities of the steps; straight lines where there are no velocities.
+        """
+        positions = self.positions
+        fractions = torch.arange(points_per_step, device=positions.device).to(positions) / points_per_step
+        s = fractions[None, None, :, None]
+        before, after = positions[:, :-1, None], positions[:, 1:, None]
+        if self.velocity_columns:
+            leaving, arriving = (
+                self.step_seconds * v for v in (self.velocities[:, :-1, None], self.velocities[:, 1:, None])
+            )
+            between = hermite(s, before, after, leaving, arriving)
+        else:
+            between = before + s * (after - before)
+        return torch.cat([between.flatten(1, 2), positions[:, -1:]], dim=1)
+
+
+def hermite(s: Tensor, before: Tensor, after: Tensor, leaving: Tensor, arriving: Tensor) -> Tensor:
+    """The cubic of given ends and slopes at s in [0, 1]; works for NumPy arrays as well."""
+    rest = 1 - s
+    return (
+        before * (rest * rest * (1 + 2 * s))
+        + after * (s * s * (3 - 2 * s))
+        + leaving * (s * rest * rest)
+        - arriving * (s * s * rest)
+    )
 
 
 @runtime_checkable
 class Guide(Protocol):
     """A differentiable score of plans."""
 
-    def score(self, plans: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, " batch"]:
-        """Scores, to be maximised, of plans in environment units."""
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Scores, to be maximised."""
         ...
 
 
-@dataclass(frozen=True)
-class GoalGuide:
-    """Prefers plans that are near the goal sooner: minus the mean distance to the goal over the plan.
+@runtime_checkable
+class LimitingGuide(Guide, Protocol):
+    """A guide with limits that a plan keeps or violates."""
 
-    Attributes:
-        columns: columns of a transition that hold the position.
-        goals: a position for each plan, in environment units.
-    """
-
-    columns: Sequence[int]
-    goals: Float[Tensor, "batch columns"]
-
-    def score(self, plans: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, " batch"]:
-        """Minus the mean distance over the steps of each plan, in units of position."""
-        offsets = plans[:, :, list(self.columns)] - self.goals[:, None].to(plans)
-        # The square root has no gradient at 0, where the plan ends; a small constant gives it one.
-        return -(offsets.square().sum(dim=-1) + 1e-6).sqrt().mean(dim=1)
+    def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """By how much each plan violates the limits; 0 if it keeps them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,26 +128,102 @@ class Guidance:
 
     Attributes:
         guide: the score.
-        unnormalize: takes plans from model space to environment units.
+        view: makes the plans that a guide sees from rows of the batch: (x in model space, rows or None for all,
+            diffusion step) -> plans.
         scale: strength; with 0 the guide is not even evaluated.
-        num_guide_steps: gradient steps in each denoising step.
+        num_guide_steps: gradient steps in each denoising step (one where the gradient goes through the network).
+        target: where the gradient is taken.
+        scale_by_variance: whether the variance of the denoising step scales the gradient too.
+        max_gradient: gradients of a plan are scaled down to this norm, in model space; None for never.
+        stop_step: below this diffusion step the guide rests.
     """
 
     guide: Guide
-    unnormalize: Callable[[Tensor], Tensor]
+    view: Callable[[Tensor, Tensor | None, int], PlanBatch]
     scale: float
     num_guide_steps: int = 1
+    target: Target = "noisy"
+    scale_by_variance: bool = True
+    max_gradient: float | None = None
+    stop_step: int = 0
 
-    def shift(
-        self, mean: Float[Tensor, "batch horizon transition"], variance: float
+    def acts_on(self, target: Target, diffusion_step: int) -> bool:
+        """Whether the guide acts at this place in this denoising step."""
+        return self.target == target and self.scale != 0 and diffusion_step >= self.stop_step
+
+    def move(
+        self,
+        x: Float[Tensor, "batch horizon transition"],
+        variance: float,
+        diffusion_step: int,
+        lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
-        """The mean of a denoising step, moved towards higher scores."""
-        if self.scale == 0 or variance == 0:
-            return mean
+        """The plans after the gradient steps.
+
+        Args:
+            x: plans in model space.
+            variance: of the denoising step; where it is 0, plans are clean and stay.
+            diffusion_step: how noisy x is.
+            lengths: steps of each plan where they differ.
+        """
+        if variance == 0:
+            return x
         for _ in range(self.num_guide_steps):
+            leaf = x.detach()
             with torch.enable_grad():
-                leaf = mean.detach().requires_grad_(True)
-                total = self.guide.score(self.unnormalize(leaf)).sum()
-                (gradient,) = torch.autograd.grad(total, leaf)
-            mean = mean + self.scale * variance * gradient
-        return mean
+                leaf.requires_grad_(True)
+                total = self.score(leaf, diffusion_step, lengths).sum()
+                gradient = self._differentiate(total, leaf)
+            x = x + self.factor(variance) * gradient
+        return x
+
+    def factor(self, variance: float) -> float:
+        """What a gradient is multiplied by."""
+        return self.scale * (variance if self.scale_by_variance else 1.0)
+
+    def through(
+        self, denoise: Callable[[Tensor], Tensor], x: Tensor, diffusion_step: int, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The denoised plans, and the gradient of their score with respect to the noisy plans x."""
+        leaf = x.detach()
+        with torch.enable_grad():
+            leaf.requires_grad_(True)
+            denoised = denoise(leaf)
+            gradient = self._differentiate(self.score(denoised, -1, lengths).sum(), leaf)
+        return denoised.detach(), gradient
+
+    def score(self, x: Tensor, diffusion_step: int, lengths: Tensor | None = None) -> Float[Tensor, " batch"]:
+        """Scores of plans in model space."""
+        return _over_lengths(x, lengths, lambda part, rows: self.guide.score(self.view(part, rows, diffusion_step)))
+
+    def violation(self, x: Tensor, lengths: Tensor | None = None) -> Float[Tensor, " batch"]:
+        """By how much clean plans violate the limits of the guide; 0 where it has none."""
+        guide = self.guide
+        if not isinstance(guide, LimitingGuide):
+            return x.new_zeros(len(x))
+        return _over_lengths(x, lengths, lambda part, rows: guide.violation(self.view(part, rows, -1)))
+
+    def _differentiate(self, total: Tensor, leaf: Tensor) -> Tensor:
+        if not total.requires_grad:
+            return torch.zeros_like(leaf)  # a score that does not depend on these plans moves them nowhere
+        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        if gradient is None:
+            return torch.zeros_like(leaf)
+        if self.max_gradient is not None:
+            norms = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)
+            gradient = gradient * (self.max_gradient / norms).clamp(max=1.0)[:, None, None]
+        return gradient
+
+
+def _over_lengths(
+    x: Tensor, lengths: Tensor | None, evaluate: Callable[[Tensor, Tensor | None], Tensor]
+) -> Float[Tensor, " batch"]:
+    """Evaluate plans of each length together, so that guides never see what stands behind a plan."""
+    if lengths is None:
+        return evaluate(x, None)
+    result = x.new_zeros(len(x))
+    distinct: Sequence[int] = torch.unique(lengths).tolist()
+    for length in distinct:
+        rows = (lengths == length).nonzero()[:, 0]
+        result = result.index_put((rows,), evaluate(x[rows, :length], rows))
+    return result

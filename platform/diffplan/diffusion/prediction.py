@@ -31,8 +31,8 @@ def to_clean(
     prediction: Prediction,
     output: Float[Tensor, "*plans"],
     x_noisy: Float[Tensor, "*plans"],
-    signal: Tensor,
-    sigma: Tensor,
+    signal: Tensor | float,
+    sigma: Tensor | float,
 ) -> Float[Tensor, "*plans"]:
     """The clean trajectory that a network output stands for."""
     if prediction == "clean":

@@ -1,21 +1,36 @@
 """Samplers: from noise to trajectories, over any denoiser.
 
-A sampler is a function. All share the transition of `_step`, which is DDPM's at eta 1 and DDIM's at eta 0.
-Source: Ho et al. 2020, Alg. 2; Song et al. 2021 (DDIM), eq. 12.
+A sampler is a function; all share one loop and differ in how they take a step. Notation: a = sqrt(alpha_bar) and
+s = sqrt(1 - alpha_bar) of the step that is denoised, a' and s' of the next, λ = log(a / s).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffplan.diffusion.constraints import Constraints
-from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.guidance import Guidance
+from diffplan.diffusion.schedule import NoiseSchedule
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """What samplers need of a model; see `Denoiser`."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule."""
+        ...
+
+    def __call__(self, x_noisy: Tensor, diffusion_step: int, lengths: Tensor | None = None) -> Tensor:
+        """The denoised trajectories."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,86 +53,182 @@ class SamplingState:
 Callback = Callable[[SamplingState], None]
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One denoising step: alpha_bar of the present and of the next level, and what was estimated here and before."""
+
+    alpha_bar: float
+    next_alpha_bar: float
+    x: Tensor
+    denoised: Tensor
+    previous: _Step | None
+
+    @property
+    def variance(self) -> float:
+        """Variance of q(x_next | x, x_clean); Ho et al. 2020, eq. 7."""
+        return (1 - self.next_alpha_bar) / (1 - self.alpha_bar) * (1 - self.alpha_bar / self.next_alpha_bar)
+
+
+def _ancestral(eta: float) -> Callable[[_Step], tuple[Tensor, float]]:
+    """Song et al. 2021 (DDIM), eq. 12: at eta 1 the posterior of DDPM, at eta 0 no noise is added."""
+
+    def take(step: _Step) -> tuple[Tensor, float]:
+        std = eta * step.variance**0.5
+        noise_share = max(1 - step.next_alpha_bar - std**2, 0.0) ** 0.5 / (1 - step.alpha_bar) ** 0.5
+        clean_share = step.next_alpha_bar**0.5 - noise_share * step.alpha_bar**0.5
+        return clean_share * step.denoised + noise_share * step.x, std
+
+    return take
+
+
+def _dpm_solver(step: _Step) -> tuple[Tensor, float]:
+    """Lu et al. 2022 (DPM-Solver++), Alg. 2 (2M); the first and the last step are of first order, as there."""
+    if step.next_alpha_bar == 1:
+        return step.denoised, 0.0
+    log_snr, next_log_snr = _log_snr(step.alpha_bar), _log_snr(step.next_alpha_bar)
+    width = next_log_snr - log_snr
+    estimate = step.denoised
+    if step.previous is not None:
+        ratio = (log_snr - _log_snr(step.previous.alpha_bar)) / width
+        estimate = (1 + 0.5 / ratio) * step.denoised - (0.5 / ratio) * step.previous.denoised
+    noise_share = ((1 - step.next_alpha_bar) / (1 - step.alpha_bar)) ** 0.5
+    clean_share = step.next_alpha_bar**0.5 * -torch.expm1(torch.tensor(-width, dtype=torch.float64)).item()
+    return clean_share * estimate + noise_share * step.x, 0.0
+
+
+def _log_snr(alpha_bar: float) -> float:
+    return 0.5 * torch.logit(torch.tensor(alpha_bar, dtype=torch.float64)).item()
+
+
 def sample_ddpm(
-    denoiser: Denoiser,
+    denoiser: Denoises,
     constraints: Constraints,
     generator: torch.Generator,
+    steps: int | Sequence[int] | None = None,
     *,
+    initial: Float[Tensor, "batch horizon transition"] | None = None,
     guidance: Guidance | None = None,
     temperature: float = 1.0,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch horizon transition"]:
-    """Ancestral sampling through all diffusion steps; see `sample_ddim` for the arguments."""
-    return _sample(
-        denoiser, constraints, generator, denoiser.schedule.num_diffusion_steps, 1.0, guidance, temperature, callback
-    )
+    """Ancestral sampling, through all diffusion steps unless `steps` says otherwise; see `sample_ddim`.
+
+    Source: Ho et al. 2020, Alg. 2.
+    """
+    steps = denoiser.schedule.num_diffusion_steps if steps is None else steps
+    return _sample(_ancestral(1.0), denoiser, constraints, generator, steps, initial, guidance, temperature, callback)
 
 
 def sample_ddim(
-    denoiser: Denoiser,
+    denoiser: Denoises,
     constraints: Constraints,
     generator: torch.Generator,
-    num_sampling_steps: int,
+    steps: int | Sequence[int],
     *,
+    initial: Float[Tensor, "batch horizon transition"] | None = None,
     guidance: Guidance | None = None,
     temperature: float = 1.0,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch horizon transition"]:
     """Deterministic sampling through some of the diffusion steps.
 
+    Source: Song et al. 2021 (DDIM), eq. 12 with eta 0.
+
     Args:
         denoiser: the model.
-        constraints: known entries, put in place before the first and after every step; they set the shape.
+        constraints: what is known; they hold after every step, and they set the shape.
         generator: source of the noise.
-        num_sampling_steps: denoising steps, at most the model's diffusion steps.
-        guidance: a guide and its strength.
+        steps: the diffusion steps to denoise at, descending; or how many, spaced evenly.
+        initial: clean trajectories to start from, noised to the first of the steps (warm start); None for noise alone.
+        guidance: a guide and how it acts.
         temperature: scale of the initial noise and of any noise added later.
         callback: called after each step.
 
     Returns:
         Trajectories in model space.
+
+    Raises:
+        ValueError: steps that are not those of the schedule in descending order.
     """
-    return _sample(denoiser, constraints, generator, num_sampling_steps, 0.0, guidance, temperature, callback)
+    return _sample(_ancestral(0.0), denoiser, constraints, generator, steps, initial, guidance, temperature, callback)
+
+
+def sample_dpm_solver(
+    denoiser: Denoises,
+    constraints: Constraints,
+    generator: torch.Generator,
+    steps: int | Sequence[int],
+    *,
+    initial: Float[Tensor, "batch horizon transition"] | None = None,
+    guidance: Guidance | None = None,
+    temperature: float = 1.0,
+    callback: Callback | None = None,
+) -> Float[Tensor, "batch horizon transition"]:
+    """Deterministic sampling of second order, DPM-Solver++(2M); see `sample_ddim`."""
+    return _sample(_dpm_solver, denoiser, constraints, generator, steps, initial, guidance, temperature, callback)
+
+
+SAMPLERS = {"ddim": sample_ddim, "ddpm": sample_ddpm, "dpm_solver": sample_dpm_solver}
+"""Samplers by their names in the config."""
 
 
 @torch.no_grad()
 def _sample(
-    denoiser: Denoiser,
+    take_step: Callable[[_Step], tuple[Tensor, float]],
+    denoiser: Denoises,
     constraints: Constraints,
     generator: torch.Generator,
-    num_sampling_steps: int,
-    eta: float,
+    steps: int | Sequence[int],
+    initial: Tensor | None,
     guidance: Guidance | None,
     temperature: float,
     callback: Callback | None,
 ) -> Tensor:
-    values = constraints.values
+    schedule, values, lengths = denoiser.schedule, constraints.values, constraints.lengths
+    steps = schedule.sampling_steps(steps) if isinstance(steps, int) else _checked(steps, schedule)
 
     def draw() -> Tensor:
         return temperature * torch.randn(values.shape, generator=generator, device=generator.device).to(values)
 
-    x = constraints.project(draw())
-    for index, (step, next_step) in enumerate(denoiser.schedule.sampling_steps(num_sampling_steps)):
-        denoised = constraints.project(denoiser(x, step))
-        mean, std, variance = _step(denoiser, x, denoised, step, next_step, eta)
-        if guidance is not None:
-            mean = guidance.shift(mean, variance)
+    def denoise(x: Tensor, step: int) -> Tensor:
+        return constraints.project_clean(denoiser(x, step, lengths))
+
+    x = draw()
+    if initial is not None:
+        alpha_bar = schedule.alpha_bar_at(steps[0])
+        x = alpha_bar**0.5 * initial.to(values) + (1 - alpha_bar) ** 0.5 * x
+    x = constraints.project(x)
+    previous = None
+    for index, (diffusion_step, next_step) in enumerate(zip(steps, [*steps[1:], -1], strict=True)):
+        alpha_bar, next_alpha_bar = schedule.alpha_bar_at(diffusion_step), schedule.alpha_bar_at(next_step)
+        gradient = None
+        if guidance is not None and guidance.acts_on("network", diffusion_step):
+            denoised, gradient = guidance.through(
+                lambda leaf, step=diffusion_step: denoise(leaf, step), x, diffusion_step, lengths
+            )
+        else:
+            denoised = denoise(x, diffusion_step)
+        if guidance is not None and guidance.acts_on("denoised", diffusion_step):
+            denoised = constraints.project_clean(guidance.move(denoised, 1 - alpha_bar, -1, lengths))
+        step = _Step(alpha_bar, next_alpha_bar, x, denoised, previous)
+        mean, std = take_step(step)
+        if guidance is not None and step.variance > 0:
+            if gradient is not None:
+                mean = mean + guidance.factor(step.variance) * gradient
+            elif guidance.acts_on("noisy", diffusion_step):
+                mean = guidance.move(mean, step.variance, next_step, lengths)
         if std > 0:
             mean = mean + std * draw()
         x = constraints.project(mean)
+        previous = _Step(alpha_bar, next_alpha_bar, x, denoised, None)  # no longer chain than solvers look back
         if callback is not None:
-            callback(SamplingState(index, step, x, denoised))
+            callback(SamplingState(index, diffusion_step, x, denoised))
     return x
 
 
-def _step(
-    denoiser: Denoiser, x: Tensor, denoised: Tensor, step: int, next_step: int, eta: float
-) -> tuple[Tensor, float, float]:
-    """Mean and standard deviation of the next trajectory, and the posterior variance that scales guides."""
-    alpha_bar, next_alpha_bar = denoiser.schedule.alpha_bar_at(step), denoiser.schedule.alpha_bar_at(next_step)
-    # The variance of q(x_next | x, x_clean); Ho et al. 2020, eq. 7.
-    variance = (1 - next_alpha_bar) / (1 - alpha_bar) * (1 - alpha_bar / next_alpha_bar)
-    std = eta * variance**0.5
-    noise = (x - alpha_bar**0.5 * denoised) / (1 - alpha_bar) ** 0.5
-    direction = max(1 - next_alpha_bar - std**2, 0.0) ** 0.5
-    return next_alpha_bar**0.5 * denoised + direction * noise, std, variance
+def _checked(steps: Sequence[int], schedule: NoiseSchedule) -> list[int]:
+    steps = list(steps)
+    last = schedule.num_diffusion_steps - 1
+    if not steps or steps != sorted(set(steps), reverse=True) or steps[0] > last or steps[-1] < 0:
+        raise ValueError(f"steps: expected diffusion steps from {last} to 0, descending, got {steps}")
+    return steps

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+Spacing = Literal["uniform", "log_snr"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,42 @@ class NoiseSchedule:
         signal, sigma = self.signal_and_noise(diffusion_step, x_clean)
         return signal * x_clean + sigma * noise
 
-    def sampling_steps(self, num_sampling_steps: int) -> list[tuple[int, int]]:
-        """Pairs (step, next step) from the noisiest down, evenly spaced; the last next step is -1, meaning clean."""
-        if not 1 <= num_sampling_steps <= self.num_diffusion_steps:
+    def sampling_steps(
+        self, num_sampling_steps: int, spacing: Spacing = "uniform", first: int | None = None
+    ) -> list[int]:
+        """Diffusion steps to denoise at, from the noisiest down to 0.
+
+        Args:
+            num_sampling_steps: how many.
+            spacing: `uniform` spaces them evenly; `log_snr` evenly in log(signal / noise), as Lu et al. 2022 propose
+                for few steps.
+            first: the noisiest; None for that of the schedule.
+
+        Raises:
+            ValueError: more steps than there are, or a first step outside the schedule.
+        """
+        first = self.num_diffusion_steps - 1 if first is None else first
+        if not 0 <= first < self.num_diffusion_steps:
+            raise ValueError(f"first: expected a diffusion step from 0 to {self.num_diffusion_steps - 1}, got {first}")
+        if not 1 <= num_sampling_steps <= first + 1:
             raise ValueError(
-                f"num_sampling_steps: expected 1 to {self.num_diffusion_steps} (the steps of the model), "
+                f"num_sampling_steps: expected 1 to {first + 1} (the diffusion steps of the model up to the first), "
                 f"got {num_sampling_steps}"
             )
-        grid = torch.linspace(self.num_diffusion_steps - 1, 0, num_sampling_steps, dtype=torch.float64).round()
-        steps = [int(step) for step in grid]
-        return list(zip(steps, [*steps[1:], -1], strict=True))
+        if spacing == "uniform":
+            grid = torch.linspace(first, 0, num_sampling_steps, dtype=torch.float64).round()
+            return [int(step) for step in grid]
+        log_snr = self.log_snr[: first + 1]
+        wanted = torch.linspace(float(log_snr[-1]), float(log_snr[0]), num_sampling_steps, dtype=torch.float64)
+        steps = (wanted[:, None] - log_snr[None]).abs().argmin(dim=1).tolist()
+        for i in range(1, num_sampling_steps):  # none twice
+            steps[i] = min(steps[i], steps[i - 1] - 1)
+        return [max(step, num_sampling_steps - 1 - i) for i, step in enumerate(steps)]
+
+    @property
+    def log_snr(self) -> Float[Tensor, " diffusion_steps"]:
+        """log(signal / noise) of each diffusion step, half the logarithm of the ratio of their variances."""
+        return 0.5 * (self.alpha_bar.log() - torch.log1p(-self.alpha_bar))
 
     def alpha_bar_at(self, diffusion_step: int) -> float:
         """alpha_bar of a step; 1 for step -1."""
@@ -76,8 +105,33 @@ def make_cosine_schedule(num_diffusion_steps: int, offset: float = 0.008, max_be
     return NoiseSchedule(torch.cumprod(1 - betas, dim=0))
 
 
+def make_linear_schedule(num_diffusion_steps: int, first_beta: float = 1e-4, last_beta: float = 0.02) -> NoiseSchedule:
+    """Betas that rise linearly; those of Ho et al. 2020, section 4, at 1000 steps, and scaled for fewer."""
+    scale = 1000 / num_diffusion_steps
+    # From the last, so that a single step is the noisiest.
+    betas = torch.linspace(scale * last_beta, scale * first_beta, num_diffusion_steps, dtype=torch.float64).flip(0)
+    return NoiseSchedule(torch.cumprod(1 - betas.clamp(0, 0.999), dim=0))
+
+
+def make_edm_schedule(
+    num_diffusion_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> NoiseSchedule:
+    """The noise levels of EDM: sigma^(1/rho) rises evenly from `sigma_min` to `sigma_max`.
+
+    There x_clean + sigma noise is denoised; here that is scaled to unit variance, so alpha_bar = 1 / (1 + sigma²).
+    With `velocity` prediction the network's input, output and skip factors are then those of EDM at sigma_data = 1.
+    Source: Karras et al. 2022, eq. 5 and table 1.
+    """
+    # From the last, so that a single step is the noisiest.
+    roots = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), num_diffusion_steps, dtype=torch.float64)
+    return NoiseSchedule(1 / (1 + roots.flip(0) ** (2 * rho)))
+
+
+_SCHEDULES = {"cosine": make_cosine_schedule, "linear": make_linear_schedule, "edm": make_edm_schedule}
+
+
 def make_schedule(kind: str, num_diffusion_steps: int) -> NoiseSchedule:
     """A schedule from its name in the config."""
-    if kind != "cosine":
-        raise ValueError(f"schedule: expected 'cosine', got {kind!r}")
-    return make_cosine_schedule(num_diffusion_steps)
+    if kind not in _SCHEDULES:
+        raise ValueError(f"schedule: expected one of {', '.join(_SCHEDULES)}, got {kind!r}")
+    return _SCHEDULES[kind](num_diffusion_steps)

@@ -1,5 +1,8 @@
 """Building blocks of the temporal U-Net; tensors are [batch, channels, horizon] inside.
 
+A mask is 1 at the valid steps of each row and 0 in the padding behind them; without one all steps are valid. What a
+block gives in the padding is finite and means nothing: blocks mask what they take in.
+
 Source: Janner et al. 2022, appendix C, and `diffuser/models/helpers.py` of its code release (sizes and order of
 layers).
 """
@@ -36,6 +39,20 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def masked_group_norm(
+    x: Float[Tensor, "batch channels horizon"], mask: Float[Tensor, "batch 1 horizon"], layer: nn.GroupNorm
+) -> Float[Tensor, "batch channels horizon"]:
+    """What a group normalisation gives for each row cut to its valid steps."""
+    grouped = rearrange(x, "b (g c) h -> b g c h", g=layer.num_groups)
+    mask = mask[:, None]
+    count = mask.sum(dim=(2, 3), keepdim=True) * grouped.shape[2]
+    mean = (grouped * mask).sum(dim=(2, 3), keepdim=True) / count
+    centered = (grouped - mean) * mask
+    variance = centered.square().sum(dim=(2, 3), keepdim=True) / count
+    normalized = rearrange(centered * (variance + layer.eps).rsqrt(), "b g c h -> b (g c) h")
+    return normalized * layer.weight[:, None] + layer.bias[:, None]
+
+
 class Conv1dBlock(nn.Module):
     """Convolution over time, group normalisation, Mish; keeps the length."""
 
@@ -44,27 +61,46 @@ class Conv1dBlock(nn.Module):
         self.convolution = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
         self.normalization = nn.GroupNorm(num_groups, out_channels)
 
-    def forward(self, x: Float[Tensor, "batch in horizon"]) -> Float[Tensor, "batch out horizon"]:
+    def forward(
+        self, x: Float[Tensor, "batch in horizon"], mask: Float[Tensor, "batch 1 horizon"] | None = None
+    ) -> Float[Tensor, "batch out horizon"]:
         """Apply the block."""
-        return F.mish(self.normalization(self.convolution(x)))
+        if mask is None:
+            return F.mish(self.normalization(self.convolution(x)))
+        return F.mish(masked_group_norm(self.convolution(x * mask), mask, self.normalization))
 
 
 class ResidualTemporalBlock(nn.Module):
     """Two convolution blocks with the embedding added in between, and a residual connection."""
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, kernel_size: int = 5) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, embedding_dim: int, kernel_size: int = 5, num_groups: int = 8
+    ) -> None:
         super().__init__()
-        self.first = Conv1dBlock(in_channels, out_channels, kernel_size)
-        self.second = Conv1dBlock(out_channels, out_channels, kernel_size)
+        self.first = Conv1dBlock(in_channels, out_channels, kernel_size, num_groups)
+        self.second = Conv1dBlock(out_channels, out_channels, kernel_size, num_groups)
         self.embedding = nn.Sequential(nn.Mish(), nn.Linear(embedding_dim, out_channels))
         self.residual = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "batch in horizon"], embedding: Float[Tensor, "batch embedding"]
+        self,
+        x: Float[Tensor, "batch in horizon"],
+        embedding: Float[Tensor, "batch embedding"],
+        mask: Float[Tensor, "batch 1 horizon"] | None = None,
     ) -> Float[Tensor, "batch out horizon"]:
         """Apply the block."""
-        hidden = self.first(x) + self.embedding(embedding)[:, :, None]
-        return self.second(hidden) + self.residual(x)
+        hidden = self.first(x, mask) + self.embedding(embedding)[:, :, None]
+        return self.second(hidden, mask) + self.residual(x)
+
+
+class NoAttention(nn.Module):
+    """Stands where there is no attention."""
+
+    def forward(
+        self, x: Float[Tensor, "batch channels horizon"], mask: Float[Tensor, "batch 1 horizon"] | None = None
+    ) -> Float[Tensor, "batch channels horizon"]:
+        """Give back what came in."""
+        return x
 
 
 class LinearAttention(nn.Module):
@@ -79,11 +115,15 @@ class LinearAttention(nn.Module):
         self.to_qkv = nn.Conv1d(channels, 3 * num_heads * head_dim, 1, bias=False)
         self.to_out = nn.Conv1d(num_heads * head_dim, channels, 1)
 
-    def forward(self, x: Float[Tensor, "batch channels horizon"]) -> Float[Tensor, "batch channels horizon"]:
+    def forward(
+        self, x: Float[Tensor, "batch channels horizon"], mask: Float[Tensor, "batch 1 horizon"] | None = None
+    ) -> Float[Tensor, "batch channels horizon"]:
         """Apply the block."""
         variance, mean = torch.var_mean(x, dim=1, unbiased=False, keepdim=True)
         normalized = (x - mean) / (variance + 1e-5).sqrt() * self.gain + self.bias
         q, k, v = rearrange(self.to_qkv(normalized), "b (three n c) h -> three b n c h", three=3, n=self.num_heads)
+        if mask is not None:
+            k = k.masked_fill(mask[:, :, None] == 0, -torch.inf)
         context = torch.einsum("bndh,bneh->bnde", k.softmax(dim=-1), v)
         attended = torch.einsum("bnde,bndh->bneh", context, q * self.scale)
         return x + self.to_out(rearrange(attended, "b n c h -> b (n c) h"))

@@ -1,8 +1,8 @@
 """The temporal U-Net of Janner et al. 2022.
 
 Source: Janner et al. 2022, appendix C; layer for layer that of `diffuser/models/temporal.py` of its code release, with
-one addition: a horizon that the levels do not divide is padded inside and cropped again, so any horizon from
-`min_horizon` up can be planned.
+three additions: a horizon that the levels do not divide is padded inside and cropped again, so any horizon from
+`min_horizon` up can be planned; a batch may hold trajectories of different lengths; and a condition may be given.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffplan.config import NetworkConfig
-from diffplan.networks.blocks import Conv1dBlock, LinearAttention, ResidualTemporalBlock, SinusoidalEmbedding
+from diffplan.networks.blocks import (
+    Conv1dBlock,
+    LinearAttention,
+    NoAttention,
+    ResidualTemporalBlock,
+    SinusoidalEmbedding,
+)
+from diffplan.networks.condition import ConditionEmbedding
+from diffplan.networks.ragged import check_lengths, repeat_last_step, valid_steps
 
 
 class TemporalUnet(nn.Module):
@@ -37,11 +45,12 @@ class TemporalUnet(nn.Module):
         self.min_horizon = config.min_horizon
 
         def attention(size: int) -> nn.Module:
-            return LinearAttention(size) if config.attention else nn.Identity()
+            return LinearAttention(size) if config.attention else NoAttention()
 
         self.embedding = nn.Sequential(
             SinusoidalEmbedding(dim), nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim)
         )
+        self.condition = ConditionEmbedding(config, dim)
         self.down = nn.ModuleList(
             nn.ModuleList(
                 [
@@ -73,41 +82,59 @@ class TemporalUnet(nn.Module):
         self.final = nn.Sequential(Conv1dBlock(channels[1], channels[1]), nn.Conv1d(channels[1], transition_dim, 1))
 
     def forward(
-        self, x: Float[Tensor, "batch horizon transition"], diffusion_step: Int[Tensor, " batch"]
+        self,
+        x: Float[Tensor, "batch horizon transition"],
+        diffusion_step: Int[Tensor, " batch"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
         """Predict for noisy trajectories.
 
         Args:
             x: noisy trajectories in model space, of a horizon of at least `min_horizon`.
             diffusion_step: how noisy each is.
+            lengths: steps of each trajectory, at least `min_horizon`; what stands behind them is padding and of no
+                effect. None: all steps.
+            condition: return or task of each; see `ConditionEmbedding`.
 
         Returns:
-            What the network was trained to predict, in model space.
+            What the network was trained to predict, in model space; in the padding, numbers without a meaning.
 
         Raises:
-            ValueError: the horizon is too short.
+            ValueError: a trajectory is too short, or there is a condition that the network does not take.
         """
         horizon = x.shape[1]
-        if horizon < self.min_horizon:
-            raise ValueError(f"horizon: expected at least {self.min_horizon} for this network, got {horizon}")
-        hidden = x.transpose(1, 2)
-        padding = -horizon % self.min_horizon
-        if padding:
-            hidden = F.pad(hidden, (0, padding), mode="replicate")
-        embedding = self.embedding(diffusion_step)
+        check_lengths(horizon, lengths, self.min_horizon)
+        hidden, masks = self._enter(x, lengths)
+        embedding = self.condition(self.embedding(diffusion_step), condition)
         skips = []
-        for first, second, attention, downsample in self.down:  # type: ignore[misc]
-            hidden = attention(second(first(hidden, embedding), embedding))
+        for (first, second, attention, downsample), mask in zip(self.down, masks, strict=True):  # type: ignore[misc]
+            hidden = attention(second(first(hidden, embedding, mask), embedding, mask), mask)
             skips.append(hidden)
-            hidden = downsample(hidden)
-        hidden = self.middle_attention(self.middle_first(hidden, embedding))
-        hidden = self.middle_second(hidden, embedding)
-        for first, second, attention, upsample in self.up:  # type: ignore[misc]
+            hidden = downsample(hidden)  # lengths are even here, so that it looks at no padding
+        mask = masks[-1]
+        hidden = self.middle_attention(self.middle_first(hidden, embedding, mask), mask)
+        hidden = self.middle_second(hidden, embedding, mask)
+        for (first, second, attention, upsample), mask in zip(self.up, masks[:0:-1], strict=True):  # type: ignore[misc]
             hidden = torch.cat([hidden, skips.pop()], dim=1)
-            hidden = upsample(attention(second(first(hidden, embedding), embedding)))
-        return self.final(hidden)[:, :, :horizon].transpose(1, 2)
+            hidden = attention(second(first(hidden, embedding, mask), embedding, mask), mask)
+            hidden = upsample(hidden if mask is None else hidden * mask)
+        block, convolution = self.final
+        return convolution(block(hidden, masks[0]))[:, :, :horizon].transpose(1, 2)
 
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    def _enter(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
+        """Input [batch, channels, horizon], its rows padded by their last step as levels ask, and each level's mask."""
+        padding = -x.shape[1] % self.min_horizon
+        if lengths is None:
+            hidden = x.transpose(1, 2)
+            if padding:
+                hidden = F.pad(hidden, (0, padding), mode="replicate")
+            return hidden, [None] * len(self.down)
+        width = x.shape[1] + padding
+        coarsest = -(-lengths // self.min_horizon)
+        scales = [2**level for level in reversed(range(len(self.down)))]
+        masks: list[Tensor | None] = []
+        for scale in scales:
+            masks.append(valid_steps(coarsest * scale, width * scale // self.min_horizon)[:, None].to(x))
+        return repeat_last_step(x, lengths, width).transpose(1, 2), masks

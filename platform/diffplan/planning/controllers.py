@@ -1,15 +1,98 @@
-"""Controllers: from a plan and the present observation to an action."""
+"""Controllers: from a plan and the present observation to an action, for a batch of environments."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
 from diffplan.config import EnvConfig
+from diffplan.planning.interpolation import Interpolation, interpolate
 from diffplan.types import Plan
 
 
-class TrackingController:
-    """Follows plans of positions and velocities, for a batch of environments.
+class Controller(Protocol):
+    """Follows a plan in each environment of a batch."""
+
+    def reset(self, plans: list[Plan]) -> None:
+        """Follow new plans from their first step on."""
+        ...
+
+    def replace(self, i: int, plan: Plan) -> None:
+        """Follow a new plan in one environment."""
+        ...
+
+    def remaining_env_steps(self) -> np.ndarray:
+        """Environment steps until each plan ends, int[num_envs]; 0 once it has ended."""
+        ...
+
+    def elapsed_env_steps(self) -> np.ndarray:
+        """Environment steps since each plan began, int[num_envs]."""
+        ...
+
+    def deviations(self, observations: np.ndarray) -> np.ndarray:
+        """Distance between each observation's position and where its plan is now, float[num_envs]."""
+        ...
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
+        ...
+
+
+class _Follower:
+    """What all controllers share: the plans, interpolated to every environment step, and how far each has come."""
+
+    def __init__(self, env: EnvConfig, interpolation: Interpolation) -> None:
+        self._env = env
+        self._interpolation: Interpolation = interpolation
+        self._positions, self._velocities = list(env.position_columns), list(env.velocity_columns)
+
+    def reset(self, plans: list[Plan]) -> None:
+        """Follow new plans from their first step on."""
+        self._plans = list(plans)
+        self._references = [self._reference(plan) for plan in plans]
+        self._env_steps = np.zeros(len(plans), dtype=int)
+
+    def replace(self, i: int, plan: Plan) -> None:
+        """Follow a new plan in one environment."""
+        self._plans[i] = plan
+        self._references[i] = self._reference(plan)
+        self._env_steps[i] = 0
+
+    def remaining_env_steps(self) -> np.ndarray:
+        """Environment steps until each plan ends, int[num_envs]; 0 once it has ended."""
+        lengths = np.array([len(reference) for reference in self._references])
+        return np.maximum(lengths - 2 - self._env_steps, 0)  # the last reference is the rest after the plan
+
+    def elapsed_env_steps(self) -> np.ndarray:
+        """Environment steps since each plan began, int[num_envs]."""
+        return self._env_steps.copy()
+
+    def deviations(self, observations: np.ndarray) -> np.ndarray:
+        """Distance between each observation's position and where its plan is now, float[num_envs]."""
+        here = self._targets(self._env_steps)
+        return np.linalg.norm((here - observations)[:, self._positions], axis=1)
+
+    def _targets(self, env_steps: np.ndarray) -> np.ndarray:
+        """Planned observations at given steps, float64[num_envs, observation_dim]."""
+        return np.stack(
+            [
+                reference[min(step, len(reference) - 1)]
+                for reference, step in zip(self._references, env_steps, strict=True)
+            ]
+        )
+
+    def _reference(self, plan: Plan) -> np.ndarray:
+        """Observations at every environment step of a plan, and then its last position at rest."""
+        dense = interpolate(plan, self._env, np.arange((plan.horizon - 1) * plan.stride + 1), self._interpolation)
+        rest = dense[-1:].copy()
+        rest[:, self._velocities] = 0.0
+        return np.concatenate([dense, rest])
+
+
+class TrackingController(_Follower):
+    """Follows plans of positions and velocities.
 
     action = clip(position_gain (x' - x) + velocity_gain (v' - v)), where x', v' are the plan's values one environment
     step ahead, interpolated between its steps. Once a plan has ended, its last position is held at rest.
@@ -22,6 +105,7 @@ class TrackingController:
         velocity_gain: action per unit of velocity error.
         action_low: lower bounds of the action.
         action_high: upper bounds of the action.
+        interpolation: how plans go on between their steps.
     """
 
     def __init__(
@@ -31,57 +115,73 @@ class TrackingController:
         velocity_gain: float,
         action_low: np.ndarray | float = -1.0,
         action_high: np.ndarray | float = 1.0,
+        interpolation: Interpolation = "linear",
     ) -> None:
-        self._positions, self._velocities = list(env.position_columns), list(env.velocity_columns)
+        super().__init__(env, interpolation)
         self._gains = position_gain, velocity_gain
         self._bounds = action_low, action_high
-
-    def reset(self, plans: list[Plan]) -> None:
-        """Follow new plans from their first step on."""
-        self._references = [self._reference(plan) for plan in plans]
-        self._env_steps = np.zeros(len(plans), dtype=int)
-
-    def replace(self, i: int, plan: Plan) -> None:
-        """Follow a new plan in one environment."""
-        self._references[i] = self._reference(plan)
-        self._env_steps[i] = 0
-
-    def remaining_env_steps(self) -> np.ndarray:
-        """Environment steps until each plan ends, int[num_envs]; 0 once it has ended."""
-        lengths = np.array([len(reference) for reference in self._references])
-        return np.maximum(lengths - 2 - self._env_steps, 0)  # the last reference is the rest after the plan
-
-    def deviations(self, observations: np.ndarray) -> np.ndarray:
-        """Distance between each observation's position and where its plan is now, float[num_envs]."""
-        here = self._targets(self._env_steps)[:, : len(self._positions)]
-        return np.linalg.norm(here - observations[:, self._positions], axis=1)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
         self._env_steps += 1
-        targets = self._targets(self._env_steps)
-        num = len(self._positions)
-        position_errors = targets[:, :num] - observations[:, self._positions]
-        velocity_errors = targets[:, num:] - observations[:, self._velocities]
+        errors = self._targets(self._env_steps) - observations
         position_gain, velocity_gain = self._gains
-        actions = position_gain * position_errors + velocity_gain * velocity_errors
+        actions = position_gain * errors[:, self._positions] + velocity_gain * errors[:, self._velocities]
         return np.clip(actions, *self._bounds).astype(np.float32)
 
-    def _targets(self, env_steps: np.ndarray) -> np.ndarray:
-        """Positions and velocities of the plans at given steps, float64[num_envs, 2 * num_positions]."""
-        return np.stack(
-            [
-                reference[min(step, len(reference) - 1)]
-                for reference, step in zip(self._references, env_steps, strict=True)
-            ]
-        )
 
-    def _reference(self, plan: Plan) -> np.ndarray:
-        """Positions and velocities at every environment step of a plan, and rest at its end."""
-        columns = plan.observations[:, self._positions + self._velocities].astype(np.float64)
-        plan_times = np.arange(plan.horizon) * plan.stride
-        env_times = np.arange(plan_times[-1] + 1)
-        dense = np.stack([np.interp(env_times, plan_times, column) for column in columns.T], axis=1)
-        rest = dense[-1:].copy()
-        rest[:, len(self._positions) :] = 0.0
-        return np.concatenate([dense, rest])
+class InverseDynamicsController(_Follower):
+    """Asks a model which action leads from the present observation to the planned one an environment step ahead.
+
+    Source: Ajay et al. 2023 (Decision Diffuser), section 3.1: plans of observations only, actions by inverse dynamics.
+
+    Args:
+        env: which observation columns are positions and velocities.
+        predict: (observations, next observations) -> actions, all in environment units, float[num_envs, …].
+        action_low: lower bounds of the action.
+        action_high: upper bounds of the action.
+        interpolation: how plans go on between their steps.
+    """
+
+    def __init__(
+        self,
+        env: EnvConfig,
+        predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        action_low: np.ndarray | float = -1.0,
+        action_high: np.ndarray | float = 1.0,
+        interpolation: Interpolation = "linear",
+    ) -> None:
+        super().__init__(env, interpolation)
+        self._predict = predict
+        self._bounds = action_low, action_high
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
+        self._env_steps += 1
+        return np.clip(self._predict(observations, self._targets(self._env_steps)), *self._bounds).astype(np.float32)
+
+
+class ActionController(_Follower):
+    """Executes the planned actions as they are, each for as long as a plan step lasts; the last one after the end.
+
+    Args:
+        env: which observation columns are positions and velocities, for deviations.
+        action_low: lower bounds of the action.
+        action_high: upper bounds of the action.
+    """
+
+    def __init__(
+        self, env: EnvConfig, action_low: np.ndarray | float = -1.0, action_high: np.ndarray | float = 1.0
+    ) -> None:
+        super().__init__(env, "linear")
+        self._bounds = action_low, action_high
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
+        actions = []
+        for plan, env_step in zip(self._plans, self._env_steps, strict=True):
+            if plan.actions is None:
+                raise ValueError("plans: expected planned actions, got plans of observations only")
+            actions.append(plan.actions[min(int(env_step) // plan.stride, plan.horizon - 1)])
+        self._env_steps += 1
+        return np.clip(np.stack(actions), *self._bounds).astype(np.float32)

@@ -7,7 +7,12 @@ import time
 import numpy as np
 import torch
 
-from diffplan.planning.controllers import TrackingController
+from diffplan.planning.controllers import (
+    ActionController,
+    Controller,
+    InverseDynamicsController,
+    TrackingController,
+)
 from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
@@ -21,9 +26,10 @@ STRICTNESS_FACTOR = 0.8
 class PlanningPolicy:
     """Plans at the start of an episode, follows the plan, and plans again when the settings say so.
 
-    There are two reasons to plan again: every `replan_interval` steps, for the sake of a sooner arrival; and a position
-    further than `max_deviation` from the plan, because something (a wall that the plan cut, a push) holds it up. A plan
-    that could not be followed was too bold, so the next must be more consistent than it had to.
+    There are two reasons to plan again: every `replan_interval` steps, for the sake of a sooner arrival (or, with warm
+    starts, to mend what is left of the plan); and a position further than `max_deviation` from the plan, because
+    something (a wall that the plan cut, a push) holds it up. A plan that could not be followed was too bold, so the
+    next must be more consistent than it had to.
 
     Args:
         planner: makes the plans; its settings give gains and replanning.
@@ -44,12 +50,9 @@ class PlanningPolicy:
         action_low: np.ndarray | float = -1.0,
         action_high: np.ndarray | float = 1.0,
     ) -> None:
-        settings = planner.settings
         self._planner = planner
         self._generator = generator
-        self._controller = TrackingController(
-            planner.config.env, settings.position_gain, settings.velocity_gain, action_low, action_high
-        )
+        self._controller = make_controller(planner, action_low, action_high)
         self.plans: list[Plan] = []
         self.num_plans = np.zeros(0, dtype=int)
         self.plan_seconds = 0.0
@@ -87,16 +90,40 @@ class PlanningPolicy:
                 self._change_over(int(i), plan)
 
     def _improve(self, observations: np.ndarray) -> None:
-        """Change over to a new plan where that arrives sooner than the present one.
+        """Change over to a new plan where that arrives sooner than the present one, or mends it.
 
         Without this rule a policy never arrives: each new plan takes at least the shortest horizon.
         """
         remaining = self._controller.remaining_env_steps()
+        if self._planner.settings.warm_start_steps:
+            shortest = self._planner.config.network.min_horizon
+            stride = self._planner.config.windows.stride
+            self._mend(observations, np.flatnonzero(remaining >= stride * (shortest - 1)))
+            return
         indices = np.flatnonzero(remaining)
         if not indices.size:
             return
         for i, plan in zip(indices, self._plan(observations, indices), strict=True):
             if plan.consistent and plan.stride * (plan.horizon - 1) < remaining[i]:
+                self._change_over(int(i), plan)
+
+    def _mend(self, observations: np.ndarray, indices: np.ndarray) -> None:
+        """Change over to what is left of the plans, planned again from where the environments are."""
+        if not indices.size:
+            return
+        since = time.perf_counter()
+        plans = self._planner.replan(
+            [self.plans[i] for i in indices],
+            self._controller.elapsed_env_steps()[indices],
+            observations[indices],
+            self._goals[indices],
+            self._generator,
+            max_speed_errors=self._max_speed_errors[indices],
+        )
+        self.plan_seconds += time.perf_counter() - since
+        self.num_plans[indices] += 1
+        for i, plan in zip(indices, plans, strict=True):
+            if plan.consistent:
                 self._change_over(int(i), plan)
 
     def _change_over(self, i: int, plan: Plan) -> None:
@@ -115,3 +142,19 @@ class PlanningPolicy:
         self.plan_seconds += time.perf_counter() - since
         self.num_plans[indices] += 1
         return plans
+
+
+def make_controller(
+    planner: Planner, action_low: np.ndarray | float = -1.0, action_high: np.ndarray | float = 1.0
+) -> Controller:
+    """The controller that a planner's settings name."""
+    settings, env = planner.settings, planner.config.env
+    if settings.controller == "actions":
+        return ActionController(env, action_low, action_high)
+    if settings.controller == "inverse_dynamics":
+        predict = planner.inverse_dynamics
+        assert predict is not None  # the planner refuses such settings without one
+        return InverseDynamicsController(env, predict, action_low, action_high, settings.interpolation)
+    return TrackingController(
+        env, settings.position_gain, settings.velocity_gain, action_low, action_high, settings.interpolation
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
-from diffplan.planning.planner import load_planner
+from diffplan.planning.loading import load_planner
 from diffplan.report.charts import draw_setting, draw_trials
 from diffplan.report.contents import Evaluation, RunContents, Search
 from diffplan.report.figures import GOAL_COLOR, START_COLOR, draw_plan_on_maze, draw_rollout

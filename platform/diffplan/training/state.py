@@ -14,7 +14,7 @@ from diffplan.config import Config, TrainingConfig
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import CheckpointError
 from diffplan.layout import Layout
-from diffplan.networks.temporal_unet import TemporalUnet
+from diffplan.networks.factory import make_network
 
 
 class TrainingState:
@@ -29,7 +29,7 @@ class TrainingState:
     def __init__(self, config: Config, layout: Layout, device: torch.device | str = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            self.network = TemporalUnet(layout.transition_dim, config.network).to(device)
+            self.network = make_network(layout.transition_dim, config.network).to(device)
         self.config = config
         self.layout = layout
         self.step = 0

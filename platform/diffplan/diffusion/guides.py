@@ -1,0 +1,337 @@
+"""Ready guides: what a plan should reach, avoid or keep to, in environment units.
+
+A guide scores each plan, higher is better; one that states a limit also says by how much each plan violates it. Scores
+are means over the steps of a plan, so that weights mean the same at every horizon. What a guide says of positions holds
+along the way between steps too. Guides refuse plans that they cannot score with `PlanningError`, a `ValueError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffplan.diffusion.guidance import Guide, LimitingGuide, PlanBatch
+from diffplan.errors import PlanningError
+
+_POINTS_CHECKED = 16
+"""Points per step at which limits are checked: more than scores need, since only the deepest point counts."""
+
+
+@dataclass(frozen=True)
+class GoalDistance:
+    """Be at the goal, soon: minus the mean distance of the positions to the goal of their plan."""
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Scores, in units of length."""
+        if plans.goals is None:
+            raise PlanningError("guide goal_distance: expected plans with goals, got plans without; give goals to plan")
+        squares = (plans.positions - plans.goals[:, None]).square().sum(dim=-1)
+        return -(squares + 1e-6).sqrt().mean(dim=1)  # the slope is finite at the goal
+
+
+class _Zone:
+    """A zone that positions must stay out of; subclasses tell how far points are from it."""
+
+    margin: float
+
+    def distance(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
+        """Distances to the zone, below 0 inside."""
+        raise NotImplementedError
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Minus the squared depth in zone and margin, summed over the points of `path()`, divided by the steps."""
+        depth = torch.relu(self.margin - self.distance(plans.path()))
+        return -depth.square().sum(dim=1) / plans.transitions.shape[1]
+
+    def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Depth of the deepest point of the path, in units of length; the margin is free."""
+        return torch.relu(-self.distance(plans.path(_POINTS_CHECKED))).amax(dim=1)
+
+
+@dataclass(frozen=True)
+class KeepOut(_Zone):
+    """Stay out of a disc or ball.
+
+    Attributes:
+        center: its centre.
+        radius: its radius.
+        margin: distance from it that is still penalised, but violates nothing.
+
+    Raises:
+        ValueError: a radius or margin below 0.
+    """
+
+    center: Sequence[float]
+    radius: float
+    margin: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.radius >= 0, "keep_out", "a radius of at least 0", self.radius)
+        _require(self.margin >= 0, "keep_out", "a margin of at least 0", self.margin)
+
+    def distance(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
+        """Distances to the disc, below 0 inside."""
+        return _distances(points, self.center, "keep_out") - self.radius
+
+
+@dataclass(frozen=True)
+class KeepOutBox(_Zone):
+    """Stay out of a box whose sides are parallel to the axes.
+
+    Attributes:
+        low: its lowest corner.
+        high: its highest corner.
+        margin: distance from it that is still penalised, but violates nothing.
+
+    Raises:
+        ValueError: corners that span no box, or a margin below 0.
+    """
+
+    low: Sequence[float]
+    high: Sequence[float]
+    margin: float = 0.1
+
+    def __post_init__(self) -> None:
+        spans = len(self.low) == len(self.high) and all(a < b for a, b in zip(self.low, self.high, strict=True))
+        _require(spans, "keep_out_box", "corners low < high on every axis", f"{self.low} and {self.high}")
+        _require(self.margin >= 0, "keep_out_box", "a margin of at least 0", self.margin)
+
+    def distance(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
+        """Distances to the box, below 0 inside."""
+        low, high = (_vector(points, corner, "keep_out_box") for corner in (self.low, self.high))
+        beyond = (points - (low + high) / 2).abs() - (high - low) / 2
+        outside = torch.linalg.vector_norm(torch.relu(beyond), dim=-1)
+        return outside + beyond.amax(dim=-1).clamp(max=0)
+
+
+@dataclass(frozen=True)
+class TargetRegion:
+    """Be in a disc or ball: at the end, at any time, or all the time.
+
+    Attributes:
+        center: its centre.
+        radius: its radius.
+        at: when; with `any` only the nearest point of the path is drawn to it.
+
+    Raises:
+        ValueError: a radius below 0.
+    """
+
+    center: Sequence[float]
+    radius: float
+    at: Literal["end", "any", "all"] = "end"
+
+    def __post_init__(self) -> None:
+        _require(self.radius >= 0, "target_region", "a radius of at least 0", self.radius)
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Minus the squared distance to the region: at the end, of the nearest point, or the mean along the path."""
+        outside = self._outside(plans.path())
+        if self.at == "all":
+            return -outside.square().mean(dim=1)
+        return -(outside[:, -1] if self.at == "end" else outside.amin(dim=1)).square()
+
+    def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Distance to the region: at the end, of the nearest point, or of the farthest; in units of length."""
+        outside = self._outside(plans.path(_POINTS_CHECKED))
+        if self.at == "all":
+            return outside.amax(dim=1)
+        return outside[:, -1] if self.at == "end" else outside.amin(dim=1)
+
+    def _outside(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
+        return torch.relu(_distances(points, self.center, "target_region") - self.radius)
+
+
+@dataclass(frozen=True)
+class KeepIn(TargetRegion):
+    """Stay in a disc or ball all the time; see `TargetRegion`."""
+
+    at: Literal["end", "any", "all"] = "all"
+
+
+@dataclass(frozen=True)
+class SpeedLimit:
+    """Be no faster than a limit.
+
+    Attributes:
+        max_speed: largest Euclidean norm of a velocity, in units per second. Where plans hold no velocities, those
+            between the steps count.
+
+    Raises:
+        ValueError: a limit below 0.
+    """
+
+    max_speed: float
+
+    def __post_init__(self) -> None:
+        _require(self.max_speed >= 0, "speed_limit", "a speed of at least 0", self.max_speed)
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Minus the mean squared excess."""
+        return -_mean(self._excess(plans).square())
+
+    def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """The largest excess, in units per second."""
+        # A plan of one step may have no speed at all, and the maximum needs one.
+        return torch.nn.functional.pad(self._excess(plans), (0, 1)).amax(dim=1)
+
+    def _excess(self, plans: PlanBatch) -> Float[Tensor, "batch steps"]:
+        velocities = plans.velocities if plans.velocity_columns else plans.positions.diff(dim=1) / plans.step_seconds
+        return torch.relu(torch.linalg.vector_norm(velocities, dim=-1) - self.max_speed)
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """Accelerate little: minus the mean squared acceleration.
+
+    Accelerations are differences of the velocities, or second differences of the positions where there are none.
+    """
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Scores, in (units per second²)²; 0 for plans too short to accelerate."""
+        if plans.velocity_columns:
+            accelerations = plans.velocities.diff(dim=1) / plans.step_seconds
+        else:
+            accelerations = plans.positions.diff(n=2, dim=1) / plans.step_seconds**2
+        return -_mean(accelerations.square().sum(dim=-1))
+
+
+@dataclass(frozen=True)
+class Function:
+    """Any differentiable function of plans as a guide.
+
+    Attributes:
+        function: gives the scores, a tensor with one number per plan.
+        violation_function: gives the violations; None where the guide states no limit.
+    """
+
+    function: Callable[[PlanBatch], Any]
+    violation_function: Callable[[PlanBatch], Any] | None = None
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """What the function gives.
+
+        Raises:
+            ValueError: it is not one number per plan.
+        """
+        return _one_per_plan(self.function, self.function(plans), plans)
+
+    def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """What the violation function gives; 0 without one. Raises as `score` does."""
+        if self.violation_function is None:
+            return plans.transitions.new_zeros(len(plans.transitions))
+        return _one_per_plan(self.violation_function, self.violation_function(plans), plans)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A learned value of noisy plans.
+
+    Source: Janner et al. 2022, section 3.2 and Alg. 1, where J is a network trained on noisy trajectories.
+
+    Attributes:
+        network: maps plans in model space and the diffusion step of each to one number per plan. Clean plans are
+            passed as of step 0, the least noisy that it knows.
+    """
+
+    network: Callable[..., Any]
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Values, in the units that the network was trained in.
+
+        Raises:
+            ValueError: the network does not give one number per plan.
+        """
+        x = plans.normalized
+        steps = torch.full((len(x),), max(plans.diffusion_step, 0), device=x.device)
+        return _one_per_plan(self.network, self.network(x, steps), plans)
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """A sum of guides.
+
+    Attributes:
+        terms: weights and guides.
+    """
+
+    terms: tuple[tuple[float, Guide], ...]
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """The weighted sum of the scores."""
+        total = plans.transitions.new_zeros(len(plans.transitions))
+        for weight, guide in self.terms:
+            total = total + weight * guide.score(plans)
+        return total
+
+    def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """The sum of the violations, whatever the weights: a plan keeps all limits or it does not."""
+        total = plans.transitions.new_zeros(len(plans.transitions))
+        for _, guide in self.terms:
+            if isinstance(guide, LimitingGuide):
+                total = total + guide.violation(plans)
+        return total
+
+
+def weighted_sum(*terms: Any) -> WeightedSum:
+    """The sum of guides and of pairs (weight, guide); plain functions of plans are guides too.
+
+    Raises:
+        ValueError: a term is neither.
+    """
+    pairs = (term if isinstance(term, tuple) else (1.0, term) for term in terms)
+    return WeightedSum(tuple((float(weight), as_guide(guide)) for weight, guide in pairs))
+
+
+def as_guide(guide: Any) -> Guide:
+    """A guide as it is, or a function of plans as a guide.
+
+    Raises:
+        ValueError: neither.
+    """
+    if isinstance(guide, type):
+        raise ValueError(f"guide: expected an object, got the class {guide.__name__}; call it")
+    if isinstance(guide, Guide):
+        return guide
+    if callable(guide):
+        return Function(guide)
+    raise ValueError(f"guide: expected an object with `score` or a function of plans, got {type(guide).__name__}")
+
+
+def _require(holds: bool, guide: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{guide}: expected {expected}, got {got}")
+
+
+def _one_per_plan(function: object, result: Any, plans: PlanBatch) -> Tensor:
+    num_plans = len(plans.transitions)
+    if isinstance(result, Tensor) and result.shape == (num_plans,):
+        return result
+    got = f"shape {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+    name = getattr(function, "__name__", type(function).__name__)
+    raise PlanningError(f"guide {name}: expected a tensor of one number per plan, shape [{num_plans}], got {got}")
+
+
+def _vector(points: Tensor, values: Sequence[float], guide: str) -> Tensor:
+    """Coordinates beside points, once it is sure that they are as many."""
+    if len(values) != points.shape[-1]:
+        raise PlanningError(
+            f"guide {guide}: expected {points.shape[-1]} coordinates, those of a position, got {list(values)}"
+        )
+    return points.new_tensor(list(values))
+
+
+def _distances(
+    points: Float[Tensor, "batch points position"], center: Sequence[float], guide: str
+) -> Float[Tensor, "batch points"]:
+    return torch.linalg.vector_norm(points - _vector(points, center, guide), dim=-1)
+
+
+def _mean(values: Float[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+    """Means over the steps, 0 where there are none."""
+    return values.sum(dim=1) / max(values.shape[1], 1)

@@ -1,0 +1,178 @@
+"""Tensor expressions over plans, as guides; `guide_expressions` reads them from text.
+
+A value over plans always has three axes, [batch, steps, columns], with size 1 where it has none. Which it has is known
+before there is any plan, so parts are matched by what an axis means, not by where it stands, and a guide that gives no
+single number per plan can be refused when it is read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffplan.diffusion.guidance import PlanBatch
+from diffplan.errors import PlanningError
+
+STEPS, COLUMNS = 1, 2
+"""Axes that a value may have beside that of the plans."""
+_BOTH = frozenset({STEPS, COLUMNS})
+
+FIELDS: dict[str, tuple[frozenset[int], Callable[[PlanBatch], Tensor | None]]] = {
+    "action": (_BOTH, lambda plans: plans.actions),
+    "goal": (frozenset({COLUMNS}), lambda plans: None if plans.goals is None else plans.goals[:, None]),
+    "observation": (_BOTH, lambda plans: plans.observations),
+    "position": (_BOTH, lambda plans: plans.positions),
+    "time": (frozenset({STEPS}), lambda plans: plans.times.to(plans.transitions)[None, :, None]),
+    "velocity": (_BOTH, lambda plans: plans.velocities),
+}
+"""What expressions can name: the axes it has, and how it is found in plans."""
+
+ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
+    "abs": torch.abs,
+    "cos": torch.cos,
+    "exp": torch.exp,
+    "log": torch.log,
+    "relu": torch.relu,
+    "sin": torch.sin,
+    "sqrt": torch.sqrt,
+    "square": torch.square,
+}
+REDUCTIONS: dict[str, Callable[..., Tensor]] = {
+    "max": functools.partial(torch.amax, dim=(STEPS, COLUMNS), keepdim=True),
+    "mean": functools.partial(torch.mean, dim=(STEPS, COLUMNS), keepdim=True),
+    "min": functools.partial(torch.amin, dim=(STEPS, COLUMNS), keepdim=True),
+    "norm": functools.partial(torch.linalg.vector_norm, dim=COLUMNS, keepdim=True),
+    "sum": functools.partial(torch.sum, dim=(STEPS, COLUMNS), keepdim=True),
+}
+"""`norm` is over the columns, the others over steps and columns."""
+PAIRWISE: dict[str, Callable[..., Tensor]] = {"maximum": torch.maximum, "minimum": torch.minimum}
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a plan holds, by its name in expressions."""
+
+    name: str
+
+    @property
+    def axes(self) -> frozenset[int]:
+        """Axes that it has."""
+        return FIELDS[self.name][0]
+
+    def evaluate(self, plans: PlanBatch) -> Float[Tensor, "_ steps columns"]:
+        """Its values.
+
+        Raises:
+            PlanningError: the plans do not hold it.
+        """
+        values = FIELDS[self.name][1](plans)
+        if values is None or values.shape[COLUMNS] == 0:
+            raise PlanningError(f"expected plans with {self.name}, got plans that have none")
+        return values
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A function of parts of a plan, numbers and lists of numbers.
+
+    Attributes:
+        axes: axes that the result has.
+        function: the function.
+        arguments: its arguments; a list of numbers has one for each column.
+    """
+
+    axes: frozenset[int]
+    function: Callable[..., Tensor]
+    arguments: tuple[Any, ...]
+
+    def evaluate(self, plans: PlanBatch) -> Float[Tensor, "_ steps columns"]:
+        """The values of the function.
+
+        Raises:
+            PlanningError: the plans lack what it asks for.
+        """
+
+        def value(argument: Any) -> Tensor:
+            if isinstance(argument, (Field, Operation)):
+                return argument.evaluate(plans)
+            numbers = argument if isinstance(argument, tuple) else (argument,)
+            return plans.transitions.new_tensor(numbers)[None, None]
+
+        return self.function(*map(value, self.arguments))
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A tensor expression as a guide.
+
+    Attributes:
+        text: how it was written, for errors.
+        root: what gives the scores; it has no axis but that of the plans.
+    """
+
+    text: str
+    root: Field | Operation
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """Its value for each plan.
+
+        Raises:
+            PlanningError: the plans lack what it asks for, such as goals, or as many steps or columns.
+        """
+        try:
+            value = self.root.evaluate(plans)
+        except PlanningError as error:
+            raise PlanningError(f"guide {quote(self.text)}: {error}") from None
+        return value[:, 0, 0].expand(len(plans.transitions))
+
+
+def combine(function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> Operation:
+    """A function of one or two arguments, entry by entry."""
+    axes = [argument.axes for argument in arguments if isinstance(argument, (Field, Operation))]
+    axes += [frozenset({COLUMNS}) for argument in arguments if isinstance(argument, tuple)]
+    shared = tuple(sorted(axes[0] & axes[1])) if len(axes) == 2 else ()
+    return Operation(frozenset().union(*axes), functools.partial(_match, function, shared), arguments)
+
+
+def reduce(name: str, argument: Field | Operation) -> Operation:
+    """One of `REDUCTIONS`."""
+    return Operation(argument.axes - ({COLUMNS} if name == "norm" else _BOTH), REDUCTIONS[name], (argument,))
+
+
+def take(argument: Field | Operation, picks: dict[int, int | slice]) -> Operation:
+    """Some steps and columns: one, which removes the axis, or a slice."""
+    left = frozenset(axis for axis in argument.axes if isinstance(picks[axis], slice))
+    return Operation(left, functools.partial(_take, tuple(picks.items())), (argument,))
+
+
+def _match(function: Callable[..., Tensor], shared: tuple[int, ...], *values: Tensor) -> Tensor:
+    """A function of values that must agree in the size of the axes that they share; 1 is not stretched there."""
+    for axis in shared:
+        sizes = [value.shape[axis] for value in values]
+        if len(set(sizes)) > 1:
+            name = "steps" if axis == STEPS else "columns"
+            raise PlanningError(f"expected as many {name} on both sides, got {sizes[0]} and {sizes[1]}")
+    return function(*values)
+
+
+def _take(picks: tuple[tuple[int, int | slice], ...], x: Tensor) -> Tensor:
+    for axis, pick in picks:
+        size = x.shape[axis]
+        indices = list(range(size)[pick]) if isinstance(pick, slice) else [pick]
+        if not indices or not all(-size <= index < size for index in indices):
+            name = "steps" if axis == STEPS else "columns"
+            wanted = f"[{pick.start}:{pick.stop}]".replace("None", "") if isinstance(pick, slice) else pick
+            raise PlanningError(f"expected an index within {size} {name}, got {wanted}")
+        x = x.index_select(axis, torch.tensor([index % size for index in indices], device=x.device))
+    return x
+
+
+def quote(text: str, length: int = 100) -> str:
+    """A text in quotes, on one line, cut where it is long."""
+    return repr(text if len(text) <= length else text[:length] + "…")

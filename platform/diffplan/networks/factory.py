@@ -1,0 +1,25 @@
+"""The denoising network that a config asks for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from diffplan.config import NetworkConfig
+from diffplan.networks.temporal_unet import TemporalUnet
+from diffplan.networks.transformer import TemporalTransformer
+
+
+def make_network(transition_dim: int, config: NetworkConfig) -> nn.Module:
+    """A denoising network with fresh weights; called as (x, diffusion_step, *, lengths=None, condition=None).
+
+    Args:
+        transition_dim: columns of a transition.
+        config: kind and sizes.
+    """
+    kinds = {"unet": TemporalUnet, "transformer": TemporalTransformer}
+    return kinds[config.kind](transition_dim, config)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

@@ -1,0 +1,45 @@
+"""Batches of trajectories of different lengths, padded behind to one horizon.
+
+A network must give for each row what it gives for that row alone, so nothing in the padding may reach a valid step. It
+may hold anything, NaN included: it is replaced on entry, because what is multiplied by 0 later must be finite.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def check_lengths(horizon: int, lengths: Int[Tensor, " batch"] | None, min_horizon: int) -> None:
+    """Refuse trajectories that a network cannot hold.
+
+    Args:
+        horizon: steps of the batch, padding included.
+        lengths: valid steps of each row; None for all of them.
+        min_horizon: shortest trajectory that the network can hold.
+
+    Raises:
+        ValueError: a trajectory is too short, or longer than the batch.
+    """
+    if horizon < min_horizon:
+        raise ValueError(f"horizon: expected at least {min_horizon} for this network, got {horizon}")
+    if lengths is None:
+        return
+    shortest, longest = (int(bound) for bound in lengths.aminmax())
+    if shortest < min_horizon or longest > horizon:
+        got = shortest if shortest < min_horizon else longest
+        raise ValueError(f"lengths: expected at least {min_horizon} and at most the horizon {horizon}, got {got}")
+
+
+def valid_steps(lengths: Int[Tensor, " batch"], horizon: int) -> Bool[Tensor, "batch horizon"]:
+    """Which of the steps belong to each row."""
+    return torch.arange(horizon, device=lengths.device) < lengths[:, None]
+
+
+def repeat_last_step(
+    x: Float[Tensor, "batch horizon transition"], lengths: Int[Tensor, " batch"], width: int
+) -> Float[Tensor, "batch width transition"]:
+    """Each row with its own last step repeated up to a width; nothing of the padding is left, and no gradient to it."""
+    index = torch.minimum(torch.arange(width, device=x.device), lengths[:, None] - 1)
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))

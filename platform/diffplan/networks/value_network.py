@@ -1,0 +1,106 @@
+"""The value network of Janner et al. 2022: what a noisy trajectory is worth, for guidance by its gradient.
+
+Source: Janner et al. 2022, section 3.2 and appendix C; the layers are those of `ValueFunction` in
+`diffuser/models/temporal.py` of its code release. Deviations: the coarsest level is averaged over its steps where the
+release flattens it, so that one network serves every horizon (the release fixes one, and fails from 64 on, where the
+flattened size is not what it computes); and narrow levels have fewer normalisation groups, because a group of one
+channel at one step is always 0.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffplan.config import NetworkConfig
+from diffplan.networks.blocks import ResidualTemporalBlock, SinusoidalEmbedding
+from diffplan.networks.ragged import check_lengths, repeat_last_step, valid_steps
+
+_MIN_GROUP_CHANNELS = 4
+
+
+class ValueNetwork(nn.Module):
+    """The descending half of a U-Net, two more blocks that halve the channels, and a perceptron.
+
+    Each level and each of the two blocks halves the length, rounded up.
+
+    Args:
+        transition_dim: columns of a transition.
+        config: sizes; `dim` and `dim_mults` are used.
+    """
+
+    min_horizon = 2
+
+    def __init__(self, transition_dim: int, config: NetworkConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        channels = [transition_dim, *(dim * mult for mult in config.dim_mults)]
+        middle = channels[-1]
+        narrow = [middle, middle // 2, middle // 4]
+
+        def block(in_channels: int, out_channels: int) -> ResidualTemporalBlock:
+            return ResidualTemporalBlock(in_channels, out_channels, dim, num_groups=_num_groups(out_channels))
+
+        def downsample(size: int) -> nn.Conv1d:
+            return nn.Conv1d(size, size, 3, stride=2, padding=1)
+
+        self.embedding = nn.Sequential(
+            SinusoidalEmbedding(dim), nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim)
+        )
+        self.levels = nn.ModuleList(
+            nn.ModuleList([block(inputs, outputs), block(outputs, outputs), downsample(outputs)])
+            for inputs, outputs in pairwise(channels)
+        )
+        self.narrowing = nn.ModuleList(
+            nn.ModuleList([block(inputs, outputs), downsample(outputs)]) for inputs, outputs in pairwise(narrow)
+        )
+        hidden_dim = max(narrow[-1] // 2, dim)  # that of the release at its sizes, where one step is left to flatten
+        self.head = nn.Sequential(nn.Linear(narrow[-1] + dim, hidden_dim), nn.Mish(), nn.Linear(hidden_dim, 1))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch horizon transition"],
+        diffusion_step: Int[Tensor, " batch"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The value of noisy trajectories; differentiable in them.
+
+        Args:
+            x: noisy trajectories in model space, of a horizon of at least 2.
+            diffusion_step: how noisy each is.
+            lengths: steps of each trajectory, at least 2; what stands behind them is padding and of no effect. None:
+                all steps.
+
+        Raises:
+            ValueError: a trajectory is too short.
+        """
+        check_lengths(x.shape[1], lengths, self.min_horizon)
+        if lengths is not None:
+            x = repeat_last_step(x, lengths, x.shape[1])
+        hidden = x.transpose(1, 2)
+        mask = _mask(lengths, hidden)
+        embedding = self.embedding(diffusion_step)
+        for *blocks, downsample in [*self.levels, *self.narrowing]:  # type: ignore[misc]
+            for block in blocks:
+                hidden = block(hidden, embedding, mask)
+            hidden = downsample(hidden if mask is None else hidden * mask)
+            lengths = None if lengths is None else (lengths + 1) // 2
+            mask = _mask(lengths, hidden)
+        pooled = hidden.mean(dim=-1) if mask is None else (hidden * mask).sum(dim=-1) / mask.sum(dim=-1)
+        return self.head(torch.cat([pooled, embedding], dim=-1))[:, 0]
+
+
+def _mask(lengths: Tensor | None, hidden: Tensor) -> Tensor | None:
+    return None if lengths is None else valid_steps(lengths, hidden.shape[2])[:, None].to(hidden)
+
+
+def _num_groups(channels: int) -> int:
+    """8 as in the U-Net, or the largest smaller power of 2 whose groups are not too narrow."""
+    groups = 8
+    while groups > 1 and (channels % groups or channels // groups < _MIN_GROUP_CHANNELS):
+        groups //= 2
+    return groups

@@ -1,0 +1,162 @@
+"""What planning needs beside the diffuser, measured on data and on the model's own plans.
+
+* how consistent real windows are (`measure_consistency`): what `max_speed_error` is to be compared with;
+* the horizon model (`learn_horizons`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffplan.config import Config
+from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.normalization import Normalizer
+from diffplan.data.readers import make_window_reader
+from diffplan.data.window_index import WindowIndex
+from diffplan.errors import PlanningError
+from diffplan.planning.horizon import compute_speed_errors
+from diffplan.planning.horizon_model import HorizonModel, fit_horizon_model
+from diffplan.planning.planner import Planner, with_settings
+from diffplan.seeding import Stream, make_generator, make_seed
+
+QUANTILES = (0.5, 0.9, 0.99, 0.999)
+PLANS_AT_ONCE = 256
+SHARE_AT_REST = 1 / 3
+"""Share of the starts that are given no velocity: episodes begin so, however rare it is in the data."""
+SHARE_FOLLOWED = 1 / 2
+"""Share of the goals that the data went on to; the others lie anywhere."""
+
+Report = Callable[[int, int], None]
+
+
+def read_windows(
+    dataset: TrajectoryDataset, config: Config, horizon: int, num_windows: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Observations of windows of the data, float32[windows, horizon, observation_dim] in environment units."""
+    normalizer = Normalizer.fit([dataset.statistics["observation"]], "gaussian")
+    index = WindowIndex(dataset, config.windows.stride, "skip")
+    reader = make_window_reader(dataset, ("observation",), index, normalizer, max_horizon=horizon)
+    return normalizer.unnormalize(reader.read(0, num_windows, horizon, generator).x).numpy()
+
+
+def measure_consistency(
+    dataset: TrajectoryDataset, config: Config, horizons: Sequence[int], *, num_windows: int = 4096, seed: int = 0
+) -> dict[str, Any]:
+    """How consistent windows of the data are, for real trajectories are not quite so where they accelerate unevenly.
+
+    Args:
+        dataset: the data.
+        config: the experiment: stride, columns, seconds of a step.
+        horizons: of the windows.
+        num_windows: windows of each horizon.
+        seed: of the choice of windows.
+
+    Returns:
+        `horizons`, `quantiles`, and `speed_errors`: for each horizon the quantiles of the largest speed error in a
+        window, in units per second.
+    """
+    env, rows = config.env, []
+    for horizon in horizons:
+        generator = make_generator(seed, Stream.CALIBRATION, 0, horizon)
+        windows = read_windows(dataset, config, horizon, num_windows, generator)
+        errors = compute_speed_errors(
+            windows, env.position_columns, env.velocity_columns, config.windows.stride * env.step_seconds
+        )
+        rows.append(np.quantile(errors, QUANTILES).tolist())
+    return {
+        "horizons": list(horizons),
+        "quantiles": list(QUANTILES),
+        "speed_errors": rows,
+        "num_windows": num_windows,
+        "seed": seed,
+    }
+
+
+def learn_horizons(
+    planner: Planner,
+    dataset: TrajectoryDataset,
+    *,
+    num_plans: int = 40_000,
+    quantile: float = 0.5,
+    seed: int = 0,
+    on_progress: Report | None = None,
+) -> tuple[HorizonModel, dict[str, Any]]:
+    """Make plans of every horizon between places in the data, and fit a horizon model to how consistent they are.
+
+    Args:
+        planner: makes the plans, with the sampler of its settings.
+        dataset: where plans begin and end.
+        num_plans: plans to learn from; a tenth more are made to test the model on.
+        quantile: of the speed error over the noise in plans, which is what the model predicts.
+        seed: of everything random here.
+        on_progress: called with the plans made and their total.
+
+    Returns:
+        The model, and what was measured: for each horizon the share of test plans that were consistent, and the share
+        in which the model was right about that.
+
+    Raises:
+        PlanningError: the environment has no velocities, so every plan counts as consistent.
+    """
+    config, settings = planner.config, planner.settings
+    if not config.env.velocity_columns:
+        raise PlanningError("horizon model: expected an environment with velocity_columns, got none")
+    plain = with_settings(planner, horizon_rule="scan", num_candidates=1, guidance_scale=0.0, selection="consistency")
+    horizons = settings.horizons
+    total = round(1.1 * num_plans)
+    starts, goals = _choose_ends(dataset, config, total, seed)
+    generator = torch.Generator().manual_seed(make_seed(seed, Stream.CALIBRATION, 1))
+    chosen = np.empty(total, dtype=np.int64)
+    errors = np.empty(total)
+    for number, first in enumerate(range(0, total, PLANS_AT_ONCE)):
+        part = slice(first, min(first + PLANS_AT_ONCE, total))
+        rung = number % len(horizons)
+        plans = plain.plan_horizon(starts[part], goals[part], horizons[rung], generator)
+        chosen[part], errors[part] = rung, [plan.speed_error for plan in plans]
+        if on_progress is not None:
+            on_progress(part.stop, total)
+    # Whole batches are held back, so that every horizon is among them.
+    held = (np.arange(total) // PLANS_AT_ONCE) // len(horizons) % 11 == 10
+    model = fit_horizon_model(
+        starts[~held], goals[~held], chosen[~held], errors[~held], horizons, quantile=quantile, seed=seed
+    )
+    test = held if held.any() else ~held
+    with torch.no_grad():
+        predicted = model(torch.from_numpy(starts[test]), torch.from_numpy(goals[test])).numpy()
+    predicted = np.exp(predicted[np.arange(test.sum()), chosen[test]])
+    limit = settings.max_speed_error
+    consistent, expected = errors[test] <= limit, predicted <= limit
+    shares, accuracies = [], []
+    for rung in range(len(horizons)):
+        rows = chosen[test] == rung
+        shares.append(float(consistent[rows].mean()) if rows.any() else None)
+        accuracies.append(float((consistent == expected)[rows].mean()) if rows.any() else None)
+    return model, {
+        "horizons": list(horizons),
+        "max_speed_error": limit,
+        "share_consistent": shares,
+        "accuracy": accuracies,
+        "num_plans": num_plans,
+        "num_test_plans": int(test.sum()) if held.any() else 0,
+        "quantile": quantile,
+        "seed": seed,
+    }
+
+
+def _choose_ends(dataset: TrajectoryDataset, config: Config, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts float32[num, observation_dim] and goals float32[num, positions] from the data."""
+    generator = make_generator(seed, Stream.CALIBRATION, 2)
+    env, longest = config.env, config.windows.max_horizon
+    windows = read_windows(dataset, config, longest, num, generator)
+    starts = windows[:, 0].copy()
+    at_rest = generator.random(num) < SHARE_AT_REST
+    columns = list(env.velocity_columns)
+    starts[:, columns] = np.where(at_rest[:, None], 0.0, starts[:, columns])
+    followed = windows[np.arange(num), generator.integers(1, longest, num)]
+    anywhere = generator.permutation(followed)
+    chosen = np.where(generator.random(num)[:, None] < SHARE_FOLLOWED, followed, anywhere)
+    return starts.astype(np.float32), chosen[:, list(env.position_columns)].astype(np.float32)

@@ -1,0 +1,310 @@
+"""What a plan must satisfy, in environment units, and its translation into constraints of the model space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffplan.config import EnvConfig
+from diffplan.diffusion.constraints import Constraints, bound, fix, no_constraints
+from diffplan.errors import PlanningError
+from diffplan.layout import Layout
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Values that columns of the observation have at one time of the plan, such as a way-point or a final velocity.
+
+    At most one of `step`, `seconds` and `fraction` says when. With none of them the planner chooses: such way-points
+    are passed in the order in which they are given, before the goal.
+
+    Attributes:
+        values: float[columns], or float[batch, columns] for one in each environment.
+        columns: observation columns; None for the positions.
+        step: step of the plan; negative counts from its end.
+        seconds: time from now, rounded to a step of the plan.
+        fraction: share of the plan, 0 for its first and 1 for its last step, rounded to a step.
+    """
+
+    values: Sequence[float] | Sequence[Sequence[float]] | np.ndarray
+    columns: Sequence[int] | None = None
+    step: int | None = None
+    seconds: float | None = None
+    fraction: float | np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if sum(when is not None for when in (self.step, self.seconds, self.fraction)) > 1:
+            raise PlanningError("Fixed: expected at most one of step, seconds and fraction, got several")
+        if self.fraction is not None and not (np.min(self.fraction) >= 0 and np.max(self.fraction) <= 1):
+            raise PlanningError(f"Fixed: expected a fraction from 0 to 1, got {self.fraction}")
+        if self.seconds is not None and self.seconds < 0:
+            raise PlanningError(f"Fixed: expected seconds >= 0, got {self.seconds}")
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it says when."""
+        return (self.step, self.seconds, self.fraction) != (None, None, None)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds that some columns of the observation keep, such as a speed limit or half of a room.
+
+    Attributes:
+        low: lower bounds, one for all columns or one for each; -inf for none.
+        high: upper bounds; inf for none.
+        columns: observation columns; None for the positions.
+        first_step: the first step of the plan that they hold for. The present observation is what it is, so bounds
+            never hold for step 0.
+        last_step: the last one; None for the end of the plan.
+    """
+
+    low: float | Sequence[float] = -np.inf
+    high: float | Sequence[float] = np.inf
+    columns: Sequence[int] | None = None
+    first_step: int = 1
+    last_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.first_step < 1 or (self.last_step is not None and self.last_step < self.first_step):
+            raise PlanningError(
+                f"Bounds: expected 1 <= first_step <= last_step, got {self.first_step} and {self.last_step}"
+            )
+
+
+Constraint = Fixed | Bounds
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Values at one step of each plan.
+
+    Attributes:
+        steps: int[batch].
+        columns: observation columns.
+        values: float32[batch, columns].
+    """
+
+    steps: np.ndarray
+    columns: list[int]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked of a batch of plans, in environment units; arrays have been checked.
+
+    Attributes:
+        observations: what the plans begin with, float32[batch, observation_dim].
+        goals: positions that they end on, float32[batch, positions]; None for no goal.
+        goal_columns: observation columns that a goal fixes.
+        env: which observation columns are positions.
+        step_seconds: seconds between two steps of a plan.
+        fixed: further values; those that say no time have been given one by the planner.
+        bounds: bounds.
+    """
+
+    observations: np.ndarray
+    goals: np.ndarray | None
+    goal_columns: tuple[int, ...]
+    env: EnvConfig
+    step_seconds: float
+    fixed: tuple[Fixed, ...] = ()
+    bounds: tuple[Bounds, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    @classmethod
+    def make(
+        cls,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        constraints: Sequence[Constraint],
+        env: EnvConfig,
+        goal_columns: tuple[int, ...],
+        step_seconds: float,
+        observation_dim: int,
+    ) -> Problem:
+        """Check what is asked.
+
+        Raises:
+            PlanningError: arrays of the wrong shape, values that are not finite, columns that there are not.
+        """
+        observations = np.asarray(observations, dtype=np.float32)
+        if observations.ndim != 2 or observations.shape[1] != observation_dim:
+            raise PlanningError(f"observations: expected shape (batch, {observation_dim}), got {observations.shape}")
+        num, goal_dim = len(observations), len(env.position_columns)
+        if goals is not None:
+            goals = np.asarray(goals, dtype=np.float32)
+            if goals.shape != (num, goal_dim):
+                raise PlanningError(f"goals: expected shape ({num}, {goal_dim}), got {goals.shape}")
+        if not (np.isfinite(observations).all() and (goals is None or np.isfinite(goals).all())):
+            raise PlanningError("observations and goals: expected finite numbers, got NaN or infinity")
+        fixed = tuple(_checked_fixed(c, env, num, observation_dim) for c in constraints if isinstance(c, Fixed))
+        bounds = tuple(_checked_bounds(c, env, observation_dim) for c in constraints if isinstance(c, Bounds))
+        if len(fixed) + len(bounds) != len(constraints):
+            other = next(c for c in constraints if not isinstance(c, Fixed | Bounds))
+            raise PlanningError(f"constraints: expected Fixed and Bounds, got {type(other).__name__}")
+        return cls(observations, goals, goal_columns, env, step_seconds, fixed, bounds)
+
+    def take(self, rows: np.ndarray) -> Problem:
+        """The same for some of the batch, in that order."""
+        return replace(
+            self,
+            observations=self.observations[rows],
+            goals=None if self.goals is None else self.goals[rows],
+            fixed=tuple(
+                replace(
+                    f,
+                    values=np.asarray(f.values)[rows],
+                    fraction=f.fraction if np.ndim(f.fraction) == 0 else np.asarray(f.fraction)[rows],
+                )
+                for f in self.fixed
+            ),
+        )
+
+    def place(self, lengths: np.ndarray) -> list[Placed]:
+        """Everything that is fixed, at the steps of plans of these horizons, int[batch].
+
+        Raises:
+            PlanningError: a time outside of a plan.
+        """
+        zero = np.zeros(len(self), dtype=int)
+        placed = [Placed(zero, list(range(self.observations.shape[1])), self.observations)]
+        if self.goals is not None:
+            last = np.zeros_like(self.observations)
+            last[:, list(self.env.position_columns)] = self.goals
+            placed.append(Placed(lengths - 1, list(self.goal_columns), last[:, list(self.goal_columns)]))
+        for fixed in self.fixed:
+            placed.append(Placed(self._steps(fixed, lengths), list(fixed.columns or ()), np.asarray(fixed.values)))
+        return placed
+
+    def _steps(self, fixed: Fixed, lengths: np.ndarray) -> np.ndarray:
+        if fixed.step is not None:
+            steps = np.where(fixed.step < 0, lengths + fixed.step, fixed.step)
+        elif fixed.seconds is not None:
+            steps = np.full(len(lengths), round(fixed.seconds / self.step_seconds))
+        else:
+            steps = np.rint(np.asarray(fixed.fraction) * (lengths - 1)).astype(int) * np.ones_like(lengths)
+        if ((steps < 0) | (steps >= lengths)).any():
+            raise PlanningError(
+                f"Fixed: expected a time within the plan, got step {int(steps.max())} of a plan of horizon "
+                f"{int(lengths.min())}; ask for a longer horizon"
+            )
+        return steps
+
+    @property
+    def last_timed_step(self) -> int:
+        """The last step at a fixed time from now; plans must reach it."""
+        steps = [fixed.step for fixed in self.fixed if fixed.step is not None]
+        steps += [round(fixed.seconds / self.step_seconds) for fixed in self.fixed if fixed.seconds is not None]
+        return max([step if step >= 0 else -step - 1 for step in steps], default=0)
+
+    def constrain(self, lengths: np.ndarray, layout: Layout, normalize: Callable[[np.ndarray], Tensor]) -> Constraints:
+        """The constraints in model space.
+
+        Args:
+            lengths: horizon of each plan, int[batch].
+            layout: columns of a transition.
+            normalize: takes observations float32[n, observation_dim] to model space.
+
+        Raises:
+            PlanningError: what is asked contradicts itself.
+        """
+        horizon, ragged = int(lengths.max()), bool((lengths != lengths[0]).any())
+        constraints = no_constraints(
+            len(self), horizon, layout.transition_dim, torch.from_numpy(lengths) if ragged else None
+        )
+        try:
+            for placed in self.place(lengths):
+                whole = np.zeros_like(self.observations)
+                whole[:, placed.columns] = placed.values
+                values = normalize(whole)[:, placed.columns]
+                steps = (
+                    torch.from_numpy(placed.steps)
+                    if ragged or (placed.steps != placed.steps[0]).any()
+                    else int(placed.steps[0])
+                )
+                constraints = fix(constraints, steps, layout.observation_columns(tuple(placed.columns)), values)
+            for bounds in self.bounds:
+                columns = list(bounds.columns or ())
+                low, high = (
+                    torch.as_tensor(_normalized_bounds(limits, columns, self.observations.shape[1], normalize))
+                    for limits in (bounds.low, bounds.high)
+                )
+                stop = None if bounds.last_step is None else bounds.last_step + 1
+                constraints = bound(
+                    constraints, layout.observation_columns(tuple(columns)), low, high, slice(bounds.first_step, stop)
+                )
+        except ValueError as error:
+            raise PlanningError(str(error)) from None
+        return constraints
+
+    def impose(self, plans: np.ndarray, lengths: np.ndarray) -> None:
+        """Write everything that is asked into plans, where normalising and back lost the last bits; in place.
+
+        Args:
+            plans: float32[batch, horizon, observation_dim].
+            lengths: horizon of each plan, int[batch].
+        """
+        for bounds in self.bounds:
+            columns = list(bounds.columns or ())
+            stop = None if bounds.last_step is None else bounds.last_step + 1
+            part = plans[:, bounds.first_step : stop, columns]
+            plans[:, bounds.first_step : stop, columns] = np.clip(part, bounds.low, bounds.high)
+        rows = np.arange(len(plans))
+        for placed in self.place(lengths):
+            plans[rows[:, None], placed.steps[:, None], placed.columns] = placed.values
+
+
+def _normalized_bounds(
+    limits: float | Sequence[float], columns: list[int], observation_dim: int, normalize: Callable[[np.ndarray], Tensor]
+) -> Tensor:
+    """Bounds of columns in model space, float[1, columns]; infinite ones stay infinite."""
+    values = np.broadcast_to(np.asarray(limits, dtype=np.float32), (len(columns),))
+    whole = np.zeros((1, observation_dim), dtype=np.float32)
+    whole[:, columns] = np.where(np.isfinite(values), values, 0.0)
+    normalized = normalize(whole)[:, columns]
+    infinite = torch.from_numpy(np.where(np.isfinite(values), 0.0, values).astype(np.float32))[None]
+    return torch.where(torch.isinf(infinite), infinite, normalized)
+
+
+def _columns(columns: Sequence[int] | None, env: EnvConfig, observation_dim: int, what: str) -> tuple[int, ...]:
+    chosen = tuple(env.position_columns if columns is None else columns)
+    if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= c < observation_dim for c in chosen):
+        raise PlanningError(
+            f"{what}: expected distinct observation columns from 0 to {observation_dim - 1}, got {chosen}"
+        )
+    return chosen
+
+
+def _checked_fixed(fixed: Fixed, env: EnvConfig, num: int, observation_dim: int) -> Fixed:
+    columns = _columns(fixed.columns, env, observation_dim, "Fixed")
+    values = np.asarray(fixed.values, dtype=np.float32)
+    if values.ndim == 1:
+        values = np.broadcast_to(values, (num, *values.shape))
+    if values.shape != (num, len(columns)):
+        raise PlanningError(
+            f"Fixed: expected values of shape ({len(columns)},) or ({num}, {len(columns)}), "
+            f"got {np.asarray(fixed.values).shape}"
+        )
+    if not np.isfinite(values).all():
+        raise PlanningError("Fixed: expected finite numbers, got NaN or infinity")
+    return replace(fixed, values=values, columns=columns)
+
+
+def _checked_bounds(bounds: Bounds, env: EnvConfig, observation_dim: int) -> Bounds:
+    columns = _columns(bounds.columns, env, observation_dim, "Bounds")
+    for name, limits in (("low", bounds.low), ("high", bounds.high)):
+        if np.ndim(limits) > 1 or (np.ndim(limits) == 1 and np.shape(limits) != (len(columns),)):
+            raise PlanningError(f"Bounds: expected {name} for {len(columns)} columns, got {limits}")
+        if np.isnan(limits).any():
+            raise PlanningError(f"Bounds: expected numbers as {name}, got NaN")
+    if (np.asarray(bounds.low) > np.asarray(bounds.high)).any():
+        raise PlanningError(f"Bounds: expected low <= high, got {bounds.low} and {bounds.high}")
+    return replace(bounds, columns=columns)
