@@ -17,9 +17,12 @@ commands
   collect PRESET --out DIR        roll out an environment with Ray actors into a dataset
   train PRESET --data DIR --out DIR
                                   fit a diffuser with Ray Train, leave a checkpoint
+  calibrate CHECKPOINT            measure consistency, fit the models that make planning fast
   tune CHECKPOINT --out DIR       search planner settings with Ray Tune
   evaluate CHECKPOINT --protocol maze2d|multi2d --out DIR
                                   score plans in parallel actors
+  plan CHECKPOINT --start X Y --goal X Y
+                                  make one plan, under way-points and guides, and draw it
   report RUN                      write the report page of a run
   pipeline PRESET                 all of the above in one run directory
   data info|stats|head DIR        look at a dataset
@@ -68,11 +71,15 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 def _find_command(name: str) -> Callable[[list[str]], None]:
     from diffplan.suggestion import unknown_name
 
-    names = ("collect", "train", "tune", "evaluate", "report", "pipeline", "data")
+    names = ("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "pipeline", "data")
     if name not in names:
         from diffplan.errors import ConfigError
 
         raise ConfigError(unknown_name("command", name, names))
+    if name in ("calibrate", "plan"):
+        from diffplan import planning_commands
+
+        return getattr(planning_commands, name)
     from diffplan import commands
 
     return getattr(commands, name)

@@ -219,8 +219,8 @@ def evaluate(arguments: list[str]) -> None:
     """`diffplan evaluate`."""
     parsed = parse(EvaluateArguments, arguments, "evaluate")
     from diffplan.cluster.evaluate import evaluate as evaluate_on_cluster
-    from diffplan.cluster.tune import load_settings
     from diffplan.evaluation.table import format_table
+    from diffplan.planning.settings import load_settings
 
     summary = evaluate_on_cluster(
         parsed.checkpoint,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from diffplan.cluster.tune import compute_objective, load_settings, make_param_space, tune_planner
+from diffplan.cluster.tune import compute_objective, make_param_space, tune_planner
+from diffplan.planning.settings import load_settings
 from diffplan.config import Config, with_overrides
 from diffplan.errors import ConfigError
 from diffplan.evaluation.scores import EpisodeResult

@@ -178,7 +178,7 @@ def measure_law(denoiser, sampler, steps, **kwargs):
     num_draws = len(steps) if sampler == "ddpm" else 1
     units = torch.eye(num_draws * SIZE + 1, dtype=torch.float64)[:, 1:]  # row 0 is all 0
     draws = iter(units.view(-1, num_draws, HORIZON, TRANSITION_DIM).unbind(dim=1))
-    with mock.patch.object(torch, "randn", lambda *args, **kwargs: next(draws)):
+    with mock.patch.object(torch, "randn", side_effect=draws):
         x = SAMPLERS[sampler](denoiser, unconstrained(len(units)), seeded(), steps, **kwargs).flatten(1)
     assert next(draws, None) is None
     responses = x[1:] - x[0]

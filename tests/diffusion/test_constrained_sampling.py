@@ -104,6 +104,7 @@ def test_bounds_bind_estimates_and_leave_noisy_plans_free(sampler):
 @pytest.mark.parametrize("target", [None, "noisy", "denoised", "network"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_row_of_a_ragged_batch_is_sampled_as_if_it_were_alone(sampler, target, warm):
+    denoiser = make_denoiser("velocity", clip=1.0)
     noise, initial = draw(len(STEPS), BATCH, HORIZON, DIM, seed=2), draw(BATCH, HORIZON, DIM, seed=3)
 
     class Score:
@@ -118,9 +119,9 @@ def test_a_row_of_a_ragged_batch_is_sampled_as_if_it_were_alone(sampler, target,
         guidance = None if target is None else Guidance(Score(), view, 0.5, target=target)
         constraints, _ = make_constraints(lengths, rows)
         start = initial[rows, : constraints.values.shape[1]] if warm else None
-        with mock.patch.object(torch, "randn", lambda *args, **kwargs: next(draws)):
+        with mock.patch.object(torch, "randn", side_effect=draws):
             return SAMPLERS[sampler](
-                make_denoiser("velocity", clip=1.0),
+                denoiser,
                 constraints,
                 torch.Generator(),
                 STEPS,

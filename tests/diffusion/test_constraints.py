@@ -125,7 +125,9 @@ def test_step_outside_the_plan_of_its_row_is_refused(step, horizon):
 @pytest.mark.parametrize("step", [3, -1])
 def test_contradiction_is_refused_whichever_way_the_step_is_counted(step):
     constraints = fix(no_constraints(2, 4, 3), 3, [0, 1], torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="^constraint: step 3 was fixed before to other values; remove one of the two$"):
+    with pytest.raises(
+        ValueError, match=r"^constraint: step 3 was fixed before to other values; remove one of the two$"
+    ):
         fix(constraints, step, [1], torch.tensor([[0.0], [0.5]]))
 
 
@@ -151,7 +153,9 @@ def test_column_given_twice_is_refused():
 
 def test_empty_bounds_are_refused():
     constraints = bound(no_constraints(2, 4, 3), [1], torch.tensor([[0.5]]), torch.tensor([[1.0]]), slice(2, 4))
-    with pytest.raises(ValueError, match="^constraint: no value of column 1 is within the bounds of step 2; widen them$"):
+    with pytest.raises(
+        ValueError, match=r"^constraint: no value of column 1 is within the bounds of step 2; widen them$"
+    ):
         bound(constraints, [1], torch.tensor([[-1.0]]), torch.tensor([[0.4]]))
 
 
@@ -166,7 +170,7 @@ def test_entry_fixed_outside_its_bounds_is_refused_in_either_order(value, bounds
     first, second = steps if bounds_first else steps[::-1]
     constraints = first(constraints)
     with pytest.raises(
-        ValueError, match="^constraint: column 2 of step 3 is fixed outside its bounds; change one of the two$"
+        ValueError, match=r"^constraint: column 2 of step 3 is fixed outside its bounds; change one of the two$"
     ):
         second(constraints)
 
@@ -195,7 +199,10 @@ def problems(draw_from):
     ]
     columns = draw_from(st.lists(st.integers(0, dim - 1), unique=True, max_size=dim))
     widths = draw(1, len(columns), seed=seed).abs() + 0.9
-    bounds = [functools.partial(bound, columns=[c], lower=-widths[:, [i]], upper=widths[:, [i]]) for i, c in enumerate(columns)]
+    bounds = [
+        functools.partial(bound, columns=[c], lower=-widths[:, [i]], upper=widths[:, [i]])
+        for i, c in enumerate(columns)
+    ]
     empty = no_constraints(batch, horizon, dim, None if lengths is None else torch.tensor(lengths))
     return empty, fixes, bounds, 3 * draw(batch, horizon, dim, seed=seed + 99)
 

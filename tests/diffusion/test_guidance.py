@@ -1,50 +1,250 @@
+import dataclasses
+
 import pytest
 import torch
+from plan_batches import LAYOUT, OFFSET, UNITS, draw_x, to_plans
 
-from diffplan.diffusion.guidance import GoalGuide, Guidance
+from diffplan.diffusion.constraints import Constraints, fix, no_constraints
+from diffplan.diffusion.guidance import Guidance, PlanBatch
+from diffplan.diffusion.guides import Function, KeepOut, weighted_sum
+from diffplan.diffusion.samplers import sample_ddim, sample_ddpm
+from diffplan.diffusion.schedule import make_cosine_schedule
 
-
-def make_plan(positions):
-    """One plan whose columns 1 and 2 hold the position."""
-    positions = torch.tensor(positions)
-    return torch.cat([torch.full((len(positions), 1), 7.0), positions], dim=1)[None]
-
-
-GUIDE = GoalGuide(columns=(1, 2), goals=torch.tensor([[3.0, 4.0]]))
-
-
-def test_score_is_minus_the_mean_distance():
-    plan = make_plan([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
-    assert GUIDE.score(plan).item() == pytest.approx(-(5 + 4 + 0) / 3, abs=1e-3)
+HORIZON = 4
+TARGET = draw_x(1, HORIZON, seed=7)[0]
+SCHEDULE = make_cosine_schedule(12)
 
 
-def test_nearer_and_sooner_plans_score_higher():
-    far = make_plan([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    late = make_plan([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
-    soon = make_plan([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]])
-    assert GUIDE.score(far) < GUIDE.score(late) < GUIDE.score(soon)
+def view(x, rows, diffusion_step):
+    return to_plans(x, diffusion_step=diffusion_step)
 
 
-def test_each_plan_has_its_own_goal():
-    guide = GoalGuide((0, 1), torch.tensor([[0.0, 0.0], [6.0, 8.0]]))
-    torch.testing.assert_close(guide.score(torch.zeros(2, 4, 2)), torch.tensor([-1e-3, -10.0]))
+def bowl(plans):
+    """J = -1/2 |plan - target|² in environment units; its gradient in model space is `bowl_gradient`."""
+    return -0.5 * (plans.transitions - TARGET[: plans.transitions.shape[1]]).square().sum(dim=(1, 2))
 
 
-def test_gradient_points_to_the_goal_and_is_finite_on_it():
-    plan = make_plan([[0.0, 0.0], [3.0, 4.0]]).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(GUIDE.score(plan).sum(), plan)
-    torch.testing.assert_close(gradient[0, 0], torch.tensor([0.0, 0.3, 0.4]), rtol=1e-4, atol=1e-6)
-    assert torch.equal(gradient[0, 1], torch.zeros(3))
+def bowl_gradient(x):
+    return -UNITS * (x * UNITS + OFFSET - TARGET[: x.shape[1]])
 
 
-def test_shift_without_variance_is_no_shift():
-    mean = make_plan([[0.0, 0.0]])
-    guidance = Guidance(GUIDE, lambda plans: plans, scale=2.0)
-    assert torch.equal(guidance.shift(mean, 0.0), mean)
-    torch.testing.assert_close(guidance.shift(mean, 0.5)[0, 0], torch.tensor([7.0, 0.6, 0.8]), rtol=1e-4, atol=1e-6)
+BOWL = Guidance(Function(bowl), view, scale=0.02)
 
 
-def test_goal_guide_brings_sampled_plans_nearer():
-    plan = make_plan([[0.0, 0.0], [1.0, 1.0]])
-    guidance = Guidance(GUIDE, lambda plans: plans, scale=1.0, num_guide_steps=4)
-    assert GUIDE.score(guidance.shift(plan, 0.3)) > GUIDE.score(plan) + 0.3
+def test_plans_know_their_columns():
+    plans = to_plans(draw_x(2, HORIZON))
+    x = plans.transitions
+    assert torch.equal(plans.observations, x[:, :, 1:])
+    assert torch.equal(plans.actions, x[:, :, :1])
+    assert torch.equal(plans.positions, x[:, :, [1, 3]])
+    assert torch.equal(plans.velocities, x[:, :, [2, 4]])
+    assert plans.times.tolist() == [0, 0.5, 1, 1.5]
+    assert plans.path(3).shape == (2, 10, 2)
+    assert torch.equal(plans.path(3)[:, ::3], plans.positions)
+
+
+def test_paths_are_the_cubics_of_positions_and_velocities():
+    seconds = torch.linspace(0, 1.5, 13).double()
+    x = torch.zeros(1, HORIZON, 5).double()
+    times = 0.5 * torch.arange(HORIZON)
+    x[0, :, 1], x[0, :, 2] = times**3 - times, 3 * times**2 - 1
+    x[0, :, 3], x[0, :, 4] = 2 - times**2, -2 * times
+    plans = PlanBatch(x, x, LAYOUT, (0, 2), (1, 3), 0.5)
+    torch.testing.assert_close(plans.path()[0], torch.stack([seconds**3 - seconds, 2 - seconds**2], dim=-1))
+
+
+@pytest.mark.parametrize("num_guide_steps", [1, 3])
+@pytest.mark.parametrize(("scale_by_variance", "factor"), [(True, 0.02 * 0.3), (False, 0.02)])
+def test_moves_are_gradient_steps_in_model_space(num_guide_steps, scale_by_variance, factor):
+    guidance = dataclasses.replace(BOWL, num_guide_steps=num_guide_steps, scale_by_variance=scale_by_variance)
+    x = draw_x(3, HORIZON)
+    expected = x
+    for _ in range(num_guide_steps):
+        expected = expected + factor * bowl_gradient(expected)
+    moved = guidance.move(x, 0.3, 5)
+    torch.testing.assert_close(moved, expected)
+    assert not moved.requires_grad
+    assert (guidance.score(moved, 5) > guidance.score(x, 5)).all()
+
+
+def test_clean_plans_stay():
+    x = draw_x(3, HORIZON)
+    assert torch.equal(dataclasses.replace(BOWL, scale_by_variance=False).move(x, 0.0, -1), x)
+
+
+def test_views_are_told_the_diffusion_step():
+    seen = []
+    guidance = dataclasses.replace(BOWL, view=lambda x, rows, step: seen.append((rows, step)) or view(x, rows, step))
+    guidance.move(draw_x(2, HORIZON), 0.3, 5)
+    guidance.score(draw_x(2, HORIZON), 7)
+    guidance.violation(draw_x(2, HORIZON))
+    guidance.through(lambda x: x, draw_x(2, HORIZON), 3, None)
+    assert seen == [(None, 5), (None, 7), (None, -1), (None, -1)]
+
+
+def test_guides_act_at_their_target_down_to_their_last_step():
+    guidance = dataclasses.replace(BOWL, target="denoised", stop_step=3)
+    assert [guidance.acts_on("denoised", step) for step in (11, 3, 2, 0)] == [True, True, False, False]
+    assert not guidance.acts_on("noisy", 11)
+    assert not dataclasses.replace(guidance, scale=0.0).acts_on("denoised", 11)
+
+
+def test_long_gradients_are_shortened_plan_by_plan():
+    x = torch.stack([(TARGET - OFFSET) / UNITS, draw_x(1, HORIZON)[0]])
+    x[0, 0, 0] += 0.5  # a gradient of norm 0.5 here, and a long one in the other plan
+    gradient = bowl_gradient(x)
+    assert gradient[1].norm() > 1
+    moved = dataclasses.replace(BOWL, max_gradient=1.0).move(x, 0.3, 5) - x
+    torch.testing.assert_close(moved[0], 0.02 * 0.3 * gradient[0])
+    torch.testing.assert_close(moved[1], 0.02 * 0.3 * gradient[1] / gradient[1].norm())
+
+
+def test_scores_that_do_not_depend_on_the_plans_move_nothing():
+    x = draw_x(2, HORIZON)
+    constant = dataclasses.replace(BOWL, guide=Function(lambda plans: torch.ones(2).double()))
+    assert torch.equal(constant.move(x, 0.3, 5), x)
+    assert torch.equal(dataclasses.replace(constant, max_gradient=1.0).move(x, 0.3, 5), x)
+
+
+def test_guides_never_see_what_stands_behind_a_plan():
+    lengths, x = torch.tensor([2, 4, 3, 2]), draw_x(4, HORIZON)
+    padding = torch.arange(HORIZON)[None] >= lengths[:, None]
+    x[padding] = torch.nan
+    seen = []
+
+    def watch(part, rows, diffusion_step):
+        seen.append((part.shape[1], rows.tolist()))
+        assert torch.equal(part, x[rows, : part.shape[1]])
+        return view(part, rows, diffusion_step)
+
+    guide = weighted_sum(bowl, KeepOut((1.0, 2.0), 1.5))
+    guidance = Guidance(guide, watch, 0.02, max_gradient=2.0)
+    scores, moved = guidance.score(x, 5, lengths), guidance.move(x, 0.3, 5, lengths)
+    violations = guidance.violation(x, lengths)
+    assert seen == 3 * [(2, [0, 3]), (3, [2]), (4, [1])]
+    for i, length in enumerate(lengths.tolist()):
+        alone = x[i : i + 1, :length]
+        plain = dataclasses.replace(guidance, view=view)
+        torch.testing.assert_close(scores[i : i + 1], plain.score(alone, 5))
+        torch.testing.assert_close(violations[i : i + 1], plain.violation(alone))
+        torch.testing.assert_close(moved[i : i + 1, :length], plain.move(alone, 0.3, 5))
+    assert torch.isnan(moved[padding]).all()
+    _, gradient = guidance.through(lambda noisy: 1.0 * noisy, x, 5, lengths)
+    assert torch.equal(gradient[padding], torch.zeros_like(gradient[padding]))
+
+
+def test_violations_are_those_of_guides_with_limits():
+    class Plain:
+        def score(self, plans):
+            return plans.positions.sum(dim=(1, 2))
+
+    x, lengths = draw_x(3, HORIZON), torch.tensor([2, 4, 3])
+    assert torch.equal(dataclasses.replace(BOWL, guide=Plain()).violation(x), torch.zeros(3).double())
+    assert torch.equal(dataclasses.replace(BOWL, guide=Plain()).violation(x, lengths), torch.zeros(3).double())
+    zone = KeepOut((1.0, 2.0), 1.5)
+    got = dataclasses.replace(BOWL, guide=zone, scale=0.0).violation(x)
+    assert torch.equal(got, zone.violation(to_plans(x)))
+    assert (got > 0).any()
+
+
+def test_gradients_through_the_network_are_of_the_noisy_plans():
+    x = draw_x(3, HORIZON)
+    matrix = draw_x(1, 5, seed=3)[0]
+    denoised, gradient = BOWL.through(lambda noisy: noisy @ matrix, x, 5, None)
+    assert torch.equal(denoised, x @ matrix)
+    assert not denoised.requires_grad
+    torch.testing.assert_close(gradient, bowl_gradient(x @ matrix) @ matrix.T)
+
+
+@dataclasses.dataclass
+class Halving:
+    """A denoiser whose estimate is half of the noisy plan."""
+
+    schedule: object = SCHEDULE
+
+    def __call__(self, x_noisy, diffusion_step, lengths=None):
+        return 0.5 * x_noisy
+
+
+def free(batch_size=3):
+    constraints = no_constraints(batch_size, HORIZON, 5)
+    return Constraints(constraints.mask, constraints.values.double())
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("target", ["noisy", "denoised", "network"])
+@pytest.mark.parametrize(("stop_step", "num_guide_steps"), [(0, 1), (0, 2), (6, 1)])
+def test_guided_sampling_is_its_own_recursion(target, stop_step, num_guide_steps):
+    guidance = dataclasses.replace(
+        BOWL, target=target, stop_step=stop_step, num_guide_steps=num_guide_steps, scale=0.01
+    )
+    steps = [11, 8, 5, 2, 0]
+    got = sample_ddim(Halving(), free(), seeded(), steps, guidance=guidance)
+
+    x = torch.randn(3, HORIZON, 5, generator=seeded()).double()
+    for step, following in zip(steps, [*steps[1:], -1], strict=True):
+        now, then = SCHEDULE.alpha_bar_at(step), SCHEDULE.alpha_bar_at(following)
+        variance = (1 - then) / (1 - now) * (1 - now / then)
+        acts, clean, through = step >= stop_step, 0.5 * x, 0.5 * bowl_gradient(0.5 * x)
+        for _ in range(num_guide_steps if acts and target == "denoised" else 0):
+            clean = clean + 0.01 * (1 - now) * bowl_gradient(clean)
+        noise_share = ((1 - then) / (1 - now)) ** 0.5
+        x = (then**0.5 - noise_share * now**0.5) * clean + noise_share * x
+        for _ in range(num_guide_steps if acts and target == "noisy" else 0):
+            x = x + 0.01 * variance * bowl_gradient(x)
+        if acts and target == "network":
+            x = x + 0.01 * variance * through
+    torch.testing.assert_close(got, x, rtol=1e-9, atol=1e-9)
+    assert (got - sample_ddim(Halving(), free(), seeded(), steps)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("target", ["noisy", "denoised", "network"])
+@pytest.mark.parametrize("sample", [sample_ddim, sample_ddpm])
+def test_guides_of_scale_zero_are_not_evaluated(target, sample):
+    def unusable(plans):
+        raise AssertionError("evaluated")
+
+    guidance = Guidance(Function(unusable), view, scale=0.0, target=target)
+    guided = sample(Halving(), free(), seeded(), 5, guidance=guidance)
+    assert torch.equal(guided, sample(Halving(), free(), seeded(), 5))
+    with pytest.raises(AssertionError, match="evaluated"):
+        sample(Halving(), free(), seeded(), 5, guidance=dataclasses.replace(guidance, scale=1e-9))
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("noisy", [8, 5, 2, 0]), ("denoised", [-1] * 5), ("network", [-1] * 5)]
+)
+def test_guides_are_told_how_noisy_plans_are_in_each_step(target, expected):
+    seen = []
+
+    def watch(x, rows, diffusion_step):
+        seen.append(diffusion_step)
+        return view(x, rows, diffusion_step)
+
+    guidance = dataclasses.replace(BOWL, view=watch, target=target)
+    sample_ddim(Halving(), free(), seeded(), [11, 8, 5, 2, 0], guidance=guidance)
+    assert seen == expected
+
+
+@pytest.mark.parametrize("target", ["noisy", "denoised", "network"])
+def test_fixed_entries_stay_whatever_a_guide_wants(target):
+    values = draw_x(3, 1)[:, 0, :2]
+    constraints = fix(fix(free(), 0, [0, 1], values), -1, [1, 3], values)
+    seen = []
+    guidance = dataclasses.replace(BOWL, target=target, scale=0.05)
+    result = sample_ddim(Halving(), constraints, seeded(), 5, guidance=guidance, callback=seen.append)
+    for x in [result, *(state.x_noisy for state in seen), *(state.denoised for state in seen)]:
+        assert torch.equal(x[:, 0, :2], values)
+        assert torch.equal(x[:, -1, [1, 3]], values)
+
+
+@pytest.mark.parametrize("target", ["noisy", "denoised", "network"])
+def test_a_zone_is_left_by_sampled_plans(target):
+    zone = KeepOut((1.0, 2.0), 1.0)  # around the mean of the plans
+    guidance = Guidance(zone, view, scale=3.0, target=target, scale_by_variance=False)
+    unguided = sample_ddim(Halving(), free(20), seeded(), 10)
+    guided = sample_ddim(Halving(), free(20), seeded(), 10, guidance=guidance)
+    assert guidance.violation(guided).mean() < 0.7 * guidance.violation(unguided).mean()

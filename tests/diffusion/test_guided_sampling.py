@@ -118,7 +118,9 @@ def test_guides_bring_samples_to_higher_scores(sampler, target):
     scores = []
     for scale in (0.0, 0.2, 0.4):
         guidance = Guidance(guide, view, scale, target=target)
-        scores.append(guidance.score(SAMPLERS[sampler](denoiser, unconstrained(64), seeded(9), STEPS, guidance=guidance), -1))
+        scores.append(
+            guidance.score(SAMPLERS[sampler](denoiser, unconstrained(64), seeded(9), STEPS, guidance=guidance), -1)
+        )
     assert scores[0].mean() < scores[1].mean() < scores[2].mean()
 
 
@@ -177,9 +179,7 @@ def test_constraints_hold_exactly_whatever_the_guide_wants(sampler, target):
     guidance = Guidance(QuadraticScore(torch.full((HORIZON, TRANSITION_DIM), 9.0), torch.zeros(()), 0.0), view, 1.0)
     guidance = dataclasses.replace(guidance, target=target)
     seen = []
-    result = SAMPLERS[sampler](
-        make_oracle(24), constraints, seeded(), STEPS, guidance=guidance, callback=seen.append
-    )
+    result = SAMPLERS[sampler](make_oracle(24), constraints, seeded(), STEPS, guidance=guidance, callback=seen.append)
     for x in [result, *(state.x_noisy for state in seen), *(state.denoised for state in seen)]:
         assert torch.equal(x[:, 0], values)
         assert torch.equal(x[:, -1, 1], values[:, 0])

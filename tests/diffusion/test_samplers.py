@@ -95,9 +95,7 @@ def test_too_many_sampling_steps_are_refused(sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_temperature_zero_does_not_depend_on_the_generator(sampler):
     denoiser = make_oracle(12)
-    first, second = (
-        SAMPLERS[sampler](denoiser, unconstrained(3), seeded(s), STEPS, temperature=0.0) for s in (1, 2)
-    )
+    first, second = (SAMPLERS[sampler](denoiser, unconstrained(3), seeded(s), STEPS, temperature=0.0) for s in (1, 2))
     assert torch.equal(first, second)
     assert torch.equal(first[0], first[2])
     warm = SAMPLERS[sampler](denoiser, unconstrained(3), seeded(1), STEPS)

@@ -23,7 +23,7 @@ from diffplan.cluster.runtime import ray_session
 from diffplan.cluster.train import RUN_NAME as TRAINING_RUN_NAME
 from diffplan.cluster.train import train_on_cluster
 from diffplan.cluster.tune import RUN_NAME as SEARCH_RUN_NAME
-from diffplan.cluster.tune import load_settings, tune_planner
+from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, config_from_json, config_to_json
 from diffplan.errors import ConfigError
 from diffplan.report.page import write_report

@@ -25,7 +25,6 @@ from diffplan.cluster.runtime import count_gpus, ray_session, require_cpus
 from diffplan.cluster.units import unwrap
 from diffplan.config import Config, config_from_json, config_to_json
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
-from diffplan.data.normalization import Normalizer
 from diffplan.data.window_index import WindowIndex
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.environments import get_maze
@@ -34,6 +33,7 @@ from diffplan.planning.planner import Planner
 from diffplan.progress import Progress
 from diffplan.report.figures import draw_sampled_plans, figure_to_array
 from diffplan.training.batches import TrainingBatches
+from diffplan.training.conditions import check_condition
 from diffplan.training.loop import TrainingProgress, train
 from diffplan.training.state import TrainingState
 
@@ -105,6 +105,7 @@ def train_on_cluster(
     index = WindowIndex(dataset, config.windows.stride, config.windows.padding, config.windows.task_weights)
     for horizon in config.windows.horizons:
         index.count(horizon)  # raises here, in one line, what would otherwise fail in every worker
+    check_condition(config.network, dataset)  # likewise
     if verify_on_read:
         dataset.verify_shards()  # likewise; workers compare again what they read
     dataset = _pin(dataset, out)
@@ -272,7 +273,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
             return
         interval = config.training.picture_interval
         if interval and (progress.step % interval == 0 or progress.step == config.training.num_steps):
-            _add_picture(writer, state, batches.normalizer, progress.step)
+            _add_picture(writer, state, batches, progress.step)
         writer.flush()
         with tempfile.TemporaryDirectory() as directory:
             checkpoints.save_checkpoint(
@@ -288,6 +289,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
                     "snapshot": settings["snapshot"],
                 },
                 training_state=state.state_dict(),
+                return_range=batches.return_range,
             )
             ray.train.report(
                 metrics,
@@ -300,13 +302,13 @@ def _train_worker(settings: dict[str, Any]) -> None:
         writer.close()
 
 
-def _add_picture(writer: SummaryWriter, state: TrainingState, normalizer: Normalizer, step: int) -> None:
+def _add_picture(writer: SummaryWriter, state: TrainingState, batches: TrainingBatches, step: int) -> None:
     """Plans between random places, drawn with the averaged weights."""
     maze = get_maze(state.config.env)
     if maze is None:
         return
     denoiser = Denoiser.make(state.average.module, state.config.diffusion)
-    planner = Planner(state.config, state.layout, denoiser, normalizer)
+    planner = Planner(state.config, state.layout, denoiser, batches.normalizer, return_range=batches.return_range)
     generator = np.random.default_rng(0)
     cells = maze.free_cells[generator.integers(len(maze.free_cells), size=(2, 6))]
     observations = np.zeros((6, state.layout.observation_dim), dtype=np.float32)

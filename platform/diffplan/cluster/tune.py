@@ -23,9 +23,7 @@ from diffplan.cluster.runtime import ray_session, require_cpus
 from diffplan.config import (
     Config,
     EnvConfig,
-    PlanningConfig,
     SearchConfig,
-    config_from_dict,
     config_to_dict,
     with_overrides,
 )
@@ -218,20 +216,3 @@ def _make_tuner(trainable: Any, space: dict[str, Any], config: Config, search: S
             name=RUN_NAME, storage_path=str(out), verbose=0, callbacks=[_ShownProgress(search.num_trials)]
         ),
     )
-
-
-def load_settings(path: str | Path) -> PlanningConfig:
-    """Planner settings from a file that a search wrote (`best.json`), or from a plain JSON object of settings.
-
-    Raises:
-        ConfigError: no such file, or something else in it.
-    """
-    try:
-        values = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: expected a settings file (such as search/best.json), got none there") from None
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{path}: expected JSON settings, got something else ({error})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a JSON object of settings, got {type(values).__name__}")
-    return config_from_dict(PlanningConfig, values.get("settings", values))

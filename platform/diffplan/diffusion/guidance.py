@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -93,8 +93,8 @@ class PlanBatch:
         return torch.cat([between.flatten(1, 2), positions[:, -1:]], dim=1)
 
 
-def hermite(s: Tensor, before: Tensor, after: Tensor, leaving: Tensor, arriving: Tensor) -> Tensor:
-    """The cubic of given ends and slopes at s in [0, 1]; works for NumPy arrays as well."""
+def hermite(s: Any, before: Any, after: Any, leaving: Any, arriving: Any) -> Any:
+    """The cubic of given ends and slopes at s in [0, 1], of tensors or NumPy arrays."""
     rest = 1 - s
     return (
         before * (rest * rest * (1 + 2 * s))
@@ -225,5 +225,5 @@ def _over_lengths(
     distinct: Sequence[int] = torch.unique(lengths).tolist()
     for length in distinct:
         rows = (lengths == length).nonzero()[:, 0]
-        result = result.index_put((rows,), evaluate(x[rows, :length], rows))
+        result = result.index_put((rows,), evaluate(x[rows, :length], rows).to(x.dtype))
     return result

@@ -20,6 +20,7 @@ import math
 import operator
 import re
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -160,7 +161,9 @@ class _Parser:
         if len(self.text) > MAX_LENGTH:
             raise self.error(f"expected at most {MAX_LENGTH} characters, got {len(self.text)}; write it in Python")
         try:
-            tree = ast.parse(self.text, mode="eval")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Python's parser, on what is refused here anyway
+                tree = ast.parse(self.text, mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = getattr(error, "msg", None) or type(error).__name__
             raise self.error(
@@ -215,7 +218,7 @@ class _Parser:
                 got = quote(ast.get_source_segment(self.text, node) or type(node).__name__, 30)
                 raise self.error(f"expected numbers, lists of them, names, calls, [...] and + - * / **, got {got}")
 
-    def number(self, compute: Callable[..., Any], *arguments: float) -> float:
+    def number(self, compute: Callable[..., Any], *arguments: Any) -> float:
         try:
             result = compute(*arguments)
         except (OverflowError, ZeroDivisionError) as error:
@@ -339,7 +342,7 @@ class _Parser:
         raise self.error("expected whole numbers, slices of them with a positive step, or ... as indices")
 
 
-def _terms(guide: Guide) -> tuple[tuple[float, Guide], ...]:
+def _terms(guide: Any) -> tuple[tuple[float, Guide], ...]:
     return guide.terms if isinstance(guide, WeightedSum) else ((1.0, guide),)
 
 

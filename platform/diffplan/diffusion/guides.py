@@ -30,7 +30,7 @@ class GoalDistance:
         """Scores, in units of length."""
         if plans.goals is None:
             raise PlanningError("guide goal_distance: expected plans with goals, got plans without; give goals to plan")
-        squares = (plans.positions - plans.goals[:, None]).square().sum(dim=-1)
+        squares = (plans.positions - plans.goals.to(plans.positions)[:, None]).square().sum(dim=-1)
         return -(squares + 1e-6).sqrt().mean(dim=1)  # the slope is finite at the goal
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +25,10 @@ _BOTH = frozenset({STEPS, COLUMNS})
 
 FIELDS: dict[str, tuple[frozenset[int], Callable[[PlanBatch], Tensor | None]]] = {
     "action": (_BOTH, lambda plans: plans.actions),
-    "goal": (frozenset({COLUMNS}), lambda plans: None if plans.goals is None else plans.goals[:, None]),
+    "goal": (
+        frozenset({COLUMNS}),
+        lambda plans: None if plans.goals is None else plans.goals.to(plans.transitions)[:, None],
+    ),
     "observation": (_BOTH, lambda plans: plans.observations),
     "position": (_BOTH, lambda plans: plans.positions),
     "time": (frozenset({STEPS}), lambda plans: plans.times.to(plans.transitions)[None, :, None]),
@@ -117,7 +120,7 @@ class Expression:
     """
 
     text: str
-    root: Field | Operation
+    root: Field | Operation = field(repr=False)
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Its value for each plan.

@@ -18,6 +18,7 @@ from diffplan.data.readers import make_window_reader
 from diffplan.data.window_index import WindowIndex
 from diffplan.layout import Layout
 from diffplan.seeding import Stream, make_generator, make_seed
+from diffplan.training.conditions import check_condition, fit_return_range, make_condition, make_reader_conditions
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,16 @@ class TrainingBatch:
         noise: standard normal, the same shape.
         diffusion_step: int64[rows].
         mask: which steps are no padding, bool[rows, horizon]; None where all are.
+        condition: what the network is told of each row, float32[rows], NaN where that is withheld: its task, or the
+            return from its first step to the end of its episode as a place in `TrainingBatches.return_range`. None
+            where it is told nothing.
     """
 
     x_clean: Tensor
     noise: Tensor
     diffusion_step: Tensor
     mask: Tensor | None = None
+    condition: Tensor | None = None
 
 
 class TrainingBatches:
@@ -48,8 +53,16 @@ class TrainingBatches:
         device: where the data are kept if they fit, and where windows come from.
         verify: compare all data with their checksums before they are used.
 
+    Attributes:
+        layout: columns of a transition.
+        normalizer: between environment units and model space.
+        reader: where windows come from.
+        return_range: returns that the network is told as 0 and as 1, the same for every worker; None where it is not
+            told returns.
+
     Raises:
-        DataError: a horizon has no window, or a shard is damaged.
+        DataError: a horizon has no window, a shard is damaged, or the network is to be told what the data do not hold.
+        ConfigError: there are more tasks than the network knows.
     """
 
     def __init__(
@@ -77,12 +90,16 @@ class TrainingBatches:
         self._rows = slice(rank, None, world_size)
         for horizon in windows.horizons:
             index.count(horizon)  # raises now, not in the middle of a run, if episodes are too short
+        network = config.network
+        check_condition(network, dataset)
+        self.return_range = fit_return_range(dataset, verify=verify) if network.condition == "returns" else None
         self.reader = make_window_reader(
             dataset,
             names,
             index,
             self.normalizer,
             storage=windows.storage,
+            conditions=make_reader_conditions(network),
             device=device,
             verify=verify,
             max_horizon=windows.max_horizon,
@@ -106,5 +123,9 @@ class TrainingBatches:
         diffusion_step = torch.randint(
             self._config.diffusion.num_diffusion_steps, (training.batch_size,), generator=torch_generator
         )
+        network, withheld = self._config.network, torch.zeros(training.batch_size, dtype=torch.bool)
+        if network.condition != "none":  # the last to be drawn, so that noise is the same with and without conditions
+            withheld = torch.rand(training.batch_size, generator=torch_generator) < network.condition_dropout
         batch = self.reader.read(step, training.batch_size, horizon, generator, self._rows)
-        return TrainingBatch(batch.x, noise[self._rows], diffusion_step[self._rows], batch.mask)
+        condition = make_condition(network, batch, self.return_range, withheld[self._rows])
+        return TrainingBatch(batch.x, noise[self._rows], diffusion_step[self._rows], batch.mask, condition)

@@ -51,6 +51,7 @@ def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBa
         endpoint_mask(horizon, transition_dim, start, goal).to(device),
         make_loss_weights(horizon, transition_dim, layout.action_dim, config.diffusion).to(device),
         None if batch.mask is None else batch.mask.to(device),
+        condition=None if batch.condition is None else batch.condition.to(device),
         snr_weighting=config.diffusion.snr_weighting,
     )
 

@@ -1,0 +1,26 @@
+"""Planner settings in files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffplan.config import PlanningConfig, config_from_dict
+from diffplan.errors import ConfigError
+
+
+def load_settings(path: str | Path) -> PlanningConfig:
+    """Planner settings from a file that a search wrote (`best.json`), or from a plain JSON object of settings.
+
+    Raises:
+        ConfigError: no such file, or something else in it.
+    """
+    try:
+        values = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: expected a settings file (such as search/best.json), got none there") from None
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: expected JSON settings, got something else ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object of settings, got {type(values).__name__}")
+    return config_from_dict(PlanningConfig, values.get("settings", values))

@@ -1,0 +1,215 @@
+"""The commands about plans: `diffplan calibrate` and `diffplan plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
+
+from diffplan.commands import parse, show
+from diffplan.errors import ConfigError, PlanningError
+from diffplan.planning.settings import load_settings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from diffplan.planning.planner import Planner
+    from diffplan.types import Plan
+
+
+@dataclasses.dataclass(kw_only=True)
+class CalibrateArguments:
+    """Measure how consistent data and plans are, and fit the small models that planning uses beside the diffuser."""
+
+    checkpoint: Positional[Path]
+    """Directory of the checkpoint; it gains a horizon model, inverse dynamics and calibration.json."""
+    data: str | None = None
+    """Directory or URL of the dataset; that of the checkpoint if not given."""
+    settings: Path | None = None
+    """Planner settings whose sampler and horizons are learned; those of the checkpoint if not given."""
+    num_plans: int = 40_000
+    """Plans that the horizon model learns from."""
+    quantile: float = 0.5
+    """What the horizon model predicts of the speed errors of a horizon: 0.5 their median, more for caution."""
+    seed: int = 0
+    """Seed of everything random in it."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class PlanArguments:
+    """Make one plan, print it in a line, and write and draw it where asked."""
+
+    checkpoint: Positional[Path]
+    """Directory of the checkpoint."""
+    start: tuple[float, ...]
+    """The observation to plan from; if only a position is given, at rest."""
+    goal: tuple[float, ...] | None = None
+    """The position to end at."""
+    via: tuple[tuple[float, float], ...] = ()
+    """Positions to pass on the way, in this order."""
+    guides: tuple[str, ...] = ()
+    """What is maximised: expressions such as `keep_out([3, 4], 0.5)` or import paths; those of the settings if none."""
+    guidance_scale: float | None = None
+    """Strength of the guides."""
+    horizon: int | None = None
+    """Transitions of the plan; chosen if not given."""
+    num_candidates: int | None = None
+    """Plans drawn for each horizon; that of the settings if not given."""
+    settings: Path | None = None
+    """Planner settings, such as the best.json of a search; those of the checkpoint if not given."""
+    seed: int = 0
+    """Seed of the plan."""
+    out: Path | None = None
+    """JSON file for the plan."""
+    picture: Path | None = None
+    """PNG file for a drawing of the plan in its maze."""
+
+
+def calibrate(arguments: list[str]) -> None:
+    """`diffplan calibrate`."""
+    parsed = parse(CalibrateArguments, arguments, "calibrate")
+    if not 0 < parsed.quantile < 1 or parsed.num_plans < 1:
+        raise ConfigError(
+            "calibrate: expected --quantile in (0, 1) and --num_plans >= 1, "
+            f"got {parsed.quantile} and {parsed.num_plans}"
+        )
+    from diffplan.checkpoint import load_checkpoint
+    from diffplan.data.dataset import open_dataset
+    from diffplan.planning.action_model import fit_action_model
+    from diffplan.planning.calibration import learn_horizons, measure_consistency
+    from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model
+    from diffplan.progress import follow
+
+    pinned = load_checkpoint(parsed.checkpoint).dataset
+    uri = parsed.data or pinned.get("path") or pinned.get("uri")
+    if uri is None:
+        raise ConfigError(f"{parsed.checkpoint}: it does not say what it was trained on; give the dataset by --data")
+    # Settings that want a horizon model are what this command makes one for.
+    settings = None if parsed.settings is None else load_settings(parsed.settings)
+    planner = load_planner(parsed.checkpoint, _scanning(parsed.checkpoint, settings))
+    dataset = open_dataset(uri)
+    horizons = planner.settings.horizons
+    data = measure_consistency(dataset, planner.config, planner.config.windows.horizons, seed=parsed.seed)
+    with follow("plans", "plans") as report:
+        model, plans = learn_horizons(
+            planner,
+            dataset,
+            num_plans=parsed.num_plans,
+            quantile=parsed.quantile,
+            seed=parsed.seed,
+            on_progress=report,
+        )
+    with follow("actions", "steps") as report:
+        action_model, action_error = fit_action_model(dataset, seed=parsed.seed, on_progress=report)
+    save_horizon_model(parsed.checkpoint, model)
+    save_action_model(parsed.checkpoint, action_model)
+    result = {"data": data, "plans": plans, "inverse_dynamics_error": action_error, "dataset": str(uri)}
+    (parsed.checkpoint / "calibration.json").write_text(json.dumps(result, indent=2) + "\n")
+    show(_format_calibration(result, horizons))
+    show(f"calibration: {parsed.checkpoint / 'calibration.json'}")
+
+
+def _scanning(checkpoint: Path, settings: Any) -> Any:
+    from diffplan.checkpoint import load_checkpoint
+
+    settings = load_checkpoint(checkpoint).config.planning if settings is None else settings
+    return dataclasses.replace(settings, horizon_rule="scan", controller="tracking")
+
+
+def _format_calibration(result: dict[str, Any], horizons: tuple[int, ...]) -> str:
+    data, plans = result["data"], result["plans"]
+    lines = ["speed error of real windows: quantiles " + ", ".join(f"{q:.1%}" for q in data["quantiles"])]
+    shown = sorted({0, len(data["horizons"]) // 2, len(data["horizons"]) - 1})
+    for i in shown:
+        values = "  ".join(f"{v:6.2f}" for v in data["speed_errors"][i])
+        lines.append(f"  horizon {data['horizons'][i]:4d}  {values}")
+    lines.append(f"plans within max_speed_error {plans['max_speed_error']:g}, and how often that was predicted rightly")
+    for horizon, share, accuracy in zip(horizons, plans["share_consistent"], plans["accuracy"], strict=True):
+        if share is not None:
+            lines.append(f"  horizon {horizon:4d}  {share:6.1%}  {accuracy:6.1%}")
+    lines.append(f"inverse dynamics: error {result['inverse_dynamics_error']:.1%} of the spread of actions")
+    return "\n".join(lines)
+
+
+def plan(arguments: list[str]) -> None:
+    """`diffplan plan`."""
+    parsed = parse(PlanArguments, arguments, "plan")
+    import numpy as np
+    import torch
+
+    from diffplan.planning.loading import load_planner
+    from diffplan.planning.problem import Fixed
+
+    settings = None if parsed.settings is None else load_settings(parsed.settings)
+    planner = load_planner(parsed.checkpoint, settings)
+    start = _complete(planner, parsed.start)
+    (made,) = planner.plan(
+        start[None],
+        None if parsed.goal is None else np.array([parsed.goal]),
+        torch.Generator().manual_seed(parsed.seed),
+        constraints=[Fixed(values=position) for position in parsed.via],
+        guides=parsed.guides or None,
+        guidance_scale=parsed.guidance_scale,
+        horizons=None if parsed.horizon is None else (parsed.horizon,),
+        num_candidates=parsed.num_candidates,
+    )
+    env_steps = (made.horizon - 1) * made.stride
+    facts = [
+        f"{made.horizon} transitions, {env_steps} environment steps "
+        f"({env_steps * planner.config.env.step_seconds:.2f} s)",
+        f"speed error {made.speed_error:.2f} ({'consistent' if made.consistent else 'not consistent'})",
+    ]
+    if parsed.guides:
+        facts.append(f"violation {made.violation:.3g}")
+    show("; ".join(facts))
+    if parsed.out is not None:
+        parsed.out.write_text(json.dumps(_to_json(made), indent=2) + "\n")
+        show(f"plan: {parsed.out}")
+    if parsed.picture is not None:
+        _draw(planner, made, parsed)
+        show(f"picture: {parsed.picture}")
+
+
+def _complete(planner: Planner, start: tuple[float, ...]) -> np.ndarray:
+    """The observation to plan from; a position alone is put at rest."""
+    import numpy as np
+
+    size, positions = planner.layout.observation_dim, list(planner.config.env.position_columns)
+    if len(start) == size:
+        return np.array(start, dtype=np.float32)
+    if len(start) != len(positions):
+        raise PlanningError(
+            f"--start: expected {size} numbers (an observation) or {len(positions)} (a position), got {len(start)}"
+        )
+    observation = np.zeros(size, dtype=np.float32)
+    observation[positions] = start
+    return observation
+
+
+def _to_json(made: Plan) -> dict[str, Any]:
+    return {
+        "observations": made.observations.tolist(),
+        "actions": None if made.actions is None else made.actions.tolist(),
+        "stride": made.stride,
+        "speed_error": made.speed_error,
+        "consistent": made.consistent,
+        "violation": made.violation,
+        "guide_score": made.guide_score,
+    }
+
+
+def _draw(planner: Planner, made: Plan, parsed: PlanArguments) -> None:
+    import numpy as np
+
+    from diffplan.environments import get_maze
+    from diffplan.report.figures import draw_sampled_plans
+
+    env = planner.config.env
+    maze = get_maze(env)
+    if maze is None:
+        raise ConfigError(f"--picture: expected an environment with a maze, got {env.env_id}")
+    goal = made.observations[-1, list(env.position_columns)] if parsed.goal is None else parsed.goal
+    draw_sampled_plans(maze, [made], np.array([goal]), env).savefig(parsed.picture, dpi=120)

@@ -1,0 +1,118 @@
+"""What a network is told of each training window: the return that follows it, or the number of its task.
+
+A return is the undiscounted sum of the rewards from the window's first step to the end of its episode. So it depends on
+how many steps are left there: where rewards are steady, windows that begin late in an episode have low returns however
+well they do, and a high return that is asked for in planning asks for what good episodes do near their start. Networks
+are told returns in a fixed range as 0 to 1; those of a few windows lie outside.
+
+Some of what a network would be told is withheld (NaN), so that it learns to do without as well.
+Source: Ho and Salimans 2022, Alg. 1; Ajay et al. 2023 (Decision Diffuser), section 3.2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffplan.config import NetworkConfig
+from diffplan.data.conditions import Conditions, WindowBatch
+from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.returns import compute_returns_to_go
+from diffplan.data.shard_reader import ShardReader
+from diffplan.errors import ConfigError, DataError
+
+MAX_RETURN_ROWS = 2**24
+"""Largest dataset, in steps, whose rewards are all read for the range of its returns."""
+_RANGE_QUANTILES = (0.005, 0.995)
+_MIN_RELATIVE_WIDTH = 1e-6
+
+
+def check_condition(network: NetworkConfig, dataset: TrajectoryDataset) -> None:
+    """Raise unless a dataset can give what a network is to be told.
+
+    Raises:
+        DataError: it has no tasks.
+        ConfigError: it has more tasks than the network.
+    """
+    if network.condition != "task":
+        return
+    num_tasks = len(dataset.manifest.tasks)
+    if not num_tasks:
+        raise DataError(
+            f"{dataset.uri}: network.condition task: expected a dataset of several tasks, got one without; make one "
+            "with `diffplan data merge`"
+        )
+    if num_tasks > network.num_tasks:
+        raise ConfigError(
+            f"network.num_tasks: expected at least {num_tasks}, the tasks of {dataset.uri}, got {network.num_tasks}"
+        )
+
+
+def make_reader_conditions(network: NetworkConfig) -> Conditions:
+    """What readers give beside the windows for a network; task numbers they always give."""
+    return Conditions(returns_to_go=network.condition == "returns")
+
+
+def fit_return_range(dataset: TrajectoryDataset, *, verify: bool = False) -> tuple[float, float]:
+    """The returns that a network is told as 0 and as 1; they follow from the dataset alone.
+
+    They are the 0.5 % and 99.5 % quantiles of the returns from all steps; of datasets too large to read, those of the
+    returns of whole episodes, with 0, the return of an end, between them. Where most returns are the same, they are
+    the lowest and the highest; where all are, the range is 1 wide around it.
+
+    Args:
+        dataset: the data.
+        verify: compare the rewards with their checksums.
+
+    Raises:
+        DataError: a shard is gone or damaged.
+    """
+    episodes = dataset.episodes
+    if dataset.num_steps <= MAX_RETURN_ROWS:
+        reader = ShardReader(dataset.store, dataset.manifest, verify=verify)
+        runs = [reader.read_rows(shard, "reward", first, count)[:, 0] for shard, first, count in dataset.iterate_runs()]
+        returns = compute_returns_to_go(np.concatenate(runs), episodes.length, 1.0)
+        anchors: list[float] = []
+    else:
+        returns, anchors = episodes.column("undiscounted_return"), [0.0]
+    low, high = (float(value) for value in np.quantile(returns.astype(np.float64), _RANGE_QUANTILES))
+    low, high = min([low, *anchors]), max([high, *anchors])
+    if _is_narrow(low, high):
+        low, high = float(returns.min()), float(returns.max())
+    if _is_narrow(low, high):
+        center = (low + high) / 2
+        half = max(0.5, _MIN_RELATIVE_WIDTH * abs(center))
+        low, high = center - half, center + half
+    return low, high
+
+
+def make_condition(
+    network: NetworkConfig, batch: WindowBatch, return_range: tuple[float, float] | None, withheld: Tensor
+) -> Tensor | None:
+    """What a network is told of windows.
+
+    Args:
+        network: says what it is told.
+        batch: the windows.
+        return_range: returns that are told as 0 and as 1, where returns are told.
+        withheld: windows of which it is told nothing, bool[windows].
+
+    Returns:
+        float32[windows], NaN where it is withheld; None for a network that is told nothing.
+    """
+    if network.condition == "none":
+        return None
+    if network.condition == "returns":
+        assert batch.returns_to_go is not None
+        assert return_range is not None
+        low, high = return_range
+        told = (batch.returns_to_go - low) / (high - low)
+    else:
+        assert batch.task is not None
+        told = batch.task.to(torch.float32)
+    return torch.where(withheld.to(told.device), torch.nan, told)
+
+
+def _is_narrow(low: float, high: float) -> bool:
+    return high - low <= _MIN_RELATIVE_WIDTH * max(abs(low), abs(high))
