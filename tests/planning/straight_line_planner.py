@@ -44,37 +44,83 @@ def make_untrained_planner(config=CONFIG, settings=None, action_dim=0):
 class StraightLines(nn.Module):
     """Plans straight lines from start to goal whose velocity is that of the start, however long the way.
 
-    Such a plan agrees with itself only if its horizon is the one that the distance takes at that velocity.
+    Such a plan agrees with itself only if its horizon is the one that the distance takes at that velocity. One that
+    starts at rest is wrong by the speed that it would need, so that all long enough horizons are consistent.
 
     Args:
         speed_offsets: added to the velocities after the first, one for each row of a batch in turn.
+
+    Attributes:
+        batches: for each run of the sampler the horizon of every row.
+        steps: the diffusion step of every call.
     """
 
     def __init__(self, speed_offsets=(0.0,)):
         super().__init__()
         self.speed_offsets = torch.tensor(speed_offsets)
         self.batches = []
+        self.steps = []
 
-    def forward(self, x_noisy, diffusion_step):
+    def forward(self, x_noisy, diffusion_step, *, lengths=None):
         """The clean plan, from the constraints in the noisy one."""
         batch_size, horizon, _ = x_noisy.shape
-        if int(diffusion_step[0]) == 0:  # the last step of each run
-            self.batches.append((horizon, batch_size))
+        ends = torch.full((batch_size,), horizon) if lengths is None else lengths
+        self.steps.append(int(diffusion_step[0]))
+        if self.steps[-1] == 0:  # the last step of each run
+            self.batches.append(tuple(ends.tolist()))
         x = NORMALIZER.unnormalize(x_noisy)
-        start, goal, velocity = x[:, 0, :2], x[:, -1, :2], x[:, 0, 2:]
-        way = torch.linspace(0, 1, horizon)[None, :, None]
+        start, goal, velocity = x[:, 0, :2], x[torch.arange(batch_size), ends - 1, :2], x[:, 0, 2:]
+        way = (torch.arange(horizon) / (ends[:, None] - 1))[..., None]
         positions = start[:, None] + way * (goal - start)[:, None]
         offsets = self.speed_offsets.repeat(-(-batch_size // len(self.speed_offsets)))[:batch_size]
         velocities = velocity[:, None].repeat(1, horizon, 1) + offsets[:, None, None]
         return NORMALIZER.normalize(torch.cat([positions, velocities], dim=-1))
 
 
-def make_straight_planner(speed_offsets=(0.0,), **settings):
+class Silent(nn.Module):
+    """Predicts 0. As a velocity: estimates are the noisy plan, scaled; as noise: all of it is signal.
+
+    Attributes:
+        steps: the diffusion step of every call.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def forward(self, x_noisy, diffusion_step, *, lengths=None):
+        """Zeros."""
+        self.steps.append(int(diffusion_step[0]))
+        return torch.zeros_like(x_noisy)
+
+
+def make_silent_planner(prediction="velocity", normalizer=NORMALIZER, **settings):
+    denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction=prediction))
+    return Planner(CONFIG, Layout(4), denoiser, normalizer, replace(CONFIG.planning, **settings))
+
+
+def make_straight_planner(speed_offsets=(0.0,), horizon_model=None, **settings):
     network = StraightLines(speed_offsets)
     denoiser = Denoiser.make(network, CONFIG.diffusion)
-    return Planner(CONFIG, Layout(4), denoiser, NORMALIZER, replace(CONFIG.planning, **settings)), network
+    settings = replace(CONFIG.planning, **settings)
+    return Planner(CONFIG, Layout(4), denoiser, NORMALIZER, settings, horizon_model=horizon_model), network
 
 
 def distance_of(horizon, speed):
     """Way that a plan of a horizon covers at a speed."""
     return (horizon - 1) * STEP_SECONDS * speed
+
+
+def make_ways(horizons, speed=2.0):
+    """Observations and goals along the first axis that take the given horizons at their own speed."""
+    observations = np.tile([1.0, 2.0, speed, 0.0], (len(horizons), 1))
+    goals = np.array([[1.0 + distance_of(horizon, speed), 2.0] for horizon in horizons])
+    return observations, goals
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def stack(plans):
+    return np.stack([plan.observations for plan in plans])

@@ -1,25 +1,26 @@
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from straight_line_planner import (
     CONFIG,
     NORMALIZER,
     STEP_SECONDS,
     distance_of,
+    make_silent_planner,
     make_straight_planner,
     make_untrained_planner,
+    make_ways,
+    seeded,
+    stack,
 )
-from torch import nn
 
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import with_overrides
 from diffplan.data.normalization import Normalizer
 from diffplan.data.statistics import compute_statistics
-from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import CheckpointError, PlanningError
-from diffplan.layout import Layout
 from diffplan.planning.horizon import compute_speed_errors
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
@@ -29,15 +30,7 @@ OBSERVATIONS = np.array([[1.1, 1.03, 0.3, -0.2], [3.07, 2.9, -1.0, 4.9], [0.9, 2
 GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3]])
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def stack(plans):
-    return np.stack([plan.observations for plan in plans])
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
 @pytest.mark.parametrize("guidance_scale", [0.0, 0.5])
 def test_every_plan_starts_and_ends_exactly_where_it_must(sampler, guidance_scale):
     settings = replace(CONFIG.planning, sampler=sampler, guidance_scale=guidance_scale, num_candidates=2)
@@ -80,9 +73,12 @@ def test_planned_actions_are_those_of_the_layout():
         np.testing.assert_array_equal(plan.observations[-1, :2], goal)
 
 
-@pytest.mark.parametrize(("sampler", "num_frames"), [("ddim", 3), ("ddpm", 8)])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
+@pytest.mark.parametrize("num_frames", [3, 8])
 def test_way_from_noise_to_plan_is_kept_where_asked_for(sampler, num_frames):
-    planner = make_untrained_planner(settings=replace(CONFIG.planning, sampler=sampler, num_candidates=2))
+    planner = make_untrained_planner(
+        settings=replace(CONFIG.planning, sampler=sampler, num_candidates=2, num_sampling_steps=num_frames)
+    )
     plain = planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())
     kept = planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded(), keep_denoising=True)
     for one, other in zip(plain, kept, strict=True):
@@ -99,19 +95,9 @@ def test_plans_follow_from_the_generator():
     assert not np.array_equal(first, other)
 
 
-class Silent(nn.Module):
-    """Predicts a velocity of 0: estimates are the noisy plan itself, scaled."""
-
-    def forward(self, x_noisy, diffusion_step):
-        return torch.zeros_like(x_noisy)
-
-
 def test_guidance_brings_plans_to_the_goal_sooner():
-    denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction="velocity"))
-
     def mean_distances(scale, num_guide_steps=1):
-        settings = replace(CONFIG.planning, guidance_scale=scale, num_guide_steps=num_guide_steps)
-        planner = Planner(CONFIG, Layout(4), denoiser, NORMALIZER, settings)
+        planner = make_silent_planner(guidance_scale=scale, num_guide_steps=num_guide_steps)
         plans = stack(planner.plan_horizon(OBSERVATIONS, GOALS, 16, seeded()))
         return np.linalg.norm(plans[:, :, :2] - GOALS[:, None], axis=-1).mean(axis=1)
 
@@ -125,12 +111,9 @@ def test_plans_through_quantiles_reach_goals_within_and_beyond_the_data():
     data = np.hstack([generator.gamma(2.0, 0.5, (4000, 2)), generator.normal(0, 2, (4000, 2)).round()])
     normalizer = Normalizer.fit([compute_statistics(data)], "quantile")
     goals = np.array([[0.4, 1.1], [1.0, 0.9], [30.0, -7.0]])
-    denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction="velocity"))
 
     def make_plans(guidance_scale):
-        planner = Planner(
-            CONFIG, Layout(4), denoiser, normalizer, replace(CONFIG.planning, guidance_scale=guidance_scale)
-        )
+        planner = make_silent_planner(normalizer=normalizer, guidance_scale=guidance_scale)
         return planner.plan_horizon(OBSERVATIONS, goals, 16, seeded(), keep_denoising=True)
 
     def distances(plans):
@@ -166,9 +149,10 @@ def test_bad_arrays_are_planning_errors(observations, goals, message):
 
 
 def test_settings_that_the_model_cannot_serve_are_planning_errors():
-    with pytest.raises(PlanningError, match=r"planning\.num_sampling_steps: expected at most 8.*got 9"):
-        make_untrained_planner(settings=replace(CONFIG.planning, num_sampling_steps=9))
-    make_untrained_planner(settings=replace(CONFIG.planning, num_sampling_steps=9, sampler="ddpm"))
+    for sampler in ("ddim", "ddpm", "dpm_solver"):
+        with pytest.raises(PlanningError, match=r"planning\.num_sampling_steps: expected at most 8.*got 9"):
+            make_untrained_planner(settings=replace(CONFIG.planning, num_sampling_steps=9, sampler=sampler))
+        make_untrained_planner(settings=replace(CONFIG.planning, num_sampling_steps=8, sampler=sampler))
     deep = with_overrides(CONFIG, {"network.dim_mults": [1, 1, 1]})
     with pytest.raises(PlanningError, match=r"planning\.min_horizon: expected at least 4.*got 3"):
         make_untrained_planner(deep, settings=replace(CONFIG.planning, min_horizon=3))
@@ -198,20 +182,43 @@ def test_speed_error_without_positions_is_zero():
     assert compute_speed_errors(np.ones((3, 4, 2)), (), (), 0.1).tolist() == [0, 0, 0]
 
 
-def make_ways(horizons, speed=2.0):
-    """Observations and goals along the first axis that take the given horizons at their own speed."""
-    observations = np.tile([1.0, 2.0, speed, 0.0], (len(horizons), 1))
-    goals = np.array([[1.0 + distance_of(horizon, speed), 2.0] for horizon in horizons])
-    return observations, goals
-
-
 def test_shortest_consistent_horizon_is_taken_in_each_environment():
     planner, network = make_straight_planner()
     plans = planner.plan(*make_ways([8, 4, 16, 8]), seeded())
     assert [plan.horizon for plan in plans] == [8, 4, 16, 8]
     assert all(plan.consistent for plan in plans)
     assert all(plan.speed_error < 1e-3 for plan in plans)
-    assert network.batches == [(4, 4), (8, 3), (12, 1), (16, 1)]  # none is planned again once it has its plan
+    assert max(Counter(network.batches[0]).values()) <= 4  # each horizon once for each environment
+
+
+@pytest.mark.parametrize("num", [1, 3, 40])
+def test_shortest_consistent_horizon_is_the_same_alone_and_among_many(num):
+    wanted = np.random.default_rng(0).choice([4, 8, 12, 16], 40)
+    planner, _ = make_straight_planner()
+    observations, goals = make_ways(wanted)
+    found = []
+    for first in range(0, 40, num):
+        part = slice(first, first + num)
+        found += [plan.horizon for plan in planner.plan(observations[part], goals[part], seeded())]
+    assert found == wanted.tolist()
+
+
+def test_none_is_planned_again_once_it_has_its_plan():
+    wanted = [4] * 20 + [8] * 10 + [12] * 5 + [16] * 5
+    planner, network = make_straight_planner()
+    planner.plan(*make_ways(wanted), seeded())
+    drawn = Counter(horizon for batch in network.batches for horizon in batch)
+    assert drawn[4] == 40
+    assert (drawn[8], drawn[12]) == (20, 10)
+    assert drawn[16] <= 10  # few are left by then, so this horizon may be drawn together with the one before
+
+
+def test_few_environments_have_several_horizons_drawn_at_once():
+    planner, network = make_straight_planner()
+    (plan,) = planner.plan(*make_ways([12]), seeded())
+    assert plan.horizon == 12
+    assert len(network.batches) == 1
+    assert len(set(network.batches[0])) > 1
 
 
 def test_horizon_too_short_is_inconsistent_by_the_speed_that_it_would_need():
@@ -241,7 +248,7 @@ def test_longest_horizon_is_taken_where_none_is_consistent():
 def test_most_consistent_candidate_is_kept():
     planner, network = make_straight_planner(speed_offsets=(3.0, -1.0, 2.0), num_candidates=3)
     plans = planner.plan_horizon(*make_ways([8, 8]), 8, seeded())
-    assert network.batches == [(8, 6)]
+    assert network.batches == [(8,) * 6]
     # Of rows offset by 3, -1 and 2 the second, in both environments.
     assert [plan.speed_error for plan in plans] == pytest.approx([1.0, 1.0], rel=1e-3)
     for plan in plans:

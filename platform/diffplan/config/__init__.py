@@ -11,13 +11,13 @@ from diffplan.config.codec import (
     config_to_json,
     with_overrides,
 )
+from diffplan.config.planning import PlanningConfig
 from diffplan.config.schema import (
     CollectionConfig,
     Config,
     DiffusionConfig,
     EnvConfig,
     NetworkConfig,
-    PlanningConfig,
     SearchConfig,
     TrainingConfig,
     WindowConfig,

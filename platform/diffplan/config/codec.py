@@ -22,6 +22,12 @@ def config_dataclass(cls: type[T]) -> type[T]:
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
+def require(condition: bool, field: str, expected: str, got: object) -> None:
+    """Raises `ConfigError` unless a condition on a field holds; for the `__post_init__` of configs."""
+    if not condition:
+        raise ConfigError(f"{field}: expected {expected}, got {got!r}")
+
+
 @functools.cache
 def _adapter(cls: type) -> Any:
     from pydantic import TypeAdapter  # imported late: it costs 0.2 s that `--help` need not pay

@@ -5,13 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from diffplan.config.codec import config_dataclass
-from diffplan.errors import ConfigError
-
-
-def _require(condition: bool, field: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ConfigError(f"{field}: expected {expected}, got {got!r}")
+from diffplan.config.codec import config_dataclass, require
+from diffplan.config.planning import PlanningConfig
 
 
 @config_dataclass
@@ -30,13 +25,13 @@ class EnvConfig:
     """Simulated seconds of one environment step."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             len(self.position_columns) == len(self.velocity_columns),
             "env.velocity_columns",
             f"as many columns as env.position_columns ({len(self.position_columns)})",
             self.velocity_columns,
         )
-        _require(self.step_seconds > 0, "env.step_seconds", "a positive number", self.step_seconds)
+        require(self.step_seconds > 0, "env.step_seconds", "a positive number", self.step_seconds)
 
 
 @config_dataclass
@@ -58,8 +53,8 @@ class CollectionConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "episode_steps", "episodes_per_unit"):
-            _require(getattr(self, name) >= 1, f"collection.{name}", "at least 1", getattr(self, name))
-        _require(self.action_noise >= 0, "collection.action_noise", "a number >= 0", self.action_noise)
+            require(getattr(self, name) >= 1, f"collection.{name}", "at least 1", getattr(self, name))
+        require(self.action_noise >= 0, "collection.action_noise", "a number >= 0", self.action_noise)
 
     @property
     def num_episodes(self) -> int:
@@ -106,15 +101,15 @@ class WindowConfig:
     """Share of each task of a merged dataset; those given when it was merged if not set."""
 
     def __post_init__(self) -> None:
-        _require(self.min_horizon >= 2, "windows.min_horizon", "at least 2", self.min_horizon)
-        _require(
+        require(self.min_horizon >= 2, "windows.min_horizon", "at least 2", self.min_horizon)
+        require(
             self.max_horizon >= self.min_horizon,
             "windows.max_horizon",
             f"at least windows.min_horizon ({self.min_horizon})",
             self.max_horizon,
         )
-        _require(self.stride >= 1, "windows.stride", "at least 1", self.stride)
-        _require(self.horizon_multiple >= 1, "windows.horizon_multiple", "at least 1", self.horizon_multiple)
+        require(self.stride >= 1, "windows.stride", "at least 1", self.stride)
+        require(self.horizon_multiple >= 1, "windows.horizon_multiple", "at least 1", self.horizon_multiple)
 
     @property
     def horizons(self) -> tuple[int, ...]:
@@ -147,27 +142,27 @@ class NetworkConfig:
     """Share of training examples whose condition is withheld."""
 
     def __post_init__(self) -> None:
-        _require(self.dim >= 8 and self.dim % 8 == 0, "network.dim", "a positive multiple of 8", self.dim)
-        _require(
+        require(self.dim >= 8 and self.dim % 8 == 0, "network.dim", "a positive multiple of 8", self.dim)
+        require(
             len(self.dim_mults) >= 1 and all(m >= 1 for m in self.dim_mults),
             "network.dim_mults",
             "at least one number, all >= 1",
             self.dim_mults,
         )
-        _require(self.depth >= 1, "network.depth", "at least 1", self.depth)
-        _require(
+        require(self.depth >= 1, "network.depth", "at least 1", self.depth)
+        require(
             self.num_heads >= 1 and (self.kind == "unet" or self.dim % (2 * self.num_heads) == 0),
             "network.num_heads",
             f"a number whose double divides network.dim ({self.dim})",
             self.num_heads,
         )
-        _require(
+        require(
             self.condition != "task" or self.num_tasks >= 1,
             "network.num_tasks",
             "at least 1 where network.condition is task",
             self.num_tasks,
         )
-        _require(0 <= self.condition_dropout <= 1, "network.condition_dropout", "0 to 1", self.condition_dropout)
+        require(0 <= self.condition_dropout <= 1, "network.condition_dropout", "0 to 1", self.condition_dropout)
 
     @property
     def min_horizon(self) -> int:
@@ -198,10 +193,10 @@ class DiffusionConfig:
     network predicts (`none`), the signal-to-noise ratio (`snr`), or that but at most 5 (`min_snr`)."""
 
     def __post_init__(self) -> None:
-        _require(self.num_diffusion_steps >= 1, "diffusion.num_diffusion_steps", ">= 1", self.num_diffusion_steps)
-        _require(0 < self.loss_discount <= 1, "diffusion.loss_discount", "a number in (0, 1]", self.loss_discount)
-        _require(self.action_weight > 0, "diffusion.action_weight", "a positive number", self.action_weight)
-        _require(
+        require(self.num_diffusion_steps >= 1, "diffusion.num_diffusion_steps", ">= 1", self.num_diffusion_steps)
+        require(0 < self.loss_discount <= 1, "diffusion.loss_discount", "a number in (0, 1]", self.loss_discount)
+        require(self.action_weight > 0, "diffusion.action_weight", "a positive number", self.action_weight)
+        require(
             self.column_weights is None or (len(self.column_weights) > 0 and min(self.column_weights) >= 0),
             "diffusion.column_weights",
             "numbers >= 0, one for each column of a transition",
@@ -255,119 +250,9 @@ class TrainingConfig:
             "log_interval",
             "checkpoint_interval",
         ):
-            _require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
-        _require(self.learning_rate > 0, "training.learning_rate", "a positive number", self.learning_rate)
-        _require(0 <= self.ema_decay < 1, "training.ema_decay", "a number in [0, 1)", self.ema_decay)
-
-
-@config_dataclass
-class PlanningConfig:
-    """How a trained model plans and acts: what `diffplan tune` searches and `--settings` files hold."""
-
-    sampler: Literal["ddim", "ddpm", "dpm_solver"] = "ddim"
-    """Reverse process: DDIM, ancestral (DDPM), or DPM-Solver++(2M)."""
-    num_sampling_steps: int = 8
-    """Denoising steps."""
-    step_spacing: Literal["uniform", "log_snr"] = "uniform"
-    """Where the denoising steps lie: evenly in diffusion steps, or in the logarithm of the signal-to-noise ratio."""
-    temperature: float = 1.0
-    """Scale of the initial noise and of the noise that `ddpm` adds."""
-
-    min_horizon: int = 8
-    """Shortest horizon to try, in transitions; the shortest that yields a consistent plan is taken."""
-    max_horizon: int = 36
-    """Longest horizon to try; taken where no plan is consistent."""
-    horizon_multiple: int = 4
-    """Horizons tried are multiples of this, counted from `min_horizon`."""
-    horizon_rule: Literal["scan", "predict"] = "scan"
-    """`scan` plans with every horizon from the shortest up; `predict` begins at the horizon that the checkpoint's
-    horizon model expects to be consistent (`diffplan calibrate` fits one) and goes up from there only if it is not."""
-    max_speed_error: float = 10.0
-    """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
-
-    num_candidates: int = 2
-    """Plans drawn for each horizon; the best is kept."""
-    selection: Literal["consistency", "guide"] = "consistency"
-    """Which candidate is best, of those that violate no limit: the most consistent, or, among the consistent ones, the
-    one that the guides score highest."""
-
-    guides: tuple[str, ...] = ("goal_distance()",)
-    """What is maximised, summed: each an expression such as `2 * goal_distance() + keep_out([3, 4], 0.5)`, or the
-    import path of a guide, such as `my_package.guides:make_guide`. Used where `guidance_scale` is not 0, and by
-    `selection`."""
-    guidance_scale: float = 0.0
-    """Strength of the guides; 0 is none."""
-    num_guide_steps: int = 1
-    """Gradient steps of the guides in each denoising step."""
-    guide_target: Literal["noisy", "denoised", "network"] = "noisy"
-    """Where gradients are taken: at the noisy plan; at the estimate of the clean plan, which is moved itself; or at
-    that estimate but through the network, moving the noisy plan."""
-    guide_scaling: Literal["variance", "none"] = "variance"
-    """Whether a gradient step is scaled by the variance of the denoising step."""
-    max_guide_gradient: float | None = None
-    """Gradients of a plan are scaled down to this norm; None for never."""
-    guide_stop_step: int = 0
-    """Guides rest below this diffusion step."""
-
-    condition_scale: float = 1.0
-    """Classifier-free guidance: 0 ignores the condition, 1 follows it, above 1 exaggerates it."""
-    target_return: float | None = None
-    """Return to ask for, where the network is conditioned on returns."""
-    task: int | None = None
-    """Task to ask for, where the network is conditioned on tasks."""
-
-    controller: Literal["tracking", "inverse_dynamics", "actions"] = "tracking"
-    """How plans become actions: a tracking controller, an inverse dynamics model, or the planned actions."""
-    interpolation: Literal["linear", "hermite"] = "linear"
-    """Between two plan steps: straight lines, or cubics that have the planned velocities as well."""
-    position_gain: float = 10.0
-    """Tracking: force per unit of position error."""
-    velocity_gain: float = 1.0
-    """Tracking: force per unit of velocity error."""
-
-    replan_interval: int = 0
-    """Environment steps between two plans; 0 does not plan again while a plan is going well."""
-    max_deviation: float = 0.7
-    """Plan again where the position is further than this from the plan, in units; 0 never does."""
-    warm_start_steps: int = 0
-    """Denoising steps of a plan that starts from what is left of the one before; 0 always plans from noise."""
-    warm_start_level: float = 0.3
-    """How much of the noise the plan before is given again: share of the diffusion steps, in (0, 1]."""
-
-    def __post_init__(self) -> None:
-        _require(self.min_horizon >= 2, "planning.min_horizon", "at least 2", self.min_horizon)
-        _require(
-            self.max_horizon >= self.min_horizon,
-            "planning.max_horizon",
-            f"at least planning.min_horizon ({self.min_horizon})",
-            self.max_horizon,
-        )
-        for name in ("horizon_multiple", "num_sampling_steps", "num_candidates", "num_guide_steps"):
-            _require(getattr(self, name) >= 1, f"planning.{name}", "at least 1", getattr(self, name))
-        for name in (
-            "temperature",
-            "guidance_scale",
-            "replan_interval",
-            "max_speed_error",
-            "max_deviation",
-            "guide_stop_step",
-            "warm_start_steps",
-        ):
-            _require(getattr(self, name) >= 0, f"planning.{name}", "a number >= 0", getattr(self, name))
-        _require(
-            0 < self.warm_start_level <= 1, "planning.warm_start_level", "a number in (0, 1]", self.warm_start_level
-        )
-        _require(
-            self.max_guide_gradient is None or self.max_guide_gradient > 0,
-            "planning.max_guide_gradient",
-            "a positive number",
-            self.max_guide_gradient,
-        )
-
-    @property
-    def horizons(self) -> tuple[int, ...]:
-        """Horizons to try, ascending."""
-        return tuple(range(self.min_horizon, self.max_horizon + 1, self.horizon_multiple))
+            require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        require(self.learning_rate > 0, "training.learning_rate", "a positive number", self.learning_rate)
+        require(0 <= self.ema_decay < 1, "training.ema_decay", "a number in [0, 1)", self.ema_decay)
 
 
 @config_dataclass
@@ -388,9 +273,9 @@ class SearchConfig:
     """Seed of the search and of the tuning episodes."""
 
     def __post_init__(self) -> None:
-        _require(len(self.protocols) >= 1, "search.protocols", "at least one protocol", self.protocols)
+        require(len(self.protocols) >= 1, "search.protocols", "at least one protocol", self.protocols)
         for name in ("num_trials", "episodes_per_block", "num_blocks", "max_concurrent_trials"):
-            _require(getattr(self, name) >= 1, f"search.{name}", "at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"search.{name}", "at least 1", getattr(self, name))
 
 
 @config_dataclass
@@ -407,14 +292,14 @@ class Config:
     search: SearchConfig = SearchConfig()
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.windows.min_horizon >= self.network.min_horizon,
             "windows.min_horizon",
             f"at least {self.network.min_horizon}, the shortest plan that network.dim_mults "
             f"{self.network.dim_mults} can hold",
             self.windows.min_horizon,
         )
-        _require(
+        require(
             self.planning.min_horizon >= self.network.min_horizon,
             "planning.min_horizon",
             f"at least {self.network.min_horizon}, the shortest plan that network.dim_mults "

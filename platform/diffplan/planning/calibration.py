@@ -112,15 +112,17 @@ def learn_horizons(
     generator = torch.Generator().manual_seed(make_seed(seed, Stream.CALIBRATION, 1))
     chosen = np.empty(total, dtype=np.int64)
     errors = np.empty(total)
-    for number, first in enumerate(range(0, total, PLANS_AT_ONCE)):
-        part = slice(first, min(first + PLANS_AT_ONCE, total))
+    # So few that there are a dozen batches of every horizon: one is held back, and none is without plans.
+    at_once = max(1, min(PLANS_AT_ONCE, total // (12 * len(horizons))))
+    for number, first in enumerate(range(0, total, at_once)):
+        part = slice(first, min(first + at_once, total))
         rung = number % len(horizons)
         plans = plain.plan_horizon(starts[part], goals[part], horizons[rung], generator)
         chosen[part], errors[part] = rung, [plan.speed_error for plan in plans]
         if on_progress is not None:
             on_progress(part.stop, total)
     # Whole batches are held back, so that every horizon is among them.
-    held = (np.arange(total) // PLANS_AT_ONCE) // len(horizons) % 11 == 10
+    held = (np.arange(total) // at_once) // len(horizons) % 11 == 10
     model = fit_horizon_model(
         starts[~held], goals[~held], chosen[~held], errors[~held], horizons, quantile=quantile, seed=seed
     )

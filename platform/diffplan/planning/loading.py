@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,7 +69,7 @@ def _load_horizon_model(checkpoint: Checkpoint) -> HorizonModel | None:
     weights, settings = found
     goal_dim = len(checkpoint.config.env.position_columns)
     return _filled(
-        HorizonModel(
+        lambda: HorizonModel(
             checkpoint.layout.observation_dim, goal_dim, tuple(settings["horizons"]), len(weights["layers.0.bias"])
         ),
         weights,
@@ -81,17 +82,23 @@ def _load_action_model(checkpoint: Checkpoint) -> ActionModel | None:
     if found is None:
         return None
     weights, _ = found
-    action_dim, hidden_dim = len(weights["action_center"]), len(weights["network.layers.0.bias"])
-    return _filled(ActionModel(checkpoint.layout.observation_dim, action_dim, hidden_dim), weights, checkpoint)
+    return _filled(
+        lambda: ActionModel(
+            checkpoint.layout.observation_dim, len(weights["action_center"]), len(weights["network.layers.0.bias"])
+        ),
+        weights,
+        checkpoint,
+    )
 
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def _filled(model: Model, weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -> Model:
+def _filled(make: Callable[[], Model], weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -> Model:
     try:
+        model = make()
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (KeyError, TypeError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(
             f"{checkpoint.path}: a companion belongs to another model ({first}); run `diffplan calibrate` again"

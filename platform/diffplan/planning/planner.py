@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,38 +11,22 @@ from torch import Tensor
 
 from diffplan.config import Config, PlanningConfig
 from diffplan.data.normalization import Normalizer
-from diffplan.diffusion.classifier_free import ClassifierFreeDenoiser
 from diffplan.diffusion.denoiser import Denoiser
-from diffplan.diffusion.guidance import Guidance, Guide, PlanBatch
+from diffplan.diffusion.guidance import Guide, PlanBatch
 from diffplan.diffusion.guide_expressions import parse_guides
 from diffplan.diffusion.guides import as_guide, weighted_sum
-from diffplan.diffusion.samplers import SAMPLERS, Callback, Denoises
 from diffplan.errors import PlanningError
 from diffplan.layout import Layout
-from diffplan.planning.horizon import compute_speed_errors
 from diffplan.planning.horizon_model import HorizonModel
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.problem import Constraint, Problem
-from diffplan.planning.selection import VIOLATION_TOLERANCE, rank
+from diffplan.planning.sampling import Asked, sample_plans
+from diffplan.planning.search import search_horizons
+from diffplan.planning.settings_check import check_settings
 from diffplan.planning.waypoints import time_waypoints
 from diffplan.types import Plan
 
-ROWS_AT_ONCE = 16
-"""Plans that a scan over horizons draws in one batch, where it has fewer environments than that: more cost more than
-they save, since the first consistent horizon ends the scan."""
-
 GuideLike = Guide | Callable[[PlanBatch], Tensor] | str
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What one call asks for, beside the problem."""
-
-    generator: torch.Generator
-    guide: Guide | None
-    guidance_scale: float
-    num_candidates: int
-    keep_denoising: bool
 
 
 class Planner:
@@ -137,10 +121,12 @@ class Planner:
         candidates = self._check_horizons(problem, self.settings.horizons if horizons is None else tuple(horizons))
         problem, ladder = time_waypoints(self, problem, candidates, generator)
         first = np.zeros(len(problem), dtype=int)
-        predicts = self.settings.horizon_rule == "predict" and horizons is None and not constraints
-        if predicts and self.horizon_model is not None and problem.goals is not None:
+        # What the horizon model was taught are plans from a start to a goal and nothing else.
+        predicts = horizons is None and not constraints and goals is not None and self.settings.horizon_rule != "scan"
+        predicts = predicts and self.horizon_model is not None
+        if predicts:
             first = self.horizon_model.first_consistent(problem.observations, problem.goals, candidates, limits)
-        return self._search(problem, ladder, first, predicts, limits, asked)
+        return search_horizons(self, problem, ladder, first, limits, asked, self._steps, one_at_a_time=predicts)
 
     def plan_horizon(
         self,
@@ -218,152 +204,7 @@ class Planner:
         num_steps = min(max(self.settings.warm_start_steps, 1), first + 1)
         steps = schedule.sampling_steps(num_steps, self.settings.step_spacing, first)
         limits = self._limits(max_speed_errors, len(problem))
-        return self._attempt(problem, lengths, limits, asked, steps, initial)
-
-    def make_guidance(self, problem: Problem, guide: Guide, scale: float, num_candidates: int) -> Guidance:
-        """A guide as the sampler takes it, for plans of a problem with as many candidates each."""
-        goals = None
-        if problem.goals is not None:
-            goals = torch.from_numpy(np.repeat(problem.goals, num_candidates, axis=0))
-
-        def view(x: Tensor, rows: Tensor | None, diffusion_step: int) -> PlanBatch:
-            return PlanBatch(
-                transitions=self.normalizer.unnormalize(x),
-                normalized=x,
-                layout=self.layout,
-                position_columns=self.config.env.position_columns,
-                velocity_columns=self.config.env.velocity_columns,
-                step_seconds=self.step_seconds,
-                diffusion_step=diffusion_step,
-                goals=goals if goals is None or rows is None else goals[rows],
-            )
-
-        settings = self.settings
-        return Guidance(
-            guide,
-            view,
-            scale,
-            settings.num_guide_steps,
-            settings.guide_target,
-            settings.guide_scaling == "variance",
-            settings.max_guide_gradient,
-            settings.guide_stop_step,
-        )
-
-    def _search(
-        self,
-        problem: Problem,
-        ladder: np.ndarray,
-        first: np.ndarray,
-        one_at_a_time: bool,
-        limits: np.ndarray,
-        asked: _Asked,
-    ) -> list[Plan]:
-        """Plans of the first horizon on each environment's ladder that is consistent and keeps all limits.
-
-        Args:
-            problem: what is asked.
-            ladder: horizons to try, ascending, int[batch, rungs].
-            first: where to begin, int[batch].
-            one_at_a_time: whether to try one rung before the next, for it is likely to be the last.
-            limits: speed errors up to which plans are consistent, float[batch].
-            asked: what else is asked.
-        """
-        num_rungs = ladder.shape[1]
-        best: list[Plan | None] = [None] * len(problem)
-        waiting, rung = np.arange(len(problem)), first.copy()
-        while waiting.size:
-            width = 1 if one_at_a_time else max(1, ROWS_AT_ONCE // (len(waiting) * asked.num_candidates))
-            offsets = np.arange(width)
-            tried = np.minimum(rung[waiting][:, None] + offsets, num_rungs - 1)
-            # The last rung stands once for each environment, however far the offsets would go beyond it.
-            wanted = rung[waiting][:, None] + offsets < num_rungs
-            rows, places = np.nonzero(wanted)
-            lengths = ladder[waiting[rows], tried[rows, places]]
-            found = self._attempt(problem.take(waiting[rows]), lengths, limits[waiting[rows]], asked, self._steps)
-            done = np.zeros(len(waiting), dtype=bool)
-            for row, plan in zip(rows, found, strict=True):
-                if not done[row]:
-                    i = waiting[row]
-                    best[i] = _better(best[i], plan)
-                    done[row] = plan.consistent and plan.violation <= VIOLATION_TOLERANCE
-            rung[waiting] += width
-            waiting = waiting[~done & (rung[waiting] < num_rungs)]
-        return [plan for plan in best if plan is not None]
-
-    def _attempt(
-        self,
-        problem: Problem,
-        lengths: np.ndarray,
-        limits: np.ndarray,
-        asked: _Asked,
-        steps: Sequence[int],
-        initial: Tensor | None = None,
-    ) -> list[Plan]:
-        """The best of the candidates of one horizon for each environment."""
-        num = asked.num_candidates
-        every = np.repeat(np.arange(len(problem)), num)
-        whole = problem if num == 1 else problem.take(every)
-        row_lengths = lengths[every]
-        constraints = whole.constrain(row_lengths, self.layout, self._normalize_observations)
-        guidance = None
-        if asked.guide is not None:
-            guidance = self.make_guidance(problem, asked.guide, asked.guidance_scale, num)
-        kept: list[Tensor] = []
-        keep: Callback | None = (lambda state: kept.append(state.x_noisy)) if asked.keep_denoising else None
-        x = SAMPLERS[self.settings.sampler](
-            self._condition(len(whole)),
-            constraints,
-            asked.generator,
-            steps,
-            initial=initial,
-            guidance=guidance if asked.guidance_scale else None,
-            temperature=self.settings.temperature,
-            callback=keep,
-        )
-        transitions = self.normalizer.unnormalize(x).numpy()
-        observations = transitions[:, :, self.layout.observations]
-        whole.impose(observations, row_lengths)
-        env = self.config.env
-        errors = compute_speed_errors(
-            observations, env.position_columns, env.velocity_columns, self.step_seconds, row_lengths
-        ).reshape(-1, num)
-        violations, scores = np.zeros_like(errors), None
-        if guidance is not None:
-            with torch.no_grad():
-                # Of the plans as they are given out.
-                exact = torch.from_numpy(self.normalizer.normalize(transitions))
-                violations = guidance.violation(exact, constraints.lengths).numpy().reshape(-1, num)
-                scores = guidance.score(exact, -1, constraints.lengths).numpy().reshape(-1, num)
-        chosen = rank(violations, errors, limits, scores, self.settings.selection)[:, 0]
-        noisy = self.normalizer.unnormalize(torch.stack(kept, dim=1)).numpy() if kept else None
-        plans = []
-        for i, (candidate, limit, length) in enumerate(zip(chosen, limits, lengths, strict=True)):
-            row = i * num + candidate
-            plans.append(
-                Plan(
-                    observations=observations[row, :length],
-                    actions=transitions[row, :length, self.layout.actions] if self.layout.action_dim else None,
-                    stride=self.config.windows.stride,
-                    speed_error=float(errors[i, candidate]),
-                    consistent=bool(errors[i, candidate] <= limit),
-                    violation=float(violations[i, candidate]),
-                    guide_score=None if scores is None else float(scores[i, candidate]),
-                    denoising=None if noisy is None else noisy[row, :, :length, self.layout.observations],
-                )
-            )
-        return plans
-
-    def _condition(self, num: int) -> Denoises:
-        """The denoiser, told the return or the task of the settings if there is one."""
-        settings, kind = self.settings, self.config.network.condition
-        told = {"none": None, "returns": settings.target_return, "task": settings.task}[kind]
-        if told is None:
-            return self.denoiser
-        if kind == "returns" and self.return_range is not None:
-            low, high = self.return_range
-            told = (told - low) / (high - low)
-        return ClassifierFreeDenoiser(self.denoiser, torch.full((num,), float(told)), settings.condition_scale)
+        return sample_plans(self, problem, lengths, limits, asked, steps, initial)
 
     def _make_problem(
         self, observations: np.ndarray, goals: np.ndarray | None, constraints: Sequence[Constraint]
@@ -385,7 +226,7 @@ class Planner:
         guidance_scale: float | None,
         num_candidates: int | None,
         keep_denoising: bool,
-    ) -> _Asked:
+    ) -> Asked:
         settings = self.settings
         scale = settings.guidance_scale if guidance_scale is None else guidance_scale
         if guides is None:
@@ -398,7 +239,7 @@ class Planner:
         num = settings.num_candidates if num_candidates is None else num_candidates
         if num < 1:
             raise PlanningError(f"num_candidates: expected at least 1, got {num}")
-        return _Asked(generator, guide, scale, num, keep_denoising)
+        return Asked(generator, guide, scale, num, keep_denoising)
 
     def _limits(self, max_speed_errors: np.ndarray | None, num: int) -> np.ndarray:
         if max_speed_errors is None:
@@ -418,65 +259,16 @@ class Planner:
                 f"Fixed: expected a time within the plan, got step {problem.last_timed_step} of a plan of horizon "
                 f"{max(horizons)} at most; ask for a longer horizon"
             )
-        return enough
+        # One in which two values meet at a step, such as a way-point and the goal, is as good as too short.
+        return tuple(h for h in enough if problem.fits(h)) or enough
 
-    def _normalize_observations(self, observations: np.ndarray) -> Tensor:
+    def normalize_observations(self, observations: np.ndarray) -> Tensor:
+        """Observations in model space, float32[batch, observation_dim], from those in environment units."""
         if not self.layout.action_dim:
             return torch.from_numpy(self.normalizer.normalize(observations))
         transitions = np.zeros((len(observations), self.layout.transition_dim), dtype=np.float32)
         transitions[:, self.layout.observations] = observations
         return torch.from_numpy(self.normalizer.normalize(transitions)[:, self.layout.observations])
-
-
-def _better(old: Plan | None, new: Plan) -> Plan:
-    """Of two plans, the one that violates less; then the consistent one; then the new one."""
-
-    def badness(plan: Plan) -> tuple[float, bool]:
-        return (plan.violation if plan.violation > VIOLATION_TOLERANCE else 0.0, not plan.consistent)
-
-    return new if old is None or badness(new) <= badness(old) else old
-
-
-def check_settings(planner: Planner) -> None:
-    """Raises `PlanningError` for settings that the model cannot serve."""
-    settings, config = planner.settings, planner.config
-    shortest = config.network.min_horizon
-    if settings.min_horizon < shortest:
-        raise PlanningError(
-            f"planning.min_horizon: expected at least {shortest}, the shortest plan that this network can hold, "
-            f"got {settings.min_horizon}"
-        )
-    steps = config.diffusion.num_diffusion_steps
-    if settings.num_sampling_steps > steps:
-        raise PlanningError(
-            f"planning.num_sampling_steps: expected at most {steps}, the diffusion steps of this model, "
-            f"got {settings.num_sampling_steps}"
-        )
-    if settings.horizon_rule == "predict" and planner.horizon_model is None:
-        raise PlanningError(
-            "planning.horizon_rule: expected scan, for this checkpoint has no horizon model; fit one with "
-            "`diffplan calibrate`"
-        )
-    if settings.controller == "inverse_dynamics" and planner.inverse_dynamics is None:
-        raise PlanningError(
-            "planning.controller: expected tracking or actions, for this checkpoint has no inverse dynamics"
-        )
-    if settings.controller == "actions" and not planner.layout.action_dim:
-        raise PlanningError(
-            "planning.controller: expected tracking or inverse_dynamics, for plans of this model hold no actions; "
-            "train with --windows.columns actions_observations"
-        )
-    kind = config.network.condition
-    for name, value, needed in (("target_return", settings.target_return, "returns"), ("task", settings.task, "task")):
-        if value is not None and kind != needed:
-            raise PlanningError(
-                f"planning.{name}: expected none, for the network was trained with network.condition {kind}, "
-                f"got {value}"
-            )
-    if settings.task is not None and not 0 <= settings.task < config.network.num_tasks:
-        raise PlanningError(
-            f"planning.task: expected 0 to {config.network.num_tasks - 1}, the tasks of this model, got {settings.task}"
-        )
 
 
 def with_settings(planner: Planner, **changes: object) -> Planner:

@@ -39,15 +39,17 @@ class Fixed:
     def __post_init__(self) -> None:
         if sum(when is not None for when in (self.step, self.seconds, self.fraction)) > 1:
             raise PlanningError("Fixed: expected at most one of step, seconds and fraction, got several")
+        if self.step is not None and not isinstance(self.step, int | np.integer):
+            raise PlanningError(f"Fixed: expected a whole number as step, got {self.step}")
         if self.fraction is not None and not (np.min(self.fraction) >= 0 and np.max(self.fraction) <= 1):
             raise PlanningError(f"Fixed: expected a fraction from 0 to 1, got {self.fraction}")
-        if self.seconds is not None and self.seconds < 0:
+        if self.seconds is not None and not 0 <= self.seconds < np.inf:
             raise PlanningError(f"Fixed: expected seconds >= 0, got {self.seconds}")
 
     @property
     def is_timed(self) -> bool:
         """Whether it says when."""
-        return (self.step, self.seconds, self.fraction) != (None, None, None)
+        return any(when is not None for when in (self.step, self.seconds, self.fraction))
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,10 @@ class Problem:
             steps = np.where(fixed.step < 0, lengths + fixed.step, fixed.step)
         elif fixed.seconds is not None:
             steps = np.full(len(lengths), round(fixed.seconds / self.step_seconds))
+        elif fixed.fraction is not None:
+            steps = np.rint(np.asarray(fixed.fraction) * (lengths - 1)).astype(int)
         else:
-            steps = np.rint(np.asarray(fixed.fraction) * (lengths - 1)).astype(int) * np.ones_like(lengths)
+            raise PlanningError("Fixed: expected a time (step, seconds or fraction), got none; give one")
         if ((steps < 0) | (steps >= lengths)).any():
             raise PlanningError(
                 f"Fixed: expected a time within the plan, got step {int(steps.max())} of a plan of horizon "
@@ -204,6 +208,18 @@ class Problem:
         steps = [fixed.step for fixed in self.fixed if fixed.step is not None]
         steps += [round(fixed.seconds / self.step_seconds) for fixed in self.fixed if fixed.seconds is not None]
         return max([step if step >= 0 else -step - 1 for step in steps], default=0)
+
+    def fits(self, horizon: int) -> bool:
+        """Whether what is fixed at known times contradicts itself nowhere in plans of a horizon that reaches it."""
+        timed = replace(self, fixed=tuple(fixed for fixed in self.fixed if fixed.is_timed))
+        known = np.full((len(self), horizon, self.observations.shape[1]), np.nan, dtype=np.float32)
+        rows = np.arange(len(self))[:, None]
+        for placed in timed.place(np.full(len(self), horizon)):
+            before = known[rows, placed.steps[:, None], placed.columns]
+            if (~np.isnan(before) & (before != placed.values)).any():
+                return False
+            known[rows, placed.steps[:, None], placed.columns] = placed.values
+        return True
 
     def constrain(self, lengths: np.ndarray, layout: Layout, normalize: Callable[[np.ndarray], Tensor]) -> Constraints:
         """The constraints in model space.
@@ -295,6 +311,8 @@ def _checked_fixed(fixed: Fixed, env: EnvConfig, num: int, observation_dim: int)
         )
     if not np.isfinite(values).all():
         raise PlanningError("Fixed: expected finite numbers, got NaN or infinity")
+    if np.ndim(fixed.fraction) and np.shape(fixed.fraction) != (num,):
+        raise PlanningError(f"Fixed: expected one fraction or {num} of them, got shape {np.shape(fixed.fraction)}")
     return replace(fixed, values=values, columns=columns)
 
 
@@ -302,7 +320,7 @@ def _checked_bounds(bounds: Bounds, env: EnvConfig, observation_dim: int) -> Bou
     columns = _columns(bounds.columns, env, observation_dim, "Bounds")
     for name, limits in (("low", bounds.low), ("high", bounds.high)):
         if np.ndim(limits) > 1 or (np.ndim(limits) == 1 and np.shape(limits) != (len(columns),)):
-            raise PlanningError(f"Bounds: expected {name} for {len(columns)} columns, got {limits}")
+            raise PlanningError(f"Bounds: expected {name} for {len(columns)} columns, got shape {np.shape(limits)}")
         if np.isnan(limits).any():
             raise PlanningError(f"Bounds: expected numbers as {name}, got NaN")
     if (np.asarray(bounds.low) > np.asarray(bounds.high)).any():

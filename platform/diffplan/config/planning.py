@@ -1,0 +1,118 @@
+"""The settings of planning, apart from the others because searches and settings files hold them alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from diffplan.config.codec import config_dataclass, require
+
+
+@config_dataclass
+class PlanningConfig:
+    """How a trained model plans and acts: what `diffplan tune` searches and `--settings` files hold."""
+
+    sampler: Literal["ddim", "ddpm", "dpm_solver"] = "ddim"
+    """Reverse process: DDIM, ancestral (DDPM), or DPM-Solver++(2M)."""
+    num_sampling_steps: int = 8
+    """Denoising steps."""
+    step_spacing: Literal["uniform", "log_snr"] = "uniform"
+    """Where the denoising steps lie: evenly in diffusion steps, or in the logarithm of the signal-to-noise ratio."""
+    temperature: float = 1.0
+    """Scale of the initial noise and of the noise that `ddpm` adds."""
+
+    min_horizon: int = 8
+    """Shortest horizon to try, in transitions; the shortest that yields a consistent plan is taken."""
+    max_horizon: int = 36
+    """Longest horizon to try; taken where no plan is consistent."""
+    horizon_multiple: int = 4
+    """Horizons tried are multiples of this, counted from `min_horizon`."""
+    horizon_rule: Literal["auto", "scan", "predict"] = "auto"
+    """`scan` plans with every horizon from the shortest up; `predict` begins at the horizon that the checkpoint's
+    horizon model expects to be consistent (`diffplan calibrate` fits one) and goes up from there only if it is not;
+    `auto` predicts where there is such a model."""
+    max_speed_error: float = 10.0
+    """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
+
+    num_candidates: int = 2
+    """Plans drawn for each horizon; the best is kept."""
+    selection: Literal["consistency", "guide"] = "consistency"
+    """Which candidate is best, of those that violate no limit: the most consistent, or, among the consistent ones, the
+    one that the guides score highest."""
+
+    guides: tuple[str, ...] = ("goal_distance()",)
+    """What is maximised, summed: each an expression such as `2 * goal_distance() + keep_out([3, 4], 0.5)`, or the
+    import path of a guide, such as `my_package.guides:make_guide`. Used where `guidance_scale` is not 0, and by
+    `selection`."""
+    guidance_scale: float = 0.0
+    """Strength of the guides; 0 is none."""
+    num_guide_steps: int = 1
+    """Gradient steps of the guides in each denoising step."""
+    guide_target: Literal["noisy", "denoised", "network"] = "noisy"
+    """Where gradients are taken: at the noisy plan; at the estimate of the clean plan, which is moved itself; or at
+    that estimate but through the network, moving the noisy plan."""
+    guide_scaling: Literal["variance", "none"] = "variance"
+    """Whether a gradient step is scaled by the variance of the denoising step."""
+    max_guide_gradient: float | None = None
+    """Gradients of a plan are scaled down to this norm; None for never."""
+    guide_stop_step: int = 0
+    """Guides rest below this diffusion step."""
+
+    condition_scale: float = 1.0
+    """Classifier-free guidance: 0 ignores the condition, 1 follows it, above 1 exaggerates it."""
+    target_return: float | None = None
+    """Return to ask for, where the network is conditioned on returns."""
+    task: int | None = None
+    """Task to ask for, where the network is conditioned on tasks."""
+
+    controller: Literal["tracking", "inverse_dynamics", "actions"] = "tracking"
+    """How plans become actions: a tracking controller, an inverse dynamics model, or the planned actions."""
+    interpolation: Literal["linear", "hermite"] = "linear"
+    """Between two plan steps: straight lines, or cubics that have the planned velocities as well."""
+    position_gain: float = 10.0
+    """Tracking: force per unit of position error."""
+    velocity_gain: float = 1.0
+    """Tracking: force per unit of velocity error."""
+
+    replan_interval: int = 0
+    """Environment steps between two plans; 0 does not plan again while a plan is going well."""
+    max_deviation: float = 0.7
+    """Plan again where the position is further than this from the plan, in units; 0 never does."""
+    warm_start_steps: int = 0
+    """Denoising steps of a plan that starts from what is left of the one before; 0 always plans from noise."""
+    warm_start_level: float = 0.3
+    """How much of the noise the plan before is given again: share of the diffusion steps, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        require(self.min_horizon >= 2, "planning.min_horizon", "at least 2", self.min_horizon)
+        require(
+            self.max_horizon >= self.min_horizon,
+            "planning.max_horizon",
+            f"at least planning.min_horizon ({self.min_horizon})",
+            self.max_horizon,
+        )
+        for name in ("horizon_multiple", "num_sampling_steps", "num_candidates", "num_guide_steps"):
+            require(getattr(self, name) >= 1, f"planning.{name}", "at least 1", getattr(self, name))
+        for name in (
+            "temperature",
+            "guidance_scale",
+            "replan_interval",
+            "max_speed_error",
+            "max_deviation",
+            "guide_stop_step",
+            "warm_start_steps",
+        ):
+            require(getattr(self, name) >= 0, f"planning.{name}", "a number >= 0", getattr(self, name))
+        require(
+            0 < self.warm_start_level <= 1, "planning.warm_start_level", "a number in (0, 1]", self.warm_start_level
+        )
+        require(
+            self.max_guide_gradient is None or self.max_guide_gradient > 0,
+            "planning.max_guide_gradient",
+            "a positive number",
+            self.max_guide_gradient,
+        )
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Horizons to try, ascending."""
+        return tuple(range(self.min_horizon, self.max_horizon + 1, self.horizon_multiple))

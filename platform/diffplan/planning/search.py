@@ -1,0 +1,90 @@
+"""Choosing the horizon: plans of several, in as few batches as pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffplan.planning.problem import Problem
+from diffplan.planning.sampling import Asked, sample_plans
+from diffplan.planning.selection import VIOLATION_TOLERANCE
+from diffplan.types import Plan
+
+if TYPE_CHECKING:
+    from diffplan.planning.planner import Planner
+
+ROWS_AT_ONCE = 16
+"""Plans that a scan over horizons draws in one batch, where it has fewer environments than that: more cost more than
+they save, since the first consistent horizon ends the scan."""
+
+ROWS_OF_ONE_HORIZON = 32
+"""From so many plans on, those of each horizon are drawn apart: batches of one horizon need no masks and no padding."""
+
+
+def search_horizons(
+    planner: Planner,
+    problem: Problem,
+    ladder: np.ndarray,
+    first: np.ndarray,
+    limits: np.ndarray,
+    asked: Asked,
+    steps: Sequence[int],
+    *,
+    one_at_a_time: bool,
+) -> list[Plan]:
+    """Plans of the first horizon on each environment's ladder that is consistent and keeps all limits.
+
+    Args:
+        planner: the model and its settings.
+        problem: what is asked.
+        ladder: horizons to try, ascending, int[batch, rungs].
+        first: rung to begin with, int[batch].
+        limits: speed errors up to which plans are consistent, float[batch].
+        asked: what else is asked.
+        steps: diffusion steps to denoise at.
+        one_at_a_time: whether to try one rung before the next, for it is likely to be the last.
+
+    Returns:
+        A plan for each environment; where no rung is consistent and within limits, the one that violates least, then
+        the longest.
+    """
+    num_rungs = ladder.shape[1]
+    best: list[Plan | None] = [None] * len(problem)
+    waiting, rung = np.arange(len(problem)), first.copy()
+    while waiting.size:
+        width = 1 if one_at_a_time else max(1, ROWS_AT_ONCE // (len(waiting) * asked.num_candidates))
+        tried = rung[waiting][:, None] + np.arange(width)
+        rows, places = np.nonzero(tried < num_rungs)
+        environments = waiting[rows]
+        lengths = ladder[environments, tried[rows, places]]
+        found: dict[int, Plan] = {}
+        for part in _split(lengths):
+            chosen = environments[part]
+            made = sample_plans(planner, problem.take(chosen), lengths[part], limits[chosen], asked, steps)
+            found.update(zip(part.tolist(), made, strict=True))
+        done = np.zeros(len(waiting), dtype=bool)
+        for place, row in enumerate(rows):  # in order of horizon within each environment
+            if not done[row]:
+                best[waiting[row]] = plan = _better(best[waiting[row]], found[place])
+                done[row] = plan.consistent and plan.violation <= VIOLATION_TOLERANCE
+        rung[waiting] += width
+        waiting = waiting[~done & (rung[waiting] < num_rungs)]
+    return [plan for plan in best if plan is not None]
+
+
+def _split(lengths: np.ndarray) -> list[np.ndarray]:
+    """Which plans to draw together, as arrays of their indices."""
+    if len(lengths) < ROWS_OF_ONE_HORIZON:
+        return [np.arange(len(lengths))]
+    return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+
+
+def _better(old: Plan | None, new: Plan) -> Plan:
+    """Of two plans, the one that violates less; then the consistent one; then the new one."""
+
+    def badness(plan: Plan) -> tuple[float, bool]:
+        return (plan.violation if plan.violation > VIOLATION_TOLERANCE else 0.0, not plan.consistent)
+
+    return new if old is None or badness(new) <= badness(old) else old
