@@ -81,6 +81,18 @@ def test_values_and_fractions_may_differ_between_environments():
         np.testing.assert_array_equal(plan.observations[step, :2], point.astype(np.float32))
 
 
+def test_values_belong_to_their_environments_however_many_still_wait_for_a_plan():
+    generator = np.random.default_rng(0)
+    observations, goals, points = (generator.uniform(0.5, 3.5, (20, n)).astype(np.float32) for n in (4, 2, 2))
+    # So many are not drawn with several horizons at once, and every other one is content with the first.
+    limits = np.where(np.arange(20) % 2, np.inf, 0.0)
+    constraints = [Fixed(points, fraction=np.linspace(0.3, 0.7, 20))]
+    plans = make_planner().plan(observations, goals, seeded(), constraints=constraints, max_speed_errors=limits)
+    assert [plan.horizon for plan in plans] == [16, 4] * 10
+    for plan, point, fraction in zip(plans, points, np.linspace(0.3, 0.7, 20), strict=True):
+        np.testing.assert_array_equal(plan.observations[round(fraction * (plan.horizon - 1)), :2], point)
+
+
 def test_the_sampler_knows_what_is_fixed():
     fixed = Fixed(POINT, step=5)
     planner = make_planner()
@@ -139,6 +151,8 @@ def test_horizons_that_do_not_reach_what_is_fixed_are_not_tried(fixed, shortest)
         ([Fixed([1.0], step=1)], r"expected values of shape \(2,\) or \(3, 2\), got \(1,\)"),
         ([Fixed(POINTS[:2], step=1)], r"got \(2, 2\)"),
         ([Fixed(1.0, step=1)], r"got \(\)"),
+        ([Fixed("ab", step=1)], "expected numbers, as many in each environment"),
+        ([Fixed([[1.0, 2.0], [1.0], [1.0]], step=1)], "expected numbers, as many in each environment"),
         ([Fixed([np.nan, 1.0], step=1)], "expected finite numbers, got NaN or infinity"),
         ([Fixed([np.inf, 1.0], step=1)], "expected finite numbers, got NaN or infinity"),
         ([Fixed(POINT, fraction=np.array([0.1, 0.2]))], r"one fraction or 3 of them, got shape \(2,\)"),
@@ -231,6 +245,19 @@ def test_bounds_hold_from_their_first_step_on(make, sampler, mixed):
         assert plan.denoising[-1, 1:, :2].max() < 2.9 + 1e-3
 
 
+def test_bounds_are_exact_where_normalising_and_back_loses_bits():
+    highs = np.random.default_rng(0).uniform(1.8, 2.2, 40).astype(np.float32)
+    there_and_back = NORMALIZER.unnormalize(NORMALIZER.normalize(np.tile(highs[:, None], (1, 4))))
+    assert (there_and_back[:, 0] > highs).any()
+    planner, rest = make_planner(), np.array([[1.0, 1.0, 0.0, 0.0]])
+    for high in highs:
+        asked = {"constraints": [Bounds(high=float(high), columns=(0,))], "horizons": (12,)}
+        (plan,) = planner.plan(rest, None, seeded(), **asked)
+        assert plan.observations[1:, 0].max() == high  # as far as it may
+    plans = planner.plan(rest, None, seeded(), horizons=(12,))
+    assert plans[0].observations[1:, 0].max() > highs.max()
+
+
 def test_bounds_end_with_their_last_step():
     bounds = Bounds(-0.1, 0.1, columns=(2,), first_step=2, last_step=4)
     plans = stack(make_planner().plan_horizon(OBSERVATIONS, GOALS, 12, seeded(), constraints=[bounds]))
@@ -242,7 +269,9 @@ def test_bounds_end_with_their_last_step():
 def test_infinite_bounds_change_nothing():
     planner = make_planner()
     free = planner.plan_horizon(OBSERVATIONS, GOALS, 12, seeded())
-    bounded = planner.plan_horizon(OBSERVATIONS, GOALS, 12, seeded(), constraints=[Bounds(), Bounds(-np.inf, [9e9] * 2)])
+    bounded = planner.plan_horizon(
+        OBSERVATIONS, GOALS, 12, seeded(), constraints=[Bounds(), Bounds(-np.inf, [9e9] * 2)]
+    )
     np.testing.assert_array_equal(stack(free), stack(bounded))
 
 
@@ -271,6 +300,8 @@ def test_bounds_admit_what_lies_on_them():
         ([Bounds(0.0, 1.0, columns=(3,)), Bounds(2.0, 3.0, columns=(3,))], "no value of column 3 is within the bounds"),
         ([Bounds(2.0, 1.0)], "expected low <= high"),
         ([Bounds([0.0, 2.0], [1.0, 1.0])], "expected low <= high"),
+        ([Bounds(np.inf, np.inf, columns=(2,))], "expected bounds that some number keeps"),
+        ([Bounds([0.0, -np.inf], [1.0, -np.inf])], "expected bounds that some number keeps"),
         ([Bounds(np.nan, 1.0)], "expected numbers as low, got NaN"),
         ([Bounds(0.0, [1.0, np.nan])], "expected numbers as high, got NaN"),
         ([Bounds([0.0, 0.0, 0.0])], "expected low for 2 columns"),

@@ -4,8 +4,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from straight_line_planner import CONFIG, make_untrained_planner
+from double_integrator import Cubics, accelerate
+from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner
 
+from diffplan.diffusion.denoiser import Denoiser
+from diffplan.layout import Layout
+from diffplan.planning.planner import Planner
 from diffplan.planning.policy import MIN_STEPS_BETWEEN_PLANS, STRICTNESS_FACTOR, PlanningPolicy
 from diffplan.types import Plan
 
@@ -165,3 +169,97 @@ def test_planning_time_is_counted_over_all_plans():
     policy.reset(np.repeat(AT_REST, 3, axis=0), np.repeat(GOAL, 3, axis=0))
     assert policy.num_plans.tolist() == [1, 1, 1]
     assert 0 < policy.plan_seconds < 30
+
+
+class ScriptedReplanner(ScriptedPlanner):
+    """Mends plans by a script too."""
+
+    def __init__(self, *script, mends=(), **settings):
+        super().__init__(*script, **{"warm_start_steps": 2, **settings})
+        self.config = CONFIG  # whose network holds plans of 2 steps
+        self.mends = list(mends)
+        self.mended = []
+
+    def replan(self, previous, elapsed, observations, goals, generator, *, max_speed_errors):
+        self.mended.append((list(previous), elapsed.tolist(), observations.copy(), goals.copy(), max_speed_errors))
+        return [self.mends.pop(0) for _ in observations]
+
+
+def test_warm_starts_mend_what_is_left_of_the_plan():
+    first, mended, bold, last = make_plan(12), make_plan(10), make_plan(8, consistent=False), make_plan(7)
+    planner = ScriptedReplanner(first, mends=[mended, bold, last], replan_interval=10)
+    policy = make_policy(planner)
+    policy.reset(AT_REST, GOAL)
+    followed = []
+    for _ in range(35):
+        run(policy, 1)
+        followed.append(policy.plans[0])
+    assert all(plan is first for plan in followed[:10])
+    assert all(plan is mended for plan in followed[10:30])  # what is not consistent is not followed
+    assert all(plan is last for plan in followed[30:])
+    assert [elapsed for _, elapsed, *_ in planner.mended] == [[10], [10], [20]]
+    assert [previous[0] for previous, *_ in planner.mended] == [first, mended, mended]
+    assert policy.num_plans.tolist() == [4]
+    assert len(planner.asked) == 1
+    for _, _, observations, goals, limits in planner.mended:
+        np.testing.assert_array_equal(observations, AT_REST)
+        np.testing.assert_array_equal(goals, GOAL)
+        assert limits.tolist() == [8.0]
+
+
+def test_only_plans_that_are_long_enough_to_mend_are_mended():
+    planner = ScriptedReplanner(make_plan(2), make_plan(6), mends=[make_plan(5), make_plan(2)], replan_interval=5)
+    policy = make_policy(planner)
+    policy.reset(np.repeat(AT_REST, 2, axis=0), np.array([[1.0, 1.0], [2.0, 2.0]]))
+    # At 5 steps the first has ended and the second has 20 steps left; at 10 the mended one has 15.
+    run(policy, 11, np.array([AT_REST[0], AT_REST[0] + 1]))
+    assert [elapsed for _, elapsed, *_ in planner.mended] == [[5], [5]]
+    np.testing.assert_array_equal(planner.mended[0][2], AT_REST + 1)
+    assert policy.num_plans.tolist() == [1, 3]
+
+
+def make_steering_planner(**settings):
+    denoiser = Denoiser.make(Cubics(), CONFIG.diffusion)
+    # The controller steers by speed alone, so that it makes up for no push.
+    settings = {"position_gain": 0.0, "velocity_gain": 60.0, "max_deviation": 0.0, "min_horizon": 16, **settings}
+    return Planner(CONFIG, Layout(4), denoiser, NORMALIZER, replace(CONFIG.planning, max_speed_error=50.0, **settings))
+
+
+def steer(planner, seed=0, num_env_steps=75):
+    """Where the double integrator ends under a policy while it is pushed about, and the policy."""
+    policy = PlanningPolicy(planner, torch.Generator().manual_seed(seed), -1000.0, 1000.0)
+    observations = np.array([[1.0, 1.0, 0.0, 0.0], [3.0, 2.0, 0.5, 0.0], [0.5, 3.0, 0.0, -1.0]])
+    goals = np.array([[3.0, 1.5], [1.0, 1.0], [2.0, 2.0]])
+    policy.reset(observations, goals)
+    for env_step in range(num_env_steps):
+        observations = accelerate(observations, policy.act(observations).astype(np.float64))
+        if env_step % 10 == 3 and env_step < 50:
+            observations[:, :2] += [0.08, -0.06]
+    return np.linalg.norm(observations[:, :2] - goals, axis=1), policy
+
+
+def test_mending_makes_up_for_pushes():
+    alone, policy = steer(make_steering_planner())
+    assert policy.num_plans.tolist() == [1, 1, 1]
+    mending = {"replan_interval": 10, "warm_start_steps": 2}
+    mended, policy = steer(make_steering_planner(**mending))
+    assert policy.num_plans.min() > 4
+    assert (alone > 0.3).all()  # five pushes of 0.1
+    assert (mended < 0.1).all()
+    assert policy.plan_seconds > 0
+
+
+def test_mending_follows_from_the_generator():
+    settings = {"replan_interval": 10, "warm_start_steps": 2, "max_speed_error": 1e9, "max_deviation": 0.0}
+    planner = make_untrained_planner(settings=replace(CONFIG.planning, **settings))
+    observations, goals = np.repeat(AT_REST, 2, axis=0), np.array([[3.0, 1.0], [1.0, 3.0]])
+
+    def act(seed):
+        policy = PlanningPolicy(planner, torch.Generator().manual_seed(seed))
+        policy.reset(observations, goals)
+        return np.stack(run(policy, 15, observations)), policy
+
+    (first, policy), (same, _), (other, _) = act(1), act(1), act(2)
+    assert policy.num_plans.tolist() == [2, 2]
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)

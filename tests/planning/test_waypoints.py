@@ -27,7 +27,7 @@ def along(*horizons):
 
 def test_way_points_are_passed_when_their_legs_alone_would_be():
     # Plans from rest that need at most 2 units per second are consistent.
-    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3)
+    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3, horizon_multiple=1)
     first, second = along(4, 8), along(12, 4)
     observations, goals = np.tile(AT_REST, (2, 1)), np.stack([first[1], second[1]])
     plans = planner.plan(observations, goals, seeded(), constraints=[Fixed(np.stack([first[0], second[0]]))])
@@ -46,6 +46,14 @@ def test_longer_horizons_are_tried_where_the_legs_together_are_not_enough():
     (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), constraints=[Fixed(points[0])])
     assert plan.horizon > 15
     assert (plan.observations[:, :2] == points[0].astype(np.float32)).all(axis=1).any()
+
+
+def test_their_horizons_are_on_the_grid_of_the_settings():
+    planner, network = make_straight_planner(max_speed_error=SPEED + 1e-3)
+    points = along(8, 12, 16)
+    (plan,) = planner.plan(AT_REST[None], points[2:], seeded(), constraints=[Fixed(p) for p in points[:2]])
+    assert plan.horizon >= 7 + 11 + 15 + 1  # longer than any that is tried without way-points
+    assert {horizon % 4 for batch in network.batches for horizon in batch} == {0}
 
 
 def find(plan, point):
@@ -69,14 +77,14 @@ def test_several_way_points_are_passed_exactly_and_in_order(sampler):
     for i, plan in enumerate(plans):
         steps = [find(plan, np.broadcast_to(point, (5, 2))[i]) for point in points]
         assert steps == sorted(set(steps))
-        assert 0 < steps[0]
+        assert steps[0] > 0
         assert steps[-1] < plan.horizon - 1
         np.testing.assert_array_equal(plan.observations[0], observations[i].astype(np.float32))
         np.testing.assert_array_equal(plan.observations[-1], np.float32([*goals[i], 0.5, 0.25]))
 
 
 def test_each_environment_passes_them_in_its_own_time():
-    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3)
+    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3, horizon_multiple=1)
     ways = [along(4, 4), along(8, 4), along(4, 16), along(16, 8)]
     plans = planner.plan(
         np.tile(AT_REST, (4, 1)),

@@ -5,15 +5,18 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_training import CONFIG
 
 from diffplan import checkpoint as checkpoints
 from diffplan.checkpoint import (
     is_checkpoint,
     load_checkpoint,
+    load_companion,
     load_training_state,
     publish_checkpoint,
     save_checkpoint,
+    save_companion,
 )
 from diffplan.data.normalization import Normalizer
 from diffplan.errors import CheckpointError
@@ -21,6 +24,7 @@ from diffplan.layout import Layout
 from diffplan.training.state import TrainingState
 
 FILES = ["model.safetensors", "normalization.json", "dataset.json", "training_state.pt"]
+COMPANION = "horizon_model.safetensors"
 LAYOUT = Layout(4, 2)
 NORMALIZER = Normalizer(np.arange(6, dtype=np.float32) / 3, np.arange(1, 7, dtype=np.float32) / 7)
 
@@ -237,3 +241,131 @@ def test_interrupted_publication_is_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         publish_checkpoint(tmp_path / "source", tmp_path / "target")
     assert not is_checkpoint(tmp_path / "target")
+
+
+def add_companion(directory, name="horizon_model", seed=0, **settings):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {"layers.0.weight": torch.randn(3, 5, generator=generator).T, "center": torch.arange(3.0)}
+    save_companion(directory, name, tensors, settings)
+    return tensors
+
+
+def assert_same_tensors(found, expected):
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_companions_come_back(tmp_path):
+    state = save(tmp_path)
+    assert load_companion(tmp_path, "horizon_model") is None
+    first = add_companion(tmp_path, horizons=[4, 8], name_of_it="é")
+    second = add_companion(tmp_path, "inverse_dynamics", seed=1)
+    tensors, settings = load_companion(tmp_path, "horizon_model")
+    assert_same_tensors(tensors, first)
+    assert settings == {"horizons": [4, 8], "name_of_it": "é"}
+    tensors, settings = load_companion(str(tmp_path), "inverse_dynamics")
+    assert_same_tensors(tensors, second)
+    assert settings == {}
+    # The checkpoint itself is what it was.
+    assert is_checkpoint(tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert (loaded.config, loaded.step) == (CONFIG, 3)
+    assert_same_tensors(loaded.weights, state.average_weights())
+    assert load_training_state(tmp_path)["step"] == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [*FILES, "config.json", COMPANION, "inverse_dynamics.safetensors"]
+    )
+
+
+def test_a_companion_replaces_the_one_of_its_name(tmp_path):
+    save(tmp_path)
+    add_companion(tmp_path, seed=0, horizons=[4])
+    other = add_companion(tmp_path, seed=1, horizons=[8])
+    tensors, settings = load_companion(tmp_path, "horizon_model")
+    assert_same_tensors(tensors, other)
+    assert settings == {"horizons": [8]}
+    assert is_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "longer", "flipped", "missing", "empty"])
+def test_damaged_companion_is_named(tmp_path, damage):
+    save(tmp_path)
+    add_companion(tmp_path)
+    path = tmp_path / COMPANION
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    if damage == "missing":
+        path.unlink()
+    else:
+        changed = {"truncated": whole[:-1], "longer": whole + b"\0", "flipped": bytes(flipped), "empty": b""}
+        path.write_bytes(changed[damage])
+    assert_refused(tmp_path, path, lambda directory: load_companion(directory, "horizon_model"))
+    assert load_checkpoint(tmp_path).step == 3
+    add_companion(tmp_path)  # a new one cures it
+    assert is_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["text", "no settings", "settings that are no JSON"])
+def test_file_that_is_no_companion_is_a_checkpoint_error_even_if_its_checksum_is_right(tmp_path, content):
+    save(tmp_path)
+    add_companion(tmp_path)
+    path = tmp_path / COMPANION
+    if content == "text":
+        path.write_bytes(b"something else")
+    else:
+        save_file({"a": torch.zeros(2)}, path, metadata=None if content == "no settings" else {"settings": "{"})
+    record_again(tmp_path, COMPANION)
+    with pytest.raises(CheckpointError, match="expected a companion model") as caught:
+        load_companion(tmp_path, "horizon_model")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("use", [add_companion, lambda directory: load_companion(directory, "horizon_model")])
+def test_without_a_checkpoint_there_are_no_companions(tmp_path, use):
+    with pytest.raises(CheckpointError, match="expected a checkpoint"):
+        use(tmp_path / "missing")
+    with pytest.raises(CheckpointError, match="expected a checkpoint"):
+        use(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_published_checkpoints_have_their_companions(tmp_path):
+    save(tmp_path / "source")
+    tensors = add_companion(tmp_path / "source", horizons=[4])
+    publish_checkpoint(tmp_path / "source", tmp_path / "target")
+    assert is_checkpoint(tmp_path / "target")
+    assert_same_tensors(load_companion(tmp_path / "target", "horizon_model")[0], tensors)
+    (tmp_path / "source" / COMPANION).unlink()
+    with pytest.raises(CheckpointError, match=rf"{COMPANION}: the file is missing"):
+        publish_checkpoint(tmp_path / "source", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_companions_of_other_weights_are_forgotten(tmp_path):
+    save(tmp_path, step=1)
+    add_companion(tmp_path)
+    save(tmp_path, step=2)
+    assert load_companion(tmp_path, "horizon_model") is None
+    assert is_checkpoint(tmp_path)
+    # Neither does a checkpoint without any inherit those of the one that it replaces.
+    save(tmp_path / "target", step=1)
+    add_companion(tmp_path / "target")
+    publish_checkpoint(tmp_path, tmp_path / "target")
+    assert load_companion(tmp_path / "target", "horizon_model") is None
+    assert load_checkpoint(tmp_path / "target").step == 2
+
+
+def test_interrupted_companion_leaves_the_checkpoint_usable(tmp_path, monkeypatch):
+    save(tmp_path)
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{checkpoints.__name__}.save_file", fail)
+        with pytest.raises(OSError, match="disk full"):
+            add_companion(tmp_path)
+    assert is_checkpoint(tmp_path)
+    assert load_companion(tmp_path, "horizon_model") is None

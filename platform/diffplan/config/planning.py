@@ -17,6 +17,9 @@ class PlanningConfig:
     """Denoising steps."""
     step_spacing: Literal["uniform", "log_snr"] = "uniform"
     """Where the denoising steps lie: evenly in diffusion steps, or in the logarithm of the signal-to-noise ratio."""
+    num_repeats: int = 1
+    """How often each denoising step is taken, with its noise added again in between; more than once makes what is fixed
+    in the middle of a plan agree with the rest."""
     temperature: float = 1.0
     """Scale of the initial noise and of the noise that `ddpm` adds."""
 
@@ -90,7 +93,7 @@ class PlanningConfig:
             f"at least planning.min_horizon ({self.min_horizon})",
             self.max_horizon,
         )
-        for name in ("horizon_multiple", "num_sampling_steps", "num_candidates", "num_guide_steps"):
+        for name in ("horizon_multiple", "num_sampling_steps", "num_repeats", "num_candidates", "num_guide_steps"):
             require(getattr(self, name) >= 1, f"planning.{name}", "at least 1", getattr(self, name))
         for name in (
             "temperature",

@@ -7,7 +7,7 @@ s = sqrt(1 - alpha_bar) of the step that is denoised, a' and s' of the next, λ 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -109,6 +109,7 @@ def sample_ddpm(
     initial: Float[Tensor, "batch horizon transition"] | None = None,
     guidance: Guidance | None = None,
     temperature: float = 1.0,
+    repeats: int = 1,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch horizon transition"]:
     """Ancestral sampling, through all diffusion steps unless `steps` says otherwise; see `sample_ddim`.
@@ -116,7 +117,9 @@ def sample_ddpm(
     Source: Ho et al. 2020, Alg. 2.
     """
     steps = denoiser.schedule.num_diffusion_steps if steps is None else steps
-    return _sample(_ancestral(1.0), denoiser, constraints, generator, steps, initial, guidance, temperature, callback)
+    return _sample(
+        _ancestral(1.0), denoiser, constraints, generator, steps, initial, guidance, temperature, repeats, callback
+    )
 
 
 def sample_ddim(
@@ -128,6 +131,7 @@ def sample_ddim(
     initial: Float[Tensor, "batch horizon transition"] | None = None,
     guidance: Guidance | None = None,
     temperature: float = 1.0,
+    repeats: int = 1,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch horizon transition"]:
     """Deterministic sampling through some of the diffusion steps.
@@ -142,6 +146,8 @@ def sample_ddim(
         initial: clean trajectories to start from, noised to the first of the steps (warm start); None for noise alone.
         guidance: a guide and how it acts.
         temperature: scale of the initial noise and of any noise added later.
+        repeats: how often each step is taken, with its noise added again in between. More than once, what is fixed in
+            the middle of a trajectory and what is not come to agree. Source: Lugmayr et al. 2022 (RePaint), Alg. 1.
         callback: called after each step.
 
     Returns:
@@ -150,7 +156,9 @@ def sample_ddim(
     Raises:
         ValueError: steps that are not those of the schedule in descending order.
     """
-    return _sample(_ancestral(0.0), denoiser, constraints, generator, steps, initial, guidance, temperature, callback)
+    return _sample(
+        _ancestral(0.0), denoiser, constraints, generator, steps, initial, guidance, temperature, repeats, callback
+    )
 
 
 def sample_dpm_solver(
@@ -162,10 +170,13 @@ def sample_dpm_solver(
     initial: Float[Tensor, "batch horizon transition"] | None = None,
     guidance: Guidance | None = None,
     temperature: float = 1.0,
+    repeats: int = 1,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch horizon transition"]:
     """Deterministic sampling of second order, DPM-Solver++(2M); see `sample_ddim`."""
-    return _sample(_dpm_solver, denoiser, constraints, generator, steps, initial, guidance, temperature, callback)
+    return _sample(
+        _dpm_solver, denoiser, constraints, generator, steps, initial, guidance, temperature, repeats, callback
+    )
 
 
 SAMPLERS = {"ddim": sample_ddim, "ddpm": sample_ddpm, "dpm_solver": sample_dpm_solver}
@@ -182,6 +193,7 @@ def _sample(
     initial: Tensor | None,
     guidance: Guidance | None,
     temperature: float,
+    repeats: int,
     callback: Callback | None,
 ) -> Tensor:
     schedule, values, lengths = denoiser.schedule, constraints.values, constraints.lengths
@@ -201,26 +213,31 @@ def _sample(
     previous = None
     for index, (diffusion_step, next_step) in enumerate(zip(steps, [*steps[1:], -1], strict=True)):
         alpha_bar, next_alpha_bar = schedule.alpha_bar_at(diffusion_step), schedule.alpha_bar_at(next_step)
-        gradient = None
-        if guidance is not None and guidance.acts_on("network", diffusion_step):
-            denoised, gradient = guidance.through(
-                lambda leaf, step=diffusion_step: denoise(leaf, step), x, diffusion_step, lengths
-            )
-        else:
-            denoised = denoise(x, diffusion_step)
-        if guidance is not None and guidance.acts_on("denoised", diffusion_step):
-            denoised = constraints.project_clean(guidance.move(denoised, 1 - alpha_bar, -1, lengths))
-        step = _Step(alpha_bar, next_alpha_bar, x, denoised, previous)
-        mean, std = take_step(step)
-        if guidance is not None and step.variance > 0:
-            if gradient is not None:
-                mean = mean + guidance.factor(step.variance) * gradient
-            elif guidance.acts_on("noisy", diffusion_step):
-                mean = guidance.move(mean, step.variance, next_step, lengths)
-        if std > 0:
-            mean = mean + std * draw()
-        x = constraints.project(mean)
-        previous = _Step(alpha_bar, next_alpha_bar, x, denoised, None)  # no longer chain than solvers look back
+        for repeat in range(repeats):
+            if repeat > 0:
+                share = alpha_bar / next_alpha_bar
+                x = constraints.project(share**0.5 * x + (1 - share) ** 0.5 * draw())
+                previous = None  # what was estimated before belongs to another trajectory
+            gradient = None
+            if guidance is not None and guidance.acts_on("network", diffusion_step):
+                denoised, gradient = guidance.through(
+                    lambda leaf, step=diffusion_step: denoise(leaf, step), x, diffusion_step, lengths
+                )
+            else:
+                denoised = denoise(x, diffusion_step)
+            if guidance is not None and guidance.acts_on("denoised", diffusion_step):
+                denoised = constraints.project_clean(guidance.move(denoised, 1 - alpha_bar, -1, lengths))
+            step = _Step(alpha_bar, next_alpha_bar, x, denoised, previous)
+            mean, std = take_step(step)
+            if guidance is not None and step.variance > 0:
+                if gradient is not None:
+                    mean = mean + guidance.factor(step.variance) * gradient
+                elif guidance.acts_on("noisy", diffusion_step):
+                    mean = guidance.move(mean, step.variance, next_step, lengths)
+            if std > 0:
+                mean = mean + std * draw()
+            x = constraints.project(mean)
+        previous = replace(step, previous=None)  # no longer chain than solvers look back
         if callback is not None:
             callback(SamplingState(index, diffusion_step, x, denoised))
     return x

@@ -23,7 +23,7 @@ from diffplan.planning.problem import Constraint, Problem
 from diffplan.planning.sampling import Asked, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.settings_check import check_settings
-from diffplan.planning.waypoints import time_waypoints
+from diffplan.planning.waypoints import has_legs, plan_legs
 from diffplan.types import Plan
 
 GuideLike = Guide | Callable[[PlanBatch], Tensor] | str
@@ -119,14 +119,43 @@ class Planner:
         asked = self._ask(generator, guides, guidance_scale, num_candidates, keep_denoising)
         limits = self._limits(max_speed_errors, len(problem))
         candidates = self._check_horizons(problem, self.settings.horizons if horizons is None else tuple(horizons))
-        problem, ladder = time_waypoints(self, problem, candidates, generator)
-        first = np.zeros(len(problem), dtype=int)
-        # What the horizon model was taught are plans from a start to a goal and nothing else.
-        predicts = horizons is None and not constraints and goals is not None and self.settings.horizon_rule != "scan"
-        predicts = predicts and self.horizon_model is not None
-        if predicts:
-            first = self.horizon_model.first_consistent(problem.observations, problem.goals, candidates, limits)
-        return search_horizons(self, problem, ladder, first, limits, asked, self._steps, one_at_a_time=predicts)
+        if has_legs(problem):
+            return plan_legs(self, problem, candidates, limits, asked, self._steps)
+        ladder, first, predicted = self.choose_ladder(problem, candidates, limits, given=horizons is not None)
+        return search_horizons(self, problem, ladder, first, limits, asked, self._steps, one_at_a_time=predicted)
+
+    def choose_ladder(
+        self, problem: Problem, horizons: tuple[int, ...], limits: np.ndarray, *, given: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """The horizons to try for each plan, which to begin with, and whether that one was predicted.
+
+        Args:
+            problem: what is asked.
+            horizons: the horizons, ascending.
+            limits: speed errors up to which plans are consistent, float[batch].
+            given: whether the caller chose the horizons, so that all of them are to be tried.
+
+        Returns:
+            int[batch, rungs], int[batch] and whether the horizon model was asked.
+        """
+        ladder = np.tile(horizons, (len(problem), 1))
+        model, goals = self.horizon_model, problem.goals
+        # What a horizon model was taught are plans from a start to a goal and nothing else.
+        if (
+            model is None
+            or goals is None
+            or given
+            or problem.fixed
+            or problem.bounds
+            or self.settings.horizon_rule == "scan"
+        ):
+            return ladder, np.zeros(len(problem), dtype=int), False
+        return ladder, model.first_consistent(problem.observations, goals, horizons, limits), True
+
+    @property
+    def shortest_horizon(self) -> int:
+        """Transitions of the shortest plan that the network can hold."""
+        return max(self.config.network.min_horizon, 2)
 
     def plan_horizon(
         self,
@@ -182,10 +211,10 @@ class Planner:
                 f"replan: expected {len(problem)} plans and elapsed steps, one for each observation, "
                 f"got {len(previous)} and {len(elapsed_env_steps)}"
             )
-        stride, shortest = self.config.windows.stride, self.config.network.min_horizon
+        stride = self.config.windows.stride
         lengths = np.array([plan.horizon for plan in previous])
         if goals is not None:
-            lengths = np.maximum(lengths - np.asarray(elapsed_env_steps) // stride, max(shortest, 2))
+            lengths = np.maximum(lengths - np.asarray(elapsed_env_steps) // stride, self.shortest_horizon)
         rest = np.zeros((len(problem), int(lengths.max()), self.layout.transition_dim), dtype=np.float32)
         for i, (plan, elapsed, length) in enumerate(zip(previous, elapsed_env_steps, lengths, strict=True)):
             last = (plan.horizon - 1) * plan.stride
@@ -247,7 +276,7 @@ class Planner:
         return np.asarray(max_speed_errors, dtype=np.float64)
 
     def _check_horizons(self, problem: Problem, horizons: tuple[int, ...]) -> tuple[int, ...]:
-        shortest = max(self.config.network.min_horizon, 2)
+        shortest = self.shortest_horizon
         if not horizons or min(horizons) < shortest:
             raise PlanningError(
                 f"horizons: expected numbers of at least {shortest}, the shortest plan that this network can hold, "

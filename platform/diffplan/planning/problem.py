@@ -183,10 +183,11 @@ class Problem:
             last[:, list(self.env.position_columns)] = self.goals
             placed.append(Placed(lengths - 1, list(self.goal_columns), last[:, list(self.goal_columns)]))
         for fixed in self.fixed:
-            placed.append(Placed(self._steps(fixed, lengths), list(fixed.columns or ()), np.asarray(fixed.values)))
+            placed.append(Placed(self.steps_of(fixed, lengths), list(fixed.columns or ()), np.asarray(fixed.values)))
         return placed
 
-    def _steps(self, fixed: Fixed, lengths: np.ndarray) -> np.ndarray:
+    def steps_of(self, fixed: Fixed, lengths: np.ndarray) -> np.ndarray:
+        """The step of each plan that something is fixed at, int[batch]; raises `PlanningError` outside of a plan."""
         if fixed.step is not None:
             steps = np.where(fixed.step < 0, lengths + fixed.step, fixed.step)
         elif fixed.seconds is not None:
@@ -301,9 +302,12 @@ def _columns(columns: Sequence[int] | None, env: EnvConfig, observation_dim: int
 
 def _checked_fixed(fixed: Fixed, env: EnvConfig, num: int, observation_dim: int) -> Fixed:
     columns = _columns(fixed.columns, env, observation_dim, "Fixed")
-    values = np.asarray(fixed.values, dtype=np.float32)
+    try:
+        values = np.asarray(fixed.values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise PlanningError("Fixed: expected numbers, as many in each environment, got something else") from None
     if values.ndim == 1:
-        values = np.broadcast_to(values, (num, *values.shape))
+        values = np.tile(values, (num, 1))
     if values.shape != (num, len(columns)):
         raise PlanningError(
             f"Fixed: expected values of shape ({len(columns)},) or ({num}, {len(columns)}), "
@@ -323,6 +327,10 @@ def _checked_bounds(bounds: Bounds, env: EnvConfig, observation_dim: int) -> Bou
             raise PlanningError(f"Bounds: expected {name} for {len(columns)} columns, got shape {np.shape(limits)}")
         if np.isnan(limits).any():
             raise PlanningError(f"Bounds: expected numbers as {name}, got NaN")
+    with np.errstate(over="ignore"):
+        low, high = np.float32(bounds.low), np.float32(bounds.high)
+    if (low == np.inf).any() or (high == -np.inf).any():
+        raise PlanningError(f"Bounds: expected bounds that some number keeps, got {bounds.low} and {bounds.high}")
     if (np.asarray(bounds.low) > np.asarray(bounds.high)).any():
         raise PlanningError(f"Bounds: expected low <= high, got {bounds.low} and {bounds.high}")
     return replace(bounds, columns=columns)

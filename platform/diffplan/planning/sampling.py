@@ -81,6 +81,7 @@ def sample_plans(
         initial=initial,
         guidance=guidance if asked.guidance_scale else None,
         temperature=planner.settings.temperature,
+        repeats=planner.settings.num_repeats,
         callback=keep,
     )
     transitions = normalizer.unnormalize(x).numpy()

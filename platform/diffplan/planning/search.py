@@ -67,7 +67,7 @@ def search_horizons(
         done = np.zeros(len(waiting), dtype=bool)
         for place, row in enumerate(rows):  # in order of horizon within each environment
             if not done[row]:
-                best[waiting[row]] = plan = _better(best[waiting[row]], found[place])
+                best[waiting[row]] = plan = better_plan(best[waiting[row]], found[place])
                 done[row] = plan.consistent and plan.violation <= VIOLATION_TOLERANCE
         rung[waiting] += width
         waiting = waiting[~done & (rung[waiting] < num_rungs)]
@@ -81,7 +81,7 @@ def _split(lengths: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
 
 
-def _better(old: Plan | None, new: Plan) -> Plan:
+def better_plan(old: Plan | None, new: Plan) -> Plan:
     """Of two plans, the one that violates less; then the consistent one; then the new one."""
 
     def badness(plan: Plan) -> tuple[float, bool]:

@@ -21,6 +21,8 @@ def load_settings(path: str | Path) -> PlanningConfig:
         raise ConfigError(f"{path}: expected a settings file (such as search/best.json), got none there") from None
     except (ValueError, OSError) as error:
         raise ConfigError(f"{path}: expected JSON settings, got something else ({error})") from None
+    if isinstance(values, dict):
+        values = values.get("settings", values)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object of settings, got {type(values).__name__}")
-    return config_from_dict(PlanningConfig, values.get("settings", values))
+    return config_from_dict(PlanningConfig, values)

@@ -1,0 +1,295 @@
+"""Zero-shot composition on Maze2D-Large: constraints that training never saw, put together at planning time.
+
+* Keep-out zones: a disc on the way that the planner would otherwise take, while another way exists.
+* Way-points: two positions to pass in order before the goal, at times that the planner chooses.
+
+Every problem is drawn at random and planned once. A plan is examined at 16 points between two of its steps, and then
+followed by the tracking controller in the physics, without planning again.
+
+    OMP_NUM_THREADS=1 python benchmarks/composition.py --model models/large
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+
+from diffplan.diffusion.guides import KeepOut
+from diffplan.environments import get_maze, make_env
+from diffplan.planning.interpolation import interpolate
+from diffplan.planning.loading import load_planner
+from diffplan.planning.planner import Planner, with_settings
+from diffplan.planning.policy import make_controller
+from diffplan.planning.problem import Fixed
+from diffplan.report.figures import GOAL_COLOR, START_COLOR, draw_maze, draw_path, mark
+from diffplan.seeding import Stream, make_generator
+from diffplan.types import Plan
+
+POINTS_PER_STEP = 16
+REACHED = 0.5
+"""Distance within which a goal counts as reached, as in D4RL."""
+PASSED = 0.3
+"""Distance within which the followed path must pass a way-point."""
+
+
+@dataclass(frozen=True)
+class ComposedProblem:
+    """A start and goal with a zone to keep out of, or with way-points."""
+
+    start: np.ndarray
+    goal: np.ndarray
+    center: np.ndarray | None = None
+    radius: float = 0.0
+    via: np.ndarray | None = None
+
+
+def find_path_length(maze: Any, start: np.ndarray, goal: np.ndarray, blocked: set[tuple[int, int]]) -> int | None:
+    """Moves between the cells of two positions around blocked cells; None where there is no way."""
+    source, target = (tuple(int(c) for c in maze.cell_at(p)) for p in (start, goal))
+    frontier, seen, moves = [source], {source}, 0
+    while frontier:
+        if target in seen:
+            return moves
+        frontier = [
+            cell
+            for i, j in frontier
+            for cell in ((i, j - 1), (i, j + 1), (i - 1, j), (i + 1, j))
+            if not maze.walls[cell] and cell not in blocked and cell not in seen and not seen.add(cell)  # type: ignore[func-returns-value]
+        ]
+        moves += 1
+    return None
+
+
+def draw_position(maze: Any, generator: np.random.Generator) -> np.ndarray:
+    """A position as Multi2D draws its goals: a free cell and a little beside it."""
+    return generator.choice(maze.free_cells) + generator.uniform(-0.1, 0.1, 2)
+
+
+def draw_zone_problem(planner: Planner, maze: Any, number: int, seed: int) -> ComposedProblem:
+    """A problem whose zone lies on the plan that is made without it, and that has another way."""
+    generator = make_generator(seed, Stream.EVALUATION, number, 3)
+    centers = np.array(maze.free_cells) - 0.2
+    while True:
+        start, goal = draw_position(maze, generator), draw_position(maze, generator)
+        direct = find_path_length(maze, start, goal, set())
+        radius, share = generator.uniform(0.25, 0.5), generator.uniform(0.3, 0.7)
+        if direct is None or direct < 4:
+            continue
+        path = follow_plan(planner, plan_freely(planner, start, goal, number))
+        center = path[round(share * (len(path) - 1))]
+        blocked = {
+            tuple(int(c) for c in maze.cell_at(c)) for c in centers if np.linalg.norm(c - center) < radius + 0.35
+        }
+        clear = min(np.linalg.norm(center - start), np.linalg.norm(center - goal)) > radius + 0.4
+        around = find_path_length(maze, start, goal, blocked)
+        if clear and around is not None and around <= 20:
+            return ComposedProblem(start, goal, center, radius)
+
+
+def draw_waypoint_problem(maze: Any, number: int, seed: int) -> ComposedProblem:
+    """Two way-points in random cells, with at least two moves between any two points on the way and 24 in all."""
+    generator = make_generator(seed, Stream.EVALUATION, number, 4)
+    while True:
+        points = [draw_position(maze, generator) for _ in range(4)]
+        legs = [find_path_length(maze, a, b, set()) for a, b in zip(points[:-1], points[1:], strict=True)]
+        if all(leg is not None and leg >= 2 for leg in legs) and sum(leg or 0 for leg in legs) <= 24:
+            return ComposedProblem(points[0], points[3], via=np.stack(points[1:3]))
+
+
+def at_rest(position: np.ndarray) -> np.ndarray:
+    """An observation, float32[1, 4]."""
+    return np.concatenate([position, np.zeros(2)]).astype(np.float32)[None]
+
+
+def plan_freely(planner: Planner, start: np.ndarray, goal: np.ndarray, seed: int) -> Plan:
+    """A plan that knows of nothing but start and goal."""
+    (plan,) = planner.plan(at_rest(start), goal[None], torch.Generator().manual_seed(seed))
+    return plan
+
+
+def follow_plan(planner: Planner, plan: Plan) -> np.ndarray:
+    """Positions along a plan, float[points, 2]."""
+    times = np.arange((plan.horizon - 1) * POINTS_PER_STEP + 1) * plan.stride / POINTS_PER_STEP
+    return interpolate(plan, planner.config.env, times, "hermite")[:, list(planner.config.env.position_columns)]
+
+
+def execute(planner: Planner, plan: Plan, problem: ComposedProblem) -> np.ndarray:
+    """Positions of the ball when it follows a plan, float[steps, 2]; some steps longer than the plan."""
+    env = make_env(planner.config.env, max_episode_steps=10_000)
+    options = {"observation": at_rest(problem.start)[0].tolist(), "goal": problem.goal.tolist()}
+    observation, _ = env.reset(seed=0, options=options)
+    controller = make_controller(planner)
+    controller.reset([plan])
+    positions = [observation[:2].copy()]
+    for _ in range((plan.horizon - 1) * plan.stride + 50):
+        observation, *_ = env.step(controller.act(observation[None])[0])
+        positions.append(observation[:2].copy())
+    env.close()
+    return np.array(positions)
+
+
+def solve(model: str, kind: str, number: int, args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Draw, plan and follow one problem; what came of it, and the paths to draw."""
+    torch.set_num_threads(1)
+    planner = with_settings(
+        load_planner(model),
+        max_speed_error=args.max_speed_error,
+        num_sampling_steps=args.num_sampling_steps,
+        guide_target=args.guide_target,
+        guide_stop_step=args.guide_stop_step,
+        sampler=args.sampler,
+        selection="consistency",
+    )
+    maze = get_maze(planner.config.env)
+    problem = (
+        draw_zone_problem(planner, maze, number, args.seed)
+        if kind == "keep_out"
+        else draw_waypoint_problem(maze, number, args.seed)
+    )
+    horizons = tuple(range(planner.settings.min_horizon, args.max_horizon + 1, planner.settings.horizon_multiple))
+    generator = torch.Generator().manual_seed(number)
+    start = time.perf_counter()
+    if kind == "keep_out":
+        zone = KeepOut(tuple(problem.center.tolist()), problem.radius, args.margin)  # type: ignore[union-attr]
+        (plan,) = planner.plan(
+            at_rest(problem.start),
+            problem.goal[None],
+            generator,
+            guides=[zone],
+            guidance_scale=args.guidance_scale,
+            horizons=horizons,
+            num_candidates=args.num_candidates,
+        )
+    else:
+        (plan,) = planner.plan(
+            at_rest(problem.start),
+            problem.goal[None],
+            generator,
+            constraints=[Fixed(position) for position in problem.via],  # type: ignore[union-attr]
+            num_candidates=args.num_candidates,
+        )
+    seconds = time.perf_counter() - start
+    path, free = (
+        follow_plan(planner, plan),
+        follow_plan(planner, plan_freely(planner, problem.start, problem.goal, number)),
+    )
+    driven = execute(planner, plan, problem)
+    result: dict[str, Any] = {
+        "horizon": plan.horizon,
+        "consistent": plan.consistent,
+        "plan_in_walls": float((~maze.is_free(path)).mean()),
+        "reached": bool((np.linalg.norm(driven - problem.goal, axis=1) <= REACHED).any()),
+        "plan_seconds": seconds,
+    }
+    if kind == "keep_out":
+        depths = [problem.radius - np.linalg.norm(p - problem.center, axis=1).min() for p in (path, driven, free)]
+        result |= dict(zip(("plan_depth", "driven_depth", "unguided_depth"), map(float, depths), strict=True))
+        result["plan_violates"], result["driven_violates"] = depths[0] > 1e-4, depths[1] > 1e-4
+    else:
+        reached = [pass_in_order(p, problem.via, limit) for p, limit in ((path, 1e-3), (driven, PASSED))]  # type: ignore[arg-type]
+        result["plan_violates"], result["driven_violates"] = (not passed for passed in reached)
+    arrays = {"plan": path, "driven": driven, "free": free, "start": problem.start, "goal": problem.goal}
+    if problem.center is not None:
+        arrays |= {"center": problem.center, "radius": np.array(problem.radius)}
+    if problem.via is not None:
+        arrays["via"] = problem.via
+    return {k: bool(v) if isinstance(v, np.bool_) else v for k, v in result.items()}, arrays
+
+
+def pass_in_order(path: np.ndarray, via: np.ndarray, limit: float) -> bool:
+    """Whether a path comes near every way-point, one after the other."""
+    first = 0
+    for point in via:
+        near = np.flatnonzero(np.linalg.norm(path[first:] - point, axis=1) <= limit)
+        if not near.size:
+            return False
+        first += int(near[0])
+    return True
+
+
+def summarize(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shares over all problems."""
+    mean = {name: float(np.mean([r[name] for r in results])) for name in ("consistent", "reached", "plan_in_walls")}
+    summary = {
+        "problems": len(results),
+        "plans_violating": int(sum(r["plan_violates"] for r in results)),
+        "driven_violating": int(sum(r["driven_violates"] for r in results)),
+        "success_rate": float(np.mean([r["reached"] and not r["plan_violates"] for r in results])),
+        "driven_success_rate": float(np.mean([r["reached"] and not r["driven_violates"] for r in results])),
+        "plan_seconds_median": float(np.median([r["plan_seconds"] for r in results])),
+        **mean,
+    }
+    if "unguided_depth" in results[0]:
+        summary["unguided_plans_violating"] = int(sum(r["unguided_depth"] > 1e-4 for r in results))
+        summary["driven_depth_max"] = max(r["driven_depth"] for r in results)
+    return summary
+
+
+def draw(maze: Any, zones: list[dict[str, np.ndarray]], waypoints: list[dict[str, np.ndarray]], path: Path) -> None:
+    """Some problems of both kinds: dashed the plan without the zone, in colour the path that was driven."""
+    figure = Figure(figsize=(13, 5.1), layout="constrained")
+    for row, examples in zip(figure.subplots(2, 4), (zones, waypoints), strict=True):
+        for axes, example in zip(row, examples, strict=False):
+            draw_maze(axes, maze, border=0.4)
+            if "center" in example:
+                center = example["center"][::-1]
+                axes.add_patch(Circle(tuple(center), float(example["radius"]), color="#c8452f", alpha=0.55, zorder=2))
+                axes.plot(*example["free"].T[::-1], color="black", linewidth=1, linestyle=(0, (3, 2)), zorder=2.5)
+            draw_path(axes, example["driven"])
+            for number, point in enumerate(example.get("via", ()), 1):
+                mark(axes, point, "#e0a526", "D", 60)
+                axes.annotate(str(number), point[::-1] + 0.25, fontsize=10, zorder=6)
+            mark(axes, example["start"], START_COLOR)
+            mark(axes, example["goal"], GOAL_COLOR, "*", 150)
+    figure.savefig(path, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--problems", type=int, default=100, help="of each kind")
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--guidance-scale", type=float, default=20.0)
+    parser.add_argument("--guide-target", default="denoised")
+    parser.add_argument("--guide-stop-step", type=int, default=4)
+    parser.add_argument("--sampler", default="ddim")
+    parser.add_argument("--margin", type=float, default=0.15)
+    parser.add_argument("--num-candidates", type=int, default=32)
+    parser.add_argument("--num-sampling-steps", type=int, default=16)
+    parser.add_argument("--max-speed-error", type=float, default=2.0)
+    parser.add_argument("--max-horizon", type=int, default=96)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/composition.json"))
+    args = parser.parse_args()
+    summaries, pictures = {}, {}
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for kind in ("keep_out", "waypoints"):
+            jobs = [pool.submit(solve, str(args.model), kind, i, args) for i in range(args.problems)]
+            solved = [job.result() for job in jobs]
+            results = [result for result, _ in solved]
+            summaries[kind] = {**summarize(results), "results": results}
+            pictures[kind] = [arrays for _, arrays in solved[:4]]
+            shown = {k: v for k, v in summaries[kind].items() if k != "results"}
+            print(kind, json.dumps(shown, indent=2), flush=True)
+    settings = {name: str(value) for name, value in vars(args).items() if name not in ("out", "model")}
+    command = "OMP_NUM_THREADS=1 python benchmarks/composition.py --model MODEL"
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({**summaries, "settings": settings, "command": command}, indent=2) + "\n")
+    maze = get_maze(load_planner(args.model).config.env)
+    draw(maze, pictures["keep_out"], pictures["waypoints"], args.out.with_suffix(".png"))
+    print(f"written to {args.out} and {args.out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Planners from checkpoints with the models that were fitted to them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner, seeded, stack
+
+from diffplan.checkpoint import save_checkpoint, save_companion
+from diffplan.errors import CheckpointError, PlanningError
+from diffplan.planning.action_model import ActionModel
+from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model
+from diffplan.training.state import TrainingState
+
+OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    layout = make_untrained_planner().layout
+    state = TrainingState(CONFIG, layout)
+    save_checkpoint(
+        tmp_path,
+        config=CONFIG,
+        layout=layout,
+        step=0,
+        normalizer=NORMALIZER,
+        weights=state.average_weights(),
+        dataset={},
+        training_state=state.state_dict(),
+    )
+    return tmp_path
+
+
+def make_horizon_model(horizons=(4, 8, 12)):
+    torch.manual_seed(1)
+    model = HorizonModel(4, 2, horizons, hidden_dim=16)
+    model.center.copy_(torch.arange(6.0))
+    model.scale.fill_(2.0)
+    return model
+
+
+def make_action_model(observation_dim=4):
+    torch.manual_seed(2)
+    model = ActionModel(observation_dim, 2, hidden_dim=24)
+    model.change_scale.fill_(0.5)
+    model.action_center.copy_(torch.tensor([3.0, -3.0]))
+    return model
+
+
+def test_a_checkpoint_has_none_at_first(checkpoint):
+    planner = load_planner(checkpoint)
+    assert planner.horizon_model is None
+    assert planner.inverse_dynamics is None
+    for settings in ({"horizon_rule": "predict"}, {"controller": "inverse_dynamics"}):
+        with pytest.raises(PlanningError):
+            load_planner(checkpoint, replace(CONFIG.planning, **settings))
+
+
+def test_companions_come_back_with_their_planner(checkpoint):
+    horizon_model, action_model = make_horizon_model(), make_action_model()
+    plain = load_planner(checkpoint)
+    save_horizon_model(checkpoint, horizon_model)
+    save_action_model(str(checkpoint), action_model)
+    planner = load_planner(checkpoint, replace(CONFIG.planning, horizon_rule="predict", controller="inverse_dynamics"))
+    assert planner.horizon_model.horizons == (4, 8, 12)
+    observations, goals = torch.randn(5, 4), torch.randn(5, 2)
+    assert torch.equal(planner.horizon_model(observations, goals), horizon_model(observations, goals))
+    first, second = np.random.default_rng(0).normal(size=(2, 5, 4))
+    np.testing.assert_array_equal(planner.inverse_dynamics(first, second), action_model.predict(first, second))
+    np.testing.assert_array_equal(
+        stack(planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())),
+        stack(plain.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())),
+    )
+
+
+@pytest.mark.parametrize("name", ["horizon_model", "inverse_dynamics"])
+@pytest.mark.parametrize(
+    ("tensors", "settings"),
+    [
+        ({"a": torch.zeros(2)}, {}),
+        (make_horizon_model().state_dict(), {}),
+        (make_horizon_model().state_dict(), {"horizons": 4}),
+        (make_horizon_model().state_dict(), {"horizons": [4, 8]}),
+        ({**make_horizon_model().state_dict(), "more": torch.zeros(1)}, {"horizons": [4, 8, 12]}),
+        (make_action_model(observation_dim=3).state_dict(), {"horizons": [4]}),
+    ],
+)
+def test_a_companion_of_another_kind_is_refused_in_one_line(checkpoint, name, tensors, settings):
+    save_companion(checkpoint, name, tensors, settings)
+    with pytest.raises(CheckpointError, match=r"belongs to another model.*`diffplan calibrate`") as caught:
+        load_planner(checkpoint)
+    assert str(checkpoint) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("save", [lambda path: save_horizon_model(path, make_horizon_model())])
+def test_a_damaged_companion_is_refused_in_one_line(checkpoint, save):
+    save(checkpoint)
+    path = checkpoint / "horizon_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"horizon_model\.safetensors: expected \d+ bytes") as caught:
+        load_planner(checkpoint)
+    assert "\n" not in str(caught.value)

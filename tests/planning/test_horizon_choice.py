@@ -1,0 +1,221 @@
+"""Horizons: which are tried, what a horizon model changes, and batches of several."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from straight_line_planner import (
+    CONFIG,
+    STEP_SECONDS,
+    make_straight_planner,
+    make_untrained_planner,
+    make_ways,
+    seeded,
+)
+
+from diffplan.errors import PlanningError
+from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.problem import Bounds, Fixed
+
+HORIZONS = (4, 8, 12, 16)
+SPEED = 2.0
+
+
+class ToldErrors(HorizonModel):
+    """Knows the speed errors of straight lines from rest, times a factor; is asked for a number of problems."""
+
+    def __init__(self, factor=1.0, horizons=HORIZONS):
+        super().__init__(4, 2, horizons)
+        self.factor = factor
+        self.asked = []
+
+    def forward(self, observations, goals):
+        """The logarithm of the speed that each horizon needs."""
+        self.asked.append(len(observations))
+        distances = (goals - observations[:, :2]).abs().amax(dim=1, keepdim=True)
+        seconds = STEP_SECONDS * (torch.tensor(self.horizons) - 1)
+        return (self.factor * distances / seconds).log()
+
+
+def make_rests(horizons):
+    """Problems from rest whose shortest horizons at SPEED are given; longer ones are as consistent."""
+    observations, goals = make_ways(horizons, SPEED)
+    observations[:, 2] = 0.0
+    return observations, goals
+
+
+def make_predicting(factor=1.0, horizons=HORIZONS, **settings):
+    model = ToldErrors(factor, horizons)
+    planner, network = make_straight_planner(
+        horizon_model=model, **{"horizon_rule": "predict", "max_speed_error": SPEED + 1e-3, **settings}
+    )
+    return planner, network, model
+
+
+@pytest.mark.parametrize("rule", ["predict", "auto"])
+@pytest.mark.parametrize("wanted", [[8], [16, 4, 8, 12], [4, 8, 12, 16] * 10])
+def test_a_right_prediction_needs_one_batch_of_one_horizon_each(wanted, rule):
+    planner, network, model = make_predicting(horizon_rule=rule)
+    plans = planner.plan(*make_rests(wanted), seeded())
+    assert [plan.horizon for plan in plans] == wanted
+    assert all(plan.consistent for plan in plans)
+    assert model.asked == [len(wanted)]
+    assert sorted(h for batch in network.batches for h in batch) == sorted(wanted)
+
+
+def test_a_prediction_that_is_too_bold_is_corrected_upwards():
+    planner, network, _ = make_predicting(factor=0.3)
+    plans = planner.plan(*make_rests([16, 4, 12]), seeded())
+    assert [(plan.horizon, plan.consistent) for plan in plans] == [(16, True), (4, True), (12, True)]
+    tried = sorted(h for batch in network.batches for h in batch)
+    assert tried == sorted([*(8, 12, 16), 4, *(8, 12)])
+
+
+def test_a_prediction_that_is_too_cautious_is_taken():
+    planner, network, _ = make_predicting(factor=1.5)
+    plans = planner.plan(*make_rests([4, 8, 16]), seeded())
+    assert [plan.horizon for plan in plans] == [8, 12, 16]
+    assert all(plan.consistent for plan in plans)
+    assert sum(map(len, network.batches)) == 3
+
+
+def test_limits_of_each_environment_reach_the_horizon_model():
+    planner, _, _ = make_predicting()
+    limits = np.array([SPEED + 1e-3, 100.0, 1e-3])
+    plans = planner.plan(*make_rests([12, 12, 12]), seeded(), max_speed_errors=limits)
+    assert [plan.horizon for plan in plans] == [12, 4, 16]
+
+
+def test_the_model_is_interpolated_between_its_horizons():
+    planner, network, _ = make_predicting(horizons=(4, 16, 28))
+    (plan,) = planner.plan(*make_rests([12]), seeded())
+    # From log errors at 4 and 16 on a straight line: 16 is the first that seems good.
+    assert plan.horizon == 16
+    assert sum(map(len, network.batches)) == 1
+
+
+def test_predictions_are_for_plans_to_a_goal_and_nothing_else():
+    planner, _, model = make_predicting()
+    observations, goals = make_rests([8])
+    planner.plan(observations, goals, seeded(), horizons=(4, 8))
+    planner.plan(observations, goals, seeded(), constraints=[Fixed([0.0], columns=(3,), step=2)])
+    planner.plan(observations, goals, seeded(), constraints=[Bounds(0.0, 9.0)])
+    planner.plan(observations, None, seeded())
+    assert model.asked == []
+    planner.plan(observations, goals, seeded())
+    assert model.asked == [1]
+
+
+def test_scanning_asks_no_model():
+    planner, _, model = make_predicting(horizon_rule="scan")
+    (plan,) = planner.plan(*make_rests([12]), seeded())
+    assert plan.horizon == 12
+    assert model.asked == []
+
+
+def test_without_a_model_predicting_is_refused_and_auto_scans():
+    with pytest.raises(PlanningError, match=r"planning\.horizon_rule: expected scan.*`diffplan calibrate`") as caught:
+        make_straight_planner(horizon_rule="predict")
+    assert "\n" not in str(caught.value)
+    planner, _ = make_straight_planner(horizon_rule="auto")
+    assert planner.plan(*make_ways([8]), seeded())[0].horizon == 8
+
+
+def set_outputs(model, values):
+    """Make a model predict the same for all problems."""
+    with torch.no_grad():
+        model.layers[-1].weight.zero_()
+        model.layers[-1].bias.copy_(torch.tensor(values))
+
+
+def test_first_consistent_horizon_of_a_model():
+    model = HorizonModel(4, 2, (4, 8, 12))
+    set_outputs(model, [np.log(8.0), np.log(2.0), np.log(0.5)])
+    observations, goals = np.zeros((4, 4), np.float32), np.zeros((4, 2), np.float32)
+    limits = np.array([9.0, 2.01, 1.9, 0.1])
+    assert model.first_consistent(observations, goals, (4, 8, 12), limits).tolist() == [0, 1, 2, 2]
+    # Halfway between 4 and 8 the logarithm is halfway too.
+    limits = np.array([4.01, 3.99, 1.01, 0.0])
+    assert model.first_consistent(observations, goals, (4, 6, 8, 10, 12), limits).tolist() == [1, 2, 3, 4]
+    # Beyond the model's horizons its last word holds.
+    assert model.first_consistent(observations, goals, (6, 40), np.array([4.1, 3.9, 0.4, 0.4])).tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("horizons", "taken"), [((8,), 8), ((16, 12, 8), 8), ((5, 7, 9), 9), ((8, 8), 8)])
+def test_horizons_are_those_that_are_given(horizons, taken):
+    planner, network = make_straight_planner()
+    (plan,) = planner.plan(*make_ways([taken]), seeded(), horizons=horizons)
+    assert (plan.horizon, plan.consistent) == (taken, True)
+    assert {h for batch in network.batches for h in batch} <= set(horizons)
+
+
+@pytest.mark.parametrize("horizons", [(), (1, 8), (0,), (-4,)])
+def test_horizons_that_the_network_cannot_hold_are_refused(horizons):
+    with pytest.raises(PlanningError, match="horizons: expected numbers of at least 2") as caught:
+        make_straight_planner()[0].plan(*make_ways([8]), seeded(), horizons=horizons)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_candidates_are_refused():
+    with pytest.raises(PlanningError, match="num_candidates: expected at least 1, got 0"):
+        make_straight_planner()[0].plan(*make_ways([8]), seeded(), num_candidates=0)
+
+
+def test_candidates_of_a_call_replace_those_of_the_settings():
+    planner, network = make_straight_planner(num_candidates=2)
+    planner.plan(*make_ways([8]), seeded(), horizons=(8,), num_candidates=5)
+    assert network.batches == [(8,) * 5]
+
+
+OBSERVATIONS = np.array([[1.1, 1.03, 0.3, -0.2], [3.07, 2.9, -1.0, 4.9], [0.9, 2.2, 0.0, 0.0], [2.0, 2.0, 1.0, 1.0]])
+GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"guides": ["goal_distance()"], "guidance_scale": 0.5},
+        {"constraints": [Fixed([2.0, 2.0], step=2), Bounds(-5.0, 5.0, columns=(2, 3))]},
+        {"num_candidates": 2},
+    ],
+    ids=["plain", "guided", "constrained", "candidates"],
+)
+def test_plans_among_others_of_several_horizons_are_those_made_alone(sampler, asked):
+    # Without noise the rows of a batch know nothing of each other.
+    planner = make_untrained_planner(settings=replace(CONFIG.planning, sampler=sampler, temperature=0.0))
+    errors = np.array([planner.plan_horizon(OBSERVATIONS, GOALS, h, seeded(), **asked) for h in HORIZONS], dtype=object)
+    errors = np.vectorize(lambda plan: plan.speed_error)(errors)
+    best = errors.argmin(axis=0)
+    # Each environment is content with its own best horizon, or at once, or never.
+    limits = errors.min(axis=0) * 1.001
+    limits[0], limits[3] = 1e9, 0.0
+    plans = planner.plan(OBSERVATIONS, GOALS, seeded(), max_speed_errors=limits, **asked)
+    assert [plan.horizon for plan in plans] == [4, HORIZONS[best[1]], HORIZONS[best[2]], 16]
+    for i, plan in enumerate(plans):
+        part = slice(i, i + 1)
+        (alone,) = planner.plan_horizon(OBSERVATIONS[part], GOALS[part], plan.horizon, seeded(), **asked)
+        np.testing.assert_allclose(plan.observations, alone.observations, atol=1e-4)
+        assert plan.speed_error == pytest.approx(alone.speed_error, abs=1e-2)
+        assert plan.guide_score == pytest.approx(alone.guide_score, abs=1e-4)
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2])
+def test_plans_of_several_horizons_follow_from_the_generator(num_candidates):
+    planner = make_untrained_planner(settings=replace(CONFIG.planning, num_candidates=num_candidates))
+    first, same, other = (planner.plan(OBSERVATIONS, GOALS, seeded(seed)) for seed in (1, 1, 2))
+    for one, two, three in zip(first, same, other, strict=True):
+        np.testing.assert_array_equal(one.observations, two.observations)
+        assert not np.array_equal(one.observations, three.observations)
+
+
+def test_way_from_noise_to_plan_is_cut_to_the_plan():
+    planner = make_untrained_planner()
+    plans = planner.plan(
+        OBSERVATIONS, GOALS, seeded(), keep_denoising=True, max_speed_errors=np.array([1e9, 0.0, 1e9, 0.0])
+    )
+    assert [plan.denoising.shape for plan in plans] == [(3, 4, 4), (3, 16, 4)] * 2
+    for plan in plans:
+        np.testing.assert_allclose(plan.denoising[-1], plan.observations, atol=1e-5)

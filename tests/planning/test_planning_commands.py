@@ -1,0 +1,326 @@
+"""`diffplan calibrate` and `diffplan plan` as a user meets them."""
+
+import json
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.checkpoint import load_companion, save_checkpoint
+from diffplan.cli import main
+from diffplan.config import with_overrides
+from diffplan.data.dataset import open_dataset, write_snapshot
+from diffplan.data.writer import create_dataset, write_unit
+from diffplan.planning import action_model, calibration
+from diffplan.planning.action_model import fit_action_model
+from diffplan.planning.horizon_model import fit_horizon_model
+from diffplan.planning.loading import load_planner
+from diffplan.presets import get_preset
+from diffplan.training.batches import TrainingBatches
+from diffplan.training.state import TrainingState
+
+CONFIG = with_overrides(
+    get_preset("maze2d-umaze-smoke"),
+    {
+        "collection.num_steps": 1000,
+        "collection.episode_steps": 250,
+        "collection.episodes_per_unit": 2,
+        "network.dim": 8,
+        "network.dim_mults": [1, 2],
+        "windows.max_horizon": 16,
+        "planning.max_horizon": 16,
+        "planning.num_sampling_steps": 3,
+    },
+)
+START, GOAL = (1.0, 1.0), (3.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "umaze"
+    manifest = create_dataset(root, make_manifest(CONFIG.env, CONFIG.collection))
+    collector = UnitCollector(CONFIG.env, CONFIG.collection)
+    for unit in range(CONFIG.collection.num_units):
+        write_unit(root, manifest, unit, collector.collect(unit))
+    write_snapshot(open_dataset(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def untouched(dataset, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint")
+    batches = TrainingBatches(CONFIG, open_dataset(dataset))
+    state = TrainingState(CONFIG, batches.layout)
+    save_checkpoint(
+        path,
+        config=CONFIG,
+        layout=batches.layout,
+        step=0,
+        normalizer=batches.normalizer,
+        weights=state.average_weights(),
+        dataset={"path": str(dataset)},
+        training_state=state.state_dict(),
+    )
+    return path
+
+
+@pytest.fixture
+def checkpoint(untouched, tmp_path):
+    """A copy to change."""
+    return shutil.copytree(untouched, tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def short_fits(monkeypatch):
+    """Fits of a few steps, for what they come to is tested elsewhere."""
+    monkeypatch.setattr(calibration, "fit_horizon_model", partial(fit_horizon_model, num_steps=20))
+    monkeypatch.setattr(action_model, "fit_action_model", partial(fit_action_model, num_steps=20))
+    monkeypatch.setattr(action_model, "NUM_TEST_PAIRS", 200)
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def make_plan(capsys, checkpoint, *arguments):
+    return run(capsys, "plan", checkpoint, "--start", *START, "--goal", *GOAL, *arguments)
+
+
+@pytest.mark.usefixtures("short_fits")
+def test_calibrate_leaves_companions_and_what_it_measured(capsys, checkpoint):
+    code, out, _ = run(capsys, "calibrate", checkpoint, "--num_plans", 120)
+    assert code == 0
+    written = json.loads((checkpoint / "calibration.json").read_text())
+    assert set(written) == {"data", "plans", "inverse_dynamics_error", "dataset"}
+    assert written["data"]["horizons"] == list(CONFIG.windows.horizons)
+    errors = np.array(written["data"]["speed_errors"])
+    assert (errors >= 0).all()
+    assert (np.diff(errors, axis=1) >= 0).all()
+    assert written["plans"]["horizons"] == list(CONFIG.planning.horizons)
+    assert written["plans"]["num_plans"] == 120
+    planner = load_planner(checkpoint)
+    assert planner.horizon_model.horizons == CONFIG.planning.horizons
+    assert planner.inverse_dynamics(np.zeros((3, 4)), np.zeros((3, 4))).shape == (3, 2)
+    lines = out.splitlines()
+    assert lines[0].startswith("speed error of real windows: quantiles 50.0%")
+    assert f"inverse dynamics: error {written['inverse_dynamics_error']:.1%}" in out
+    assert lines[-1] == f"calibration: {checkpoint / 'calibration.json'}"
+
+
+@pytest.mark.usefixtures("short_fits")
+def test_calibrate_follows_from_its_seed_and_replaces_what_it_left(capsys, checkpoint):
+    found = []
+    for seed in (1, 1, 2):
+        assert run(capsys, "calibrate", checkpoint, "--num_plans", 30, "--seed", seed)[0] == 0
+        weights = load_companion(checkpoint, "horizon_model")[0]
+        found.append((json.loads((checkpoint / "calibration.json").read_text()), weights["layers.4.bias"].tolist()))
+    assert found[0] == found[1]
+    assert found[0][0]["inverse_dynamics_error"] != found[2][0]["inverse_dynamics_error"]
+    assert found[0][1] != found[2][1]
+
+
+@pytest.mark.usefixtures("short_fits")
+def test_calibrate_takes_settings_that_want_what_it_makes(capsys, checkpoint, dataset, tmp_path):
+    settings = tmp_path / "settings.json"
+    wanted = {"horizon_rule": "predict", "controller": "inverse_dynamics", "min_horizon": 4, "max_horizon": 12}
+    settings.write_text(json.dumps({"settings": {**wanted, "num_sampling_steps": 2}}))
+    arguments = ["--settings", settings, "--num_plans", 30, "--data", dataset]
+    assert run(capsys, "calibrate", checkpoint, *arguments)[0] == 0
+    assert load_planner(checkpoint).horizon_model.horizons == (4, 8, 12)
+    code, out, _ = make_plan(capsys, checkpoint, "--settings", settings)
+    assert code == 0
+    assert out.split(" transitions")[0] in ("4", "8", "12")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--quantile", 1.0], ["--quantile in (0, 1)", "got 1.0"]),
+        (["--quantile", 0.0], ["--quantile in (0, 1)"]),
+        (["--num_plans", 0], ["--num_plans >= 1", "and 0"]),
+        (["--data", "no/such"], ["no/such", "diffplan collect"]),
+        (["--settings", "no/such.json"], ["no/such.json", "expected a settings file"]),
+    ],
+)
+def test_bad_input_of_calibrate_is_one_line_and_code_2(capsys, untouched, arguments, words):
+    code, _, err = run(capsys, "calibrate", untouched, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: ")
+    for word in words:
+        assert word in err
+    assert not (untouched / "calibration.json").exists()
+
+
+def test_calibrate_needs_to_know_the_data(capsys, untouched, tmp_path):
+    state = TrainingState(CONFIG, load_planner(untouched).layout)
+    save_checkpoint(
+        tmp_path,
+        config=CONFIG,
+        layout=load_planner(untouched).layout,
+        step=0,
+        normalizer=load_planner(untouched).normalizer,
+        weights=state.average_weights(),
+        dataset={},
+        training_state=state.state_dict(),
+    )
+    code, _, err = run(capsys, "calibrate", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "give the dataset by --data" in err
+
+
+def test_plan_prints_one_line_of_facts(capsys, untouched):
+    code, out, err = make_plan(capsys, untouched, "--horizon", 12)
+    assert code == 0
+    assert err == ""
+    (line,) = out.splitlines()
+    seconds = 11 * CONFIG.windows.stride * CONFIG.env.step_seconds
+    assert line.startswith(f"12 transitions, {11 * CONFIG.windows.stride} environment steps ({seconds:.2f} s)")
+    assert "; speed error " in line
+    assert line.endswith("consistent)")
+
+
+def test_plan_writes_json_and_a_picture(capsys, untouched, tmp_path):
+    out_file, picture = tmp_path / "plan.json", tmp_path / "plan.png"
+    code, out, _ = make_plan(capsys, untouched, "--horizon", 12, "--out", out_file, "--picture", picture)
+    assert code == 0
+    assert out.splitlines()[1:] == [f"plan: {out_file}", f"picture: {picture}"]
+    written = json.loads(out_file.read_text())
+    observations = np.array(written["observations"])
+    assert observations.shape == (12, 4)
+    np.testing.assert_allclose(observations[0], [*START, 0, 0])
+    np.testing.assert_allclose(observations[-1, :2], GOAL)
+    assert (written["stride"], written["violation"], written["guide_score"]) == (CONFIG.windows.stride, 0.0, None)
+    assert written["consistent"] == (written["speed_error"] <= CONFIG.planning.max_speed_error)
+    assert f"speed error {written['speed_error']:.2f}" in out
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    pixels = image.imread(picture)[:, :, :3]
+    assert min(pixels.shape[:2]) > 100
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    assert pixels.std() > 0.05
+
+
+def write(capsys, checkpoint, path, *arguments):
+    """The plan that a command writes."""
+    code, _, err = run(capsys, "plan", checkpoint, *arguments, "--out", path)
+    assert code == 0, err
+    return json.loads(path.read_text())
+
+
+def test_plan_follows_from_its_seed(capsys, untouched, tmp_path):
+    ends = ["--start", *START, "--goal", *GOAL, "--horizon", 8]
+    plans = [write(capsys, untouched, tmp_path / "plan.json", *ends, "--seed", seed) for seed in (1, 1, 2)]
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_plan_passes_way_points_and_is_told_guides(capsys, untouched, tmp_path):
+    ends = ["--start", *START, 0.5, -0.5, "--goal", *GOAL]
+    made = write(capsys, untouched, tmp_path / "plan.json", *ends, "--via", 1.5, 1.25, 2.5, 1.75)
+    observations = np.array(made["observations"])
+    np.testing.assert_allclose(observations[0], [*START, 0.5, -0.5])
+    (first,), (second,) = (np.nonzero((observations[:, :2] == p).all(axis=1))[0] for p in ([1.5, 1.25], [2.5, 1.75]))
+    assert 0 < first < second < len(observations) - 1
+    guides = ["--guides", "mean(position[:, :, 0])", "speed_limit(0.001)", "--guidance_scale", 0.5]
+    code, out, _ = run(capsys, "plan", untouched, *ends, "--horizon", 8, *guides, "--out", tmp_path / "guided.json")
+    assert code == 0
+    written = json.loads((tmp_path / "guided.json").read_text())
+    assert written["violation"] > 0
+    assert f"; violation {written['violation']:.3g}" in out.splitlines()[0]
+    assert isinstance(written["guide_score"], float)
+
+
+def test_plan_needs_no_goal(capsys, untouched, tmp_path):
+    picture = tmp_path / "plan.png"
+    made = write(
+        capsys, untouched, tmp_path / "plan.json", "--start", *START, "--horizon", 8, "--num_candidates", 1,
+        "--picture", picture,
+    )  # fmt: skip
+    assert len(made["observations"]) == 8
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--start", 1, 1, 0], ["--start", "expected 4 numbers (an observation) or 2 (a position), got 3"]),
+        (["--start", 1], ["--start", "got 1"]),
+        (["--start", 1, "nan"], ["expected finite numbers"]),
+        (["--start", 1, 1, "--goal", 1, 1, 1], ["goals: expected shape (1, 2), got (1, 3)"]),
+        (["--start", 1, 1, "--via", 2, 2], ["expected a time", "on the way to a goal"]),
+        (["--start", 1, 1, "--goal", 3, 1, "--guides", "keep_ot([1, 1], 1)"], ["Did you mean 'keep_out'"]),
+        (["--start", 1, 1, "--goal", 3, 1, "--guides", "no_such_module:guide"], ["cannot import no_such_module"]),
+        (["--start", 1, 1, "--goal", 3, 1, "--horizon", 1], ["horizons: expected numbers of at least 2"]),
+        (["--start", 1, 1, "--goal", 3, 1, "--num_candidates", 0], ["num_candidates: expected at least 1"]),
+        (["--start", 1, 1, "--goal", 3, 1, "--settings", "no/such.json"], ["no/such.json"]),
+    ],
+    ids=lambda value: "-".join(map(str, value))[:50],
+)
+def test_bad_input_of_plan_is_one_line_and_code_2(capsys, untouched, arguments, words, tmp_path):
+    code, out, err = run(capsys, "plan", untouched, *arguments, "--out", tmp_path / "plan.json")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert not (tmp_path / "plan.json").exists()
+
+
+NO_SETTINGS = [
+    ('{"guidance_scal": 1.0}', ["Did you mean 'guidance_scale'"]),
+    ('{"settings": {"horizon_rul": "scan"}}', ["Did you mean 'horizon_rule'"]),
+    ('{"num_candidates": 0}', ["planning.num_candidates", "got 0"]),
+    ('{"guides": ["keep_ot([1, 1], 1)"]}', ["Did you mean 'keep_out'"]),
+    ('{"settings": 3}', ["expected a JSON object of settings, got int"]),
+    ("[1]", ["expected a JSON object of settings, got list"]),
+    ("{", ["expected JSON settings"]),
+]
+WITHOUT_COMPANIONS = [
+    ('{"horizon_rule": "predict"}', ["horizon_rule", "diffplan calibrate"]),
+    ('{"controller": "inverse_dynamics"}', ["controller", "no inverse dynamics"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "words"),
+    [("plan", *case) for case in NO_SETTINGS + WITHOUT_COMPANIONS] + [("calibrate", *case) for case in NO_SETTINGS],
+)
+def test_settings_that_are_none_are_refused_in_one_line(capsys, untouched, tmp_path, command, content, words):
+    settings = tmp_path / "settings.json"
+    settings.write_text(content)
+    start = ["--start", *START] if command == "plan" else []
+    code, _, err = run(capsys, command, untouched, *start, "--settings", settings)
+    assert (code, err.count("\n")) == (2, 1)
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize("command", ["plan", "calibrate"])
+def test_a_missing_or_damaged_checkpoint_is_refused_in_one_line(capsys, untouched, tmp_path, command):
+    start = ["--start", *START] if command == "plan" else []
+    code, _, err = run(capsys, command, tmp_path / "none", *start)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "expected a checkpoint" in err
+    damaged = shutil.copytree(untouched, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"")
+    code, _, err = run(capsys, command, damaged, *start)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "model.safetensors" in err
+
+
+@pytest.mark.parametrize("command", ["plan", "calibrate"])
+def test_help_names_every_argument(capsys, command):
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--help"])
+    assert exit_info.value.code == 0
+    out = capsys.readouterr().out
+    wanted = {
+        "plan": ["--start", "--goal", "--via", "--guides", "--guidance_scale", "--horizon", "--picture"],
+        "calibrate": ["--data", "--settings", "--num_plans", "--quantile"],
+    }
+    assert f"usage: diffplan {command}" in out
+    for name in [*wanted[command], "--seed"]:
+        assert name in out
