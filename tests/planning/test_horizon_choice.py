@@ -14,6 +14,7 @@ from straight_line_planner import (
     seeded,
 )
 
+from diffplan.config import with_overrides
 from diffplan.errors import PlanningError
 from diffplan.planning.horizon_model import HorizonModel
 from diffplan.planning.problem import Bounds, Fixed
@@ -178,14 +179,16 @@ GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3], [1.0, 1.0]])
     [
         {},
         {"guides": ["goal_distance()"], "guidance_scale": 0.5},
-        {"constraints": [Fixed([2.0, 2.0], step=2), Bounds(-5.0, 5.0, columns=(2, 3))]},
+        {"constraints": [Fixed([1.0, -1.0], columns=(2, 3), step=2), Bounds(-5.0, 5.0, columns=(2, 3))]},
+        {"constraints": [Fixed([2.0, 2.0], step=2)]},
         {"num_candidates": 2},
     ],
-    ids=["plain", "guided", "constrained", "candidates"],
+    ids=["plain", "guided", "constrained", "way-point", "candidates"],
 )
 def test_plans_among_others_of_several_horizons_are_those_made_alone(sampler, asked):
     # Without noise the rows of a batch know nothing of each other.
-    planner = make_untrained_planner(settings=replace(CONFIG.planning, sampler=sampler, temperature=0.0))
+    config = with_overrides(CONFIG, {"network.dim": 16})
+    planner = make_untrained_planner(config, replace(CONFIG.planning, sampler=sampler, temperature=0.0))
     errors = np.array([planner.plan_horizon(OBSERVATIONS, GOALS, h, seeded(), **asked) for h in HORIZONS], dtype=object)
     errors = np.vectorize(lambda plan: plan.speed_error)(errors)
     best = errors.argmin(axis=0)

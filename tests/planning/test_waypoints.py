@@ -1,4 +1,4 @@
-"""Way-points that say no time."""
+"""Way-points: plans that are made leg by leg."""
 
 from dataclasses import replace
 
@@ -12,6 +12,8 @@ from straight_line_planner import (
     seeded,
 )
 
+from diffplan.config import with_overrides
+from diffplan.diffusion.guides import SpeedLimit
 from diffplan.errors import PlanningError
 from diffplan.planning.problem import Bounds, Fixed
 
@@ -38,22 +40,59 @@ def test_way_points_are_passed_when_their_legs_alone_would_be():
         np.testing.assert_array_equal(plan.observations[-1, :2], points[1].astype(np.float32))
 
 
-def test_longer_horizons_are_tried_where_the_legs_together_are_not_enough():
-    # The network goes straight to the goal, so that a way-point off the line costs speed.
-    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3)
-    points = along(8, 8)
-    points[0, 1] += 0.2
-    (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), constraints=[Fixed(points[0])])
-    assert plan.horizon > 15
-    assert (plan.observations[:, :2] == points[0].astype(np.float32)).all(axis=1).any()
+def test_the_shortest_horizon_is_taken_with_which_all_legs_are_consistent():
+    planner, network = make_straight_planner(max_speed_error=SPEED + 1e-3, horizon_multiple=1, max_horizon=24)
+    points = along(8, 4)  # 7 and 3 steps at full speed
+    # Halfway in time both legs get as long, and the first needs 7 steps.
+    (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), constraints=[Fixed(points[0], fraction=0.5)])
+    assert plan.consistent
+    assert find(plan, points[0]) in (7, 8)
+    assert plan.horizon in (14, 15)
+    assert max(horizon for batch in network.batches for horizon in batch) <= 8
+    (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), constraints=[Fixed(points[0], step=3)])
+    assert not plan.consistent  # three steps are never enough
+    assert find(plan, points[0]) == 3
 
 
-def test_their_horizons_are_on_the_grid_of_the_settings():
+def test_horizons_are_those_of_each_leg():
     planner, network = make_straight_planner(max_speed_error=SPEED + 1e-3)
     points = along(8, 12, 16)
     (plan,) = planner.plan(AT_REST[None], points[2:], seeded(), constraints=[Fixed(p) for p in points[:2]])
-    assert plan.horizon >= 7 + 11 + 15 + 1  # longer than any that is tried without way-points
-    assert {horizon % 4 for batch in network.batches for horizon in batch} == {0}
+    assert plan.horizon == 7 + 11 + 15 + 1  # longer than any that is tried without way-points
+    assert [find(plan, point) for point in points] == [7, 18, 33]
+    assert {horizon for batch in network.batches for horizon in batch} <= {4, 8, 12, 16}
+    assert plan.consistent
+
+
+def test_a_leg_begins_with_the_state_that_the_one_before_ended_in():
+    planner, _ = make_straight_planner((0.5,), max_speed_error=1e9)
+    observations = np.array([[1.0, 2.0, 2.0, 0.0]])
+    points = along(4, 4, 4)
+    (plan,) = planner.plan(observations, points[2:], seeded(), constraints=[Fixed(p) for p in points[:2]])
+    # This network adds 0.5 to the speed that it begins with, and keeps it.
+    np.testing.assert_allclose(plan.observations[:, 2], [2.0, *[2.5] * 3, *[3.0] * 3, *[3.5] * 3], atol=1e-4)
+
+
+def test_a_plan_is_as_good_as_its_worst_leg():
+    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3)
+    points = along(8, 40)  # the second leg is too long for every horizon
+    asked = {"constraints": [Fixed(points[0])], "guides": [SpeedLimit(0.0)], "guidance_scale": 0.0}
+    (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), **asked)
+    assert plan.horizon == 7 + 15 + 1
+    assert not plan.consistent
+    assert plan.speed_error == pytest.approx(distance_of(40, SPEED) / (15 * 0.05), rel=1e-3)
+    assert plan.violation == 0.0
+    moving = np.array([[1.0, 2.0, 3.0, 0.0]])
+    (plan,) = planner.plan(moving, points[1:], seeded(), **asked)
+    assert plan.violation == pytest.approx(3.0, rel=1e-3)
+
+
+def test_planned_actions_go_on_with_each_leg():
+    config = with_overrides(CONFIG, {"windows.columns": "actions_observations", "network.dim": 16})
+    planner = make_untrained_planner(config, action_dim=2)
+    (plan,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed([2.0, 1.0]), Fixed([3.0, 1.0])])
+    assert plan.actions.shape == (plan.horizon, 2)
+    assert len(np.unique(plan.actions, axis=0)) == plan.horizon
 
 
 def find(plan, point):
@@ -98,13 +137,47 @@ def test_each_environment_passes_them_in_its_own_time():
         np.testing.assert_allclose(alone.observations, plan.observations, atol=1e-5)
 
 
-def test_plans_reach_a_later_time_that_is_fixed_beside_them():
-    planner, _ = make_straight_planner(max_speed_error=1e9)
-    points = along(4, 4)
-    late = Fixed([0.25], columns=(3,), step=13)
-    (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), constraints=[Fixed(points[0]), late])
-    assert plan.horizon >= 14
-    assert plan.observations[13, 3] == np.float32(0.25)
+def test_timed_way_points_are_passed_in_the_order_of_their_times_in_each_environment():
+    planner = make_untrained_planner()
+    observations, goals = np.tile(AT_REST, (3, 1)), np.tile(along(8), (3, 1))
+    constraints = [Fixed([3.0, 1.0], fraction=np.array([0.25, 0.5, 0.8])), Fixed([2.0, 1.0], fraction=0.6)]
+    plans = planner.plan(observations, goals, seeded(), constraints=constraints, horizons=(16,))
+    assert [find(plan, [3.0, 1.0]) for plan in plans] == [4, 8, 12]
+    assert [find(plan, [2.0, 1.0]) for plan in plans] == [9, 9, 9]
+
+
+def test_environments_whose_times_are_too_close_wait_for_a_longer_horizon():
+    config = with_overrides(CONFIG, {"network.dim": 16, "network.dim_mults": [1, 1, 1]})  # legs of 4 steps at least
+    planner = make_untrained_planner(config, replace(CONFIG.planning, max_speed_error=1e9))
+    observations, goals = np.tile(AT_REST, (2, 1)), np.tile(along(8), (2, 1))
+    constraints = [Fixed([1.5, 2.0], fraction=np.array([0.5, 0.1]))]
+    plans = planner.plan(observations, goals, seeded(), constraints=constraints, horizons=(12, 31))
+    assert [plan.horizon for plan in plans] == [12, 31]
+    assert [find(plan, [1.5, 2.0]) for plan in plans] == [6, 3]
+
+
+def test_way_points_without_room_between_them_are_refused():
+    planner, _ = make_straight_planner()
+    constraints = [Fixed([1.5, 2.0], fraction=0.5), Fixed([1.5, 2.0], fraction=0.51)]
+    with pytest.raises(PlanningError, match="expected at least 1 steps between way-points") as caught:
+        planner.plan(AT_REST[None], along(8), seeded(), constraints=constraints)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Fixed([1.5, 2.0], step=3), "expected a time for all way-points or for none"),
+        (Fixed([0.25], columns=(3,), step=3), "expected a time for all way-points or for none"),
+        (Bounds(0.0, 9.0, first_step=2), "expected bounds for the whole plan"),
+        (Bounds(0.0, 9.0, last_step=9), "expected bounds for the whole plan"),
+    ],
+)
+def test_nothing_with_a_time_stands_beside_way_points_without(other, message):
+    planner, _ = make_straight_planner()
+    with pytest.raises(PlanningError, match=message) as caught:
+        planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed([1.3, 2.0]), other])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from diffplan.planning.problem import Constraint, Problem
 from diffplan.planning.sampling import Asked, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.settings_check import check_settings
-from diffplan.planning.waypoints import has_legs, plan_legs
+from diffplan.planning.waypoints import has_untimed, plan_untimed
 from diffplan.types import Plan
 
 GuideLike = Guide | Callable[[PlanBatch], Tensor] | str
@@ -119,8 +119,8 @@ class Planner:
         asked = self._ask(generator, guides, guidance_scale, num_candidates, keep_denoising)
         limits = self._limits(max_speed_errors, len(problem))
         candidates = self._check_horizons(problem, self.settings.horizons if horizons is None else tuple(horizons))
-        if has_legs(problem):
-            return plan_legs(self, problem, candidates, limits, asked, self._steps)
+        if has_untimed(problem):
+            return plan_untimed(self, problem, candidates, limits, asked, self._steps)
         ladder, first, predicted = self.choose_ladder(problem, candidates, limits, given=horizons is not None)
         return search_horizons(self, problem, ladder, first, limits, asked, self._steps, one_at_a_time=predicted)
 
@@ -211,6 +211,10 @@ class Planner:
                 f"replan: expected {len(problem)} plans and elapsed steps, one for each observation, "
                 f"got {len(previous)} and {len(elapsed_env_steps)}"
             )
+        if has_untimed(problem):
+            raise PlanningError(
+                "replan: expected a time (step, seconds or fraction) of every Fixed, got none; give one"
+            )
         stride = self.config.windows.stride
         lengths = np.array([plan.horizon for plan in previous])
         if goals is not None:
@@ -289,7 +293,12 @@ class Planner:
                 f"{max(horizons)} at most; ask for a longer horizon"
             )
         # One in which two values meet at a step, such as a way-point and the goal, is as good as too short.
-        return tuple(h for h in enough if problem.fits(h)) or enough
+        contradictions = {h: problem.find_contradiction(h) for h in enough}
+        if None not in contradictions.values():
+            raise PlanningError(
+                f"Fixed: step {contradictions[enough[-1]]} was fixed before to other values; remove one of the two"
+            )
+        return tuple(h for h in enough if contradictions[h] is None)
 
     def normalize_observations(self, observations: np.ndarray) -> Tensor:
         """Observations in model space, float32[batch, observation_dim], from those in environment units."""

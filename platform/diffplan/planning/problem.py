@@ -77,6 +77,11 @@ class Bounds:
                 f"Bounds: expected 1 <= first_step <= last_step, got {self.first_step} and {self.last_step}"
             )
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether they hold for the whole plan."""
+        return self.first_step == 1 and self.last_step is None
+
 
 Constraint = Fixed | Bounds
 
@@ -210,17 +215,18 @@ class Problem:
         steps += [round(fixed.seconds / self.step_seconds) for fixed in self.fixed if fixed.seconds is not None]
         return max([step if step >= 0 else -step - 1 for step in steps], default=0)
 
-    def fits(self, horizon: int) -> bool:
-        """Whether what is fixed at known times contradicts itself nowhere in plans of a horizon that reaches it."""
+    def find_contradiction(self, horizon: int) -> int | None:
+        """The step at which two different values are fixed in plans of a horizon that reaches all; None for no step."""
         timed = replace(self, fixed=tuple(fixed for fixed in self.fixed if fixed.is_timed))
         known = np.full((len(self), horizon, self.observations.shape[1]), np.nan, dtype=np.float32)
         rows = np.arange(len(self))[:, None]
         for placed in timed.place(np.full(len(self), horizon)):
             before = known[rows, placed.steps[:, None], placed.columns]
-            if (~np.isnan(before) & (before != placed.values)).any():
-                return False
+            contradicted = (~np.isnan(before) & (before != placed.values)).any(axis=1)
+            if contradicted.any():
+                return int(placed.steps[contradicted][0])
             known[rows, placed.steps[:, None], placed.columns] = placed.values
-        return True
+        return None
 
     def constrain(self, lengths: np.ndarray, layout: Layout, normalize: Callable[[np.ndarray], Tensor]) -> Constraints:
         """The constraints in model space.

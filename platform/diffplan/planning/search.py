@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffplan.planning.legs import sample_in_legs
 from diffplan.planning.problem import Problem
-from diffplan.planning.sampling import Asked, sample_plans
+from diffplan.planning.sampling import Asked
 from diffplan.planning.selection import VIOLATION_TOLERANCE
 from diffplan.types import Plan
 
@@ -62,12 +63,12 @@ def search_horizons(
         found: dict[int, Plan] = {}
         for part in _split(lengths):
             chosen = environments[part]
-            made = sample_plans(planner, problem.take(chosen), lengths[part], limits[chosen], asked, steps)
+            made = sample_in_legs(planner, problem.take(chosen), lengths[part], limits[chosen], asked, steps)
             found.update(zip(part.tolist(), made, strict=True))
         done = np.zeros(len(waiting), dtype=bool)
         for place, row in enumerate(rows):  # in order of horizon within each environment
             if not done[row]:
-                best[waiting[row]] = plan = better_plan(best[waiting[row]], found[place])
+                best[waiting[row]] = plan = _better(best[waiting[row]], found[place])
                 done[row] = plan.consistent and plan.violation <= VIOLATION_TOLERANCE
         rung[waiting] += width
         waiting = waiting[~done & (rung[waiting] < num_rungs)]
@@ -81,7 +82,7 @@ def _split(lengths: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
 
 
-def better_plan(old: Plan | None, new: Plan) -> Plan:
+def _better(old: Plan | None, new: Plan) -> Plan:
     """Of two plans, the one that violates less; then the consistent one; then the new one."""
 
     def badness(plan: Plan) -> tuple[float, bool]:

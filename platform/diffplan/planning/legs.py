@@ -1,0 +1,137 @@
+"""Plans in legs, each beginning with the state that the one before ended in.
+
+A model that was trained with the first and the last step of its windows in place does not heed a single step that is
+fixed in the middle: it plans past it, and the plan jumps there and back. But the way to a way-point and the way on
+from it are plans such as it knows. So positions that are fixed in the middle divide a plan, and everything else that is
+asked (guides, bounds) holds for each leg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffplan.planning.problem import Fixed, Problem
+from diffplan.planning.sampling import Asked, sample_plans
+from diffplan.types import Plan
+
+if TYPE_CHECKING:
+    from diffplan.planning.planner import Planner
+
+
+def sample_in_legs(
+    planner: Planner,
+    problem: Problem,
+    lengths: np.ndarray,
+    limits: np.ndarray,
+    asked: Asked,
+    steps: Sequence[int],
+) -> list[Plan]:
+    """Plans of given horizons, in legs where way-points divide them; takes what `sample_plans` does.
+
+    They are made in one piece, as plans without way-points are, where something else than positions is fixed in the
+    middle, where bounds hold for a part of the plan, and where a leg would be shorter than the network can hold.
+    """
+    division = _divide(problem, lengths, planner.shortest_horizon)
+    if division is None:
+        return sample_plans(planner, problem, lengths, limits, asked, steps)
+    problem.constrain(lengths, planner.layout, planner.normalize_observations)  # refuses what contradicts itself
+    leg_lengths, targets = division
+
+    def make(leg: Problem, number: int) -> list[Plan]:
+        return sample_plans(planner, leg, leg_lengths[number], limits, asked, steps)
+
+    return chain(problem, targets, make)
+
+
+def chain(problem: Problem, targets: Sequence[np.ndarray], make: Callable[[Problem, int], list[Plan]]) -> list[Plan]:
+    """One plan for each environment, through way-points and on to the goals.
+
+    Args:
+        problem: what is asked; it has goals.
+        targets: the way-points in order, float32[batch, positions] each.
+        make: makes the plans of a leg from its problem and number.
+    """
+    assert problem.goals is not None
+    observations, legs = problem.observations, []
+    for number, target in enumerate([*targets, problem.goals]):
+        last = number == len(targets)
+        leg = replace(
+            problem,
+            observations=observations,
+            goals=target,
+            # What is fixed at the ends of the whole belongs to the first and the last leg.
+            fixed=tuple(f for f in problem.fixed if _is_end(f) and (number == 0 if _is_start(f) else last)),
+            # A way-point says where, and leaves free how the plan passes it.
+            goal_columns=problem.goal_columns if last else tuple(problem.env.position_columns),
+        )
+        plans = make(leg, number)
+        legs.append(plans)
+        observations = np.stack([plan.observations[-1] for plan in plans])
+    return [_join(parts) for parts in zip(*legs, strict=True)]
+
+
+def find_middle(problem: Problem) -> list[Fixed]:
+    """What is fixed between the first and the last step, or may be."""
+    return [fixed for fixed in problem.fixed if not _is_end(fixed)]
+
+
+def _is_start(fixed: Fixed) -> bool:
+    return fixed.step == 0 or fixed.seconds == 0 or (np.ndim(fixed.fraction) == 0 and fixed.fraction == 0)
+
+
+def _is_end(fixed: Fixed) -> bool:
+    """Whether something is fixed at the first or at the last step, whatever the horizon."""
+    return _is_start(fixed) or fixed.step == -1 or (np.ndim(fixed.fraction) == 0 and fixed.fraction == 1)
+
+
+def _divide(problem: Problem, lengths: np.ndarray, shortest: int) -> tuple[np.ndarray, list[np.ndarray]] | None:
+    """Horizons of the legs int[legs, batch], and way-points float32[batch, positions]; None where there are no legs."""
+    middle = find_middle(problem)
+    positions = tuple(problem.env.position_columns)
+    whole = all(fixed.columns == positions for fixed in middle)
+    if not middle or not whole or problem.goals is None or not all(bounds.is_everywhere for bounds in problem.bounds):
+        return None
+    steps = np.stack([problem.steps_of(fixed, lengths) for fixed in middle])  # int[way-points, batch]
+    values = np.stack([np.asarray(fixed.values) for fixed in middle])
+    order = np.argsort(steps, axis=0, kind="stable")
+    steps, values = np.take_along_axis(steps, order, axis=0), np.take_along_axis(values, order[:, :, None], axis=0)
+    ends = np.vstack([np.zeros_like(lengths), steps])
+    # Those at the first or the last step, or said twice, divide nothing.
+    divides = ((steps > ends[:-1]) & (steps < lengths - 1)).any(axis=1)
+    ends = np.vstack([np.zeros_like(lengths), steps[divides], lengths - 1])
+    leg_lengths = np.diff(ends, axis=0) + 1
+    if not divides.any() or (leg_lengths < shortest).any():
+        return None
+    return leg_lengths, list(values[divides])
+
+
+def _join(legs: tuple[Plan, ...]) -> Plan:
+    """One plan from legs whose ends meet."""
+
+    def join(name: str, axis: int, keep_last: bool) -> np.ndarray | None:
+        """Arrays of all legs, one after the other; where two meet, that of the latter or of the former."""
+        arrays = [getattr(leg, name) for leg in legs]
+        if any(array is None for array in arrays):
+            return None
+        inner = slice(1, None) if keep_last else slice(None, -1)
+        cut = [array[(slice(None),) * axis + (inner,)] for array in arrays]
+        cut[0 if keep_last else -1] = arrays[0 if keep_last else -1]
+        return np.concatenate(cut, axis=axis)
+
+    scores = [leg.guide_score for leg in legs if leg.guide_score is not None]
+    observations = join("observations", 0, keep_last=True)
+    assert observations is not None
+    return replace(
+        legs[0],
+        observations=observations,
+        actions=join("actions", 0, keep_last=False),  # the action at a way-point is that of the leg that begins there
+        speed_error=max(leg.speed_error for leg in legs),
+        consistent=all(leg.consistent for leg in legs),
+        violation=max(leg.violation for leg in legs),
+        guide_score=float(np.mean(scores)) if scores else None,
+        denoising=join("denoising", 1, keep_last=True),
+    )
