@@ -1,4 +1,4 @@
-"""A small real model of Maze2D-UMaze, collected and trained in this process, that the examples of the documents plan with."""
+"""A small real model of Maze2D-UMaze, collected and trained in this process, for the examples of the documents."""
 
 from pathlib import Path
 

@@ -15,6 +15,7 @@ from straight_line_planner import (
 from diffplan.config import with_overrides
 from diffplan.diffusion.guides import SpeedLimit
 from diffplan.errors import PlanningError
+from diffplan.planning.planner import Planner
 from diffplan.planning.problem import Bounds, Fixed
 
 AT_REST = np.array([1.0, 2.0, 0.0, 0.0])
@@ -48,7 +49,7 @@ def test_the_shortest_horizon_is_taken_with_which_all_legs_are_consistent():
     assert plan.consistent
     assert find(plan, points[0]) in (7, 8)
     assert plan.horizon in (14, 15)
-    assert max(horizon for batch in network.batches for horizon in batch) <= 8
+    assert max(horizon for batch in network.batches for horizon in batch) < plan.horizon  # never the whole
     (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), constraints=[Fixed(points[0], step=3)])
     assert not plan.consistent  # three steps are never enough
     assert find(plan, points[0]) == 3
@@ -146,36 +147,68 @@ def test_timed_way_points_are_passed_in_the_order_of_their_times_in_each_environ
     assert [find(plan, [2.0, 1.0]) for plan in plans] == [9, 9, 9]
 
 
-def test_environments_whose_times_are_too_close_wait_for_a_longer_horizon():
+def test_whether_a_plan_is_made_in_legs_does_not_depend_on_what_it_is_made_together_with():
     config = with_overrides(CONFIG, {"network.dim": 16, "network.dim_mults": [1, 1, 1]})  # legs of 4 steps at least
-    planner = make_untrained_planner(config, replace(CONFIG.planning, max_speed_error=1e9))
-    observations, goals = np.tile(AT_REST, (2, 1)), np.tile(along(8), (2, 1))
-    constraints = [Fixed([1.5, 2.0], fraction=np.array([0.5, 0.1]))]
-    plans = planner.plan(observations, goals, seeded(), constraints=constraints, horizons=(12, 31))
-    assert [plan.horizon for plan in plans] == [12, 31]
-    assert [find(plan, [1.5, 2.0]) for plan in plans] == [6, 3]
+    planner = make_untrained_planner(config, replace(CONFIG.planning, temperature=0.0, max_speed_error=0.0))
+    observations, goals = np.tile(AT_REST, (4, 1)), np.tile(along(8), (4, 1))
+    points, fractions = np.array([[1.5, 2.0], [1.5, 1.0], [1.0, 1.5], [2.0, 2.5]]), np.array([0.5, 0.1, 0.4, 0.95])
+    asked = {"constraints": [Fixed(points, fraction=fractions), Fixed([2.0, 1.0], step=8)], "horizons": (12, 16)}
+    plans = planner.plan(observations, goals, seeded(), **asked)
+    for i, plan in enumerate(plans):
+        part = slice(i, i + 1)
+        constraints = [Fixed(points[i], fraction=fractions[i]), Fixed([2.0, 1.0], step=8)]
+        asked = {"constraints": constraints, "horizons": (plan.horizon,)}
+        (alone,) = planner.plan(observations[part], goals[part], seeded(), **asked)
+        np.testing.assert_allclose(plan.observations, alone.observations, atol=1e-4)
+        assert find(plan, [2.0, 1.0]) == 8
+        assert find(plan, points[i]) == round(fractions[i] * (plan.horizon - 1))
 
 
-def test_way_points_without_room_between_them_are_refused():
-    planner, _ = make_straight_planner()
-    constraints = [Fixed([1.5, 2.0], fraction=0.5), Fixed([1.5, 2.0], fraction=0.51)]
-    with pytest.raises(PlanningError, match="expected at least 1 steps between way-points") as caught:
-        planner.plan(AT_REST[None], along(8), seeded(), constraints=constraints)
-    assert "\n" not in str(caught.value)
+def test_plans_of_horizons_with_too_short_legs_leave_the_others_their_legs():
+    # The network goes straight from the start of a leg to its end, so that legs show in the plan.
+    planner, _ = make_straight_planner(max_speed_error=0.0)
+    planner = Planner(
+        with_overrides(planner.config, {"network.dim_mults": [1, 1, 1]}),  # legs of 4 steps at least
+        planner.layout, planner.denoiser, planner.normalizer, planner.settings,
+    )  # fmt: skip
+    corner = [2.0, 3.0]
+    (plan,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed(corner, step=5)])
+    assert plan.horizon == 16  # drawn together with 8, in which the second leg would have 3 steps
+    np.testing.assert_allclose(plan.observations[:6, 1], np.linspace(2, 3, 6), atol=1e-4)
+    np.testing.assert_allclose(plan.observations[5:, 1], np.linspace(3, 2, 11), atol=1e-4)
+
+
+def test_way_points_said_twice_or_without_room_are_still_passed():
+    planner = make_untrained_planner(with_overrides(CONFIG, {"network.dim": 16}))
+    (once,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed([1.5, 2.5], step=3)], horizons=(8,))
+    twice = [Fixed([1.5, 2.5], step=3), Fixed([1.5, 2.5], seconds=0.15), Fixed(along(8), step=7)]
+    (same,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=twice, horizons=(8,))
+    np.testing.assert_array_equal(once.observations, same.observations)
+    close = [Fixed([1.5, 2.5], step=3), Fixed([1.6, 2.5], step=4), Fixed([1.7, 2.5], step=5), Fixed([1.8, 2.4], step=6)]
+    (plan,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=close, horizons=(8,))
+    assert [find(plan, fixed.values) for fixed in close] == [3, 4, 5, 6]
+
+
+def test_the_way_from_noise_to_plan_is_kept_leg_by_leg():
+    planner = make_untrained_planner(with_overrides(CONFIG, {"network.dim": 16}))
+    asked = {"constraints": [Fixed([1.5, 2.5])], "keep_denoising": True}
+    (plan,) = planner.plan(AT_REST[None], along(8), seeded(), **asked)
+    assert plan.denoising.shape == (CONFIG.planning.num_sampling_steps, plan.horizon, 4)
+    np.testing.assert_allclose(plan.denoising[-1], plan.observations, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("other", "message"),
+    "other",
     [
-        (Fixed([1.5, 2.0], step=3), "expected a time for all way-points or for none"),
-        (Fixed([0.25], columns=(3,), step=3), "expected a time for all way-points or for none"),
-        (Bounds(0.0, 9.0, first_step=2), "expected bounds for the whole plan"),
-        (Bounds(0.0, 9.0, last_step=9), "expected bounds for the whole plan"),
+        Fixed([1.5, 2.0], step=3),
+        Fixed([0.25], columns=(3,), step=3),
+        Bounds(0.0, 9.0, first_step=2),
+        Bounds(0.0, 9.0, last_step=9),
     ],
 )
-def test_nothing_with_a_time_stands_beside_way_points_without(other, message):
+def test_nothing_with_a_time_stands_beside_way_points_without(other):
     planner, _ = make_straight_planner()
-    with pytest.raises(PlanningError, match=message) as caught:
+    with pytest.raises(PlanningError, match="got both; give all a time") as caught:
         planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed([1.3, 2.0]), other])
     assert "\n" not in str(caught.value)
 

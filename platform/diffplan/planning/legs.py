@@ -35,16 +35,23 @@ def sample_in_legs(
     They are made in one piece, as plans without way-points are, where something else than positions is fixed in the
     middle, where bounds hold for a part of the plan, and where a leg would be shorter than the network can hold.
     """
-    division = _divide(problem, lengths, planner.shortest_horizon)
-    if division is None:
-        return sample_plans(planner, problem, lengths, limits, asked, steps)
-    problem.constrain(lengths, planner.layout, planner.normalize_observations)  # refuses what contradicts itself
-    leg_lengths, targets = division
+    plans: dict[int, Plan] = {}
+    for way_points, rows in _group(problem, lengths, planner.shortest_horizon).items():
+        part = problem.take(rows)
+        if way_points is None:
+            made = sample_plans(planner, part, lengths[rows], limits[rows], asked, steps)
+        else:
+            part.constrain(lengths[rows], planner.layout, planner.normalize_observations)  # refuses contradictions
+            leg_lengths, targets = _divide(part, lengths[rows], list(way_points))
 
-    def make(leg: Problem, number: int) -> list[Plan]:
-        return sample_plans(planner, leg, leg_lengths[number], limits, asked, steps)
+            def make(
+                leg: Problem, number: int, leg_lengths: np.ndarray = leg_lengths, rows: np.ndarray = rows
+            ) -> list[Plan]:
+                return sample_plans(planner, leg, leg_lengths[number], limits[rows], asked, steps)
 
-    return chain(problem, targets, make)
+            made = chain(part, targets, make)
+        plans.update(zip(rows.tolist(), made, strict=True))
+    return [plans[row] for row in range(len(problem))]
 
 
 def chain(problem: Problem, targets: Sequence[np.ndarray], make: Callable[[Problem, int], list[Plan]]) -> list[Plan]:
@@ -88,25 +95,35 @@ def _is_end(fixed: Fixed) -> bool:
     return _is_start(fixed) or fixed.step == -1 or (np.ndim(fixed.fraction) == 0 and fixed.fraction == 1)
 
 
-def _divide(problem: Problem, lengths: np.ndarray, shortest: int) -> tuple[np.ndarray, list[np.ndarray]] | None:
-    """Horizons of the legs int[legs, batch], and way-points float32[batch, positions]; None where there are no legs."""
+def _group(problem: Problem, lengths: np.ndarray, shortest: int) -> dict[tuple[int, ...] | None, np.ndarray]:
+    """Which of a batch are made together: rows by their way-points, numbered in order; None for all in one piece.
+
+    Each row is judged for itself, so that a plan is the same whatever it is made together with.
+    """
     middle = find_middle(problem)
     positions = tuple(problem.env.position_columns)
     whole = all(fixed.columns == positions for fixed in middle)
     if not middle or not whole or problem.goals is None or not all(bounds.is_everywhere for bounds in problem.bounds):
-        return None
-    steps = np.stack([problem.steps_of(fixed, lengths) for fixed in middle])  # int[way-points, batch]
-    values = np.stack([np.asarray(fixed.values) for fixed in middle])
-    order = np.argsort(steps, axis=0, kind="stable")
-    steps, values = np.take_along_axis(steps, order, axis=0), np.take_along_axis(values, order[:, :, None], axis=0)
-    ends = np.vstack([np.zeros_like(lengths), steps])
+        return {None: np.arange(len(problem))}
+    steps = np.sort([problem.steps_of(fixed, lengths) for fixed in middle], axis=0)  # int[way-points, batch]
     # Those at the first or the last step, or said twice, divide nothing.
-    divides = ((steps > ends[:-1]) & (steps < lengths - 1)).any(axis=1)
-    ends = np.vstack([np.zeros_like(lengths), steps[divides], lengths - 1])
-    leg_lengths = np.diff(ends, axis=0) + 1
-    if not divides.any() or (leg_lengths < shortest).any():
-        return None
-    return leg_lengths, list(values[divides])
+    divides = (np.diff(steps, axis=0, prepend=0) > 0) & (steps < lengths - 1)
+    groups: dict[tuple[int, ...] | None, list[int]] = {}
+    for row, length in enumerate(lengths):
+        way_points = tuple(np.flatnonzero(divides[:, row]).tolist())
+        legs = np.diff([0, *steps[list(way_points), row], length - 1]) + 1
+        groups.setdefault(way_points if way_points and (legs >= shortest).all() else None, []).append(row)
+    return {way_points: np.array(rows) for way_points, rows in groups.items()}
+
+
+def _divide(problem: Problem, lengths: np.ndarray, way_points: list[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Horizons of the legs int[legs, batch], and positions of way-points float32[batch, positions] each."""
+    middle = find_middle(problem)
+    steps = np.stack([problem.steps_of(fixed, lengths) for fixed in middle])
+    order = np.argsort(steps, axis=0, kind="stable")[way_points]
+    values = np.stack([np.asarray(fixed.values) for fixed in middle])
+    ends = np.vstack([np.zeros_like(lengths), np.take_along_axis(steps, order, axis=0), lengths - 1])
+    return np.diff(ends, axis=0) + 1, list(np.take_along_axis(values, order[:, :, None], axis=0))
 
 
 def _join(legs: tuple[Plan, ...]) -> Plan:
