@@ -129,7 +129,7 @@ def test_ready_guides_have_these_arguments():
 
 def test_expressions_are_explained_in_full():
     table = {row[0]: [re.sub(r"\(.*", "", name) for name in names_in(row[1])] for row in read_table("what")}
-    assert sorted(table["names"]) == sorted(FIELDS)
+    assert set(table["names"]) == set(FIELDS)
     assert sorted(table["entry by entry"]) == sorted([*ELEMENTWISE, *PAIRWISE, "clip"])
     assert sorted([*table["over the columns"], *table["over steps and columns"]]) == sorted(REDUCTIONS)
     assert {*ELEMENTWISE, *PAIRWISE, *REDUCTIONS, "clip"} == set(guide_expressions._FUNCTIONS)

@@ -87,12 +87,12 @@ def find_middle(problem: Problem) -> list[Fixed]:
 
 
 def _is_start(fixed: Fixed) -> bool:
-    return fixed.step == 0 or fixed.seconds == 0 or (np.ndim(fixed.fraction) == 0 and fixed.fraction == 0)
+    return fixed.step == 0 or fixed.seconds == 0 or (fixed.fractions is None and fixed.fraction == 0)
 
 
 def _is_end(fixed: Fixed) -> bool:
     """Whether something is fixed at the first or at the last step, whatever the horizon."""
-    return _is_start(fixed) or fixed.step == -1 or (np.ndim(fixed.fraction) == 0 and fixed.fraction == 1)
+    return _is_start(fixed) or fixed.step == -1 or (fixed.fractions is None and fixed.fraction == 1)
 
 
 def _group(problem: Problem, lengths: np.ndarray, shortest: int) -> dict[tuple[int, ...] | None, np.ndarray]:

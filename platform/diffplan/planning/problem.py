@@ -51,6 +51,11 @@ class Fixed:
         """Whether it says when."""
         return any(when is not None for when in (self.step, self.seconds, self.fraction))
 
+    @property
+    def fractions(self) -> np.ndarray | None:
+        """One fraction for each environment, float[batch]; None where one serves all or there is none."""
+        return None if self.fraction is None or np.ndim(self.fraction) == 0 else np.asarray(self.fraction)
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -169,7 +174,7 @@ class Problem:
                 replace(
                     f,
                     values=np.asarray(f.values)[rows],
-                    fraction=f.fraction if np.ndim(f.fraction) == 0 else np.asarray(f.fraction)[rows],
+                    fraction=f.fraction if f.fractions is None else f.fractions[rows],
                 )
                 for f in self.fixed
             ),
@@ -321,8 +326,8 @@ def _checked_fixed(fixed: Fixed, env: EnvConfig, num: int, observation_dim: int)
         )
     if not np.isfinite(values).all():
         raise PlanningError("Fixed: expected finite numbers, got NaN or infinity")
-    if np.ndim(fixed.fraction) and np.shape(fixed.fraction) != (num,):
-        raise PlanningError(f"Fixed: expected one fraction or {num} of them, got shape {np.shape(fixed.fraction)}")
+    if fixed.fractions is not None and fixed.fractions.shape != (num,):
+        raise PlanningError(f"Fixed: expected one fraction or {num} of them, got shape {fixed.fractions.shape}")
     return replace(fixed, values=values, columns=columns)
 
 
@@ -334,7 +339,7 @@ def _checked_bounds(bounds: Bounds, env: EnvConfig, observation_dim: int) -> Bou
         if np.isnan(limits).any():
             raise PlanningError(f"Bounds: expected numbers as {name}, got NaN")
     with np.errstate(over="ignore"):
-        low, high = np.float32(bounds.low), np.float32(bounds.high)
+        low, high = (np.asarray(limit, dtype=np.float32) for limit in (bounds.low, bounds.high))
     if (low == np.inf).any() or (high == -np.inf).any():
         raise PlanningError(f"Bounds: expected bounds that some number keeps, got {bounds.low} and {bounds.high}")
     if (np.asarray(bounds.low) > np.asarray(bounds.high)).any():
