@@ -55,7 +55,7 @@ class PlanArguments:
     guidance_scale: float | None = None
     """Strength of the guides."""
     horizon: int | None = None
-    """Transitions of the plan; chosen if not given."""
+    """Transitions of the plan, or of each leg between positions to pass; chosen if not given."""
     num_candidates: int | None = None
     """Plans drawn for each horizon; that of the settings if not given."""
     settings: Path | None = None
@@ -89,7 +89,7 @@ def calibrate(arguments: list[str]) -> None:
         raise ConfigError(f"{parsed.checkpoint}: it does not say what it was trained on; give the dataset by --data")
     # Settings that want a horizon model are what this command makes one for.
     settings = None if parsed.settings is None else load_settings(parsed.settings)
-    planner = load_planner(parsed.checkpoint, _scanning(parsed.checkpoint, settings))
+    planner = load_planner(parsed.checkpoint, _scanning(parsed.checkpoint, settings), companions=False)
     dataset = open_dataset(uri)
     horizons = planner.settings.horizons
     data = measure_consistency(dataset, planner.config, planner.config.windows.horizons, seed=parsed.seed)
@@ -166,7 +166,10 @@ def plan(arguments: list[str]) -> None:
         facts.append(f"violation {made.violation:.3g}")
     show("; ".join(facts))
     if parsed.out is not None:
-        parsed.out.write_text(json.dumps(_to_json(made), indent=2) + "\n")
+        try:
+            parsed.out.write_text(json.dumps(_to_json(made), indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f"--out: expected a file that can be written, got {parsed.out} ({error})") from None
         show(f"plan: {parsed.out}")
     if parsed.picture is not None:
         _draw(planner, made, parsed)
@@ -212,4 +215,10 @@ def _draw(planner: Planner, made: Plan, parsed: PlanArguments) -> None:
     if maze is None:
         raise ConfigError(f"--picture: expected an environment with a maze, got {env.env_id}")
     goal = made.observations[-1, list(env.position_columns)] if parsed.goal is None else parsed.goal
-    draw_sampled_plans(maze, [made], np.array([goal]), env).savefig(parsed.picture, dpi=120)
+    figure = draw_sampled_plans(maze, [made], np.array([goal]), env)
+    try:
+        figure.savefig(parsed.picture, dpi=120)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--picture: expected an image file such as plan.png, got {parsed.picture} ({error})"
+        ) from None

@@ -102,8 +102,8 @@ def test_goal_distance_without_goals_is_refused():
 def test_keep_out_counts_depth_in_zone_and_margin_along_the_path():
     plans = place([[[0, 0], [4, 0]], [[0, 9], [4, 9]]])
     guide = KeepOut((2.0, 0.0), 1.0, margin=0.5)
-    # Points at 0, 1, 2, 3, 4: depths 0, 0.5, 1.5, 0.5, 0 over two steps.
-    torch.testing.assert_close(guide.score(plans), torch.tensor([-(0.25 + 2.25 + 0.25) / 2, 0]).double())
+    # Points at 0, 1, 2, 3, 4: depths 0, 0.5, 1.5, 0.5, 0, four to a step.
+    torch.testing.assert_close(guide.score(plans), torch.tensor([-(0.25 + 2.25 + 0.25) / 4, 0]).double())
     torch.testing.assert_close(guide.violation(plans), torch.tensor([1.0, 0.0]).double())
 
 

@@ -1,7 +1,7 @@
 """Ready guides: what a plan should reach, avoid or keep to, in environment units.
 
 A guide scores each plan, higher is better; one that states a limit also says by how much each plan violates it. Scores
-are means over the steps of a plan, so that weights mean the same at every horizon. What a guide says of positions holds
+are means over the steps of a plan, so that weights mean the same at every horizon; those of zones are sums. What a guide says of positions holds
 along the way between steps too. Guides refuse plans that they cannot score with `PlanningError`, a `ValueError`.
 """
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from diffplan.diffusion.guidance import Guide, LimitingGuide, PlanBatch
 from diffplan.errors import PlanningError
 
+_POINTS_SCORED = 4
+"""Points per step at which zones are scored."""
 _POINTS_CHECKED = 16
 """Points per step at which limits are checked: more than scores need, since only the deepest point counts."""
 
@@ -44,9 +46,9 @@ class _Zone:
         raise NotImplementedError
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """Minus the squared depth in zone and margin, summed over the points of `path()`, divided by the steps."""
-        depth = torch.relu(self.margin - self.distance(plans.path()))
-        return -depth.square().sum(dim=1) / plans.transitions.shape[1]
+        """Minus the squared depth in zone and margin, summed over the steps: a longer way round must not dilute it."""
+        depth = torch.relu(self.margin - self.distance(plans.path(_POINTS_SCORED)))
+        return -depth.square().sum(dim=1) / _POINTS_SCORED
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Depth of the deepest point of the path, in units of length; the margin is free."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffplan.diffusion.guidance import Guide
 from diffplan.planning.problem import Fixed, Problem
-from diffplan.planning.sampling import Asked, sample_plans
+from diffplan.planning.sampling import Asked, sample_plans, score_plans
 from diffplan.types import Plan
 
 if TYPE_CHECKING:
@@ -49,18 +50,26 @@ def sample_in_legs(
             ) -> list[Plan]:
                 return sample_plans(planner, leg, leg_lengths[number], limits[rows], asked, steps)
 
-            made = chain(part, targets, make)
+            made = chain(planner, part, targets, make, asked.guide)
         plans.update(zip(rows.tolist(), made, strict=True))
     return [plans[row] for row in range(len(problem))]
 
 
-def chain(problem: Problem, targets: Sequence[np.ndarray], make: Callable[[Problem, int], list[Plan]]) -> list[Plan]:
+def chain(
+    planner: Planner,
+    problem: Problem,
+    targets: Sequence[np.ndarray],
+    make: Callable[[Problem, int], list[Plan]],
+    guide: Guide | None,
+) -> list[Plan]:
     """One plan for each environment, through way-points and on to the goals.
 
     Args:
+        planner: the model and its settings.
         problem: what is asked; it has goals.
         targets: the way-points in order, float32[batch, positions] each.
         make: makes the plans of a leg from its problem and number.
+        guide: what scores the whole plans in the end; None for nothing.
     """
     assert problem.goals is not None
     observations, legs = problem.observations, []
@@ -78,7 +87,8 @@ def chain(problem: Problem, targets: Sequence[np.ndarray], make: Callable[[Probl
         plans = make(leg, number)
         legs.append(plans)
         observations = np.stack([plan.observations[-1] for plan in plans])
-    return [_join(parts) for parts in zip(*legs, strict=True)]
+    joined = [_join(parts) for parts in zip(*legs, strict=True)]
+    return joined if guide is None else score_plans(planner, problem, joined, guide)
 
 
 def find_middle(problem: Problem) -> list[Fixed]:
@@ -139,7 +149,6 @@ def _join(legs: tuple[Plan, ...]) -> Plan:
         cut[0 if keep_last else -1] = arrays[0 if keep_last else -1]
         return np.concatenate(cut, axis=axis)
 
-    scores = [leg.guide_score for leg in legs if leg.guide_score is not None]
     observations = join("observations", 0, keep_last=True)
     assert observations is not None
     return replace(
@@ -148,7 +157,7 @@ def _join(legs: tuple[Plan, ...]) -> Plan:
         actions=join("actions", 0, keep_last=False),  # the action at a way-point is that of the leg that begins there
         speed_error=max(leg.speed_error for leg in legs),
         consistent=all(leg.consistent for leg in legs),
-        violation=max(leg.violation for leg in legs),
-        guide_score=float(np.mean(scores)) if scores else None,
+        violation=0.0,
+        guide_score=None,
         denoising=join("denoising", 1, keep_last=True),
     )

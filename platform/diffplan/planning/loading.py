@@ -21,12 +21,13 @@ HORIZON_MODEL, INVERSE_DYNAMICS = "horizon_model", "inverse_dynamics"
 """Names of the companions."""
 
 
-def load_planner(path: str | Path, settings: PlanningConfig | None = None) -> Planner:
+def load_planner(path: str | Path, settings: PlanningConfig | None = None, *, companions: bool = True) -> Planner:
     """A planner from a checkpoint directory.
 
     Args:
         path: the checkpoint.
         settings: how to plan; None for the settings of the checkpoint's config.
+        companions: whether to load the small models that `diffplan calibrate` fitted, where there are any.
 
     Raises:
         CheckpointError: no checkpoint there, or a damaged one.
@@ -39,14 +40,14 @@ def load_planner(path: str | Path, settings: PlanningConfig | None = None) -> Pl
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: the weights belong to another network ({first}); train it again") from None
-    action_model = _load_action_model(checkpoint)
+    action_model = _load_action_model(checkpoint) if companions else None
     return Planner(
         checkpoint.config,
         checkpoint.layout,
         Denoiser.make(network, checkpoint.config.diffusion),
         checkpoint.normalizer,
         settings,
-        horizon_model=_load_horizon_model(checkpoint),
+        horizon_model=_load_horizon_model(checkpoint) if companions else None,
         inverse_dynamics=None if action_model is None else action_model.predict,
         return_range=checkpoint.return_range,
     )

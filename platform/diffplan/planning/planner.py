@@ -120,7 +120,7 @@ class Planner:
         limits = self._limits(max_speed_errors, len(problem))
         candidates = self._check_horizons(problem, self.settings.horizons if horizons is None else tuple(horizons))
         if has_untimed(problem):
-            return plan_untimed(self, problem, candidates, limits, asked, self._steps)
+            return plan_untimed(self, problem, candidates, limits, asked, self._steps, given=horizons is not None)
         ladder, first, predicted = self.choose_ladder(problem, candidates, limits, given=horizons is not None)
         return search_horizons(self, problem, ladder, first, limits, asked, self._steps, one_at_a_time=predicted)
 
@@ -262,10 +262,17 @@ class Planner:
     ) -> Asked:
         settings = self.settings
         scale = settings.guidance_scale if guidance_scale is None else guidance_scale
+        if not (np.isfinite(scale) and scale >= 0):
+            raise PlanningError(f"guidance_scale: expected a number >= 0, got {scale}")
+        if isinstance(guides, str):
+            raise PlanningError(f"guides: expected several in a list, got the text {guides!r}; write [{guides!r}]")
         if guides is None:
             guide = self._guide if scale or settings.selection == "guide" else None
         else:
-            chosen = [parse_guides((g,)) if isinstance(g, str) else as_guide(g) for g in guides]
+            try:
+                chosen = [parse_guides((g,)) if isinstance(g, str) else as_guide(g) for g in guides]
+            except ValueError as error:
+                raise PlanningError(f"guides: {error}") from None
             guide = weighted_sum(*((1.0, g) for g in chosen)) if chosen else None
             if guidance_scale is None and not settings.guidance_scale:
                 scale = 1.0
@@ -277,7 +284,12 @@ class Planner:
     def _limits(self, max_speed_errors: np.ndarray | None, num: int) -> np.ndarray:
         if max_speed_errors is None:
             return np.full(num, float(self.settings.max_speed_error))
-        return np.asarray(max_speed_errors, dtype=np.float64)
+        limits = np.asarray(max_speed_errors, dtype=np.float64)
+        if limits.shape != (num,):
+            raise PlanningError(
+                f"max_speed_errors: expected shape ({num},), one for each observation, got {limits.shape}"
+            )
+        return limits
 
     def _check_horizons(self, problem: Problem, horizons: tuple[int, ...]) -> tuple[int, ...]:
         shortest = self.shortest_horizon

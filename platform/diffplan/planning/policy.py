@@ -98,7 +98,8 @@ class PlanningPolicy:
         if self._planner.settings.warm_start_steps:
             shortest = self._planner.config.network.min_horizon
             stride = self._planner.config.windows.stride
-            self._mend(observations, np.flatnonzero(remaining >= stride * (shortest - 1)))
+            due = (remaining >= stride * (shortest - 1)) & (self._controller.elapsed_env_steps() > 0)
+            self._mend(observations, np.flatnonzero(due))
             return
         indices = np.flatnonzero(remaining)
         if not indices.size:
@@ -124,7 +125,9 @@ class PlanningPolicy:
         self.num_plans[indices] += 1
         for i, plan in zip(indices, plans, strict=True):
             if plan.consistent:
-                self._change_over(int(i), plan)
+                # It is the same plan, mended: that it cannot be followed must not be forgotten.
+                self.plans[i] = plan
+                self._controller.replace(int(i), plan)
 
     def _change_over(self, i: int, plan: Plan) -> None:
         self.plans[i] = plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,6 +95,7 @@ def sample_plans(
         with torch.no_grad():
             exact = torch.from_numpy(normalizer.normalize(transitions))  # the plans as they are given out
             violations = guidance.violation(exact, constraints.lengths).numpy().reshape(-1, num)
+            violations = np.nan_to_num(violations, nan=np.inf)  # what cannot be told is not kept
             scores = guidance.score(exact, -1, constraints.lengths).numpy().reshape(-1, num)
     chosen = rank(violations, errors, limits, scores, planner.settings.selection)[:, 0]
     noisy = normalizer.unnormalize(torch.stack(kept, dim=1)).numpy() if kept else None
@@ -143,6 +144,22 @@ def _make_guidance(planner: Planner, problem: Problem, guide: Guide, scale: floa
         settings.max_guide_gradient,
         settings.guide_stop_step,
     )
+
+
+def score_plans(planner: Planner, problem: Problem, plans: Sequence[Plan], guide: Guide) -> list[Plan]:
+    """The same plans with what a guide says of them: violation and score."""
+    scored = []
+    for row, plan in enumerate(plans):
+        transitions = np.zeros((1, plan.horizon, planner.layout.transition_dim), dtype=np.float32)
+        transitions[0, :, planner.layout.observations] = plan.observations
+        if plan.actions is not None:
+            transitions[0, :, planner.layout.actions] = plan.actions
+        guidance = _make_guidance(planner, problem.take(np.array([row])), guide, 0.0)
+        x = torch.from_numpy(planner.normalizer.normalize(transitions))
+        with torch.no_grad():
+            violation, score = float(guidance.violation(x)[0]), float(guidance.score(x, -1)[0])
+        scored.append(replace(plan, violation=np.inf if np.isnan(violation) else violation, guide_score=score))
+    return scored
 
 
 def _make_denoiser(planner: Planner, num: int) -> Denoises:

@@ -48,6 +48,8 @@ def plan_untimed(
     limits: np.ndarray,
     asked: Asked,
     steps: Sequence[int],
+    *,
+    given: bool,
 ) -> list[Plan]:
     """Plans through way-points without a time, each leg with its own shortest consistent horizon.
 
@@ -58,10 +60,12 @@ def plan_untimed(
         limits: speed errors up to which plans are consistent, float[batch].
         asked: what else is asked.
         steps: diffusion steps to denoise at.
+        given: whether the caller chose the horizons, so that all of them are to be tried.
     """
 
     def make(leg: Problem, number: int) -> list[Plan]:
-        ladder, first, predicted = planner.choose_ladder(leg, horizons, limits)
+        ladder, first, predicted = planner.choose_ladder(leg, horizons, limits, given=given)
         return search_horizons(planner, leg, ladder, first, limits, asked, steps, one_at_a_time=predicted)
 
-    return chain(problem, [np.asarray(fixed.values) for fixed in find_middle(problem)], make)
+    targets = [np.asarray(fixed.values) for fixed in find_middle(problem)]
+    return chain(planner, problem, targets, make, asked.guide)

@@ -46,7 +46,7 @@ def make_plans(run: RunContents) -> Section | None:
         return section
     if run.maze is None:
         return None
-    settings = _picture_settings(run.settings, run.checkpoint.config.diffusion.num_diffusion_steps)
+    settings = _picture_settings(run.settings)
     starts, goals = _choose_tasks(run.maze)
     planner = load_planner(run.checkpoint.path, settings)
     env = planner.config.env
@@ -75,12 +75,11 @@ def make_plans(run: RunContents) -> Section | None:
     return section
 
 
-def _picture_settings(settings: PlanningConfig, num_diffusion_steps: int) -> PlanningConfig:
+def _picture_settings(settings: PlanningConfig) -> PlanningConfig:
     """The settings with a denoising short enough to be run for a page."""
-    num_steps = num_diffusion_steps if settings.sampler == "ddpm" else settings.num_sampling_steps
-    if num_steps > MAX_PICTURE_STEPS:
+    if settings.num_sampling_steps > MAX_PICTURE_STEPS:
         return replace(settings, sampler="ddim", num_sampling_steps=MAX_PICTURE_STEPS)
-    return replace(settings, num_sampling_steps=num_steps)
+    return settings
 
 
 def _choose_tasks(maze: Any) -> tuple[np.ndarray, np.ndarray]:
