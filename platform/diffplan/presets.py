@@ -31,11 +31,15 @@ def _maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_traini
         collection=CollectionConfig(num_steps=num_collected_steps),
         windows=WindowConfig(min_horizon=8, max_horizon=max_horizon, horizon_multiple=4, stride=5),
         training=TrainingConfig(num_steps=num_training_steps),
-        planning=PlanningConfig(min_horizon=8, max_horizon=max_horizon, horizon_multiple=4),
+        planning=PlanningConfig(
+            num_sampling_steps=4, min_horizon=8, max_horizon=max_horizon, horizon_multiple=4, num_candidates=1
+        ),
     )
 
 
-def _long_maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_training_steps: int) -> Config:
+def _long_maze2d(
+    maze: str, *, max_horizon: int, num_collected_steps: int, num_training_steps: int, max_speed_error: float
+) -> Config:
     """Mazes whose ways are long: fewer, longer plan steps, with cubics in between."""
     return Config(
         env=EnvConfig(env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1"),
@@ -47,10 +51,9 @@ def _long_maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_t
             min_horizon=8,
             max_horizon=max_horizon,
             horizon_multiple=4,
-            max_speed_error=6.0,
+            max_speed_error=max_speed_error,
             num_candidates=1,
             interpolation="hermite",
-            max_deviation=0.4,
         ),
     )
 
@@ -102,8 +105,12 @@ def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_col
 
 _PRESETS: dict[str, Config] = {
     "maze2d-umaze": _maze2d("umaze", max_horizon=36, num_collected_steps=500_000, num_training_steps=3_000),
-    "maze2d-medium": _long_maze2d("medium", max_horizon=48, num_collected_steps=1_000_000, num_training_steps=6_000),
-    "maze2d-large": _long_maze2d("large", max_horizon=64, num_collected_steps=2_000_000, num_training_steps=14_000),
+    "maze2d-medium": _long_maze2d(
+        "medium", max_horizon=48, num_collected_steps=1_000_000, num_training_steps=6_000, max_speed_error=4.0
+    ),
+    "maze2d-large": _long_maze2d(
+        "large", max_horizon=64, num_collected_steps=2_000_000, num_training_steps=14_000, max_speed_error=6.0
+    ),
     "maze2d-open": _maze2d("open", max_horizon=24, num_collected_steps=500_000, num_training_steps=3_000),
     "janner-maze2d-umaze": _janner_maze2d("umaze", horizon=128, num_diffusion_steps=64, num_collected_steps=1_000_000),
     "janner-maze2d-medium": _janner_maze2d(

@@ -1,8 +1,9 @@
 """Ready guides: what a plan should reach, avoid or keep to, in environment units.
 
 A guide scores each plan, higher is better; one that states a limit also says by how much each plan violates it. Scores
-are means over the steps of a plan, so that weights mean the same at every horizon; those of zones are sums. What a guide says of positions holds
-along the way between steps too. Guides refuse plans that they cannot score with `PlanningError`, a `ValueError`.
+are means over the steps of a plan, so that weights mean the same at every horizon; those of zones are sums. What a
+guide says of positions holds along the way between steps too. Guides refuse plans that they cannot score with
+`PlanningError`, a `ValueError`.
 """
 
 from __future__ import annotations
