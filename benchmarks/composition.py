@@ -3,8 +3,9 @@
 * Keep-out zones: a disc on the way that the planner would otherwise take, while another way exists.
 * Way-points: two positions to pass in order before the goal, at times that the planner chooses.
 
-Every problem is drawn at random and planned once. A plan is examined at 16 points between two of its steps, and then
-followed by the tracking controller in the physics, without planning again.
+Problems are drawn at random. Every plan is examined at 16 points between two of its steps. With a zone, the policy
+drives: it plans again where the ball strays from the plan, always with the zone. With way-points, the one plan is
+followed by the tracking controller without planning again.
 
     OMP_NUM_THREADS=1 python benchmarks/composition.py --model models/large
 """
@@ -15,8 +16,10 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,12 +29,11 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from diffplan.diffusion.guides import KeepOut
 from diffplan.environments import get_maze, make_env
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
-from diffplan.planning.policy import make_controller
+from diffplan.planning.policy import PlanningPolicy, make_controller
 from diffplan.planning.problem import Fixed
 from diffplan.report.figures import GOAL_COLOR, START_COLOR, draw_maze, draw_path, mark
 from diffplan.seeding import Stream, make_generator
@@ -40,6 +42,8 @@ from diffplan.types import Plan
 POINTS_PER_STEP = 16
 REACHED = 0.5
 """Distance within which a goal counts as reached, as in D4RL."""
+EPISODE_STEPS = 800
+"""Steps of an episode on Maze2D-Large."""
 PASSED = 0.3
 """Distance within which the followed path must pass a way-point."""
 
@@ -103,7 +107,7 @@ def draw_waypoint_problem(maze: Any, number: int, seed: int) -> ComposedProblem:
     generator = make_generator(seed, Stream.EVALUATION, number, 4)
     while True:
         points = [draw_position(maze, generator) for _ in range(4)]
-        legs = [find_path_length(maze, a, b, set()) for a, b in zip(points[:-1], points[1:], strict=True)]
+        legs = [find_path_length(maze, a, b, set()) for a, b in pairwise(points)]
         if all(leg is not None and leg >= 2 for leg in legs) and sum(leg or 0 for leg in legs) <= 24:
             return ComposedProblem(points[0], points[3], via=np.stack(points[1:3]))
 
@@ -127,14 +131,36 @@ def follow_plan(planner: Planner, plan: Plan) -> np.ndarray:
 
 def execute(planner: Planner, plan: Plan, problem: ComposedProblem) -> np.ndarray:
     """Positions of the ball when it follows a plan, float[steps, 2]; some steps longer than the plan."""
+    controller = make_controller(planner)
+    controller.reset([plan])
+    return drive(planner, problem, controller.act, (plan.horizon - 1) * plan.stride + 50)
+
+
+def pursue(planner: Planner, problem: ComposedProblem, seed: int) -> tuple[list[Plan], np.ndarray]:
+    """All plans of a policy that plans again where it strays from its plan, and the positions of the ball."""
+    policy = PlanningPolicy(planner, torch.Generator().manual_seed(seed))
+    policy.reset(at_rest(problem.start), problem.goal[None])
+    plans = [policy.plans[0]]
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        actions = policy.act(observations)
+        if policy.plans[0] is not plans[-1]:
+            plans.append(policy.plans[0])
+        return actions
+
+    return plans, drive(planner, problem, act, EPISODE_STEPS)
+
+
+def drive(
+    planner: Planner, problem: ComposedProblem, act: Callable[[np.ndarray], np.ndarray], num_steps: int
+) -> np.ndarray:
+    """Positions of the ball in so many steps, float[steps + 1, 2]."""
     env = make_env(planner.config.env, max_episode_steps=10_000)
     options = {"observation": at_rest(problem.start)[0].tolist(), "goal": problem.goal.tolist()}
     observation, _ = env.reset(seed=0, options=options)
-    controller = make_controller(planner)
-    controller.reset([plan])
     positions = [observation[:2].copy()]
-    for _ in range((plan.horizon - 1) * plan.stride + 50):
-        observation, *_ = env.step(controller.act(observation[None])[0])
+    for _ in range(num_steps):
+        observation, *_ = env.step(act(observation[None])[0])
         positions.append(observation[:2].copy())
     env.close()
     return np.array(positions)
@@ -158,20 +184,20 @@ def solve(model: str, kind: str, number: int, args: argparse.Namespace) -> tuple
         if kind == "keep_out"
         else draw_waypoint_problem(maze, number, args.seed)
     )
-    horizons = tuple(range(planner.settings.min_horizon, args.max_horizon + 1, planner.settings.horizon_multiple))
     generator = torch.Generator().manual_seed(number)
     start = time.perf_counter()
     if kind == "keep_out":
-        zone = KeepOut(tuple(problem.center.tolist()), problem.radius, args.margin)  # type: ignore[union-attr]
-        (plan,) = planner.plan(
-            at_rest(problem.start),
-            problem.goal[None],
-            generator,
-            guides=[zone],
+        (x, y), radius = problem.center.tolist(), problem.radius  # type: ignore[union-attr]
+        guided = with_settings(
+            planner,
+            guides=(f"keep_out([{x}, {y}], {radius}, margin={args.margin})",),
             guidance_scale=args.guidance_scale,
-            horizons=horizons,
             num_candidates=args.num_candidates,
+            max_horizon=args.max_horizon,
+            horizon_rule="scan",  # the horizon model knows nothing of zones
         )
+        plans, driven = pursue(guided, problem, number)
+        plan = plans[0]
     else:
         (plan,) = planner.plan(
             at_rest(problem.start),
@@ -180,21 +206,23 @@ def solve(model: str, kind: str, number: int, args: argparse.Namespace) -> tuple
             constraints=[Fixed(position) for position in problem.via],  # type: ignore[union-attr]
             num_candidates=args.num_candidates,
         )
-    seconds = time.perf_counter() - start
+        plans, driven = [plan], execute(planner, plan, problem)
+    seconds = (time.perf_counter() - start) / len(plans)
     path, free = (
         follow_plan(planner, plan),
         follow_plan(planner, plan_freely(planner, problem.start, problem.goal, number)),
     )
-    driven = execute(planner, plan, problem)
     result: dict[str, Any] = {
         "horizon": plan.horizon,
         "consistent": plan.consistent,
         "plan_in_walls": float((~maze.is_free(path)).mean()),
         "reached": bool((np.linalg.norm(driven - problem.goal, axis=1) <= REACHED).any()),
+        "num_plans": len(plans),
         "plan_seconds": seconds,
     }
     if kind == "keep_out":
-        depths = [problem.radius - np.linalg.norm(p - problem.center, axis=1).min() for p in (path, driven, free)]
+        paths = [np.concatenate([follow_plan(planner, p) for p in plans]), driven, free]
+        depths = [problem.radius - np.linalg.norm(p - problem.center, axis=1).min() for p in paths]
         result |= dict(zip(("plan_depth", "driven_depth", "unguided_depth"), map(float, depths), strict=True))
         result["plan_violates"], result["driven_violates"] = depths[0] > 1e-4, depths[1] > 1e-4
     else:
@@ -224,6 +252,7 @@ def summarize(results: list[dict[str, Any]]) -> dict[str, Any]:
     mean = {name: float(np.mean([r[name] for r in results])) for name in ("consistent", "reached", "plan_in_walls")}
     summary = {
         "problems": len(results),
+        "plans": int(sum(r["num_plans"] for r in results)),
         "plans_violating": int(sum(r["plan_violates"] for r in results)),
         "driven_violating": int(sum(r["driven_violates"] for r in results)),
         "success_rate": float(np.mean([r["reached"] and not r["plan_violates"] for r in results])),
@@ -266,7 +295,7 @@ def main() -> None:
     parser.add_argument("--guide-stop-step", type=int, default=8)
     parser.add_argument("--sampler", default="ddpm")
     parser.add_argument("--margin", type=float, default=0.15)
-    parser.add_argument("--num-candidates", type=int, default=32)
+    parser.add_argument("--num-candidates", type=int, default=4)
     parser.add_argument("--num-sampling-steps", type=int, default=32)
     parser.add_argument("--max-speed-error", type=float, default=2.0)
     parser.add_argument("--max-horizon", type=int, default=96)

@@ -1,6 +1,6 @@
-"""How fast plans are made, and what the speed costs in score. Everything of a maze is measured in one run, side by side.
+"""How fast plans are made, and what the speed costs in score. All of a maze is measured in one run, side by side.
 
-* One plan, horizon chosen, for one environment on one CPU core; and one planned again from what is left of the plan before.
+* One plan, horizon chosen, for one environment on one CPU core; and one made again from what is left of it later.
 * A sampler loop of the paper's kind (its network and step counts; Janner et al. 2022), unoptimised, on the same core.
 * 256 plans in one call against the same 256 one call each.
 * Scores of the fast settings and, on the same episodes, of the same model with every diffusion step and a scan over all
@@ -275,7 +275,10 @@ def main() -> None:
         "batch": BATCH,
         "seed": args.seed,
         "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
-        "command": f"OMP_NUM_THREADS=1 python benchmarks/planning.py --models MODELS --episodes {args.episodes} --seed {args.seed}",
+        "command": (
+            "OMP_NUM_THREADS=1 python benchmarks/planning.py --models MODELS "
+            f"--episodes {args.episodes} --seed {args.seed}"
+        ),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -121,9 +121,8 @@ def save_companion(path: str | Path, name: str, tensors: dict[str, torch.Tensor]
     save_file(values, temporary, metadata={"settings": json.dumps(settings)})
     described = _describe(temporary)
     others = {key: value for key, value in record["files"].items() if key != file_name}
-    if (
-        file_name in record["files"]
-    ):  # cut short between file and record, the checkpoint has none rather than a wrong one
+    if file_name in record["files"]:
+        # Cut short between file and record, the checkpoint has none of that name rather than a wrong one.
         _write_record(directory, {**record, "files": others})
     temporary.rename(directory / file_name)
     _write_record(directory, {**record, "files": {**others, file_name: described}})

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from diffplan.cluster.tune import compute_objective, make_param_space, tune_planner
-from diffplan.planning.settings import load_settings
 from diffplan.config import Config, with_overrides
 from diffplan.errors import ConfigError
 from diffplan.evaluation.scores import EpisodeResult
+from diffplan.planning.settings import load_settings
 from diffplan.presets import get_preset, list_presets
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

@@ -71,11 +71,14 @@ def holds(x, values, lengths):
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["one_length", "ragged"])
 @pytest.mark.parametrize("prediction", ["clean", "noise", "velocity"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_constraints_hold_exactly_at_every_step(sampler, prediction, lengths):
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_constraints_hold_exactly_at_every_step(sampler, prediction, lengths, repeats):
     constraints, values = make_constraints(lengths)
     denoiser, seen = make_denoiser(prediction), []
-    result = SAMPLERS[sampler](denoiser, constraints, torch.Generator().manual_seed(0), STEPS, callback=seen.append)
-    assert len(denoiser.network.inputs) == len(seen) == len(STEPS)
+    result = SAMPLERS[sampler](
+        denoiser, constraints, torch.Generator().manual_seed(0), STEPS, repeats=repeats, callback=seen.append
+    )
+    assert len(denoiser.network.inputs) == repeats * len(seen) == repeats * len(STEPS)
     for x in [result, *denoiser.network.inputs, *(s.x_noisy for s in seen), *(s.denoised for s in seen)]:
         assert holds(x, values, lengths)
         assert x.isfinite().all()

@@ -18,7 +18,7 @@ from gaussian_oracle import (
 from torch import nn
 
 from diffplan.config import DiffusionConfig
-from diffplan.diffusion.constraints import no_constraints
+from diffplan.diffusion.constraints import Constraints, no_constraints
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.samplers import SAMPLERS, sample_ddim, sample_ddpm
 
@@ -171,6 +171,81 @@ def test_one_step_from_the_lowest_level_hardly_changes_a_plan(sampler):
     got = SAMPLERS[sampler](denoiser, unconstrained(8), seeded(), [0], initial=initial)
     change = (got - initial).abs().max()
     assert 0 < change < 5 * sigma
+
+
+# Repeated steps.
+
+
+def sample_by_the_paper(denoiser, sampler, steps, repeats, generator, temperature=1.0, known=None):
+    """Lugmayr et al. 2022, Alg. 1: each step taken several times, noised again in between by its own noise."""
+
+    def draw():
+        return temperature * torch.randn(5, HORIZON, TRANSITION_DIM, generator=generator).double().flatten(1)
+
+    def put(x):
+        return x if known is None else torch.where(known[0], known[1], x)
+
+    x, before = put(draw()), None
+    for step, _, now, then, before_alpha_bar in iterate_steps(denoiser.network.alpha_bars, steps):
+        for repeat in range(repeats):
+            if repeat:
+                kept = now / then  # the product of 1 - beta between the two levels
+                x = put(kept**0.5 * x + (1 - kept) ** 0.5 * draw())
+                before = None  # DPM-Solver++ has no estimate of this trajectory to look back at
+            clean = put(denoiser.network.clean(x, step))
+            of_x, of_clean, of_previous, added = step_coefficients(
+                sampler, now, then, None if before is None else before_alpha_bar
+            )
+            x = of_x * x + of_clean * clean + (0.0 if before is None else of_previous * before)
+            if added:
+                x = x + added**0.5 * draw()
+            x = put(x)
+        before = clean
+    return x
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_repeated_steps_are_their_own_recursion(sampler, repeats, constrained):
+    denoiser, steps = make_oracle(30, schedule="edm"), [29, 20, 19, 11, 5, 0]
+    constraints, known = unconstrained(5), None
+    if constrained:
+        mask = torch.zeros(1, HORIZON, TRANSITION_DIM, dtype=torch.bool)
+        mask[:, 1, 0] = mask[:, -1] = True
+        values = torch.randn(5, HORIZON, TRANSITION_DIM, generator=seeded(3), dtype=torch.float64)
+        constraints = Constraints(mask, torch.where(mask, values, 0.0))
+        known = mask.flatten(1), values.flatten(1)
+    got = SAMPLERS[sampler](denoiser, constraints, seeded(9), steps, temperature=0.7, repeats=repeats)
+    expected = sample_by_the_paper(denoiser, sampler, steps, repeats, seeded(9), 0.7, known)
+    torch.testing.assert_close(got.flatten(1), expected, rtol=1e-9, atol=1e-9)
+    if constrained:
+        assert torch.equal(got[:, 1, 0], values[:, 1, 0])
+        assert torch.equal(got[:, -1], values[:, -1])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_steps_taken_once_are_those_without_repeats_to_the_last_bit(sampler):
+    denoiser, used, same = make_oracle(12), seeded(), seeded()
+    once = SAMPLERS[sampler](denoiser, unconstrained(3), used, STEPS, repeats=1)
+    assert torch.equal(once, SAMPLERS[sampler](denoiser, unconstrained(3), same, STEPS))
+    assert torch.equal(used.get_state(), same.get_state())
+    assert not torch.equal(once, SAMPLERS[sampler](denoiser, unconstrained(3), seeded(), STEPS, repeats=2))
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 4])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_network_is_asked_at_every_repeat_and_the_callback_called_once_a_step(sampler, repeats):
+    denoiser, seen, asked = make_oracle(12), [], []
+    denoiser.network.register_forward_pre_hook(lambda module, args: asked.append((args[0].clone(), int(args[1][0]))))
+    result = SAMPLERS[sampler](denoiser, unconstrained(2), seeded(), STEPS, repeats=repeats, callback=seen.append)
+    assert [step for _, step in asked] == [step for step in STEPS for _ in range(repeats)]
+    assert [state.index for state in seen] == list(range(len(STEPS)))
+    assert [state.diffusion_step for state in seen] == STEPS
+    last_asked = asked[repeats - 1 :: repeats]
+    for state, (x, step) in zip(seen, list(last_asked), strict=True):
+        assert torch.equal(state.denoised, denoiser(x, step))
+    assert torch.equal(seen[-1].x_noisy, result)
 
 
 # The model.

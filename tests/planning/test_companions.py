@@ -104,3 +104,31 @@ def test_a_damaged_companion_is_refused_in_one_line(checkpoint, save):
     with pytest.raises(CheckpointError, match=r"horizon_model\.safetensors: expected \d+ bytes") as caught:
         load_planner(checkpoint)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["horizon_model", "inverse_dynamics"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "another_kind"])
+def test_a_planner_that_wants_no_companions_loads_whatever_they_are(checkpoint, name, damage):
+    save_horizon_model(checkpoint, make_horizon_model())
+    save_action_model(checkpoint, make_action_model())
+    assert load_planner(checkpoint, companions=True).horizon_model is not None
+    whole = load_planner(checkpoint, companions=False)
+    assert (whole.horizon_model, whole.inverse_dynamics) == (None, None)
+    path = checkpoint / f"{name}.safetensors"
+    if damage == "another_kind":
+        save_companion(checkpoint, name, {"a": torch.zeros(2)}, {})
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError):
+        load_planner(checkpoint)
+    planner = load_planner(checkpoint, companions=False)
+    assert (planner.horizon_model, planner.inverse_dynamics) == (None, None)
+    asked = (OBSERVATIONS, GOALS, 8)
+    np.testing.assert_array_equal(
+        stack(planner.plan_horizon(*asked, seeded())), stack(whole.plan_horizon(*asked, seeded()))
+    )
+    for settings in ({"horizon_rule": "predict"}, {"controller": "inverse_dynamics"}):
+        with pytest.raises(PlanningError):
+            load_planner(checkpoint, replace(CONFIG.planning, **settings), companions=False)

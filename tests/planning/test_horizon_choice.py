@@ -108,6 +108,20 @@ def test_predictions_are_for_plans_to_a_goal_and_nothing_else():
     assert model.asked == [1]
 
 
+@pytest.mark.parametrize("factor", [1.0, 100.0])
+def test_given_horizons_are_all_tried_on_the_way_to_a_way_point(factor):
+    planner, network, model = make_predicting(factor)
+    observations, goals = make_rests([8])
+    way = [Fixed((observations[0, :2] + goals[0]) / 2)]  # in half the steps
+    (plan,) = planner.plan(observations, goals, seeded(), constraints=way, horizons=(4, 6, 8, 16))
+    assert model.asked == []  # a model that thinks too little of the horizons would not get to try the short ones
+    assert plan.consistent
+    assert {horizon for batch in network.batches for horizon in batch} == {4, 6, 8, 16}
+    assert plan.horizon < 16
+    planner.plan(observations, goals, seeded(), constraints=way)
+    assert model.asked == [1, 1]  # otherwise it is asked for each leg
+
+
 def test_scanning_asks_no_model():
     planner, _, model = make_predicting(horizon_rule="scan")
     (plan,) = planner.plan(*make_rests([12]), seeded())

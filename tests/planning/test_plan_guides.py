@@ -252,12 +252,59 @@ def test_every_target_moves_plans_to_higher_scores(target, horizons):
         (["no_such_module:guide"], ConfigError, "cannot import no_such_module"),
         ([lambda plans: plans.positions], PlanningError, "one number per plan"),
         (["keep_out([1, 2, 3], 0.5)"], PlanningError, "expected 2 coordinates"),
+        ("keep_out([1, 2], 0.5)", PlanningError, r"guides: expected several in a list, got the text .*; write \['keep"),
+        ([3], PlanningError, "guides: guide: expected an object with `score` or a function of plans, got int"),
+        ([mean_x, None], PlanningError, "got NoneType"),
+        ([SpeedLimit], PlanningError, "got the class SpeedLimit; call it"),
     ],
 )
 def test_what_is_no_guide_is_refused_in_one_line(guides, error, message):
     with pytest.raises(error, match=message) as caught:
         plan(make_planner(), guides=guides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [-1.0, -1e-9, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("guides", [None, [], [mean_x]])
+def test_a_strength_that_is_none_is_refused_in_one_line(scale, guides):
+    planner = make_planner()
+    for ask in (
+        lambda: plan(planner, guides=guides, guidance_scale=scale),
+        lambda: planner.replan(
+            plan(planner), np.zeros(3, int), OBSERVATIONS, GOALS, seeded(), guides=guides, guidance_scale=scale
+        ),
+    ):
+        with pytest.raises(PlanningError, match="guidance_scale: expected a number >= 0, got ") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("num_candidates", [1, 4])
+@pytest.mark.parametrize("selection", ["consistency", "guide"])
+def test_a_violation_that_is_no_number_is_not_kept(num_candidates, selection):
+    """Among candidates and among horizons, any that tells is better than one that does not."""
+    planner, network = make_straight_planner(
+        (0.0, 0.1, 0.2, 0.3), max_speed_error=1e9, num_candidates=num_candidates, selection=selection
+    )
+
+    def tell_of_long_ones(plans):
+        short = plans.transitions.shape[1] < 12
+        return torch.full((len(plans.transitions),), torch.nan if short else 0.25)
+
+    asked = {"guides": [Function(mean_x, tell_of_long_ones)], "guidance_scale": 0.0}
+    (found,) = planner.plan(*make_ways([8]), seeded(), **asked)
+    assert (found.horizon >= 12, found.violation) == (True, 0.25)
+    (lost,) = planner.plan(*make_ways([8]), seeded(), horizons=(4, 8), **asked)
+    assert lost.violation == np.inf
+    assert {horizon for batch in network.batches for horizon in batch} == {4, 8, 12, 16}  # none was the end of it
+
+    def tell_of_fast_ones(plans):
+        slow = plans.velocities[:, -1, 0] < 2.15  # the network makes candidates faster, one after the other
+        return torch.where(slow, torch.nan, 0.5)
+
+    asked["guides"] = [Function(mean_x, tell_of_fast_ones)]
+    (found,) = planner.plan(*make_ways([8]), seeded(), horizons=(8,), **asked)
+    assert found.violation == (0.5 if num_candidates == 4 else np.inf)
 
 
 def test_a_guide_to_the_goal_needs_one():

@@ -148,6 +148,21 @@ def test_bad_arrays_are_planning_errors(observations, goals, message):
         planner.plan_horizon(observations, goals, 8, seeded())
 
 
+@pytest.mark.parametrize("limits", [np.ones(2), np.ones((3, 1)), np.ones(0), 1.0, [1.0] * 4])
+def test_limits_are_one_for_each_observation(limits):
+    planner, observations, goals = make_untrained_planner(), np.ones((3, 4)), np.ones((3, 2))
+    previous = planner.plan_horizon(observations, goals, 8, seeded())
+    for ask in (
+        lambda: planner.plan(observations, goals, seeded(), max_speed_errors=limits),
+        lambda: planner.replan(previous, np.zeros(3, int), observations, goals, seeded(), max_speed_errors=limits),
+    ):
+        with pytest.raises(PlanningError, match=r"max_speed_errors: expected shape \(3,\), one for each") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+    plans = planner.plan(observations, goals, seeded(), max_speed_errors=[0.0, 1e9, 0.0])
+    assert [plan.consistent for plan in plans] == [False, True, False]
+
+
 def test_settings_that_the_model_cannot_serve_are_planning_errors():
     for sampler in ("ddim", "ddpm", "dpm_solver"):
         with pytest.raises(PlanningError, match=r"planning\.num_sampling_steps: expected at most 8.*got 9"):

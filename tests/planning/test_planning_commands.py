@@ -137,6 +137,23 @@ def test_calibrate_takes_settings_that_want_what_it_makes(capsys, checkpoint, da
     assert out.split(" transitions")[0] in ("4", "8", "12")
 
 
+@pytest.mark.usefixtures("short_fits")
+@pytest.mark.parametrize("name", ["horizon_model", "inverse_dynamics"])
+def test_calibrate_cures_a_damaged_companion(capsys, checkpoint, name):
+    arguments = ["calibrate", checkpoint, "--num_plans", 30]
+    assert run(capsys, *arguments)[0] == 0
+    path = checkpoint / f"{name}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    code, _, err = make_plan(capsys, checkpoint)
+    assert (code, err.count("\n")) == (2, 1)
+    assert path.name in err
+    code, _, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert path.read_bytes() == whole
+    assert make_plan(capsys, checkpoint)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -267,6 +284,27 @@ def test_bad_input_of_plan_is_one_line_and_code_2(capsys, untouched, arguments, 
     for word in words:
         assert word in err
     assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "words"),
+    [
+        ("--out", "no/such/plan.json", ["--out: expected a file that can be written", "No such file"]),
+        ("--out", ".", ["--out: expected a file that can be written"]),
+        ("--picture", "no/such/plan.png", ["--picture: expected an image file such as plan.png", "No such file"]),
+        ("--picture", "plan.xyz", ["--picture: expected an image file such as plan.png", "xyz"]),
+    ],
+)
+def test_a_plan_that_cannot_be_written_is_one_line_and_code_2(capsys, untouched, tmp_path, option, path, words):
+    code, out, err = make_plan(capsys, untouched, "--horizon", 8, option, tmp_path / path)
+    assert code == 2
+    assert out.startswith("8 transitions")  # it was made, and nothing else is said to be
+    assert out.count("\n") == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in [*words, str(tmp_path / path)]:
+        assert word in err
+    assert list(tmp_path.iterdir()) == []
 
 
 NO_SETTINGS = [

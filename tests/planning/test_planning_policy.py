@@ -218,6 +218,44 @@ def test_only_plans_that_are_long_enough_to_mend_are_mended():
     assert policy.num_plans.tolist() == [1, 3]
 
 
+@pytest.mark.parametrize("interval", [1, 5, 9])
+def test_mending_does_not_hide_that_a_plan_cannot_be_followed(interval):
+    held_up, fresh = make_plan(30), make_plan(20, x=1.6)
+    mends = [make_plan(30) for _ in range(40)]
+    planner = ScriptedReplanner(held_up, fresh, mends=mends, replan_interval=interval, max_deviation=0.5)
+    policy = make_policy(planner)
+    policy.reset(AT_REST, GOAL)
+    away = AT_REST + np.array([0.6, 0, 0, 0])
+    run(policy, MIN_STEPS_BETWEEN_PLANS, away)
+    assert len(planner.asked) == 1
+    assert any(policy.plans[0] is mend for mend in mends)  # it has been mended meanwhile
+    run(policy, 1, away)
+    assert len(planner.asked) == 2
+    np.testing.assert_array_equal(planner.asked[1][0], away)
+    assert planner.asked[1][2].tolist() == [8.0 * STRICTNESS_FACTOR]
+
+
+def test_a_plan_that_was_just_made_is_not_mended_in_the_same_act():
+    first, other, fresh, mended, later, last = (
+        make_plan(h, x) for h, x in zip((20, 20, 21, 19, 9, 8), (1, 3) * 3, strict=True)
+    )
+    planner = ScriptedReplanner(
+        first, other, fresh, mends=[mended, later, last], replan_interval=MIN_STEPS_BETWEEN_PLANS, max_deviation=0.5
+    )
+    policy = make_policy(planner)
+    policy.reset(np.repeat(AT_REST, 2, axis=0), np.repeat(GOAL, 2, axis=0))
+    run(policy, MIN_STEPS_BETWEEN_PLANS + 1, np.array([[2.0, 1, 0, 0], [3.0, 1, 0, 0]]))  # the first is lost
+    assert len(planner.asked) == 2
+    assert policy.plans[0] is fresh
+    assert policy.plans[1] is mended
+    assert [(previous[0] is other, elapsed) for previous, elapsed, *_ in planner.mended] == [(True, [10])]
+    assert policy.num_plans.tolist() == [2, 2]
+    run(policy, MIN_STEPS_BETWEEN_PLANS, np.array([[1.0, 1, 0, 0], [3.0, 1, 0, 0]]))
+    assert planner.mended[1][1] == [10, 10]  # the next time it is
+    assert policy.plans[0] is later
+    assert policy.plans[1] is last
+
+
 def make_steering_planner(**settings):
     denoiser = Denoiser.make(Cubics(), CONFIG.diffusion)
     # The controller steers by speed alone, so that it makes up for no push.

@@ -187,6 +187,7 @@ def test_replacements_follow_from_the_generator():
     [
         ({"previous": 2}, "expected 3 plans and elapsed steps, one for each observation, got 2 and 3"),
         ({"elapsed": np.zeros(1, int)}, "got 3 and 1"),
+        ({"elapsed": np.array([0, -1, 5])}, "elapsed"),
         ({"observations": OBSERVATIONS[:, :3]}, r"observations: expected shape \(batch, 4\)"),
         ({"observations": OBSERVATIONS * np.nan}, "expected finite numbers"),
         ({"goals": GOALS[:2]}, r"goals: expected shape \(3, 2\)"),

@@ -4,16 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from straight_line_planner import (
     CONFIG,
     distance_of,
+    make_silent_planner,
     make_straight_planner,
     make_untrained_planner,
     seeded,
 )
 
 from diffplan.config import with_overrides
-from diffplan.diffusion.guides import SpeedLimit
+from diffplan.diffusion.guides import Function, KeepOut, SpeedLimit, TargetRegion
 from diffplan.errors import PlanningError
 from diffplan.planning.planner import Planner
 from diffplan.planning.problem import Bounds, Fixed
@@ -255,3 +257,114 @@ def test_plans_with_way_points_follow_from_the_generator():
     first, same, other = (planner.plan(AT_REST[None], along(8), seeded(s), **asked)[0] for s in (1, 1, 2))
     np.testing.assert_array_equal(first.observations, same.observations)
     assert not np.array_equal(first.observations, other.observations)
+
+
+TIMES = [{}, {"step": 5}]
+"""Way-points without a time and with one, which are planned by different ways through the package."""
+
+
+@pytest.mark.parametrize("when", TIMES, ids=["untimed", "timed"])
+@pytest.mark.parametrize("scale", [0.0, 0.1])
+def test_guides_judge_the_whole_plan(when, scale):
+    # A zone that the first leg cuts, and a region that only the end of the whole comes near.
+    planner, _ = make_straight_planner(max_speed_error=1e9)
+    observations, goals = np.tile(AT_REST, (2, 1)), np.array([[3.0, 2.0], [3.0, 1.0]])
+    point, end = Fixed([2.0, 3.0], **when), TargetRegion([3.5, 2.0], 0.1)
+    zone = KeepOut([1.5, 2.5], 0.3, margin=0.0)
+    asked = {"constraints": [point], "guidance_scale": scale, "horizons": (12,)}
+    ends = planner.plan(observations, goals, seeded(), guides=[end], **asked)
+    for plan, goal in zip(ends, goals, strict=True):
+        away = np.hypot(*(goal - [3.5, 2.0])) - 0.1
+        assert plan.violation == pytest.approx(away, abs=1e-4)  # not that of the way-point, which is further
+        assert plan.guide_score == pytest.approx(-(away**2), abs=1e-3)
+    cut = planner.plan(observations, goals, seeded(), guides=[zone], **asked)
+    for plan in cut:
+        # At rest at every step, so that the path stops on each; one is within the zone.
+        depths = 0.3 - np.linalg.norm(plan.observations[:, :2] - [1.5, 2.5], axis=1)
+        assert 0.1 < depths.max() <= plan.violation + 1e-6 <= 0.3 + 2e-6
+        assert plan.guide_score < -0.01
+    both = planner.plan(observations, goals, seeded(), guides=[end, zone], **asked)
+    for one, two, plan in zip(ends, cut, both, strict=True):
+        assert plan.violation == pytest.approx(one.violation + two.violation, abs=2e-3)
+
+
+@pytest.mark.parametrize("when", TIMES, ids=["untimed", "timed"])
+@pytest.mark.parametrize("action_dim", [0, 2])
+def test_score_of_a_plan_through_way_points_is_that_of_its_observations(when, action_dim):
+    columns = "actions_observations" if action_dim else "observations"
+    config = with_overrides(CONFIG, {"network.dim": 16, "windows.columns": columns})
+    planner = make_untrained_planner(config, action_dim=action_dim)
+    observations, goals = np.array([[1.1, 1.0, 0.3, -0.2], [3.0, 2.9, -1.0, 2.0]]), np.array([[3.0, 1.1], [1.0, 1.0]])
+
+    def score(plans):
+        extra = plans.actions[:, -2].sum(dim=1) if action_dim else 0.0
+        away = plans.positions - plans.goals[:, None]
+        return away.norm(dim=-1).max(dim=1).values + plans.velocities[:, 1:].sum(dim=(1, 2)) + extra
+
+    def violation(plans):
+        return plans.positions.amax(dim=(1, 2)) - plans.positions.amin(dim=(1, 2))
+
+    plans = planner.plan(
+        observations,
+        goals,
+        seeded(),
+        constraints=[Fixed([2.0, 1.7], **when)],
+        guides=[Function(score, violation)],
+        guidance_scale=0.0,
+    )
+    for plan, goal in zip(plans, goals, strict=True):
+        x = plan.observations.astype(np.float64)
+        expected = np.linalg.norm(x[:, :2] - goal, axis=1).max() + x[1:, 2:].sum()
+        if action_dim:
+            expected += plan.actions[-2].sum()
+        assert plan.guide_score == pytest.approx(expected, rel=1e-4, abs=1e-3)
+        assert plan.violation == pytest.approx(x[:, :2].max() - x[:, :2].min(), abs=1e-4)
+
+
+def test_a_way_point_of_one_plan_leaves_the_scores_of_the_others_their_goals():
+    planner, _ = make_straight_planner(max_speed_error=1e9)
+    goals = np.array([[3.0, 2.0], [3.0, 1.0], [1.0, 3.0]])
+    # That of the second environment is at its goal, so that its plan is made in one piece.
+    fixed = Fixed(np.where(np.arange(3)[:, None] == 1, goals, [2.0, 2.5]), fraction=np.array([0.5, 1.0, 0.25]))
+    end = Function(lambda p: (p.positions[:, -1] - p.goals).norm(dim=-1), lambda p: p.goals[:, 0])
+    plans = planner.plan(
+        np.tile(AT_REST, (3, 1)), goals, seeded(), constraints=[fixed], guides=[end], guidance_scale=0.0, horizons=(9,)
+    )
+    assert [plan.violation for plan in plans] == [3.0, 3.0, 1.0]
+    assert [plan.guide_score for plan in plans] == pytest.approx([0.0] * 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("when", TIMES, ids=["untimed", "timed"])
+def test_guides_act_in_every_leg(when):
+    seen = []
+
+    def up(plans):
+        seen.append((plans.transitions.shape[1], plans.goals.tolist()))
+        return 5 * plans.positions[:, :, 1].mean(dim=1)
+
+    planner = make_silent_planner(guide_target="denoised")
+    asked = {"constraints": [Fixed([2.0, 2.0], **when)], "horizons": (12,), "guides": [up]}
+    (low,) = planner.plan(AT_REST[None], [[3.0, 2.0]], seeded(), guidance_scale=0.0, **asked)
+    seen.clear()
+    (high,) = planner.plan(AT_REST[None], [[3.0, 2.0]], seeded(), guidance_scale=1.0, **asked)
+    step = find(high, [2.0, 2.0])
+    for part in (slice(1, step), slice(step + 1, -1)):
+        assert (high.observations[part, 1] > low.observations[part, 1] + 0.01).all()
+    # While it is made, a leg is to end at its way-point; in the end the plan is scored whole, with the true goal.
+    assert {tuple(map(tuple, goals)) for _, goals in seen[:-1]} == {((2.0, 2.0),), ((3.0, 2.0),)}
+    assert seen[-1] == (high.horizon, [[3.0, 2.0]])
+
+
+def test_without_guides_plans_through_way_points_have_no_score():
+    planner, _ = make_straight_planner(max_speed_error=1e9)
+    (plan,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed([1.3, 2.0])])
+    assert (plan.violation, plan.guide_score) == (0.0, None)
+
+
+@pytest.mark.parametrize("when", TIMES, ids=["untimed", "timed"])
+def test_a_violation_of_the_whole_that_is_no_number_keeps_nothing(when):
+    planner, _ = make_straight_planner(max_speed_error=1e9)
+    lost = Function(lambda p: p.positions.mean(dim=(1, 2)), lambda p: torch.full((len(p.transitions),), torch.nan))
+    asked = {"constraints": [Fixed([1.3, 2.0], **when)], "guides": [lost], "guidance_scale": 0.0}
+    (plan,) = planner.plan(AT_REST[None], along(8), seeded(), **asked)
+    assert plan.violation == np.inf

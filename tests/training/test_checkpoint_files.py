@@ -1,6 +1,7 @@
 import json
 import pathlib
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -369,3 +370,38 @@ def test_interrupted_companion_leaves_the_checkpoint_usable(tmp_path, monkeypatc
             add_companion(tmp_path)
     assert is_checkpoint(tmp_path)
     assert load_companion(tmp_path, "horizon_model") is None
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize("place", range(3))
+def test_a_companion_cut_short_is_none_rather_than_a_wrong_one(tmp_path, monkeypatch, old, place):
+    """Killed before one of the renames: that of the record without it, of the file, and of the record with it."""
+    save(tmp_path)
+    other = add_companion(tmp_path, "inverse_dynamics", seed=5)
+    before = add_companion(tmp_path, seed=0, horizons=[4]) if old else None
+    rename, renamed = pathlib.Path.rename, []
+
+    def rename_until_killed(source, target):
+        renamed.append(pathlib.Path(target).name)
+        if len(renamed) > place:
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", rename_until_killed)
+    finished = not old and place == 2  # where there was no such companion, no record without it is written
+    with nullcontext() if finished else pytest.raises(KeyboardInterrupt):
+        add_companion(tmp_path, seed=1, horizons=[8])
+    monkeypatch.undo()
+    found = load_companion(tmp_path, "horizon_model")
+    if finished:
+        assert found[1] == {"horizons": [8]}
+    elif old and place == 0:
+        assert_same_tensors(found[0], before)  # nothing had been touched
+    else:
+        assert found is None
+    assert is_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path).step == 3
+    assert_same_tensors(load_companion(tmp_path, "inverse_dynamics")[0], other)
+    new = add_companion(tmp_path, seed=2, horizons=[12])  # the next one is as good as ever
+    assert_same_tensors(load_companion(tmp_path, "horizon_model")[0], new)
+    assert is_checkpoint(tmp_path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,14 +58,18 @@ def masked_group_norm(
     x: Float[Tensor, "batch channels horizon"], mask: Float[Tensor, "batch 1 horizon"], layer: nn.GroupNorm
 ) -> Float[Tensor, "batch channels horizon"]:
     """What a group normalisation gives for each row cut to its valid steps."""
-    grouped = rearrange(x, "b (g c) h -> b g c h", g=layer.num_groups)
-    mask = mask[:, None]
-    count = mask.sum(dim=(2, 3), keepdim=True) * grouped.shape[2]
-    mean = (grouped * mask).sum(dim=(2, 3), keepdim=True) / count
-    centered = (grouped - mean) * mask
-    variance = centered.square().sum(dim=(2, 3), keepdim=True) / count
-    normalized = rearrange(centered * (variance + layer.eps).rsqrt(), "b g c h -> b (g c) h")
-    return normalized * layer.weight[:, None] + layer.bias[:, None]
+    count = mask.sum(dim=2) * (x.shape[1] // layer.num_groups)
+
+    def average(values: Tensor) -> Tensor:
+        """Mean over the valid steps and the channels of a group, [batch, groups, 1]; no masked copy is made."""
+        sums = torch.bmm(values, mask.transpose(1, 2))
+        return rearrange(sums, "b (g c) 1 -> b g c", g=layer.num_groups).sum(dim=2, keepdim=True) / count[:, :, None]
+
+    mean = average(x)
+    centered = x - repeat(mean, "b g 1 -> b (g c) 1", c=x.shape[1] // layer.num_groups)
+    scale = (average(centered.square()) + layer.eps).rsqrt()
+    gain = repeat(scale, "b g 1 -> b (g c) 1", c=x.shape[1] // layer.num_groups) * layer.weight[:, None]
+    return torch.addcmul(layer.bias[:, None], centered, gain)
 
 
 class Conv1dBlock(nn.Module):

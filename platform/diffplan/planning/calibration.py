@@ -81,7 +81,7 @@ def learn_horizons(
     dataset: TrajectoryDataset,
     *,
     num_plans: int = 40_000,
-    quantile: float = 0.5,
+    quantile: float = 0.75,
     seed: int = 0,
     on_progress: Report | None = None,
 ) -> tuple[HorizonModel, dict[str, Any]]:

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+NEARLY_AS_CONSISTENT = 1.1
+"""Ratio of speed errors up to which plans are about as consistent as each other."""
+
 
 class HorizonModel(nn.Module):
     """Predicts the logarithm of the speed error of plans, one output for each horizon.
@@ -50,7 +53,9 @@ class HorizonModel(nn.Module):
     def first_consistent(
         self, observations: np.ndarray, goals: np.ndarray, horizons: tuple[int, ...], max_speed_errors: np.ndarray
     ) -> np.ndarray:
-        """Index of the first horizon that should be consistent; the last one where none should.
+        """Index of the first horizon that should be consistent.
+
+        Where none should, of the first that is about as near to it as any: a longer one would be slower for nothing.
 
         Args:
             observations: float32[batch, observation_dim].
@@ -65,8 +70,9 @@ class HorizonModel(nn.Module):
         if horizons != self.horizons:
             predicted = np.stack([np.interp(horizons, self.horizons, row) for row in predicted])
         with np.errstate(divide="ignore"):
-            good = predicted <= np.log(max_speed_errors)[:, None]
-        return np.where(good.any(axis=1), good.argmax(axis=1), len(horizons) - 1)
+            limits = np.log(max_speed_errors)[:, None]
+        limits = np.maximum(limits, predicted.min(axis=1, keepdims=True) + np.log(NEARLY_AS_CONSISTENT))
+        return (predicted <= limits).argmax(axis=1)
 
 
 def fit_horizon_model(
@@ -76,7 +82,7 @@ def fit_horizon_model(
     speed_errors: np.ndarray,
     horizons: tuple[int, ...],
     *,
-    quantile: float = 0.5,
+    quantile: float = 0.75,
     num_steps: int = 4_000,
     batch_size: int = 512,
     seed: int = 0,

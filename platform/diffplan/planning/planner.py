@@ -215,6 +215,8 @@ class Planner:
             raise PlanningError(
                 "replan: expected a time (step, seconds or fraction) of every Fixed, got none; give one"
             )
+        if np.min(elapsed_env_steps, initial=0) < 0:
+            raise PlanningError(f"replan: expected elapsed steps of at least 0, got {np.min(elapsed_env_steps)}")
         stride = self.config.windows.stride
         lengths = np.array([plan.horizon for plan in previous])
         if goals is not None:

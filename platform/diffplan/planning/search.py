@@ -20,8 +20,8 @@ ROWS_AT_ONCE = 16
 """Plans that a scan over horizons draws in one batch, where it has fewer environments than that: more cost more than
 they save, since the first consistent horizon ends the scan."""
 
-ROWS_OF_ONE_HORIZON = 32
-"""From so many plans on, those of each horizon are drawn apart: batches of one horizon need no masks and no padding."""
+ROWS_OF_A_BATCH = 128
+"""Plans that are drawn in one batch, at most about so many: sorted by horizon, so that little of a batch is padding."""
 
 
 def search_horizons(
@@ -77,9 +77,8 @@ def search_horizons(
 
 def _split(lengths: np.ndarray) -> list[np.ndarray]:
     """Which plans to draw together, as arrays of their indices."""
-    if len(lengths) < ROWS_OF_ONE_HORIZON:
-        return [np.arange(len(lengths))]
-    return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+    num_batches = max(1, round(len(lengths) / ROWS_OF_A_BATCH))
+    return [np.sort(part) for part in np.array_split(np.argsort(lengths, kind="stable"), num_batches)]
 
 
 def _better(old: Plan | None, new: Plan) -> Plan:
