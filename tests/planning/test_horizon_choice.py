@@ -153,6 +153,10 @@ def test_first_consistent_horizon_of_a_model():
     # Halfway between 4 and 8 the logarithm is halfway too.
     limits = np.array([4.01, 3.99, 1.01, 0.0])
     assert model.first_consistent(observations, goals, (4, 6, 8, 10, 12), limits).tolist() == [1, 2, 3, 4]
+    # Where none should be consistent, a longer one that is hardly nearer to it is not worth its time.
+    set_outputs(model, [np.log(3.0), np.log(2.05), np.log(2.0)])
+    assert model.first_consistent(observations, goals, (4, 8, 12), np.full(4, 1.0)).tolist() == [1] * 4
+    set_outputs(model, [np.log(8.0), np.log(2.0), np.log(0.5)])
     # Beyond the model's horizons its last word holds.
     assert model.first_consistent(observations, goals, (6, 40), np.array([4.1, 3.9, 0.4, 0.4])).tolist() == [0, 1, 1, 1]
 
