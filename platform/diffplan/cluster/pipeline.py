@@ -26,6 +26,7 @@ from diffplan.cluster.tune import RUN_NAME as SEARCH_RUN_NAME
 from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, config_from_json, config_to_json
 from diffplan.errors import ConfigError
+from diffplan.planning.settings import load_settings
 from diffplan.report.page import write_report
 
 PROTOCOLS = ("maze2d", "multi2d")
