@@ -172,7 +172,7 @@ def plan(arguments: list[str]) -> None:
             raise ConfigError(f"--out: expected a file that can be written, got {parsed.out} ({error})") from None
         show(f"plan: {parsed.out}")
     if parsed.picture is not None:
-        _draw(planner, made, parsed)
+        _draw(planner, made, parsed.goal, parsed.picture)
         show(f"picture: {parsed.picture}")
 
 
@@ -204,7 +204,7 @@ def _to_json(made: Plan) -> dict[str, Any]:
     }
 
 
-def _draw(planner: Planner, made: Plan, parsed: PlanArguments) -> None:
+def _draw(planner: Planner, made: Plan, goal: tuple[float, ...] | None, path: Path) -> None:
     import numpy as np
 
     from diffplan.environments import get_maze
@@ -214,11 +214,9 @@ def _draw(planner: Planner, made: Plan, parsed: PlanArguments) -> None:
     maze = get_maze(env)
     if maze is None:
         raise ConfigError(f"--picture: expected an environment with a maze, got {env.env_id}")
-    goal = made.observations[-1, list(env.position_columns)] if parsed.goal is None else parsed.goal
-    figure = draw_sampled_plans(maze, [made], np.array([goal]), env)
+    end = made.observations[-1, list(env.position_columns)] if goal is None else goal
+    figure = draw_sampled_plans(maze, [made], np.array([end]), env)
     try:
-        figure.savefig(parsed.picture, dpi=120)
+        figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--picture: expected an image file such as plan.png, got {parsed.picture} ({error})"
-        ) from None
+        raise ConfigError(f"--picture: expected an image file such as plan.png, got {path} ({error})") from None

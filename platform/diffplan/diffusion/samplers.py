@@ -205,6 +205,29 @@ def _sample(
     def denoise(x: Tensor, step: int) -> Tensor:
         return constraints.project_clean(denoiser(x, step, lengths))
 
+    def advance(x: Tensor, diffusion_step: int, next_step: int, previous: _Step | None) -> tuple[Tensor, _Step]:
+        """The trajectories at the next step, and the step that led there."""
+        alpha_bar, next_alpha_bar = schedule.alpha_bar_at(diffusion_step), schedule.alpha_bar_at(next_step)
+        gradient = None
+        if guidance is not None and guidance.acts_on("network", diffusion_step):
+            denoised, gradient = guidance.through(
+                lambda leaf: denoise(leaf, diffusion_step), x, diffusion_step, lengths
+            )
+        else:
+            denoised = denoise(x, diffusion_step)
+        if guidance is not None and guidance.acts_on("denoised", diffusion_step):
+            denoised = constraints.project_clean(guidance.move(denoised, 1 - alpha_bar, -1, lengths))
+        step = _Step(alpha_bar, next_alpha_bar, x, denoised, previous)
+        mean, std = take_step(step)
+        if guidance is not None and step.variance > 0:
+            if gradient is not None:
+                mean = mean + guidance.factor(step.variance) * gradient
+            elif guidance.acts_on("noisy", diffusion_step):
+                mean = guidance.move(mean, step.variance, next_step, lengths)
+        if std > 0:
+            mean = mean + std * draw()
+        return constraints.project(mean), step
+
     x = draw()
     if initial is not None:
         alpha_bar = schedule.alpha_bar_at(steps[0])
@@ -212,34 +235,15 @@ def _sample(
     x = constraints.project(x)
     previous = None
     for index, (diffusion_step, next_step) in enumerate(zip(steps, [*steps[1:], -1], strict=True)):
-        alpha_bar, next_alpha_bar = schedule.alpha_bar_at(diffusion_step), schedule.alpha_bar_at(next_step)
-        for repeat in range(repeats):
-            if repeat > 0:
-                share = alpha_bar / next_alpha_bar
-                x = constraints.project(share**0.5 * x + (1 - share) ** 0.5 * draw())
-                previous = None  # what was estimated before belongs to another trajectory
-            gradient = None
-            if guidance is not None and guidance.acts_on("network", diffusion_step):
-                denoised, gradient = guidance.through(
-                    lambda leaf, step=diffusion_step: denoise(leaf, step), x, diffusion_step, lengths
-                )
-            else:
-                denoised = denoise(x, diffusion_step)
-            if guidance is not None and guidance.acts_on("denoised", diffusion_step):
-                denoised = constraints.project_clean(guidance.move(denoised, 1 - alpha_bar, -1, lengths))
-            step = _Step(alpha_bar, next_alpha_bar, x, denoised, previous)
-            mean, std = take_step(step)
-            if guidance is not None and step.variance > 0:
-                if gradient is not None:
-                    mean = mean + guidance.factor(step.variance) * gradient
-                elif guidance.acts_on("noisy", diffusion_step):
-                    mean = guidance.move(mean, step.variance, next_step, lengths)
-            if std > 0:
-                mean = mean + std * draw()
-            x = constraints.project(mean)
+        x, step = advance(x, diffusion_step, next_step, previous)
+        for _ in range(repeats - 1):
+            share = step.alpha_bar / step.next_alpha_bar
+            x = constraints.project(share**0.5 * x + (1 - share) ** 0.5 * draw())
+            # What was estimated before belongs to another trajectory.
+            x, step = advance(x, diffusion_step, next_step, None)
         previous = replace(step, previous=None)  # no longer chain than solvers look back
         if callback is not None:
-            callback(SamplingState(index, diffusion_step, x, denoised))
+            callback(SamplingState(index, diffusion_step, x, step.denoised))
     return x
 
 
