@@ -126,7 +126,7 @@ def test_order_of_many_units_is_stable(tmp_path):
     units = np.repeat(np.random.default_rng(0).permutation(100), 7)
     core = {name: np.zeros(700, int) for name in CORE}
     core["unit"], core["first_row"] = units, np.tile(np.arange(7), 100)
-    joined = EpisodeTable.concatenate([EpisodeTable(core, lambda names: pytest.fail("the table was read"))])
+    joined = EpisodeTable.concatenate([EpisodeTable(core, lambda: pytest.fail("the whole table was read"))])
     assert joined.unit.tolist() == np.repeat(np.arange(100), 7).tolist()
     assert joined.first_row.tolist() == list(range(7)) * 100
 

@@ -199,7 +199,7 @@ def test_two_million_episodes_take_less_than_100_mb(tmp_path):
         "length": lengths,
         "task": np.zeros(num_episodes),
     }
-    table = EpisodeTable(core, lambda names: pytest.fail("the table was read"))
+    table = EpisodeTable(core, lambda: pytest.fail("the whole table was read"))
     dataset = TrajectoryDataset(LocalStore(tmp_path), make_manifest(), (), table, {})
     index = WindowIndex(dataset, 1)
     for horizon in range(4, 37, 4):  # as many as a training run draws from

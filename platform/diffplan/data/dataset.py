@@ -181,9 +181,8 @@ def open_dataset(path: str | Path | Store, *, snapshot: int | None = None) -> Tr
     state = read_state(store, manifest) if snapshot is None else read_snapshot(store, manifest, snapshot)
     if state is None or not len(state.episodes):
         raise DataError(f"{store.uri}: the dataset has no episodes yet; go on with `diffplan collect … --resume`")
-    sizes = {stored.name: stored.num_bytes for stored in store.list(SHARDS)}
-    state = relocate(store, manifest, state, sizes.keys())
-    _check_sizes(store, state, sizes)
+    state = relocate(store, manifest, state)
+    _check_sizes(store, state)
     dataset = TrajectoryDataset(store, manifest, state.shards, state.episodes, state.statistics, snapshot)
     _check_unique(dataset)
     return dataset
@@ -275,7 +274,8 @@ def _check_unique(dataset: TrajectoryDataset) -> None:
         raise describe_repeated(dataset.uri, number, first, again)
 
 
-def _check_sizes(store: Store, state: DatasetState, sizes: dict[str, int]) -> None:
+def _check_sizes(store: Store, state: DatasetState) -> None:
+    sizes = {stored.name: stored.num_bytes for stored in store.list(SHARDS)}
     for shard in state.shards:
         if sizes.get(shard.name) != shard.num_bytes:
             raise DataError(

@@ -19,7 +19,6 @@ from diffplan.data.format import Column
 
 CORE = ("unit", "shard", "first_row", "length", "task")
 """Columns of the index that are always in memory."""
-Load = Callable[[Sequence[str] | None], pa.Table]
 CORE_DTYPES = {"unit": np.int32, "shard": np.int32, "first_row": np.int32, "length": np.int32, "task": np.int16}
 
 
@@ -30,10 +29,10 @@ class EpisodeTable(Sequence[EpisodeRecord]):
 
     Args:
         core: the columns named in `CORE`, one entry per episode.
-        load: reads the columns of these names in the same order, or the whole table for None.
+        load: reads the whole table, in the same order.
     """
 
-    def __init__(self, core: dict[str, np.ndarray], load: Load) -> None:
+    def __init__(self, core: dict[str, np.ndarray], load: Callable[[], pa.Table]) -> None:
         self._core = {name: core[name].astype(CORE_DTYPES[name], copy=False) for name in CORE}
         self._load = load
 
@@ -43,7 +42,7 @@ class EpisodeTable(Sequence[EpisodeRecord]):
     @classmethod
     def from_arrow(cls, table: pa.Table) -> EpisodeTable:
         """A table that is in memory already."""
-        return cls(read_core(table), lambda names: table if names is None else table.select(names))
+        return cls(read_core(table), lambda: table)
 
     @classmethod
     def concatenate(cls, parts: Sequence[EpisodeTable]) -> EpisodeTable:
@@ -52,8 +51,8 @@ class EpisodeTable(Sequence[EpisodeRecord]):
         order = np.argsort(core["unit"], kind="stable")
         core = {name: values[order] for name, values in core.items()}
 
-        def load(names: Sequence[str] | None) -> pa.Table:
-            tables = [_with_places(part._read(names), part.shard, part.first_row) for part in parts]
+        def load() -> pa.Table:
+            tables = [_with_places(part._table, part.shard, part.first_row) for part in parts]
             return pa.concat_tables(tables).take(order)
 
         return cls(core, load)
@@ -66,9 +65,9 @@ class EpisodeTable(Sequence[EpisodeRecord]):
         core |= {"shard": shard} if shard is not None else {}
         core |= {"first_row": first_row} if first_row is not None else {}
 
-        def load(names: Sequence[str] | None) -> pa.Table:
+        def load() -> pa.Table:
             indices = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-            return _with_places(self._read(names).take(indices), core["shard"], core["first_row"])
+            return _with_places(self._table.take(indices), core["shard"], core["first_row"])
 
         return EpisodeTable(core, load)
 
@@ -104,26 +103,20 @@ class EpisodeTable(Sequence[EpisodeRecord]):
 
     @functools.cached_property
     def _table(self) -> pa.Table:
-        return self._load(None)
-
-    def _read(self, names: Sequence[str] | None) -> pa.Table:
-        """Columns, without keeping them; the whole table, which is kept, for None."""
-        if names is None or "_table" in self.__dict__:
-            return self._table if names is None else self._table.select(names)
-        return self._load(names)
+        return self._load()
 
     def to_arrow(self) -> pa.Table:
         """Everything known of the episodes, one row each."""
         return self._table
 
     def column(self, name: str) -> np.ndarray:
-        """A column of the whole table as an array, such as `undiscounted_return` or `terminated`; it is not kept."""
-        return self._read([name]).column(name).to_numpy()
+        """A column of the whole table as an array, such as `undiscounted_return` or `terminated`."""
+        return self._table.column(name).to_numpy()
 
     @property
     def final_observations(self) -> np.ndarray:
         """Observation after the last action of each episode, float[episodes, observation_dim]."""
-        return _lists_to_array(self._read(["final_observation"]).column("final_observation"))
+        return _lists_to_array(self._table.column("final_observation"))
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """Runs of rows that follow one another in a shard and here: number of the shard, first row, number of rows."""
@@ -203,8 +196,8 @@ def read_core(table: pa.Table) -> dict[str, np.ndarray]:
 
 def _with_places(table: pa.Table, shard: np.ndarray, first_row: np.ndarray) -> pa.Table:
     for name, values in (("shard", shard), ("first_row", first_row)):
-        if (index := table.schema.get_field_index(name)) >= 0:
-            table = table.set_column(index, name, pa.array(values).cast(table.schema.field(name).type))
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, name, pa.array(values).cast(table.schema.field(name).type))
     return table
 
 

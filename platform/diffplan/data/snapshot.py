@@ -18,7 +18,7 @@ the same order, so a pinned run reads the same windows.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -146,13 +146,10 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
         for shard in shards:
             check_places(shard, manifest)
 
-        def load(names: Sequence[str] | None) -> pa.Table:
-            return _guard(path, lambda: read_columns(schema.names if names is None else names))
+        def load() -> pa.Table:
+            return _guard(path, lambda: _read_table(store, name, schema, num_episodes))
 
-        def read_columns(names: Sequence[str]) -> pa.Table:
-            return _read_table(store, name, pa.schema([schema.field(column) for column in names]), num_episodes)
-
-        core = read_columns(CORE)
+        core = _read_table(store, name, pa.schema([schema.field(column) for column in CORE]), num_episodes)
         check_index({column: core.column(column).to_numpy() for column in CORE}, shards)
         statistics = {column: ColumnStatistics.from_dict(v) for column, v in values["statistics"].items()}
         check_statistics(statistics, manifest)
@@ -228,19 +225,13 @@ def write_state(store: Store, manifest: Manifest, state: DatasetState) -> int | 
         ) from error
 
 
-def relocate(store: Store, manifest: Manifest, state: DatasetState, present: Set[str] | None = None) -> DatasetState:
+def relocate(store: Store, manifest: Manifest, state: DatasetState) -> DatasetState:
     """The same state with the shards that are gone replaced by those that hold their episodes now.
-
-    Args:
-        store: where the dataset lies.
-        manifest: that of the dataset.
-        state: what to find.
-        present: names of the shards that there are; None to list them.
 
     Raises:
         DataError: some episodes are nowhere any more.
     """
-    present = {stored.name for stored in store.list(SHARDS)} if present is None else present
+    present = {stored.name for stored in store.list(SHARDS)}
     gone = np.array([shard.name not in present for shard in state.shards])
     if not gone.any():
         return state
@@ -278,7 +269,7 @@ def find_units(
     store: Store,
     manifest: Manifest,
     units: list[int],
-    present: Set[str],
+    present: set[str],
     *,
     without_snapshots: Set[int] = frozenset(),
 ) -> dict[int, tuple[ShardRecord, EpisodeTable]]:
