@@ -13,6 +13,7 @@ GOLDEN = {
     Stream.TUNING: 6919797921778749983,
     Stream.EVALUATION: 5531457103240227586,
     Stream.VALIDATION: 5756196116686817975,
+    Stream.CALIBRATION: 2513191886174828697,
 }
 
 
@@ -33,6 +34,7 @@ def test_streams_are_numbered_for_good():
         "TUNING": 2,
         "EVALUATION": 3,
         "VALIDATION": 4,
+        "CALIBRATION": 5,
     }
 
 

@@ -48,7 +48,9 @@ def test_a_horizon_model_learns_which_horizon_is_the_first_consistent_one():
     # Every plan is of one horizon, and its noise moves its error.
     errors = needed_speeds(starts, goals)[np.arange(8000), indices] * np.exp(generator.normal(0, 0.1, 8000))
     seen = []
-    model = fit_horizon_model(starts, goals, indices, errors, HORIZONS, num_steps=700, on_progress=seen.append)
+    model = fit_horizon_model(
+        starts, goals, indices, errors, HORIZONS, quantile=0.5, num_steps=700, on_progress=seen.append
+    )
     assert seen == list(range(100, 701, 100))
     starts, goals = draw_problems(2000, 2)
     limits = np.full(2000, 4.0)

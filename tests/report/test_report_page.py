@@ -213,7 +213,7 @@ def test_the_page_holds_the_numbers(whole_run, whole_page):
     assert "2.5 min" in text
     assert "Maze2D-UMaze-v1" in text
     assert "never there, 1 plan, score 150" in text
-    assert '"num_sampling_steps": 8'.replace('"', "&quot;") in text
+    assert '"num_sampling_steps": 4'.replace('"', "&quot;") in text
     assert "Not here yet" not in text
 
 
