@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from diffplan.config import NetworkConfig
-from diffplan.networks.blocks import Conv1dBlock, masked_group_norm
+from diffplan.networks.blocks import Conv1dBlock
 from diffplan.networks.factory import make_network
+from diffplan.networks.packing import Packing, group_norm
 from diffplan.networks.ragged import repeat_last_step, valid_steps
 from diffplan.networks.value_network import ValueNetwork
 
@@ -102,13 +103,14 @@ def test_last_step_is_repeated():
     assert repeated[:, :, 0].tolist() == [[1, 2, 2, 2], [3, 4, 5, 5]]
 
 
-def test_masked_group_norm_is_group_norm_of_the_valid_steps():
+def test_packed_group_norm_is_group_norm_of_each_trajectory():
     torch.manual_seed(0)
     layer = Conv1dBlock(3, 16).normalization
     torch.nn.init.normal_(layer.weight)
     torch.nn.init.normal_(layer.bias)
-    x = 100 + torch.randn(4, 16, 7)
-    lengths = torch.tensor([1, 2, 6, 7])
-    output = masked_group_norm(x, valid_steps(lengths, 7)[:, None].float(), layer)
+    x, lengths = 100 + torch.randn(4, 7, 16), torch.tensor([1, 2, 6, 7])
+    packing = Packing(lengths)
+    output = packing.pad(group_norm(packing.pack(x), packing, layer), 7)
     for i, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(output[i, :, :length], layer(x[i : i + 1, :, :length])[0], rtol=1e-3, atol=1e-3)
+        expected = layer(x[i : i + 1, :length].transpose(1, 2))[0].T
+        torch.testing.assert_close(output[i, :length], expected, rtol=1e-3, atol=1e-3)

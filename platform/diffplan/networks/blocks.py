@@ -1,7 +1,7 @@
-"""Building blocks of the temporal U-Net; tensors are [batch, channels, horizon] inside.
+"""Building blocks of the temporal U-Net.
 
-A mask is 1 at the valid steps of each row and 0 in the padding behind them; without one all steps are valid. What a
-block gives in the padding is finite and means nothing: blocks mask what they take in.
+Inside, trajectories of one length are [batch, channels, horizon]; those of different lengths are packed as [steps,
+channels], and the blocks are told how (`packing`).
 
 Source: Janner et al. 2022, appendix C, and `diffuser/models/helpers.py` of its code release (sizes and order of
 layers).
@@ -12,10 +12,13 @@ from __future__ import annotations
 import math
 
 import torch
-from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from diffplan.networks.packing import Conv1d, Packing, group_norm
+from diffplan.networks.ragged import valid_steps
 
 FEW_NUMBERS = 4096
 """Up to so many numbers one call of the library is faster than several of its parts."""
@@ -54,39 +57,19 @@ def mish(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return n.div_(n + 2).mul_(x)
 
 
-def masked_group_norm(
-    x: Float[Tensor, "batch channels horizon"], mask: Float[Tensor, "batch 1 horizon"], layer: nn.GroupNorm
-) -> Float[Tensor, "batch channels horizon"]:
-    """What a group normalisation gives for each row cut to its valid steps."""
-    count = mask.sum(dim=2) * (x.shape[1] // layer.num_groups)
-
-    def average(values: Tensor) -> Tensor:
-        """Mean over the valid steps and the channels of a group, [batch, groups, 1]; no masked copy is made."""
-        sums = torch.bmm(values, mask.transpose(1, 2))
-        return rearrange(sums, "b (g c) 1 -> b g c", g=layer.num_groups).sum(dim=2, keepdim=True) / count[:, :, None]
-
-    mean = average(x)
-    centered = x - repeat(mean, "b g 1 -> b (g c) 1", c=x.shape[1] // layer.num_groups)
-    scale = (average(centered.square()) + layer.eps).rsqrt()
-    gain = repeat(scale, "b g 1 -> b (g c) 1", c=x.shape[1] // layer.num_groups) * layer.weight[:, None]
-    return torch.addcmul(layer.bias[:, None], centered, gain)
-
-
 class Conv1dBlock(nn.Module):
     """Convolution over time, group normalisation, Mish; keeps the length."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5, num_groups: int = 8) -> None:
         super().__init__()
-        self.convolution = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.convolution = Conv1d(in_channels, out_channels, kernel_size)
         self.normalization = nn.GroupNorm(num_groups, out_channels)
 
-    def forward(
-        self, x: Float[Tensor, "batch in horizon"], mask: Float[Tensor, "batch 1 horizon"] | None = None
-    ) -> Float[Tensor, "batch out horizon"]:
+    def forward(self, x: Float[Tensor, "..."], packing: Packing | None = None) -> Float[Tensor, "..."]:
         """Apply the block."""
-        if mask is None:
+        if packing is None:
             return mish(self.normalization(self.convolution(x)))
-        return mish(masked_group_norm(self.convolution(x * mask), mask, self.normalization))
+        return mish(group_norm(self.convolution.packed(x, packing), packing, self.normalization))
 
 
 class ResidualTemporalBlock(nn.Module):
@@ -99,25 +82,26 @@ class ResidualTemporalBlock(nn.Module):
         self.first = Conv1dBlock(in_channels, out_channels, kernel_size, num_groups)
         self.second = Conv1dBlock(out_channels, out_channels, kernel_size, num_groups)
         self.embedding = nn.Sequential(nn.Mish(), nn.Linear(embedding_dim, out_channels))
-        self.residual = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.residual = Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(
         self,
-        x: Float[Tensor, "batch in horizon"],
+        x: Float[Tensor, "..."],
         embedding: Float[Tensor, "batch embedding"],
-        mask: Float[Tensor, "batch 1 horizon"] | None = None,
-    ) -> Float[Tensor, "batch out horizon"]:
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "..."]:
         """Apply the block."""
-        hidden = self.first(x, mask) + self.embedding(embedding)[:, :, None]
-        return self.second(hidden, mask) + self.residual(x)
+        added = self.embedding(embedding)
+        if packing is None:
+            return self.second(self.first(x) + added[:, :, None]) + self.residual(x)
+        hidden = self.second(self.first(x, packing) + packing.spread(added), packing)
+        return hidden + (self.residual.packed(x, packing) if isinstance(self.residual, Conv1d) else x)
 
 
 class NoAttention(nn.Module):
     """Stands where there is no attention."""
 
-    def forward(
-        self, x: Float[Tensor, "batch channels horizon"], mask: Float[Tensor, "batch 1 horizon"] | None = None
-    ) -> Float[Tensor, "batch channels horizon"]:
+    def forward(self, x: Float[Tensor, "..."], packing: Packing | None = None) -> Float[Tensor, "..."]:
         """Give back what came in."""
         return x
 
@@ -134,15 +118,23 @@ class LinearAttention(nn.Module):
         self.to_qkv = nn.Conv1d(channels, 3 * num_heads * head_dim, 1, bias=False)
         self.to_out = nn.Conv1d(num_heads * head_dim, channels, 1)
 
-    def forward(
-        self, x: Float[Tensor, "batch channels horizon"], mask: Float[Tensor, "batch 1 horizon"] | None = None
-    ) -> Float[Tensor, "batch channels horizon"]:
+    def forward(self, x: Float[Tensor, "..."], packing: Packing | None = None) -> Float[Tensor, "..."]:
         """Apply the block."""
+        if packing is None:
+            return self._attend(x, None)
+        horizon = int(packing.lengths.max())
+        padded = packing.pad(x, horizon).transpose(1, 2)  # every step looks at all others, so steps are no batch here
+        attended = self._attend(padded, valid_steps(packing.lengths, horizon))
+        return packing.pack(attended.transpose(1, 2))
+
+    def _attend(
+        self, x: Float[Tensor, "batch channels horizon"], valid: Bool[Tensor, "batch horizon"] | None
+    ) -> Float[Tensor, "batch channels horizon"]:
         variance, mean = torch.var_mean(x, dim=1, unbiased=False, keepdim=True)
         normalized = (x - mean) / (variance + 1e-5).sqrt() * self.gain + self.bias
         q, k, v = rearrange(self.to_qkv(normalized), "b (three n c) h -> three b n c h", three=3, n=self.num_heads)
-        if mask is not None:
-            k = k.masked_fill(mask[:, :, None] == 0, -torch.inf)
+        if valid is not None:
+            k = k.masked_fill(~valid[:, None, None], -torch.inf)
         context = torch.einsum("bndh,bneh->bnde", k.softmax(dim=-1), v)
         attended = torch.einsum("bnde,bndh->bneh", context, q * self.scale)
         return x + self.to_out(rearrange(attended, "b n c h -> b (n c) h"))

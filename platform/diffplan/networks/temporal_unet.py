@@ -23,7 +23,8 @@ from diffplan.networks.blocks import (
     SinusoidalEmbedding,
 )
 from diffplan.networks.condition import ConditionEmbedding
-from diffplan.networks.ragged import check_lengths, repeat_last_step, valid_steps
+from diffplan.networks.packing import Conv1d, Packing, Upsample1d
+from diffplan.networks.ragged import check_lengths, repeat_last_step
 
 
 class TemporalUnet(nn.Module):
@@ -57,7 +58,7 @@ class TemporalUnet(nn.Module):
                     ResidualTemporalBlock(in_channels, out_channels, dim),
                     ResidualTemporalBlock(out_channels, out_channels, dim),
                     attention(out_channels),
-                    nn.Conv1d(out_channels, out_channels, 3, stride=2, padding=1)
+                    Conv1d(out_channels, out_channels, 3, stride=2)
                     if index < len(levels) - 1
                     else nn.Identity(),
                 ]
@@ -74,12 +75,12 @@ class TemporalUnet(nn.Module):
                     ResidualTemporalBlock(2 * out_channels, in_channels, dim),
                     ResidualTemporalBlock(in_channels, in_channels, dim),
                     attention(in_channels),
-                    nn.ConvTranspose1d(in_channels, in_channels, 4, stride=2, padding=1),
+                    Upsample1d(in_channels),
                 ]
             )
             for in_channels, out_channels in reversed(levels[1:])
         )
-        self.final = nn.Sequential(Conv1dBlock(channels[1], channels[1]), nn.Conv1d(channels[1], transition_dim, 1))
+        self.final = nn.Sequential(Conv1dBlock(channels[1], channels[1]), Conv1d(channels[1], transition_dim, 1))
 
     def forward(
         self,
@@ -106,35 +107,41 @@ class TemporalUnet(nn.Module):
         """
         horizon = x.shape[1]
         check_lengths(horizon, lengths, self.min_horizon)
-        hidden, masks = self._enter(x, lengths)
         embedding = self.condition(self.embedding(diffusion_step), condition)
+        if lengths is not None:
+            return self._forward_packed(x, lengths, embedding)
+        padding = -horizon % self.min_horizon
+        hidden = x.transpose(1, 2)
+        if padding:
+            hidden = F.pad(hidden, (0, padding), mode="replicate")
         skips = []
-        for (first, second, attention, downsample), mask in zip(self.down, masks, strict=True):  # type: ignore[misc]
-            hidden = attention(second(first(hidden, embedding, mask), embedding, mask), mask)
+        for first, second, attention, downsample in self.down:  # type: ignore[misc]
+            hidden = attention(second(first(hidden, embedding), embedding))
             skips.append(hidden)
-            hidden = downsample(hidden)  # lengths are even here, so that it looks at no padding
-        mask = masks[-1]
-        hidden = self.middle_attention(self.middle_first(hidden, embedding, mask), mask)
-        hidden = self.middle_second(hidden, embedding, mask)
-        for (first, second, attention, upsample), mask in zip(self.up, masks[:0:-1], strict=True):  # type: ignore[misc]
+            hidden = downsample(hidden)
+        hidden = self.middle_second(self.middle_attention(self.middle_first(hidden, embedding)), embedding)
+        for first, second, attention, upsample in self.up:  # type: ignore[misc]
             hidden = torch.cat([hidden, skips.pop()], dim=1)
-            hidden = attention(second(first(hidden, embedding, mask), embedding, mask), mask)
-            hidden = upsample(hidden if mask is None else hidden * mask)
-        block, convolution = self.final
-        return convolution(block(hidden, masks[0]))[:, :, :horizon].transpose(1, 2)
+            hidden = upsample(attention(second(first(hidden, embedding), embedding)))
+        return self.final(hidden)[:, :, :horizon].transpose(1, 2)
 
-    def _enter(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
-        """Input [batch, channels, horizon], its rows padded by their last step as levels ask, and each level's mask."""
-        padding = -x.shape[1] % self.min_horizon
-        if lengths is None:
-            hidden = x.transpose(1, 2)
-            if padding:
-                hidden = F.pad(hidden, (0, padding), mode="replicate")
-            return hidden, [None] * len(self.down)
-        width = x.shape[1] + padding
-        coarsest = -(-lengths // self.min_horizon)
-        scales = [2**level for level in reversed(range(len(self.down)))]
-        masks: list[Tensor | None] = []
-        for scale in scales:
-            masks.append(valid_steps(coarsest * scale, width * scale // self.min_horizon)[:, None].to(x))
-        return repeat_last_step(x, lengths, width).transpose(1, 2), masks
+    def _forward_packed(self, x: Tensor, lengths: Tensor, embedding: Tensor) -> Tensor:
+        """The same for trajectories of different lengths."""
+        packing = Packing(-(-lengths // self.min_horizon) * self.min_horizon)
+        hidden = packing.pack(repeat_last_step(x, lengths, int(packing.lengths.max())))
+        skips = []
+        for first, second, attention, downsample in self.down:  # type: ignore[misc]
+            hidden = attention(second(first(hidden, embedding, packing), embedding, packing), packing)
+            skips.append((hidden, packing))
+            if isinstance(downsample, Conv1d):
+                hidden, packing = downsample.packed(hidden, packing), packing.halved
+        hidden = self.middle_attention(self.middle_first(hidden, embedding, packing), packing)
+        hidden = self.middle_second(hidden, embedding, packing)
+        for first, second, attention, upsample in self.up:  # type: ignore[misc]
+            skipped, packing = skips.pop()
+            hidden = torch.cat([hidden, skipped], dim=1)
+            hidden = attention(second(first(hidden, embedding, packing), embedding, packing), packing)
+            hidden = upsample.packed(hidden, packing)
+        packing = skips.pop()[1]
+        block, convolution = self.final
+        return packing.pad(convolution.packed(block(hidden, packing), packing), x.shape[1])

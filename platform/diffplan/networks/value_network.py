@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from diffplan.config import NetworkConfig
 from diffplan.networks.blocks import ResidualTemporalBlock, SinusoidalEmbedding
-from diffplan.networks.ragged import check_lengths, repeat_last_step, valid_steps
+from diffplan.networks.packing import Conv1d, Packing
+from diffplan.networks.ragged import check_lengths
 
 _MIN_GROUP_CHANNELS = 4
 
@@ -44,8 +45,8 @@ class ValueNetwork(nn.Module):
         def block(in_channels: int, out_channels: int) -> ResidualTemporalBlock:
             return ResidualTemporalBlock(in_channels, out_channels, dim, num_groups=_num_groups(out_channels))
 
-        def downsample(size: int) -> nn.Conv1d:
-            return nn.Conv1d(size, size, 3, stride=2, padding=1)
+        def downsample(size: int) -> Conv1d:
+            return Conv1d(size, size, 3, stride=2)
 
         self.embedding = nn.Sequential(
             SinusoidalEmbedding(dim), nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim)
@@ -79,23 +80,18 @@ class ValueNetwork(nn.Module):
             ValueError: a trajectory is too short.
         """
         check_lengths(x.shape[1], lengths, self.min_horizon)
-        if lengths is not None:
-            x = repeat_last_step(x, lengths, x.shape[1])
-        hidden = x.transpose(1, 2)
-        mask = _mask(lengths, hidden)
+        packing = None if lengths is None else Packing(lengths)
+        hidden = x.transpose(1, 2) if packing is None else packing.pack(x)
         embedding = self.embedding(diffusion_step)
         for *blocks, downsample in [*self.levels, *self.narrowing]:  # type: ignore[misc]
             for block in blocks:
-                hidden = block(hidden, embedding, mask)
-            hidden = downsample(hidden if mask is None else hidden * mask)
-            lengths = None if lengths is None else (lengths + 1) // 2
-            mask = _mask(lengths, hidden)
-        pooled = hidden.mean(dim=-1) if mask is None else (hidden * mask).sum(dim=-1) / mask.sum(dim=-1)
+                hidden = block(hidden, embedding, packing)
+            if packing is None:
+                hidden = downsample(hidden)
+            else:
+                hidden, packing = downsample.packed(hidden, packing), packing.halved
+        pooled = hidden.mean(dim=-1) if packing is None else packing.sum(hidden) / packing.lengths[:, None].to(hidden)
         return self.head(torch.cat([pooled, embedding], dim=-1))[:, 0]
-
-
-def _mask(lengths: Tensor | None, hidden: Tensor) -> Tensor | None:
-    return None if lengths is None else valid_steps(lengths, hidden.shape[2])[:, None].to(hidden)
 
 
 def _num_groups(channels: int) -> int:

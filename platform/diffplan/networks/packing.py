@@ -1,0 +1,168 @@
+"""Batches of trajectories of different lengths without padding: the steps of all of them, one after the other.
+
+Packed, every layer is one matrix product over the steps of the whole batch, whatever their lengths; padded, a batch
+computes the padding too, and masks around every layer.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Packing:
+    """Where the steps of each trajectory stand in a packed batch, float[steps, channels].
+
+    Args:
+        lengths: steps of each trajectory, at least 1.
+    """
+
+    def __init__(self, lengths: Int[Tensor, " batch"]) -> None:
+        self.lengths = lengths.long()
+        self.rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), self.lengths)
+        """The trajectory that each step belongs to."""
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        """Where each trajectory begins."""
+        self.order = torch.arange(len(self.rows), device=lengths.device)
+        self.steps = self.order - self.starts[self.rows]
+        """The number of each step in its trajectory."""
+        self._windows: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def halved(self) -> Packing:
+        """Every other step of each trajectory, the first one included."""
+        return Packing((self.lengths + 1) // 2)
+
+    def pack(self, x: Float[Tensor, "batch horizon channels"]) -> Float[Tensor, "steps channels"]:
+        """The steps of a padded batch."""
+        return x[self.rows, self.steps]
+
+    def pad(self, x: Float[Tensor, "steps channels"], horizon: int) -> Float[Tensor, "batch horizon channels"]:
+        """The trajectories as a padded batch, 0 behind their ends; what is beyond the horizon is cut off."""
+        padded = x.new_zeros(len(self.lengths), max(horizon, int(self.lengths.max())), x.shape[1])
+        return padded.index_put((self.rows, self.steps), x)[:, :horizon]
+
+    def sum(self, x: Float[Tensor, "steps channels"]) -> Float[Tensor, "batch channels"]:
+        """Sums over the steps of each trajectory."""
+        return F.embedding_bag(self.order, x, self.starts, mode="sum")
+
+    def spread(self, values: Float[Tensor, "batch channels"]) -> Float[Tensor, "steps channels"]:
+        """The value of each trajectory at each of its steps."""
+        return values.index_select(0, self.rows)
+
+    def windows(
+        self, x: Float[Tensor, "steps channels"], kernel_size: int, stride: int = 1
+    ) -> Float[Tensor, "windows kernel_channels"]:
+        """The steps around each step (or every other one), side by side, 0 beyond the ends of a trajectory.
+
+        Args:
+            x: the batch.
+            kernel_size: steps of a window; odd.
+            stride: 1, or 2 for windows around every other step, which are those of `halved`.
+        """
+        key = kernel_size * stride
+        if key not in self._windows:
+            offsets = torch.arange(kernel_size, device=self.rows.device) - kernel_size // 2
+            around = self.steps[:, None] + offsets
+            inside = (around >= 0) & (around < self.lengths[self.rows][:, None])
+            index = torch.where(inside, self.order[:, None] + offsets, len(self))  # where a step of zeros stands
+            self._windows[key] = (index if stride == 1 else index[self.steps % 2 == 0]).reshape(-1)
+        with_zeros = torch.cat([x, x.new_zeros(1, x.shape[1])])
+        return with_zeros.index_select(0, self._windows[key]).view(-1, kernel_size * x.shape[1])
+
+
+class _LaidOut(nn.Module):
+    """A layer whose weights are laid out for a matrix product.
+
+    That is kept in evaluation mode, until the mode is set again or the weights are seen to have changed; fused
+    optimizers change them unseen, so in training mode and where gradients are wanted it is made every time.
+    """
+
+    weight: Tensor
+    _matrix: Tensor | None = None
+    _made_of: tuple[object, ...] = ()
+
+    def _lay_out(self) -> Tensor:
+        """The matrix of the weights."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> _LaidOut:
+        """Set the mode; see `torch.nn.Module.train`."""
+        self._matrix = None
+        return super().train(mode)
+
+    def _get_matrix(self) -> Tensor:
+        weight = self.weight
+        if self.training or (torch.is_grad_enabled() and weight.requires_grad):
+            return self._lay_out()
+        made_of = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
+        if self._matrix is None or made_of != self._made_of:
+            self._made_of, self._matrix = made_of, self._lay_out().detach()
+        return self._matrix
+
+
+class Conv1d(_LaidOut, nn.Conv1d):
+    """A convolution over time, also of packed batches; of odd kernel size, and of a stride of 1 or 2."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
+
+    def packed(self, x: Float[Tensor, "steps in"], packing: Packing) -> Float[Tensor, "strided out"]:
+        """What it gives for each trajectory alone, packed; with a stride of 2 as `packing.halved`."""
+        size, stride = self.kernel_size[0], self.stride[0]
+        windows = x if size == 1 else packing.windows(x, size, stride)
+        assert self.bias is not None
+        return torch.addmm(self.bias, windows, self._get_matrix())
+
+    def _lay_out(self) -> Float[Tensor, "inputs outputs"]:
+        return self.weight.permute(2, 1, 0).reshape(-1, self.out_channels).contiguous()
+
+
+class Upsample1d(_LaidOut, nn.ConvTranspose1d):
+    """A transposed convolution that doubles the length, also of packed batches."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 4, stride=2, padding=1)
+
+    def packed(self, x: Float[Tensor, "steps channels"], packing: Packing) -> Float[Tensor, "doubled channels"]:
+        """What it gives for each trajectory alone, in a packing of twice the lengths."""
+        assert self.bias is not None
+        both = torch.addmm(self.bias.repeat(2), packing.windows(x, 3), self._get_matrix())
+        return both.view(-1, self.out_channels)
+
+    def _lay_out(self) -> Float[Tensor, "inputs outputs"]:
+        """From the steps before, at and after a step to the two steps that it becomes.
+
+        A transposed convolution adds x[i] w[k] to step 2 i + k - 1, so step 2 i takes w[3] of the step before and w[1]
+        of step i, and step 2 i + 1 takes w[2] of step i and w[0] of the one after.
+        """
+        weight = self.weight
+        nothing = torch.zeros_like(weight[:, :, 0])
+        blocks = [[weight[:, :, 3], nothing], [weight[:, :, 1], weight[:, :, 2]], [nothing, weight[:, :, 0]]]
+        return torch.cat([torch.cat(row, dim=1) for row in blocks])
+
+
+def group_norm(x: Float[Tensor, "steps channels"], packing: Packing, layer: nn.GroupNorm) -> Tensor:
+    """What a group normalisation gives for each trajectory alone, packed."""
+    batch, channels = len(packing.lengths), x.shape[1]
+    size = channels // layer.num_groups
+    share = 1 / (size * packing.lengths[:, None].to(x))
+
+    def average(values: Tensor) -> Tensor:
+        """Mean over the steps and channels of each group, [batch, groups]."""
+        return packing.sum(values).view(batch, layer.num_groups, size).sum(dim=2) * share
+
+    def widen(values: Tensor) -> Tensor:
+        """The value of each group for each of its channels."""
+        return values[:, :, None].expand(-1, -1, size).reshape(batch, channels)
+
+    centered = x - packing.spread(widen(average(x)))
+    gain = widen((average(centered.square()) + layer.eps).rsqrt()) * layer.weight
+    return torch.addcmul(layer.bias, centered, packing.spread(gain))

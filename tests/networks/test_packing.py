@@ -1,0 +1,164 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffplan.networks.packing import Conv1d, Packing, Upsample1d, group_norm
+
+LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
+
+
+def make_packed(lengths, channels, seed=0):
+    """A packing, its steps in double precision, and the trajectories one by one."""
+    torch.manual_seed(seed)
+    packing = Packing(torch.tensor(lengths, dtype=torch.int32))
+    x = torch.randn(sum(lengths), channels, dtype=torch.float64)
+    return packing, x, [row.T[None] for row in x.split(lengths)]
+
+
+def joined(rows):
+    return torch.cat([row[0].T for row in rows])
+
+
+@settings(deadline=None)
+@given(LENGTHS)
+def test_packing_and_padding_undo_each_other_and_nothing_of_the_padding_is_taken(lengths):
+    packing, x, rows = make_packed(lengths, 3)
+    assert len(packing) == sum(lengths)
+    padded = packing.pad(x, 11)
+    for i, row in enumerate(rows):
+        assert torch.equal(padded[i, : lengths[i]], row[0].T)
+        assert (padded[i, lengths[i] :] == 0).all()
+        padded[i, lengths[i] :] = torch.nan
+    assert torch.equal(packing.pack(padded), x)
+    assert torch.equal(packing.pad(x, 2), torch.nan_to_num(padded)[:, :2])
+
+
+@settings(deadline=None)
+@given(LENGTHS)
+def test_sums_and_spreads_are_those_of_each_trajectory(lengths):
+    packing, x, rows = make_packed(lengths, 3)
+    sums = packing.sum(x)
+    assert packing.spread(sums).shape == x.shape
+    torch.testing.assert_close(sums, torch.cat([row.sum(dim=2) for row in rows]))
+    expected = torch.cat([total.expand(length, -1) for total, length in zip(sums, lengths, strict=True)])
+    assert torch.equal(packing.spread(sums), expected)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)])
+@settings(deadline=None)
+@given(lengths=LENGTHS)
+def test_convolution_is_that_of_each_trajectory_alone(kernel_size, stride, lengths):
+    packing, x, rows = make_packed(lengths, 3)
+    layer = Conv1d(3, 4, kernel_size, stride).double()
+    packed = layer.packed(x, packing)
+    torch.testing.assert_close(packed, joined([layer(row) for row in rows]))
+    if stride == 2:
+        assert len(packing.halved) == len(packed)
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS)
+def test_upsampling_is_that_of_each_trajectory_alone(lengths):
+    packing, x, rows = make_packed(lengths, 3)
+    layer = Upsample1d(3).double()
+    torch.testing.assert_close(layer.packed(x, packing), joined([layer(row) for row in rows]))
+
+
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(2, 9), min_size=1, max_size=6))
+def test_group_norm_is_that_of_each_trajectory_alone(lengths):
+    packing, x, rows = make_packed(lengths, 6)
+    layer = torch.nn.GroupNorm(3, 6).double()
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    torch.testing.assert_close(group_norm(x, packing, layer), joined([layer(row) for row in rows]))
+
+
+@pytest.mark.parametrize("layer", [Conv1d(3, 3, 5), Conv1d(3, 3, 3, stride=2), Upsample1d(3)])
+def test_gradients_of_steps_and_weights_are_those_of_each_trajectory_alone(layer):
+    layer = copy.deepcopy(layer).double()
+    packing, x, rows = make_packed([4, 1, 7], 3)
+    x.requires_grad_()
+    got = torch.autograd.grad(layer.packed(x, packing).square().sum(), [x, layer.weight, layer.bias])
+    rows = [row.detach().requires_grad_() for row in rows]
+    loss = sum(layer(row).square().sum() for row in rows)
+    *of_rows, weight, bias = torch.autograd.grad(loss, [*rows, layer.weight, layer.bias])
+    for one, other in zip(got, (joined(of_rows), weight, bias), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def change_in_place(layer):  # as averages of weights do, which are never trained
+    with torch.no_grad():
+        layer.weight.mul_(2)
+
+
+def take_an_optimizer_step(layer):
+    optimizer = torch.optim.Adam(layer.train().parameters(), lr=0.1, fused=True)
+    layer(torch.ones(1, 3, 6, dtype=layer.weight.dtype)).square().sum().backward()
+    optimizer.step()
+
+
+def load_other_weights(layer):
+    layer.load_state_dict({name: value + 1 for name, value in layer.state_dict().items()})
+
+
+def put_other_weights(layer):
+    layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight))
+
+
+@pytest.mark.parametrize("make", [lambda: Conv1d(3, 3, 5), lambda: Upsample1d(3)])
+@pytest.mark.parametrize(
+    "change",
+    [change_in_place, take_an_optimizer_step, load_other_weights, put_other_weights, lambda layer: layer.float()],
+)
+def test_weights_that_changed_are_laid_out_anew(make, change):
+    layer = make().double().eval()
+    packing, x, _ = make_packed([2, 6], 3)
+    with torch.no_grad():
+        before = layer.packed(x, packing)
+        assert torch.equal(layer.packed(x, packing), before)
+        with torch.enable_grad():
+            change(layer)
+        x = x.to(layer.weight.dtype)
+        after = layer.packed(x, packing)
+        expected = joined([layer(row.T[None]) for row in x.split([2, 6])])
+    torch.testing.assert_close(after, expected)
+    assert after.dtype != before.dtype or not torch.allclose(after, before)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_have_weights_of_their_own(copied):
+    layer = Conv1d(3, 3, 5).double().eval()
+    packing, x, _ = make_packed([2, 6], 3)
+    with torch.no_grad():
+        before = layer.packed(x, packing)
+        other = copied(layer)
+        assert torch.equal(other.packed(x, packing), before)
+        other.weight.zero_()
+        assert torch.equal(other.packed(x, packing), other.bias.expand(8, 3))
+        assert torch.equal(layer.packed(x, packing), before)
+
+
+def test_it_is_laid_out_once_where_nothing_changes(monkeypatch):
+    layer, packing = Conv1d(3, 4, 5).eval(), Packing(torch.tensor([2]))
+    laid_out, calls = Conv1d._lay_out, []
+    monkeypatch.setattr(Conv1d, "_lay_out", lambda self: calls.append(1) or laid_out(self))
+    with torch.no_grad():
+        for _ in range(3):
+            layer.packed(torch.zeros(2, 3), packing)
+        assert len(calls) == 1
+        layer.train()
+        for _ in range(2):
+            layer.packed(torch.zeros(2, 3), packing)
+        assert len(calls) == 3
+
+
+def test_what_is_laid_out_is_no_part_of_the_state():
+    layer = Conv1d(3, 4, 5).eval()
+    with torch.no_grad():
+        layer.packed(torch.zeros(2, 3), Packing(torch.tensor([2])))
+    assert set(layer.state_dict()) == {"weight", "bias"}
