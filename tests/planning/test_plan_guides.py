@@ -215,39 +215,6 @@ def test_where_no_horizon_keeps_a_limit_the_least_violation_is_taken():
     assert (found.horizon, found.violation) == (8, 2.0)
 
 
-def unlucky(num_drawn, patience):
-    """A limit that is broken by the first plans, whatever they are; counts them."""
-
-    def violation(plans):
-        first = len(num_drawn)
-        num_drawn.extend([plans.transitions.shape[1]] * len(plans.transitions))
-        return (torch.arange(first, len(num_drawn)) < patience).float()
-
-    return Function(lambda plans: 0 * mean_x(plans), violation)
-
-
-def test_where_all_plans_break_a_limit_more_are_drawn_of_every_horizon():
-    planner, _ = make_straight_planner(max_speed_error=1e9)
-    drawn: list[int] = []
-    asked = {"horizons": [8, 12], "num_candidates": 2}
-    (found,) = planner.plan(*make_ways([8]), seeded(), guides=[unlucky(drawn, 9)], guidance_scale=1.0, **asked)
-    assert found.violation == 0.0
-    assert len(drawn) == 4 + 8  # two of each horizon, then four of each
-    drawn.clear()
-    (lost,) = planner.plan(*make_ways([8]), seeded(), guides=[unlucky(drawn, 1000)], guidance_scale=1.0, **asked)
-    assert lost.violation == 1.0
-    assert len(drawn) == 4 + 8 + 16
-
-
-def test_a_guide_that_only_scores_draws_no_more_plans_than_asked_for():
-    planner, _ = make_straight_planner(max_speed_error=1e9)
-    drawn: list[int] = []
-    asked = {"horizons": [8, 12], "num_candidates": 2, "guidance_scale": 0.0}
-    (lost,) = planner.plan(*make_ways([8]), seeded(), guides=[unlucky(drawn, 1000)], **asked)
-    assert lost.violation == 1.0
-    assert len(drawn) == 4
-
-
 def test_guides_of_noisy_plans_are_told_how_noisy_they_are_and_where_plans_end():
     seen = []
 

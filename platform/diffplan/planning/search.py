@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +22,6 @@ they save, since the first consistent horizon ends the scan."""
 
 ROWS_OF_A_BATCH = 512
 """Plans that are drawn in one batch, at most about so many: more would take memory and save nothing."""
-
-NUM_CLIMBS = 3
-"""How often the ladder is climbed, at most, for a plan that keeps the limits of the guides that bend it, with twice the
-candidates each time: where all plans broke them other noise may not, and a plan that breaks them is of little use."""
 
 
 def search_horizons(
@@ -56,31 +51,6 @@ def search_horizons(
         A plan for each environment; where no rung is consistent and within limits, the one that violates least, then
         the longest.
     """
-    best: list[Plan | None] = [None] * len(problem)
-    rows = np.arange(len(problem))
-    for climb in range(NUM_CLIMBS if asked.guide is not None and asked.guidance_scale else 1):
-        more = replace(asked, num_candidates=2**climb * asked.num_candidates)
-        part = problem if len(rows) == len(problem) else problem.take(rows)
-        found = _climb(planner, part, ladder[rows], first[rows], limits[rows], more, steps, one_at_a_time)
-        for row, plan in zip(rows, found, strict=True):
-            best[row] = _better(best[row], plan)
-        rows = np.array([i for i, plan in enumerate(best) if plan is not None and not _keeps_limits(plan)], dtype=int)
-        if not rows.size:
-            break
-    return [plan for plan in best if plan is not None]
-
-
-def _climb(
-    planner: Planner,
-    problem: Problem,
-    ladder: np.ndarray,
-    first: np.ndarray,
-    limits: np.ndarray,
-    asked: Asked,
-    steps: Sequence[int],
-    one_at_a_time: bool,
-) -> list[Plan]:
-    """One way up the ladders; see `search_horizons`."""
     num_rungs = ladder.shape[1]
     best: list[Plan | None] = [None] * len(problem)
     waiting, rung = np.arange(len(problem)), first.copy()
@@ -99,7 +69,7 @@ def _climb(
         for place, row in enumerate(rows):  # in order of horizon within each environment
             if not done[row]:
                 best[waiting[row]] = plan = _better(best[waiting[row]], found[place])
-                done[row] = plan.consistent and _keeps_limits(plan)
+                done[row] = plan.consistent and plan.violation <= VIOLATION_TOLERANCE
         rung[waiting] += width
         waiting = waiting[~done & (rung[waiting] < num_rungs)]
     return [plan for plan in best if plan is not None]
@@ -111,14 +81,10 @@ def _split(lengths: np.ndarray) -> list[np.ndarray]:
     return [np.sort(part) for part in np.array_split(np.argsort(lengths, kind="stable"), num_batches)]
 
 
-def _keeps_limits(plan: Plan) -> bool:
-    return plan.violation <= VIOLATION_TOLERANCE
-
-
 def _better(old: Plan | None, new: Plan) -> Plan:
     """Of two plans, the one that violates less; then the consistent one; then the new one."""
 
     def badness(plan: Plan) -> tuple[float, bool]:
-        return (0.0 if _keeps_limits(plan) else plan.violation, not plan.consistent)
+        return (plan.violation if plan.violation > VIOLATION_TOLERANCE else 0.0, not plan.consistent)
 
     return new if old is None or badness(new) <= badness(old) else old
