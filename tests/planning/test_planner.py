@@ -294,7 +294,8 @@ def test_settings_are_changed_in_a_copy():
 def test_planner_from_a_checkpoint_plans_with_the_averaged_weights(tmp_path):
     planner = make_untrained_planner()
     state = TrainingState(CONFIG, planner.layout)
-    state.average.module.load_state_dict(planner.denoiser.network.state_dict())
+    state.network.load_state_dict(planner.denoiser.network.state_dict())
+    state.update_average()
     state.network.final[1].weight.data.zero_()
     save_checkpoint(
         tmp_path,

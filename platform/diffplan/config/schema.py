@@ -238,8 +238,22 @@ class TrainingConfig:
     """Steps between two checkpoints."""
     picture_interval: int = 1_000
     """Steps between two pictures of sampled plans in TensorBoard; 0 for none."""
+    validation_fraction: float = 0.0
+    """Share of the episodes that is held out of training, and whose loss is computed with the averaged weights."""
+    validation_interval: int = 500
+    """Steps between two validations."""
+    validation_windows: int = 512
+    """Windows of a validation, always the same with the same noise, spread over all horizons."""
+    patience: int = 0
+    """Validations without a new lowest loss after which training stops early; 0 for never."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward and the backward pass; weights, their average and the loss are always float32. `auto`: bfloat16 on
+    GPUs that compute in it, else float32."""
+    compile: Literal["auto", "off", "on", "cuda_graphs"] = "auto"
+    """Whether the network runs through torch.compile, and with CUDA graphs as well; `auto`: `cuda_graphs` on GPUs, else
+    `off`, for on CPUs it needs a C++ compiler and brings 1-d convolutions nothing."""
     seed: int = 0
-    """Seed of weights, windows and noise."""
+    """Seed of weights, windows, held-out episodes and noise."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -249,8 +263,23 @@ class TrainingConfig:
             "ema_interval",
             "log_interval",
             "checkpoint_interval",
+            "validation_interval",
+            "validation_windows",
         ):
             require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        require(
+            0 <= self.validation_fraction < 1,
+            "training.validation_fraction",
+            "a number in [0, 1)",
+            self.validation_fraction,
+        )
+        require(self.patience >= 0, "training.patience", "at least 0", self.patience)
+        require(
+            self.patience == 0 or self.validation_fraction > 0,
+            "training.patience",
+            "0 without held-out episodes (training.validation_fraction is 0)",
+            self.patience,
+        )
         require(self.learning_rate > 0, "training.learning_rate", "a positive number", self.learning_rate)
         require(0 <= self.ema_decay < 1, "training.ema_decay", "a number in [0, 1)", self.ema_decay)
 

@@ -260,7 +260,7 @@ class BlockReader:
         """Pieces and first rows, counted in their episodes, of windows drawn from the pool."""
         pieces = self._pieces
         if horizon not in self._cumulative:
-            last = self.index.num_starts(self.index.lengths[pieces["episodes"]], horizon)
+            last = self.index.starts_of(pieces["episodes"], horizon)
             counts = np.maximum(np.minimum(pieces["end_starts"], last) - pieces["first_starts"], 0)
             self._cumulative[horizon] = np.cumsum(counts * self._piece_weights(counts))
         cumulative = self._cumulative[horizon]
@@ -273,7 +273,7 @@ class BlockReader:
         drawn = np.minimum(generator.random(num_windows) * cumulative[-1], below_total)
         piece = np.searchsorted(cumulative, drawn, side="right")
         first, end = pieces["first_starts"][piece], pieces["end_starts"][piece]
-        end = np.minimum(end, self.index.num_starts(self.index.lengths[pieces["episodes"][piece]], horizon))
+        end = np.minimum(end, self.index.starts_of(pieces["episodes"][piece], horizon))
         return piece, first + (generator.random(num_windows) * (end - first)).astype(np.int64)
 
     def _piece_weights(self, counts: np.ndarray) -> np.ndarray:

@@ -166,6 +166,16 @@ class ObjectStore:
                 found.append(StoredObject(name, info["size"], _modified_seconds(info)))
         return sorted(found, key=lambda stored: stored.name)
 
+    def list_directories(self, directory: str) -> list[str]:
+        """Names of the directories directly in a directory ("" for the root); none where there is none."""
+        path = self._path(directory)
+        try:
+            infos = self._call(directory, self._file_system.ls, path, detail=True)
+        except FileNotFoundError:
+            return []
+        names = (info["name"].rstrip("/").rpartition("/")[2] for info in infos if info["type"] == "directory")
+        return sorted(f"{directory}/{name}" if directory else name for name in names)
+
     def has_conditional_put(self) -> bool:
         """Whether the store refuses to put where there is an object already; found out once, by trying.
 

@@ -26,6 +26,7 @@ class WindowIndex:
             end repeat the last one and are masked.
         task_weights: share of each task in what is drawn; None for those of the manifest, or in proportion to the
             windows where it has no tasks.
+        among: episodes whose windows these are, bool[episodes]; None for all.
 
     Raises:
         DataError: weights do not fit the tasks.
@@ -37,11 +38,14 @@ class WindowIndex:
         stride: int,
         padding: Padding = "skip",
         task_weights: tuple[float, ...] | None = None,
+        *,
+        among: np.ndarray | None = None,
     ) -> None:
         self.dataset = dataset
         self.stride = stride
         self.padding = padding
         self.lengths = dataset.episodes.length
+        self.among = among
         self._cumulative: dict[int, np.ndarray] = {}
         tasks = dataset.manifest.tasks
         weights = tuple(task.weight for task in tasks) if task_weights is None else task_weights
@@ -68,6 +72,7 @@ class WindowIndex:
         """Windows of all episodes up to each one, int64[episodes]."""
         if horizon not in self._cumulative:
             span = self.span(horizon)
+            lengths = self.lengths if self.among is None else self.lengths[self.among]
             if self.padding == "error" and self.lengths.min() < span:
                 index = int(self.lengths.argmin())
                 raise DataError(
@@ -75,11 +80,11 @@ class WindowIndex:
                     f"{self.lengths[index]} steps, expected at least {span} (horizon {horizon}, stride {self.stride}); "
                     "take a shorter horizon, or the padding skip, short or end"
                 )
-            cumulative = np.cumsum(self.num_starts(self.lengths, horizon), dtype=np.int64)
+            cumulative = np.cumsum(self.starts_of(slice(None), horizon), dtype=np.int64)
             if cumulative[-1] == 0:
                 raise DataError(
                     f"{self.dataset.uri}: a window of horizon {horizon} and stride {self.stride} spans {span} steps, "
-                    f"but the longest episode has {self.lengths.max()}; take a shorter horizon or longer episodes, "
+                    f"but the longest episode has {lengths.max(initial=0)}; take a shorter horizon or longer episodes, "
                     "or the padding short"
                 )
             if len(self._cumulative) * self.lengths.size * 8 > MAX_TABLE_BYTES:
@@ -92,6 +97,11 @@ class WindowIndex:
         if self.padding == "end":
             return lengths
         return np.maximum(lengths - self.span(horizon) + 1, 1 if self.padding == "short" else 0)
+
+    def starts_of(self, episodes: np.ndarray | slice, horizon: int) -> np.ndarray:
+        """Rows that windows of a horizon may begin at, in episodes by number: none in those that are left out."""
+        starts = self.num_starts(self.lengths[episodes], horizon)
+        return starts if self.among is None else np.where(self.among[episodes], starts, 0)
 
     @property
     def num_bytes(self) -> int:

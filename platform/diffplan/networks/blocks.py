@@ -10,6 +10,7 @@ layers).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -45,13 +46,40 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def mish(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Mish, x tanh(softplus(x)); where no gradient is wanted as x n / (n + 2) with n = e^x (e^x + 2), one exponential.
+class _Mish(torch.autograd.Function):
+    """Mish that keeps its derivative in place of its argument, both from one exponential.
 
-    On large tensors that takes a third of the time of torch's, which was a third of the time of a denoising step.
+    With e = exp(x), n = e (e + 2) and r = 1 / (n + 2): tanh(softplus(x)) = n r, so mish(x) = x n r, and since
+    1 - (n r)^2 = 4 (1 + e)^2 r^2, mish'(x) = n r + 4 x e (1 + e) r^2.
     """
-    if torch.is_grad_enabled() or x.numel() < FEW_NUMBERS:
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        bounded = x.clamp(max=20.0)  # from there on mish(x) is x
+        e = bounded.exp()
+        n = e * (e + 2)
+        r = (n + 2).reciprocal_()
+        slope = n.mul_(r)
+        bend = e.addcmul_(e, e).mul_(r).mul_(r)
+        ctx.save_for_backward(torch.addcmul(slope, bend, bounded, value=4))
+        return x * slope
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (derivative,) = ctx.saved_tensors
+        return gradient * derivative
+
+
+def mish(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Mish, x tanh(softplus(x)); on a CPU by one exponential, x n / (n + 2) with n = e^x (e^x + 2).
+
+    Of large tensors that takes a third of the time of torch's, which was a third of the time of a denoising step and a
+    fifth of that of a training step. Of small ones, on a GPU and in bfloat16, one call is faster than several.
+    """
+    if x.numel() < FEW_NUMBERS or x.device.type != "cpu" or x.dtype == torch.bfloat16:
         return F.mish(x)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Mish.apply(x)  # type: ignore[return-value]
     n = x.clamp(max=20.0).exp_()  # from there on mish(x) is x
     n = n.mul_(n + 2)
     return n.div_(n + 2).mul_(x)

@@ -143,5 +143,6 @@ class TemporalUnet(nn.Module):
             hidden = attention(second(first(hidden, embedding, packing), embedding, packing), packing)
             hidden = upsample.packed(hidden, packing)
         packing = skips.pop()[1]
-        block, convolution = self.final
+        block, convolution = self.final[0], self.final[1]
+        assert isinstance(convolution, Conv1d)
         return packing.pad(convolution.packed(block(hidden, packing), packing), x.shape[1])

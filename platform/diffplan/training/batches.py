@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffplan.config import Config
 from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.normalization import Normalizer
-from diffplan.data.readers import make_window_reader
+from diffplan.data.readers import WindowReader, make_window_reader
 from diffplan.data.window_index import WindowIndex
 from diffplan.layout import Layout
 from diffplan.seeding import Stream, make_generator, make_seed
@@ -85,11 +86,9 @@ class TrainingBatches:
         names = ("action", "observation") if self.layout.action_dim else ("observation",)
         windows = config.windows
         self.normalizer = Normalizer.fit([dataset.statistics[n] for n in names], windows.normalization)
-        index = WindowIndex(dataset, windows.stride, windows.padding, windows.task_weights)
+        index = index_windows(dataset, config, held_out=False)
         self._config = config
         self._rows = slice(rank, None, world_size)
-        for horizon in windows.horizons:
-            index.count(horizon)  # raises now, not in the middle of a run, if episodes are too short
         network = config.network
         check_condition(network, dataset)
         self.return_range = fit_return_range(dataset, verify=verify) if network.condition == "returns" else None
@@ -107,6 +106,20 @@ class TrainingBatches:
             rank=rank,
             world_size=world_size,
         )
+        self._validation_reader = None
+        if config.training.validation_fraction:
+            self._validation_reader = make_window_reader(
+                dataset,
+                names,
+                index_windows(dataset, config, held_out=True),
+                self.normalizer,
+                storage="mapped" if dataset.store.is_local else "blocks",  # read once, so no copy is worth its memory
+                conditions=make_reader_conditions(network),
+                device=device,
+                verify=verify,
+                max_horizon=windows.max_horizon,
+                seed=config.training.seed,
+            )
 
     def make_step(self, step: int) -> list[TrainingBatch]:
         """This worker's batches of an optimizer step, one for each forward pass."""
@@ -117,15 +130,53 @@ class TrainingBatches:
         training = self._config.training
         generator = make_generator(training.seed, Stream.TRAINING, step, pass_index)
         horizon = int(generator.choice(self._config.windows.horizons))
-        torch_generator = torch.Generator().manual_seed(make_seed(training.seed, Stream.TRAINING, step, pass_index, 1))
-        shape = (training.batch_size, horizon, self.layout.transition_dim)
-        noise = torch.randn(shape, generator=torch_generator)
+        seed = make_seed(training.seed, Stream.TRAINING, step, pass_index, 1)
+        return self._make(self.reader, step, training.batch_size, horizon, generator, seed)
+
+    def make_validation(self) -> list[TrainingBatch]:
+        """This worker's rows of the held-out windows, always the same with the same noise; a batch for each horizon."""
+        training, horizons = self._config.training, self._config.windows.horizons
+        if self._validation_reader is None:
+            return []
+        num_windows = -(-training.validation_windows // len(horizons))
+        batches = []
+        for number, horizon in enumerate(horizons):
+            generator = make_generator(training.seed, Stream.VALIDATION, horizon)
+            seed = make_seed(training.seed, Stream.VALIDATION, horizon, 1)
+            batches.append(self._make(self._validation_reader, number, num_windows, horizon, generator, seed))
+        return batches
+
+    def _make(
+        self, reader: WindowReader, step: int, num_windows: int, horizon: int, generator: np.random.Generator, seed: int
+    ) -> TrainingBatch:
+        """This worker's rows of a batch."""
+        torch_generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn((num_windows, horizon, self.layout.transition_dim), generator=torch_generator)
         diffusion_step = torch.randint(
-            self._config.diffusion.num_diffusion_steps, (training.batch_size,), generator=torch_generator
+            self._config.diffusion.num_diffusion_steps, (num_windows,), generator=torch_generator
         )
-        network, withheld = self._config.network, torch.zeros(training.batch_size, dtype=torch.bool)
+        network, withheld = self._config.network, torch.zeros(num_windows, dtype=torch.bool)
         if network.condition != "none":  # the last to be drawn, so that noise is the same with and without conditions
-            withheld = torch.rand(training.batch_size, generator=torch_generator) < network.condition_dropout
-        batch = self.reader.read(step, training.batch_size, horizon, generator, self._rows)
+            withheld = torch.rand(num_windows, generator=torch_generator) < network.condition_dropout
+        batch = reader.read(step, num_windows, horizon, generator, self._rows)
         condition = make_condition(network, batch, self.return_range, withheld[self._rows])
         return TrainingBatch(batch.x, noise[self._rows], diffusion_step[self._rows], batch.mask, condition)
+
+
+def index_windows(dataset: TrajectoryDataset, config: Config, *, held_out: bool) -> WindowIndex:
+    """The windows that a run is trained on, or those that are held out; whole episodes are.
+
+    Which ones follows from the seed and the number of an episode alone, so they stay the same when a dataset grows.
+
+    Raises:
+        DataError: a horizon has no window.
+    """
+    windows, training = config.windows, config.training
+    among = None
+    if training.validation_fraction:
+        numbers = make_generator(training.seed, Stream.VALIDATION).random(len(dataset.episodes))
+        among = (numbers < training.validation_fraction) == held_out
+    index = WindowIndex(dataset, windows.stride, windows.padding, windows.task_weights, among=among)
+    for horizon in windows.horizons:
+        index.count(horizon)  # raises now, not in the middle of a run, if episodes are too short
+    return index

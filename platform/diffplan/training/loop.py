@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffplan.data.prefetch import Prefetcher
 from diffplan.diffusion.constraints import endpoint_mask
 from diffplan.diffusion.loss import compute_loss, make_loss_weights
+from diffplan.training.acceleration import autocast, compile_model
 from diffplan.training.batches import TrainingBatch, TrainingBatches
 from diffplan.training.state import TrainingState
 
@@ -26,6 +27,8 @@ class TrainingProgress:
         gradient_norm: norm of the last gradient, before clipping.
         learning_rate: learning rate of the last step.
         steps_per_second: rate since the last report.
+        validation_loss: loss of the averaged weights on held-out episodes, where it was computed at this step.
+        stopped_early: whether training ends here because that loss has not improved for a while.
     """
 
     step: int
@@ -33,6 +36,8 @@ class TrainingProgress:
     gradient_norm: float
     learning_rate: float
     steps_per_second: float
+    validation_loss: float | None = None
+    stopped_early: bool = False
 
 
 def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBatch, device: torch.device) -> Tensor:
@@ -43,7 +48,7 @@ def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBa
     start = range(layout.action_dim, transition_dim)
     goal = layout.observation_columns(config.windows.goal_columns)
     return compute_loss(
-        model,
+        autocast(model, config.training, device),
         state.denoiser,
         x_clean,
         batch.noise.to(device),
@@ -71,14 +76,14 @@ def take_step(
         The loss and the gradient's norm before clipping, both scalars on the device.
     """
     training = state.config.training
-    state.optimizer.zero_grad(set_to_none=True)
+    state.parameters.zero_grad()
     total = torch.zeros((), device=device)
     for batch in batches:
         loss = compute_batch_loss(state, model, batch, device) / len(batches)
         loss.backward()
         total += loss.detach()
     limit = float("inf") if training.max_gradient_norm is None else training.max_gradient_norm
-    gradient_norm = nn.utils.clip_grad_norm_(state.network.parameters(), limit)
+    gradient_norm = nn.utils.clip_grad_norm_([state.parameters.flat], limit)
     state.optimizer.step()
     state.lr_scheduler.step()
     state.step += 1
@@ -86,12 +91,31 @@ def take_step(
     return total, gradient_norm
 
 
-def _mean_over_workers(value: Tensor) -> float:
+def _mean_over_workers(values: Tensor) -> Tensor:
     """The mean over all workers of a run; they all reach this together."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value = value / torch.distributed.get_world_size()
-    return float(value)
+        torch.distributed.all_reduce(values)
+        values = values / torch.distributed.get_world_size()
+    return values
+
+
+@torch.no_grad()
+def validate(state: TrainingState, batches: Sequence[TrainingBatch], device: torch.device) -> float:
+    """Mean loss of the averaged weights over all windows of all workers, which reach this together.
+
+    Args:
+        state: the run.
+        batches: this worker's held-out windows.
+        device: where the model lives.
+    """
+    network = state.make_average_network()
+    sums = torch.zeros(2, device=device)
+    for batch in batches:
+        if len(batch.x_clean):
+            loss = compute_batch_loss(state, network, batch, device)
+            sums += torch.stack([loss * len(batch.x_clean), loss.new_tensor(len(batch.x_clean))])
+    loss_sum, num_windows = _mean_over_workers(sums).tolist()
+    return loss_sum / num_windows
 
 
 def train(
@@ -104,7 +128,7 @@ def train(
     on_progress: Callable[[TrainingProgress], None] | None = None,
     on_checkpoint: Callable[[TrainingProgress], None] | None = None,
 ) -> None:
-    """Train until the config's number of steps.
+    """Train until the config's number of steps, or until the loss on held-out episodes has stopped to improve.
 
     Args:
         state: where to go on from; advanced in place.
@@ -112,13 +136,16 @@ def train(
         model: a DDP wrapper of the state's network, or None for the network itself.
         device: where the model lives.
         num_steps: stop at this step instead.
-        on_progress: called every `log_interval` steps and at the end.
+        on_progress: called every `log_interval` steps, at validations and at the end.
         on_checkpoint: called every `checkpoint_interval` steps and at the end, after `on_progress`.
     """
     training = state.config.training
-    model = state.network if model is None else model
     device = torch.device(device)
+    model = compile_model(state.network if model is None else model, training, device)
     last_step = training.num_steps if num_steps is None else num_steps
+    if state.early_stopping.is_due:
+        return
+    held_out = batches.make_validation()
     losses: list[Tensor] = []
     since = time.perf_counter()
     with Prefetcher(batches.make_step, range(state.step, last_step)) as prefetched:
@@ -126,16 +153,23 @@ def train(
             learning_rate = float(state.lr_scheduler.get_last_lr()[0])
             loss, gradient_norm = take_step(state, model, step_batches, device)
             losses.append(loss)
-            ended = state.step == last_step
+            validation_loss = None
+            if held_out and (state.step % training.validation_interval == 0 or state.step == last_step):
+                validation_loss = validate(state, held_out, device)
+                state.early_stopping.update(validation_loss)
+            stopped_early = state.early_stopping.is_due
+            ended = stopped_early or state.step == last_step
             due_checkpoint = ended or state.step % training.checkpoint_interval == 0
-            if ended or due_checkpoint or state.step % training.log_interval == 0:
+            if due_checkpoint or validation_loss is not None or state.step % training.log_interval == 0:
                 now = time.perf_counter()
                 progress = TrainingProgress(
                     step=state.step,
-                    loss=_mean_over_workers(torch.stack(losses).mean()),
+                    loss=float(_mean_over_workers(torch.stack(losses).mean())),
                     gradient_norm=float(gradient_norm),
                     learning_rate=learning_rate,
                     steps_per_second=len(losses) / (now - since),
+                    validation_loss=validation_loss,
+                    stopped_early=stopped_early,
                 )
                 losses.clear()
                 if on_progress is not None:
@@ -143,3 +177,5 @@ def train(
                 if due_checkpoint and on_checkpoint is not None:
                     on_checkpoint(progress)
                 since = time.perf_counter()
+            if ended:
+                break

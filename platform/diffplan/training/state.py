@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -15,6 +16,8 @@ from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import CheckpointError
 from diffplan.layout import Layout
 from diffplan.networks.factory import make_network
+from diffplan.training.early_stopping import EarlyStopping
+from diffplan.training.flat_parameters import FlatParameters
 
 
 class TrainingState:
@@ -34,9 +37,11 @@ class TrainingState:
         self.layout = layout
         self.step = 0
         self.denoiser = Denoiser.make(self.network, config.diffusion)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.training.ema_decay))
-        self.optimizer = _make_optimizer(self.network, config.training)
+        self.parameters = FlatParameters(self.network)
+        self.average = AveragedModel(self.parameters, multi_avg_fn=get_ema_multi_avg_fn(config.training.ema_decay))
+        self.optimizer = _make_optimizer(self.parameters, config.training)
         self.lr_scheduler = LambdaLR(self.optimizer, lambda step: compute_lr_factor(step, config.training))
+        self.early_stopping = EarlyStopping(config.training.patience)
 
     def update_average(self) -> None:
         """Take the weights into the average; until `ema_start_step` the average is a copy of them."""
@@ -44,11 +49,17 @@ class TrainingState:
         if self.step <= training.ema_start_step:
             self.average.n_averaged.zero_()  # the next update copies
         if self.step <= training.ema_start_step or self.step % training.ema_interval == 0:
-            self.average.update_parameters(self.network)
+            self.average.update_parameters(self.parameters)
+
+    def make_average_network(self) -> nn.Module:
+        """A copy of the network with the averaged weights, ready to plan with."""
+        network = copy.deepcopy(self.network).eval()
+        self.average.module.copy_to(network)
+        return network
 
     def average_weights(self) -> dict[str, torch.Tensor]:
         """The averaged weights, under the names of the network."""
-        return self.average.module.state_dict()
+        return self.make_average_network().state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly; only tensors and plain values."""
@@ -58,6 +69,7 @@ class TrainingState:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
+            "early_stopping": self.early_stopping.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -67,6 +79,7 @@ class TrainingState:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            self.early_stopping.load_state_dict(state["early_stopping"])
             self.step = state["step"]
         except (KeyError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
@@ -84,9 +97,9 @@ def compute_lr_factor(step: int, training: TrainingConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _make_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+def _make_optimizer(parameters: FlatParameters, training: TrainingConfig) -> torch.optim.Optimizer:
     if training.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=training.learning_rate, fused=True)
+        return torch.optim.Adam([parameters.flat], lr=training.learning_rate, fused=True)
     return torch.optim.AdamW(
-        network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+        [parameters.flat], lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )

@@ -1,0 +1,141 @@
+"""How long training takes to plan well: the presets of Maze2D, from a dataset to scores.
+
+Only the training is timed, on all cores, from the first step to the last with checkpoints left out; then the checkpoint
+is calibrated (`diffplan calibrate`) and scored on episodes whose seeds no setting was chosen on. A training that was
+interrupted goes on where it was.
+
+    python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS
+
+Datasets are expected at DATASETS/umaze, DATASETS/medium and DATASETS/large, from `diffplan collect maze2d-MAZE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform as machine
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffplan.checkpoint import is_checkpoint, load_training_state, save_checkpoint
+from diffplan.cli import run_command
+from diffplan.data.dataset import open_dataset
+from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.rollout import evaluate_episodes
+from diffplan.evaluation.scores import compute_interval
+from diffplan.planning.loading import load_planner
+from diffplan.presets import get_preset
+from diffplan.training.batches import TrainingBatches
+from diffplan.training.loop import TrainingProgress, train
+from diffplan.training.state import TrainingState
+
+BEST_PUBLISHED = {"umaze": 142.9, "medium": 149.4, "large": 167.9}
+"""Best published score of Maze2D by any diffusion planner."""
+MINUTES = {"umaze": 5, "medium": 15, "large": 40}
+EPISODES_AT_ONCE = 25
+
+
+def train_preset(maze: str, data: Path, out: Path) -> dict[str, float]:
+    """Train a preset; seconds of training are kept beside the checkpoint, so that they add up over interruptions."""
+    config, dataset = get_preset(f"maze2d-{maze}"), open_dataset(data)
+    batches = TrainingBatches(config, dataset)
+    state = TrainingState(config, batches.layout)
+    clock_path = out / "training_seconds.json"
+    seconds = 0.0
+    if is_checkpoint(out):
+        state.load_state_dict(load_training_state(out))
+        seconds = json.loads(clock_path.read_text())
+    since = time.perf_counter()
+
+    def save(progress: TrainingProgress) -> None:
+        nonlocal seconds, since
+        seconds += time.perf_counter() - since
+        save_checkpoint(
+            out,
+            config=config,
+            layout=batches.layout,
+            step=state.step,
+            normalizer=batches.normalizer,
+            weights=state.average_weights(),
+            dataset={"path": str(data), "uuid": dataset.manifest.dataset_uuid},
+            training_state=state.state_dict(),
+        )
+        clock_path.write_text(json.dumps(seconds))
+        print(f"{maze:7} step {progress.step:6d}  loss {progress.loss:.5f}  {seconds / 60:.1f} minutes", flush=True)
+        since = time.perf_counter()
+
+    train(state, batches, on_checkpoint=save)
+    return {"training_seconds": seconds, "num_steps": state.step, "batch_size": config.training.batch_size}
+
+
+def score_block(checkpoint: str, protocol: str, first: int, last: int, seed: int) -> list[Any]:
+    """Results of a block of episodes."""
+    torch.set_num_threads(1)
+    planner = load_planner(checkpoint)
+    return evaluate_episodes(planner, apply_protocol(protocol, planner.config.env), range(first, last), seed=seed)[0]
+
+
+def score(checkpoint: Path, protocol: str, episodes: int, seed: int) -> dict[str, Any]:
+    """Score, interval and success of a protocol."""
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        blocks = [
+            pool.submit(score_block, str(checkpoint), protocol, first, min(first + EPISODES_AT_ONCE, episodes), seed)
+            for first in range(0, episodes, EPISODES_AT_ONCE)
+        ]
+        results = [result for block in blocks for result in block.result()]
+    scores = [result.score for result in results]
+    return {
+        "episodes": episodes,
+        "score_mean": float(np.mean(scores)),
+        "score_ci95": list(compute_interval(scores)),
+        "success_rate": float(np.mean([result.success for result in results])),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out-models", type=Path, required=True)
+    parser.add_argument("--mazes", nargs="+", default=list(MINUTES), choices=list(MINUTES))
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=23)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/time_to_quality.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    mazes: dict[str, Any] = {}
+    for maze in args.mazes:
+        out = args.out_models / maze
+        out.mkdir(parents=True, exist_ok=True)
+        row: dict[str, Any] = train_preset(maze, args.data / maze, out)
+        if run_command("calibrate", [str(out)]):
+            raise SystemExit(f"{out}: calibration failed")
+        row |= {protocol: score(out, protocol, args.episodes, args.seed) for protocol in ("maze2d", "multi2d")}
+        row |= {"best_published": BEST_PUBLISHED[maze], "minutes_allowed": MINUTES[maze]}
+        mazes[maze] = row
+        single, multi = row["maze2d"], row["multi2d"]
+        print(
+            f"{maze:7} {row['training_seconds'] / 60:5.1f} of {MINUTES[maze]} minutes   Maze2D {single['score_mean']:6.1f} "
+            f"(best published {BEST_PUBLISHED[maze]})  success {single['success_rate']:.1%}   "
+            f"Multi2D {multi['score_mean']:6.1f}  success {multi['success_rate']:.1%}",
+            flush=True,
+        )
+    result = {
+        "mazes": mazes,
+        "seed": args.seed,
+        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
+        "command": f"python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS --seed {args.seed}",
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""How fast training is, each number beside what it is measured against, in one run.
+
+* Steps against a plain loop of the usual kind, written out below: the same network, batch and data, items one by one
+  through a `DataLoader`, torch's own Mish, Adam over all tensors, an average of the weights in Python. Blocks of steps
+  take turns.
+* What a step costs beside its forward and backward passes.
+* Two workers (DDP over gloo, one thread each) against one worker of one thread, the same global batch.
+* Resident memory of a training on a dataset of 40 M steps (`--large-data`, from `diffplan collect`).
+
+    python benchmarks/training.py --data DATASET
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import platform as machine
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from diffplan.config import Config, with_overrides
+from diffplan.data.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.normalization import Normalizer
+from diffplan.networks import blocks
+from diffplan.networks.factory import make_network
+from diffplan.presets import get_preset
+from diffplan.training.batches import TrainingBatches
+from diffplan.training.loop import compute_batch_loss, take_step, train
+from diffplan.training.state import TrainingState, compute_lr_factor
+
+HORIZON = 32
+CPU = torch.device("cpu")
+
+
+class PaddedItems(Dataset):
+    """The usual recipe, as in the code of Janner et al. 2022: episodes in a padded buffer, a list of all windows."""
+
+    def __init__(self, dataset: TrajectoryDataset, normalizer: Normalizer, stride: int) -> None:
+        lengths = dataset.episodes.length
+        values = normalizer.normalize(dataset.read_column("observation"))
+        self.buffer = np.zeros((len(lengths), int(lengths.max()), values.shape[1]), np.float32)
+        for i, episode in enumerate(np.split(values, np.cumsum(lengths)[:-1])):
+            self.buffer[i, : len(episode)] = episode
+        self.stride, span = stride, (HORIZON - 1) * stride + 1
+        self.indices = [(i, start) for i, n in enumerate(lengths.tolist()) for start in range(n - span + 1)]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        episode, start = self.indices[index]
+        window = self.buffer[episode, start : start + HORIZON * self.stride : self.stride]
+        return window, {0: window[0], HORIZON - 1: window[-1]}
+
+
+class PlainLoop:
+    """A training loop of the usual kind."""
+
+    def __init__(self, config: Config, dataset: TrajectoryDataset, num_loader_workers: int) -> None:
+        training = config.training
+        self.training = training
+        normalizer = Normalizer.fit([dataset.statistics["observation"]], config.windows.normalization)
+        items = PaddedItems(dataset, normalizer, config.windows.stride)
+        self.loader = DataLoader(items, training.batch_size, shuffle=True, drop_last=True, num_workers=num_loader_workers)
+        self.batches = iter(self.loader)
+        torch.manual_seed(0)
+        self.network = make_network(items.buffer.shape[2], config.network)
+        self.average = make_network(items.buffer.shape[2], config.network)
+        self.average.load_state_dict(self.network.state_dict())
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: compute_lr_factor(step, training)
+        )
+        state = TrainingState(config, TrainingBatches(config, dataset).layout)
+        self.alpha_bar = state.denoiser.schedule.alpha_bar.float()
+
+    def take_step(self) -> None:
+        """One optimizer step."""
+        try:
+            x, conditions = next(self.batches)
+        except StopIteration:
+            self.batches = iter(self.loader)
+            x, conditions = next(self.batches)
+        step = torch.randint(len(self.alpha_bar), (len(x),))
+        noise = torch.randn_like(x)
+        alpha_bar = self.alpha_bar[step][:, None, None]
+        noisy = alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * noise
+        for index, value in conditions.items():
+            noisy[:, index] = value
+        predicted = self.network(noisy, step)
+        for index, value in conditions.items():
+            predicted[:, index] = value
+        loss = F.mse_loss(predicted, x)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.training.max_gradient_norm or float("inf"))
+        self.optimizer.step()
+        self.scheduler.step()
+        with torch.no_grad():
+            for average, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                average.data = average.data * self.training.ema_decay + (1 - self.training.ema_decay) * weight.data
+        loss.item()  # usual loops log it
+
+
+class OurLoop:
+    """Steps of `diffplan.training`, as `train` takes them but for the thread that makes batches ahead."""
+
+    def __init__(self, config: Config, dataset: TrajectoryDataset) -> None:
+        self.batches = TrainingBatches(config, dataset)
+        self.state = TrainingState(config, self.batches.layout)
+
+    def take_step(self) -> None:
+        """One optimizer step."""
+        take_step(self.state, self.state.network, self.batches.make_step(self.state.step), CPU)
+
+    def pass_through(self) -> None:
+        """A forward and a backward pass alone."""
+        batch = self.prepared
+        compute_batch_loss(self.state, self.state.network, batch, CPU).backward()
+
+    def prepare(self) -> None:
+        """Make the batch of `pass_through`."""
+        self.prepared = self.batches.make(0)
+
+
+def time_block(step: Callable[[], None], num_steps: int) -> float:
+    """Seconds of a step, the mean over a block."""
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        step()
+    return (time.perf_counter() - start) / num_steps
+
+
+def compare(config: Config, dataset: TrajectoryDataset, rounds: int, block: int) -> dict[str, Any]:
+    """Our steps, the plain loop's with and without a loader process, and passes alone; blocks of each take turns."""
+    ours = OurLoop(config, dataset)
+    ours.prepare()
+    plain = {f"plain_{n}_loader_processes": PlainLoop(config, dataset, n) for n in (0, 1)}
+
+    def of_the_usual_kind(loop: PlainLoop) -> float:
+        with mock.patch.object(blocks, "mish", F.mish):
+            return time_block(loop.take_step, block)
+
+    times: dict[str, list[float]] = {}
+    for turn in range(rounds + 1):
+        measured = {
+            "ours": time_block(ours.take_step, block),
+            "passes": time_block(ours.pass_through, block),
+            **{name: of_the_usual_kind(loop) for name, loop in plain.items()},
+        }
+        if turn:  # the first warms up
+            for name, seconds in measured.items():
+                times.setdefault(name, []).append(seconds)
+    best_plain = [min(pair) for pair in zip(*(times[name] for name in plain), strict=True)]
+    return {
+        "batch_size": config.training.batch_size,
+        "horizon": HORIZON,
+        "parameters": sum(p.numel() for p in ours.state.network.parameters()),
+        **{f"{name}_milliseconds": 1e3 * statistics.median(values) for name, values in times.items()},
+        "samples_per_second": config.training.batch_size / statistics.median(times["ours"]),
+        "speedup_over_plain_loop": statistics.median(p / o for p, o in zip(best_plain, times["ours"], strict=True)),
+        "step_overhead": statistics.median(o / p for o, p in zip(times["ours"], times["passes"], strict=True)) - 1,
+    }
+
+
+def run_worker(rank: int, world_size: int, config: Config, data: str, rendezvous: str, results: Any) -> None:
+    """One data-parallel worker of one thread; rank 0 puts its steps per second."""
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    if world_size > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
+        )
+    batches = TrainingBatches(config, open_dataset(data), rank=rank, world_size=world_size)
+    state = TrainingState(config, batches.layout)
+    model = nn.parallel.DistributedDataParallel(state.network) if world_size > 1 else state.network
+    rates: list[float] = []
+    train(state, batches, model=model, on_progress=lambda progress: rates.append(progress.steps_per_second))
+    if rank == 0:
+        results.put(statistics.median(rates[1:]))
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def time_workers(config: Config, data: str, world_size: int) -> float:
+    """Steps per second of so many workers."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as directory:
+        rendezvous = str(Path(directory) / "rendezvous")
+        processes = [
+            context.Process(target=run_worker, args=(rank, world_size, config, data, rendezvous, results))
+            for rank in range(world_size)
+        ]
+        for process in processes:
+            process.start()
+        rate = results.get(timeout=600)
+        for process in processes:
+            process.join()
+    return rate
+
+
+def compare_workers(config: Config, data: str, rounds: int) -> dict[str, Any]:
+    """Two workers against one, taking turns."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for world_size in rates:
+            rates[world_size].append(time_workers(config, data, world_size))
+    return {
+        "batch_size": config.training.batch_size,
+        "one_worker_steps_per_second": statistics.median(rates[1]),
+        "two_workers_steps_per_second": statistics.median(rates[2]),
+        "two_workers_over_one": statistics.median(b / a for a, b in zip(rates[1], rates[2], strict=True)),
+        "threads_of_a_worker": 1,
+    }
+
+
+MEMORY_SCRIPT = """
+import sys, torch
+torch.set_num_threads(2)
+from diffplan.config import with_overrides
+from diffplan.data.dataset import open_dataset
+from diffplan.presets import get_preset
+from diffplan.training.batches import TrainingBatches
+from diffplan.training.loop import train
+from diffplan.training.state import TrainingState
+config = with_overrides(get_preset(sys.argv[2]), {"training.num_steps": 50, "windows.columns": "actions_observations"})
+dataset = open_dataset(sys.argv[1])
+batches = TrainingBatches(config, dataset)
+train(TrainingState(config, batches.layout), batches)
+print(dataset.num_steps, type(batches.reader).__name__)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def measure_memory(data: str, preset: str) -> dict[str, Any]:
+    """The largest resident memory of a process that trains 50 steps on a dataset, mapped pages included."""
+    out = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT, data, preset], capture_output=True, text=True, check=True
+    ).stdout
+    steps, reader = out.splitlines()[0].split()
+    kilobytes = int(re.findall(r"VmHWM:\s+(\d+) kB", out)[0])
+    return {"num_steps": int(steps), "reader": reader, "resident_bytes": 1024 * kilobytes}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a dataset of the preset")
+    parser.add_argument("--large-data", help="a dataset of 40 M steps")
+    parser.add_argument("--preset", default="maze2d-umaze")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--block", type=int, default=15, help="steps of a turn")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/training.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    preset = get_preset(args.preset)
+    windows = dataclasses.replace(preset.windows, min_horizon=HORIZON, max_horizon=HORIZON)
+    fixed = dataclasses.replace(preset, windows=windows)
+    dataset = open_dataset(args.data)
+    sizes = {}
+    print("batch    ours ms  passes ms  plain ms (0, 1 loader processes)  over plain  overhead")
+    for batch_size in args.batch_sizes:
+        config = with_overrides(fixed, {"training.batch_size": batch_size})
+        sizes[str(batch_size)] = row = compare(config, dataset, args.rounds, args.block)
+        print(
+            f"{batch_size:5d}  {row['ours_milliseconds']:9.1f}  {row['passes_milliseconds']:9.1f}  "
+            f"{row['plain_0_loader_processes_milliseconds']:9.1f}, {row['plain_1_loader_processes_milliseconds']:8.1f}"
+            f"  {row['speedup_over_plain_loop']:22.2f}  {row['step_overhead']:8.1%}",
+            flush=True,
+        )
+    overrides = {"training.num_steps": 120, "training.log_interval": 20, "training.picture_interval": 0}
+    workers = compare_workers(with_overrides(fixed, overrides), args.data, rounds=3)
+    print(
+        f"workers of one thread, batch {workers['batch_size']}: one {workers['one_worker_steps_per_second']:.1f} steps/s, "
+        f"two {workers['two_workers_steps_per_second']:.1f} = {workers['two_workers_over_one']:.2f} x",
+        flush=True,
+    )
+    own = sizes[str(preset.training.batch_size)]
+    result = {
+        "speedup_over_plain_loop": own["speedup_over_plain_loop"],
+        "step_overhead": own["step_overhead"],
+        "two_workers_over_one": workers["two_workers_over_one"],
+        "batch_sizes": sizes,
+        "workers": workers,
+        "preset": args.preset,
+        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
+        "command": "python benchmarks/training.py --data DATASET" + (" --large-data DATASET" if args.large_data else ""),
+    }
+    if args.large_data:
+        result["large_data"] = memory = measure_memory(args.large_data, args.preset)
+        print(
+            f"{memory['num_steps']:,} steps: {memory['resident_bytes'] / 2**30:.2f} GiB resident ({memory['reader']})"
+        )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
