@@ -1,6 +1,6 @@
 """How long training takes to plan well: the presets of Maze2D, from a dataset to scores.
 
-Only the training is timed, on all cores, from the first step to the last with checkpoints left out; then the checkpoint
+Only the training is timed, from the first step to the last with checkpoints left out; then the checkpoint
 is calibrated (`diffplan calibrate`) and scored on episodes whose seeds no setting was chosen on. A training that was
 interrupted goes on where it was.
 
@@ -107,8 +107,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=23)
     parser.add_argument("--out", type=Path, default=Path("docs/results/time_to_quality.json"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training")
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(args.threads)
     mazes: dict[str, Any] = {}
     for maze in args.mazes:
         out = args.out_models / maze
@@ -130,7 +131,11 @@ def main() -> None:
         "mazes": mazes,
         "seed": args.seed,
         "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
-        "command": f"python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS --seed {args.seed}",
+        "training_threads": args.threads,
+        "command": (
+            "python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS "
+            f"--seed {args.seed} --threads {args.threads}"
+        ),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")

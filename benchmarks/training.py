@@ -78,7 +78,9 @@ class PlainLoop:
         self.training = training
         normalizer = Normalizer.fit([dataset.statistics["observation"]], config.windows.normalization)
         items = PaddedItems(dataset, normalizer, config.windows.stride)
-        self.loader = DataLoader(items, training.batch_size, shuffle=True, drop_last=True, num_workers=num_loader_workers)
+        self.loader = DataLoader(
+            items, training.batch_size, shuffle=True, drop_last=True, num_workers=num_loader_workers
+        )
         self.batches = iter(self.loader)
         torch.manual_seed(0)
         self.network = make_network(items.buffer.shape[2], config.network)
@@ -304,7 +306,8 @@ def main() -> None:
         "workers": workers,
         "preset": args.preset,
         "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
-        "command": "python benchmarks/training.py --data DATASET" + (" --large-data DATASET" if args.large_data else ""),
+        "command": "python benchmarks/training.py --data DATASET"
+        + (" --large-data DATASET" if args.large_data else ""),
     }
     if args.large_data:
         result["large_data"] = memory = measure_memory(args.large_data, args.preset)

@@ -11,10 +11,14 @@ training_state.pt     raw weights, optimizer and step, to go on training; read w
 
 A directory without a `config.json`, or with files that do not match it, is not a checkpoint: one that was cut short is
 never taken for whole. Loading never unpickles.
+
+A checkpoint may lie in an object store too. What is loaded from there by its URL is copied to the local cache first
+(`diffplan.data.cache`), where a copy is found again as long as the checkpoint stays the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -30,8 +34,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from diffplan.config import Config, config_from_dict, config_to_dict
+from diffplan.data.cache import cache_directory
 from diffplan.data.normalization import Normalizer
-from diffplan.errors import CheckpointError, ConfigError
+from diffplan.data.store import LocalStore, Store, open_store
+from diffplan.errors import CheckpointError, ConfigError, StoreError
 from diffplan.layout import Layout
 
 FORMAT_VERSION = 1
@@ -49,7 +55,7 @@ class Checkpoint:
     """What planning needs of a checkpoint.
 
     Attributes:
-        path: its directory.
+        path: its directory; of one in an object store, that of the local copy.
         config: the experiment.
         layout: columns of a transition.
         step: optimizer steps taken.
@@ -113,6 +119,8 @@ def save_companion(path: str | Path, name: str, tensors: dict[str, torch.Tensor]
     Raises:
         CheckpointError: no checkpoint there.
     """
+    if "://" in str(path):
+        raise CheckpointError(f"{path}: expected a local checkpoint to add {name} to; copy the checkpoint here first")
     directory = Path(path)
     record = _read_record(directory)
     file_name = f"{name}.safetensors"
@@ -134,7 +142,7 @@ def load_companion(path: str | Path, name: str) -> tuple[dict[str, torch.Tensor]
     Raises:
         CheckpointError: no checkpoint there, or the companion is damaged.
     """
-    directory, file_name = Path(path), f"{name}.safetensors"
+    directory, file_name = fetch_checkpoint(path), f"{name}.safetensors"
     record = _read_record(directory)
     if file_name not in record["files"]:
         return None
@@ -164,10 +172,15 @@ def _write_record(directory: Path, record: dict[str, Any]) -> None:
 def load_checkpoint(path: str | Path, *, map_location: str = "cpu") -> Checkpoint:
     """Load what planning needs.
 
+    Args:
+        path: directory or URL of the checkpoint.
+        map_location: device of the weights.
+
     Raises:
         CheckpointError: no checkpoint there, or a file is missing, truncated or changed.
+        StoreError: the store of a URL cannot be reached.
     """
-    directory = Path(path)
+    directory = fetch_checkpoint(path)
     record = _read_record(directory)
     try:
         config = config_from_dict(Config, record["config"])
@@ -194,7 +207,7 @@ def load_checkpoint(path: str | Path, *, map_location: str = "cpu") -> Checkpoin
 
 def load_training_state(path: str | Path) -> dict[str, Any]:
     """Load what going on training needs; raises `CheckpointError` as `load_checkpoint` does."""
-    directory = Path(path)
+    directory = fetch_checkpoint(path, training_state=True)
     record = _read_record(directory)
     try:
         return torch.load(_checked(directory, record, TRAINING_STATE), map_location="cpu", weights_only=True)
@@ -231,16 +244,101 @@ def publish_checkpoint(source: Path, target: Path) -> None:
         temporary.rename(target / name)
 
 
-def _read_record(directory: Path) -> dict[str, Any]:
-    path = directory / CONFIG
+def upload_checkpoint(source: Path, store: Store, directory: str) -> None:
+    """Copy a checkpoint into a directory of an object store, replacing the one there; `config.json` last.
+
+    Raises:
+        CheckpointError: the source is no whole checkpoint; the target is left as it was.
+        StoreError: the store cannot be reached or refuses.
+    """
+    record = _read_record(source)
+    contents = {name: _checked(source, record, name).read_bytes() for name in record["files"]}
+    store.delete(_join(directory, CONFIG))
+    for name, content in contents.items():
+        store.write(_join(directory, name), [content])
+    store.write(_join(directory, CONFIG), [(source / CONFIG).read_bytes()])
+
+
+def is_uploaded(store: Store, directory: str) -> bool:
+    """Whether a directory of an object store holds a whole checkpoint, as far as its listing tells."""
     try:
-        record = json.loads(path.read_text())
-        version = record["format_version"]
+        record = _parse_record(store.read(_join(directory, CONFIG)), store.locate(directory))
+        sizes = {stored.name: stored.num_bytes for stored in store.list(directory)}
+        return all(sizes.get(_join(directory, n)) == file["num_bytes"] for n, file in record["files"].items())
+    except (FileNotFoundError, CheckpointError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def fetch_checkpoint(where: str | Path, *, training_state: bool = False) -> Path:
+    """The local directory of a checkpoint, which is copied into the cache if it lies in an object store.
+
+    Args:
+        where: directory or URL.
+        training_state: whether to copy what only going on training needs.
+
+    Raises:
+        CheckpointError: no checkpoint at this URL.
+        StoreError: the store cannot be reached, or the copy not be written.
+    """
+    if "://" not in str(where):
+        return Path(where)
+    store = open_store(str(where))
+    if isinstance(store, LocalStore):
+        return store.root
+    try:
+        content = store.read(CONFIG)
+    except FileNotFoundError:
+        raise _no_checkpoint(where) from None
+    record = _parse_record(content, str(where))
+    # The description holds the checksums of all files, so what has the same description is the same.
+    target = cache_directory() / "checkpoints" / hashlib.sha256(content).hexdigest()[:32]
+    try:
+        for name, file in record["files"].items():
+            wanted = (training_state or name != TRAINING_STATE) and "/" not in name  # never outside of the cache
+            if wanted and not ((target / name).exists() and (target / name).stat().st_size == file["num_bytes"]):
+                _write_whole(target / name, store.read(name))
+        _write_whole(target / CONFIG, content)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error}: the file is missing; copy the whole checkpoint again") from None
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{where}/{CONFIG}: expected the description of a checkpoint, got another") from None
+    except OSError as error:
+        raise StoreError(
+            f"{target}: the copy of {where} could not be written ({error.strerror or error}); make room, or set "
+            "DIFFPLAN_CACHE to another directory"
+        ) from error
+    return target
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if directory else name
+
+
+def _no_checkpoint(where: str | Path) -> CheckpointError:
+    return CheckpointError(f"{where}: expected a checkpoint (no {CONFIG} there); make one with `diffplan train`")
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    try:
+        content = (directory / CONFIG).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(
-            f"{directory}: expected a checkpoint (no {CONFIG} there); make one with `diffplan train`"
-        ) from None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise _no_checkpoint(directory) from None
+    return _parse_record(content, str(directory))
+
+
+def _parse_record(content: bytes, where: str) -> dict[str, Any]:
+    path = f"{where}/{CONFIG}"
+    try:
+        record = json.loads(content)
+        version = record["format_version"]
+    except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path}: expected the description of a checkpoint, got something else") from None
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: expected checkpoint version {FORMAT_VERSION}, got {version}")

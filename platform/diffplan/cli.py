@@ -17,6 +17,8 @@ commands
   collect PRESET --out DIR        roll out an environment with Ray actors into a dataset
   train PRESET --data DIR --out DIR
                                   fit a diffuser with Ray Train, leave a checkpoint
+                                  (--dry_run: only what that would cost)
+  train --list                    show all presets with their sizes and rough training times
   calibrate CHECKPOINT            measure consistency, fit the models that make planning fast
   tune CHECKPOINT --out DIR       search planner settings with Ray Tune
   evaluate CHECKPOINT --protocol maze2d|multi2d --out DIR
@@ -30,7 +32,7 @@ commands
   data import|export|merge        from and to Minari, D4RL and Parquet; several datasets to one
 
 `diffplan COMMAND --help` lists the arguments of a command; collect, train, tune and pipeline go on with --resume.
-presets: {presets}
+{presets}
 """
 
 RESUMABLE = ("collect", "train", "tune", "pipeline")
@@ -40,9 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can cure, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
+        import textwrap
+
         from diffplan.presets import list_presets
 
-        sys.stdout.write(HELP.format(presets=", ".join(list_presets())))
+        names = textwrap.fill(
+            ", ".join(list_presets()), 100, initial_indent="presets: ", subsequent_indent="  ", break_on_hyphens=False
+        )
+        sys.stdout.write(HELP.format(presets=names))
         return 0
     if arguments[0] == "--version":
         from importlib.metadata import version

@@ -68,12 +68,12 @@ class CollectArguments:
 
 @dataclasses.dataclass(kw_only=True)
 class TrainArguments:
-    """Fit a diffuser with Ray Train."""
+    """Fit a diffuser with Ray Train; `diffplan train --list` shows the presets."""
 
     data: str
     """Directory or URL of the dataset."""
-    out: Path
-    """Directory of the checkpoint."""
+    out: str
+    """Directory or URL of the checkpoint."""
     env: EnvConfig
     windows: WindowConfig
     network: NetworkConfig
@@ -82,14 +82,18 @@ class TrainArguments:
     planning: PlanningConfig
     num_workers: int = 1
     """Data-parallel workers."""
+    min_workers: int | None = None
+    """Fewest workers to start or go on with while the cluster has no room for all; waits for all if not given."""
     cpus_per_worker: int | None = None
     """CPUs of each worker; shares those of the cluster if not given."""
-    tensorboard: Path | None = None
-    """Directory of TensorBoard files; OUT/tensorboard if not given."""
+    tensorboard: str | None = None
+    """Directory or URL of TensorBoard files; OUT/tensorboard if not given."""
     verify_on_read: bool = False
     """Compare all data with their checksums before training sees them."""
     resume: bool = False
     """Go on with a run that was interrupted."""
+    dry_run: bool = False
+    """Show what the run would cost, measured in a few steps, and write nothing."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -179,10 +183,24 @@ def collect(arguments: list[str]) -> None:
 
 def train(arguments: list[str]) -> None:
     """`diffplan train`."""
+    if "--list" in arguments:
+        if arguments != ["--list"]:
+            others = " ".join(argument for argument in arguments if argument != "--list")
+            raise ConfigError(f"train --list: expected nothing beside it, got {others}")
+        from diffplan.training_commands import describe_presets
+
+        show("\n".join(describe_presets()))
+        return
+    name = arguments[0] if arguments else ""
     preset, arguments = _take_preset("train", arguments)
     sections = ("env", "windows", "network", "diffusion", "training", "planning")
     parsed = parse(TrainArguments, arguments, "train PRESET", {name: getattr(preset, name) for name in sections})
-    config = dataclasses.replace(preset, **{name: getattr(parsed, name) for name in sections})
+    config = dataclasses.replace(preset, **{section: getattr(parsed, section) for section in sections})
+    if parsed.dry_run:
+        from diffplan.training_commands import describe_cost
+
+        show("\n".join(describe_cost(name, config, parsed.data, parsed.cpus_per_worker)))
+        return
     from diffplan.cluster.train import train_on_cluster
 
     out = train_on_cluster(
@@ -190,6 +208,7 @@ def train(arguments: list[str]) -> None:
         parsed.data,
         parsed.out,
         num_workers=parsed.num_workers,
+        min_workers=parsed.min_workers,
         cpus_per_worker=parsed.cpus_per_worker,
         resume=parsed.resume,
         tensorboard=parsed.tensorboard,

@@ -78,10 +78,10 @@ def calibrate(arguments: list[str]) -> None:
         )
     from diffplan.checkpoint import load_checkpoint
     from diffplan.data.dataset import open_dataset
-    from diffplan.planning.action_model import fit_action_model
     from diffplan.planning.calibration import learn_horizons, measure_consistency
     from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model
     from diffplan.progress import follow
+    from diffplan.training.inverse_dynamics import fit_action_model
 
     pinned = load_checkpoint(parsed.checkpoint).dataset
     uri = parsed.data or pinned.get("path") or pinned.get("uri")

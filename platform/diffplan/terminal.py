@@ -71,6 +71,14 @@ def format_bytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.2f} GB"
 
 
+def format_duration(seconds: float) -> str:
+    """A time as people read it: in the largest unit of which there are at least two, with two digits or more."""
+    for name, size in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}" if seconds < 10 * size else f"{seconds / size:,.0f} {name}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
 def draw_histogram(values: np.ndarray, width: int, height: int, characters: Characters) -> list[str]:
     """A histogram of upright bars over an axis from the least to the greatest value.
 

@@ -9,41 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_curves import assert_equal_weights, read_scalars, train_without_ray
 
 from diffplan.checkpoint import is_checkpoint, load_checkpoint, load_training_state
 from diffplan.cluster.train import train_on_cluster
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import open_dataset
 from diffplan.errors import CheckpointError, ConfigError, DataError
-from diffplan.training.batches import TrainingBatches
-from diffplan.training.loop import train
-from diffplan.training.state import TrainingState
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-
-
-def read_scalars(directory: Path, name: str) -> dict[int, float]:
-    events = EventAccumulator(str(directory))
-    events.Reload()
-    scalars = events.Scalars(name)
-    assert len({scalar.step for scalar in scalars}) == len(scalars), "a step occurs twice in the curve"
-    return {scalar.step: scalar.value for scalar in scalars}
-
-
-def train_without_ray(config: Config, dataset: Path) -> TrainingState:
-    torch.set_num_threads(1)  # as the workers of these tests; sums depend on it in the last bits
-    batches = TrainingBatches(config, open_dataset(dataset))
-    state = TrainingState(config, batches.layout)
-    train(state, batches)
-    return state
-
-
-def assert_equal_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance)
 
 
 def test_ray_train_gives_what_the_plain_loop_gives(

@@ -9,10 +9,10 @@ from small_motions import write_motions
 from straight_line_planner import CONFIG, STEP_SECONDS, make_straight_planner, seeded
 
 from diffplan.config import with_overrides
-from diffplan.planning import action_model, calibration
-from diffplan.planning.action_model import fit_action_model
+from diffplan.planning import calibration
 from diffplan.planning.calibration import learn_horizons, measure_consistency
 from diffplan.planning.horizon_model import fit_horizon_model
+from diffplan.training.inverse_dynamics import fit_action_model
 
 HORIZONS = (4, 8, 12, 16)
 
@@ -167,11 +167,12 @@ def test_few_plans_are_spread_over_all_horizons(steady, monkeypatch, num_plans):
     assert len(measured["accuracy"]) == 4
 
 
-def test_inverse_dynamics_recover_linear_dynamics(restless, monkeypatch):
-    monkeypatch.setattr(action_model, "NUM_TEST_PAIRS", 2000)
+def test_inverse_dynamics_recover_linear_dynamics(restless):
     reports = []
-    model, error = fit_action_model(restless, num_steps=800, on_progress=lambda *done: reports.append(done))
-    assert error < 0.05
+    model, error = fit_action_model(
+        restless, num_steps=800, num_test_pairs=2000, on_progress=lambda *done: reports.append(done)
+    )
+    assert error < 0.15  # on the one episode of eight that it did not see
     assert reports[-1] == (800, 800)
     pairs = restless.read_column("observation")[:110].astype(np.float64)
     actions = restless.read_column("action")[:109]
@@ -181,7 +182,6 @@ def test_inverse_dynamics_recover_linear_dynamics(restless, monkeypatch):
     assert np.sqrt(np.mean((found - actions) ** 2)) < 0.05 * 10 / np.sqrt(12)
 
 
-def test_fitting_inverse_dynamics_follows_from_the_seed(restless, monkeypatch):
-    monkeypatch.setattr(action_model, "NUM_TEST_PAIRS", 100)
-    first, same, other = (fit_action_model(restless, num_steps=3, seed=s)[1] for s in (0, 0, 1))
+def test_fitting_inverse_dynamics_follows_from_the_seed(restless):
+    first, same, other = (fit_action_model(restless, num_steps=3, num_test_pairs=100, seed=s)[1] for s in (0, 0, 1))
     assert first == same != other

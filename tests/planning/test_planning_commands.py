@@ -14,12 +14,13 @@ from diffplan.cli import main
 from diffplan.config import with_overrides
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.writer import create_dataset, write_unit
-from diffplan.planning import action_model, calibration
-from diffplan.planning.action_model import fit_action_model
+from diffplan.planning import calibration
 from diffplan.planning.horizon_model import fit_horizon_model
 from diffplan.planning.loading import load_planner
 from diffplan.presets import get_preset
+from diffplan.training import inverse_dynamics
 from diffplan.training.batches import TrainingBatches
+from diffplan.training.inverse_dynamics import fit_action_model
 from diffplan.training.state import TrainingState
 
 CONFIG = with_overrides(
@@ -77,8 +78,9 @@ def checkpoint(untouched, tmp_path):
 def short_fits(monkeypatch):
     """Fits of a few steps, for what they come to is tested elsewhere."""
     monkeypatch.setattr(calibration, "fit_horizon_model", partial(fit_horizon_model, num_steps=20))
-    monkeypatch.setattr(action_model, "fit_action_model", partial(fit_action_model, num_steps=20))
-    monkeypatch.setattr(action_model, "NUM_TEST_PAIRS", 200)
+    monkeypatch.setattr(
+        inverse_dynamics, "fit_action_model", partial(fit_action_model, num_steps=20, num_test_pairs=200)
+    )
 
 
 def run(capsys, *arguments):

@@ -7,6 +7,7 @@ from small_training import CONFIG, NUM_EPISODES, make_straight_episode
 
 from diffplan.checkpoint import load_checkpoint, save_checkpoint
 from diffplan.config import with_overrides
+from diffplan.data.conditions import Conditions
 from diffplan.data.dataset import open_dataset
 from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.merging import Source, merge
@@ -27,6 +28,7 @@ OVERRIDES = {
     "returns": {"network.condition": "returns"},
     "task": {"network.condition": "task", "network.num_tasks": 3},
 }
+TOLD = Conditions(returns_to_go=True)
 KINDS = list(OVERRIDES)
 FAR = 100
 
@@ -159,8 +161,21 @@ def test_batches_without_a_condition_are_as_they_always_were(merged):
 def test_range_of_returns_is_that_of_all_steps_but_the_outermost(rewarded):
     dataset, episodes = rewarded
     returns_to_go = np.concatenate([e.rewards[::-1].astype(float).cumsum()[::-1] for e in episodes])
-    assert fit_return_range(dataset) == pytest.approx(tuple(np.quantile(returns_to_go, [0.005, 0.995])), rel=1e-6)
-    assert fit_return_range(dataset, verify=True) == fit_return_range(dataset)
+    expected = tuple(np.quantile(returns_to_go, [0.005, 0.995]))
+    assert fit_return_range(dataset, TOLD) == pytest.approx(expected, rel=1e-6)
+    assert fit_return_range(dataset, TOLD, verify=True) == fit_return_range(dataset, TOLD)
+
+
+def test_range_of_discounted_returns_is_that_of_all_steps(rewarded):
+    dataset, episodes = rewarded
+    discounted = []
+    for episode in episodes:
+        value = 0.0
+        for reward in episode.rewards[::-1]:
+            value = float(reward) + 0.9 * value
+            discounted.append(value)
+    got = fit_return_range(dataset, Conditions(returns_to_go=True, discount=0.9))
+    assert got == pytest.approx(tuple(np.quantile(discounted, [0.005, 0.995])), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -169,23 +184,24 @@ def test_range_of_returns_is_that_of_all_steps_but_the_outermost(rewarded):
 )
 def test_range_of_like_returns_is_widened(tmp_path, reward, expected):
     dataset = write(tmp_path, [with_rewards(make_straight_episode(i), reward) for i in range(4)])
-    assert fit_return_range(dataset) == pytest.approx(expected)
+    assert fit_return_range(dataset, TOLD) == pytest.approx(expected)
 
 
 def test_range_of_rare_returns_is_from_the_lowest_to_the_highest(tmp_path):
     episodes = [with_rewards(make_straight_episode(i), 0.0) for i in range(40)]
     episodes[3] = with_rewards(episodes[3], np.arange(30) == 1)  # 2 steps of 1200 have a return
-    assert fit_return_range(write(tmp_path, episodes)) == (0.0, 1.0)
+    assert fit_return_range(write(tmp_path, episodes), TOLD) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("shift", [0.0, -4.0])
-def test_range_of_a_dataset_too_large_to_read_is_that_of_its_episodes(tmp_path, monkeypatch, shift):
-    episodes = [with_rewards(e, e.rewards + shift) for e in make_rewarded_episodes()]
+@pytest.mark.parametrize("num_episodes", [1, 3])
+def test_range_of_a_large_dataset_is_that_of_its_first_episodes(tmp_path, monkeypatch, num_episodes):
+    episodes = make_rewarded_episodes()
     dataset = write(tmp_path, episodes)
-    monkeypatch.setattr(conditions, "MAX_RETURN_ROWS", dataset.num_steps - 1)
-    monkeypatch.setattr(conditions, "ShardReader", lambda *args: pytest.fail("read"))
-    low, high = np.quantile([e.rewards.astype(float).sum() for e in episodes], [0.005, 0.995])
-    assert fit_return_range(dataset) == pytest.approx((min(low, 0), max(high, 0)), rel=1e-6)
+    num_steps = int(dataset.episodes.length[:num_episodes].sum())
+    monkeypatch.setattr(conditions, "MAX_RETURN_ROWS", num_steps + 1)
+    returns = np.concatenate([e.rewards[::-1].astype(float).cumsum()[::-1] for e in episodes[:num_episodes]])
+    expected = tuple(np.quantile(returns, [0.005, 0.995]))
+    assert fit_return_range(dataset, TOLD) == pytest.approx(expected, rel=1e-5)
 
 
 def test_data_that_cannot_tell_the_condition_are_refused_in_one_line(tmp_path, rewarded, merged):

@@ -59,6 +59,8 @@ class PlanningConfig:
     """Gradients of a plan are scaled down to this norm; None for never."""
     guide_stop_step: int = 0
     """Guides rest below this diffusion step."""
+    value: str | None = None
+    """Checkpoint of a value function (`training.objective value`), which is one more guide."""
 
     condition_scale: float = 1.0
     """Classifier-free guidance: 0 ignores the condition, 1 follows it, above 1 exaggerates it."""

@@ -140,6 +140,8 @@ class NetworkConfig:
     """Labels there are, where the condition is a task."""
     condition_dropout: float = 0.25
     """Share of training examples whose condition is withheld."""
+    hidden_dim: int = 256
+    """Perceptrons (inverse dynamics, behavior cloning): units of a hidden layer."""
 
     def __post_init__(self) -> None:
         require(self.dim >= 8 and self.dim % 8 == 0, "network.dim", "a positive multiple of 8", self.dim)
@@ -162,6 +164,7 @@ class NetworkConfig:
             "at least 1 where network.condition is task",
             self.num_tasks,
         )
+        require(self.hidden_dim >= 1, "network.hidden_dim", "at least 1", self.hidden_dim)
         require(0 <= self.condition_dropout <= 1, "network.condition_dropout", "0 to 1", self.condition_dropout)
 
     @property
@@ -208,6 +211,13 @@ class DiffusionConfig:
 class TrainingConfig:
     """The optimisation. Batch sizes are global: they do not depend on the number of workers."""
 
+    objective: Literal["diffusion", "value", "inverse_dynamics", "behavior_cloning"] = "diffusion"
+    """What is fitted: the diffuser, a value function to guide it, the actions between observations, or a policy that
+    acts as the data did. The last two read pairs of neighbouring steps, whatever `windows` says."""
+    discount: float = 0.99
+    """Of the returns that a value function is fitted to."""
+    termination_penalty: float = 0.0
+    """Taken from the last reward of episodes that terminated, for a value function; 100 in Janner et al. 2022."""
     num_steps: int = 2_500
     """Optimizer steps."""
     batch_size: int = 64
@@ -273,6 +283,8 @@ class TrainingConfig:
             "a number in [0, 1)",
             self.validation_fraction,
         )
+        require(0 < self.discount <= 1, "training.discount", "a number in (0, 1]", self.discount)
+        require(self.termination_penalty >= 0, "training.termination_penalty", ">= 0", self.termination_penalty)
         require(self.patience >= 0, "training.patience", "at least 0", self.patience)
         require(
             self.patience == 0 or self.validation_fraction > 0,

@@ -58,9 +58,7 @@ class TemporalUnet(nn.Module):
                     ResidualTemporalBlock(in_channels, out_channels, dim),
                     ResidualTemporalBlock(out_channels, out_channels, dim),
                     attention(out_channels),
-                    Conv1d(out_channels, out_channels, 3, stride=2)
-                    if index < len(levels) - 1
-                    else nn.Identity(),
+                    Conv1d(out_channels, out_channels, 3, stride=2) if index < len(levels) - 1 else nn.Identity(),
                 ]
             )
             for index, (in_channels, out_channels) in enumerate(levels)

@@ -11,12 +11,17 @@ import torch
 from diffplan.checkpoint import Checkpoint, load_checkpoint, load_companion, save_companion
 from diffplan.config import PlanningConfig
 from diffplan.diffusion.denoiser import Denoiser
+from diffplan.diffusion.guides import Value
 from diffplan.errors import CheckpointError
 from diffplan.networks.factory import make_network
+from diffplan.networks.policy_network import PolicyNetwork
+from diffplan.networks.value_network import ValueNetwork
 from diffplan.planning.action_model import ActionModel
+from diffplan.planning.cloned_policy import ClonedPolicy
 from diffplan.planning.horizon_model import HorizonModel
 from diffplan.planning.planner import Planner
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 HORIZON_MODEL, INVERSE_DYNAMICS = "horizon_model", "inverse_dynamics"
 """Names of the companions."""
 
@@ -33,13 +38,10 @@ def load_planner(path: str | Path, settings: PlanningConfig | None = None, *, co
         CheckpointError: no checkpoint there, or a damaged one.
         PlanningError: settings that the model cannot serve.
     """
-    checkpoint = load_checkpoint(path)
-    network = make_network(checkpoint.layout.transition_dim, checkpoint.config.network)
-    try:
-        network.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: the weights belong to another network ({first}); train it again") from None
+    checkpoint = _load(path, "diffusion")
+    network = _trained(make_network(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
+    settings = checkpoint.config.planning if settings is None else settings
+    value = None if settings.value is None else _load_value(settings.value, checkpoint)
     action_model = _load_action_model(checkpoint) if companions else None
     return Planner(
         checkpoint.config,
@@ -50,7 +52,67 @@ def load_planner(path: str | Path, settings: PlanningConfig | None = None, *, co
         horizon_model=_load_horizon_model(checkpoint) if companions else None,
         inverse_dynamics=None if action_model is None else action_model.predict,
         return_range=checkpoint.return_range,
+        value=value,
     )
+
+
+def load_policy(path: str | Path) -> ClonedPolicy:
+    """A policy from the checkpoint of a run with `training.objective` `behavior_cloning`.
+
+    Raises:
+        CheckpointError: no checkpoint there, a damaged one, or one of another objective.
+    """
+    checkpoint = _load(path, "behavior_cloning")
+    layout, config = checkpoint.layout, checkpoint.config
+    goal_columns = config.windows.goal_columns
+    network = PolicyNetwork(layout.observation_dim, len(goal_columns), layout.action_dim, config.network.hidden_dim)
+    return ClonedPolicy(_trained(network, checkpoint), layout, checkpoint.normalizer, goal_columns)
+
+
+def load_action_model(path: str | Path) -> ActionModel:
+    """Inverse dynamics from the checkpoint of a run with `training.objective` `inverse_dynamics`.
+
+    `save_action_model` makes it a companion of a diffuser.
+
+    Raises:
+        CheckpointError: no checkpoint there, a damaged one, or one of another objective.
+    """
+    checkpoint = _load(path, "inverse_dynamics")
+    layout = checkpoint.layout
+    network = ActionModel(layout.observation_dim, layout.action_dim, checkpoint.config.network.hidden_dim)
+    return _trained(network, checkpoint).in_environment_units(layout, checkpoint.normalizer)
+
+
+def _load_value(path: str | Path, diffuser: Checkpoint) -> Value:
+    """A value function that goes with a diffuser: of the same columns, model space and noise."""
+    checkpoint = _load(path, "value")
+    for name, own, other in (
+        ("columns", checkpoint.layout, diffuser.layout),
+        ("normalization", checkpoint.normalizer.to_json(), diffuser.normalizer.to_json()),
+        ("noise schedule", _noise(checkpoint), _noise(diffuser)),
+    ):
+        if own != other:
+            raise CheckpointError(
+                f"planning.value: expected the {name} of {diffuser.path}, got others at {path}; train both on the same "
+                "snapshot of a dataset with the same windows and diffusion"
+            )
+    network = _trained(ValueNetwork(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
+    return Value(network.requires_grad_(False))
+
+
+def _noise(checkpoint: Checkpoint) -> tuple[str, int]:
+    return checkpoint.config.diffusion.schedule, checkpoint.config.diffusion.num_diffusion_steps
+
+
+def _load(path: str | Path, objective: str) -> Checkpoint:
+    """A checkpoint of a run with a given objective."""
+    checkpoint = load_checkpoint(path)
+    got = checkpoint.config.training.objective
+    if got != objective:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of training.objective {objective}, got {got}; take another, or train one"
+        )
+    return checkpoint
 
 
 def save_horizon_model(path: str | Path, model: HorizonModel) -> None:
@@ -92,7 +154,16 @@ def _load_action_model(checkpoint: Checkpoint) -> ActionModel | None:
     )
 
 
-Model = TypeVar("Model", bound=torch.nn.Module)
+def _trained(network: Model, checkpoint: Checkpoint) -> Model:
+    """A network with the weights of a checkpoint."""
+    try:
+        network.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{checkpoint.path}: the weights belong to another network ({first}); train it again"
+        ) from None
+    return network.eval()
 
 
 def _filled(make: Callable[[], Model], weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -> Model:

@@ -41,6 +41,7 @@ class Planner:
         horizon_model: predicts which horizon will be consistent; needed by `horizon_rule="predict"`.
         inverse_dynamics: (observations, next observations) -> actions, for the controller of that name.
         return_range: returns that the network was told as 0 and as 1, where it is conditioned on returns.
+        value: a learned value, added to the guides of the settings.
 
     Raises:
         PlanningError: settings that the model cannot serve.
@@ -57,6 +58,7 @@ class Planner:
         horizon_model: HorizonModel | None = None,
         inverse_dynamics: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         return_range: tuple[float, float] | None = None,
+        value: Guide | None = None,
     ) -> None:
         self.config = config
         self.layout = layout
@@ -67,7 +69,10 @@ class Planner:
         self.inverse_dynamics = inverse_dynamics
         self.return_range = return_range
         check_settings(self)
-        self._guide = parse_guides(self.settings.guides) if self.settings.guides else None
+        self.value = value
+        own = [parse_guides(self.settings.guides)] if self.settings.guides else []
+        own += [] if value is None else [value]
+        self._guide = weighted_sum(*((1.0, guide) for guide in own)) if own else None
         self._steps = denoiser.schedule.sampling_steps(self.settings.num_sampling_steps, self.settings.step_spacing)
 
     @property
@@ -334,4 +339,5 @@ def with_settings(planner: Planner, **changes: object) -> Planner:
         horizon_model=planner.horizon_model,
         inverse_dynamics=planner.inverse_dynamics,
         return_range=planner.return_range,
+        value=planner.value,
     )

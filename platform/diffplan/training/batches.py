@@ -6,20 +6,25 @@ worker of many takes its rows of the same global batch that one worker would see
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.config import Config
+from diffplan.config import Config, TrainingConfig
+from diffplan.data.conditions import WindowBatch
 from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.normalization import Normalizer
 from diffplan.data.readers import WindowReader, make_window_reader
 from diffplan.data.window_index import WindowIndex
+from diffplan.errors import DataError
 from diffplan.layout import Layout
 from diffplan.seeding import Stream, make_generator, make_seed
-from diffplan.training.conditions import check_condition, fit_return_range, make_condition, make_reader_conditions
+from diffplan.training.conditions import check_condition, fit_return_range, make_condition
+from diffplan.training.objectives import make_objective
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class TrainingBatch:
         condition: what the network is told of each row, float32[rows], NaN where that is withheld: its task, or the
             return from its first step to the end of its episode as a place in `TrainingBatches.return_range`. None
             where it is told nothing.
+        target: value of each row, its return as a place in `TrainingBatches.return_range`, float32[rows]; None where no
+            value function is trained.
+        goal: observations that episodes came to later, float32[rows, observation_dim]; None where none are asked for.
     """
 
     x_clean: Tensor
@@ -41,6 +49,14 @@ class TrainingBatch:
     diffusion_step: Tensor
     mask: Tensor | None = None
     condition: Tensor | None = None
+    target: Tensor | None = None
+    goal: Tensor | None = None
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The batch on a device."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in values.items()}
+        return TrainingBatch(**moved)
 
 
 class TrainingBatches:
@@ -82,23 +98,26 @@ class TrainingBatches:
                 f"got {config.training.batch_size}"
             )
         manifest = dataset.manifest
-        self.layout = Layout.make(config.windows.columns, manifest.observation_dim, manifest.action_dim)
+        objective = make_objective(config)
+        self._windows = windows = objective.windows
+        self.layout = Layout.make(windows.columns, manifest.observation_dim, manifest.action_dim)
         names = ("action", "observation") if self.layout.action_dim else ("observation",)
-        windows = config.windows
         self.normalizer = Normalizer.fit([dataset.statistics[n] for n in names], windows.normalization)
         index = index_windows(dataset, config, held_out=False)
         self._config = config
         self._rows = slice(rank, None, world_size)
         network = config.network
         check_condition(network, dataset)
-        self.return_range = fit_return_range(dataset, verify=verify) if network.condition == "returns" else None
+        self.return_range = None
+        if objective.conditions.returns_to_go:
+            self.return_range = fit_return_range(dataset, objective.conditions, verify=verify)
         self.reader = make_window_reader(
             dataset,
             names,
             index,
             self.normalizer,
             storage=windows.storage,
-            conditions=make_reader_conditions(network),
+            conditions=objective.conditions,
             device=device,
             verify=verify,
             max_horizon=windows.max_horizon,
@@ -114,7 +133,7 @@ class TrainingBatches:
                 index_windows(dataset, config, held_out=True),
                 self.normalizer,
                 storage="mapped" if dataset.store.is_local else "blocks",  # read once, so no copy is worth its memory
-                conditions=make_reader_conditions(network),
+                conditions=objective.conditions,
                 device=device,
                 verify=verify,
                 max_horizon=windows.max_horizon,
@@ -129,13 +148,13 @@ class TrainingBatches:
         """This worker's rows of one forward pass of an optimizer step."""
         training = self._config.training
         generator = make_generator(training.seed, Stream.TRAINING, step, pass_index)
-        horizon = int(generator.choice(self._config.windows.horizons))
+        horizon = int(generator.choice(self._windows.horizons))
         seed = make_seed(training.seed, Stream.TRAINING, step, pass_index, 1)
         return self._make(self.reader, step, training.batch_size, horizon, generator, seed)
 
     def make_validation(self) -> list[TrainingBatch]:
         """This worker's rows of the held-out windows, always the same with the same noise; a batch for each horizon."""
-        training, horizons = self._config.training, self._config.windows.horizons
+        training, horizons = self._config.training, self._windows.horizons
         if self._validation_reader is None:
             return []
         num_windows = -(-training.validation_windows // len(horizons))
@@ -159,24 +178,56 @@ class TrainingBatches:
         if network.condition != "none":  # the last to be drawn, so that noise is the same with and without conditions
             withheld = torch.rand(num_windows, generator=torch_generator) < network.condition_dropout
         batch = reader.read(step, num_windows, horizon, generator, self._rows)
-        condition = make_condition(network, batch, self.return_range, withheld[self._rows])
-        return TrainingBatch(batch.x, noise[self._rows], diffusion_step[self._rows], batch.mask, condition)
+        return TrainingBatch(
+            batch.x,
+            noise[self._rows],
+            diffusion_step[self._rows],
+            batch.mask,
+            make_condition(network, batch, self.return_range, withheld[self._rows]),
+            self._make_target(batch),
+            batch.goal,
+        )
+
+    def sample(self, num_windows: int, horizon: int) -> Tensor:
+        """Windows in model space, float32[windows, horizon, transition_dim]; the same for every worker."""
+        generator = make_generator(self._config.training.seed, Stream.TRAINING)
+        return self.reader.read(0, num_windows, horizon, generator).x
+
+    def _make_target(self, batch: WindowBatch) -> Tensor | None:
+        if self._config.training.objective != "value":
+            return None
+        assert batch.returns_to_go is not None
+        assert self.return_range is not None
+        low, high = self.return_range
+        return (batch.returns_to_go - low) / (high - low)
 
 
 def index_windows(dataset: TrajectoryDataset, config: Config, *, held_out: bool) -> WindowIndex:
     """The windows that a run is trained on, or those that are held out; whole episodes are.
 
-    Which ones follows from the seed and the number of an episode alone, so they stay the same when a dataset grows.
+    Which ones follows from the seed and the number of an episode, so that they stay the same when a dataset grows.
 
     Raises:
-        DataError: a horizon has no window.
+        DataError: a horizon has no window, or there are too few episodes to hold one out.
     """
-    windows, training = config.windows, config.training
+    windows, training = make_objective(config).windows, config.training
     among = None
     if training.validation_fraction:
-        numbers = make_generator(training.seed, Stream.VALIDATION).random(len(dataset.episodes))
-        among = (numbers < training.validation_fraction) == held_out
+        among = _draw_held_out(dataset, training) == held_out
     index = WindowIndex(dataset, windows.stride, windows.padding, windows.task_weights, among=among)
     for horizon in windows.horizons:
         index.count(horizon)  # raises now, not in the middle of a run, if episodes are too short
     return index
+
+
+def _draw_held_out(dataset: TrajectoryDataset, training: TrainingConfig) -> np.ndarray:
+    """Which episodes are held out, bool[episodes]; at least one, and not all."""
+    numbers = make_generator(training.seed, Stream.VALIDATION).random(len(dataset.episodes))
+    if len(numbers) < 2:
+        raise DataError(
+            f"{dataset.uri}: training.validation_fraction: expected at least 2 episodes to hold one out, "
+            f"got {len(numbers)}; set it to 0"
+        )
+    held_out = numbers < training.validation_fraction
+    held_out[numbers.argmin()], held_out[numbers.argmax()] = True, False
+    return held_out

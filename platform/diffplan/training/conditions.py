@@ -23,7 +23,7 @@ from diffplan.data.shard_reader import ShardReader
 from diffplan.errors import ConfigError, DataError
 
 MAX_RETURN_ROWS = 2**24
-"""Largest dataset, in steps, whose rewards are all read for the range of its returns."""
+"""Steps whose rewards are read for the range of the returns, at most (but whole episodes)."""
 _RANGE_QUANTILES = (0.005, 0.995)
 _MIN_RELATIVE_WIDTH = 1e-6
 
@@ -54,30 +54,42 @@ def make_reader_conditions(network: NetworkConfig) -> Conditions:
     return Conditions(returns_to_go=network.condition == "returns")
 
 
-def fit_return_range(dataset: TrajectoryDataset, *, verify: bool = False) -> tuple[float, float]:
+def fit_return_range(
+    dataset: TrajectoryDataset, conditions: Conditions, *, verify: bool = False
+) -> tuple[float, float]:
     """The returns that a network is told as 0 and as 1; they follow from the dataset alone.
 
-    They are the 0.5 % and 99.5 % quantiles of the returns from all steps; of datasets too large to read, those of the
-    returns of whole episodes, with 0, the return of an end, between them. Where most returns are the same, they are
-    the lowest and the highest; where all are, the range is 1 wide around it.
+    They are the 0.5 % and 99.5 % quantiles of the returns from all steps, of large datasets from those of their first
+    episodes. Where most returns are the same, they are the lowest and the highest; where all are, the range is 1 wide
+    around it.
 
     Args:
         dataset: the data.
+        conditions: discount of the returns, and what a termination takes from them.
         verify: compare the rewards with their checksums.
 
     Raises:
         DataError: a shard is gone or damaged.
     """
     episodes = dataset.episodes
-    if dataset.num_steps <= MAX_RETURN_ROWS:
-        reader = ShardReader(dataset.store, dataset.manifest, verify=verify)
-        runs = [reader.read_rows(shard, "reward", first, count)[:, 0] for shard, first, count in dataset.iterate_runs()]
-        returns = compute_returns_to_go(np.concatenate(runs), episodes.length, 1.0)
-        anchors: list[float] = []
-    else:
-        returns, anchors = episodes.column("undiscounted_return"), [0.0]
+    num_episodes = max(int(np.searchsorted(np.cumsum(episodes.length), MAX_RETURN_ROWS, side="right")), 1)
+    lengths = episodes.length[:num_episodes]
+    reader = ShardReader(dataset.store, dataset.manifest, verify=verify)
+    rewards: list[np.ndarray] = []
+    missing = int(lengths.sum())
+    for shard, first, count in dataset.iterate_runs():
+        if missing <= 0:
+            break
+        rewards.append(reader.read_rows(shard, "reward", first, min(count, missing))[:, 0])
+        missing -= count
+    returns = compute_returns_to_go(
+        np.concatenate(rewards),
+        lengths,
+        conditions.discount,
+        episodes.column("terminated")[:num_episodes],
+        conditions.termination_penalty,
+    )
     low, high = (float(value) for value in np.quantile(returns.astype(np.float64), _RANGE_QUANTILES))
-    low, high = min([low, *anchors]), max([high, *anchors])
     if _is_narrow(low, high):
         low, high = float(returns.min()), float(returns.max())
     if _is_narrow(low, high):

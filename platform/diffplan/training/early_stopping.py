@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class EarlyStopping:
-    """Counts validations without a new best loss; part of the state of a run, so that a resumed one stops where it would.
+    """Counts validations without a new best loss; a part of the state of a run, so that a resumed one stops as well.
 
     Attributes:
         patience: validations without improvement after which training stops; 0 for never.

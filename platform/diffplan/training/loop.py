@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.data.prefetch import Prefetcher
-from diffplan.diffusion.constraints import endpoint_mask
-from diffplan.diffusion.loss import compute_loss, make_loss_weights
 from diffplan.training.acceleration import autocast, compile_model
 from diffplan.training.batches import TrainingBatch, TrainingBatches
 from diffplan.training.state import TrainingState
@@ -42,23 +40,7 @@ class TrainingProgress:
 
 def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBatch, device: torch.device) -> Tensor:
     """Loss of one forward pass."""
-    config, layout = state.config, state.layout
-    x_clean = batch.x_clean.to(device)
-    horizon, transition_dim = x_clean.shape[1:]
-    start = range(layout.action_dim, transition_dim)
-    goal = layout.observation_columns(config.windows.goal_columns)
-    return compute_loss(
-        autocast(model, config.training, device),
-        state.denoiser,
-        x_clean,
-        batch.noise.to(device),
-        batch.diffusion_step.to(device),
-        endpoint_mask(horizon, transition_dim, start, goal).to(device),
-        make_loss_weights(horizon, transition_dim, layout.action_dim, config.diffusion).to(device),
-        None if batch.mask is None else batch.mask.to(device),
-        condition=None if batch.condition is None else batch.condition.to(device),
-        snr_weighting=config.diffusion.snr_weighting,
-    )
+    return state.objective.compute_loss(autocast(model, state.config.training, device), state.layout, batch.to(device))
 
 
 def take_step(
@@ -145,6 +127,8 @@ def train(
     last_step = training.num_steps if num_steps is None else num_steps
     if state.early_stopping.is_due:
         return
+    if state.step == 0:
+        state.objective.prepare(state.network, batches)
     held_out = batches.make_validation()
     losses: list[Tensor] = []
     since = time.perf_counter()
@@ -154,7 +138,8 @@ def train(
             loss, gradient_norm = take_step(state, model, step_batches, device)
             losses.append(loss)
             validation_loss = None
-            if held_out and (state.step % training.validation_interval == 0 or state.step == last_step):
+            # At the end of the run, not where this call stops: a run that goes on later must be as one that did not stop.
+            if held_out and (state.step % training.validation_interval == 0 or state.step == training.num_steps):
                 validation_loss = validate(state, held_out, device)
                 state.early_stopping.update(validation_loss)
             stopped_early = state.early_stopping.is_due

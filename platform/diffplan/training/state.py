@@ -12,12 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffplan.config import Config, TrainingConfig
-from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import CheckpointError
 from diffplan.layout import Layout
-from diffplan.networks.factory import make_network
 from diffplan.training.early_stopping import EarlyStopping
 from diffplan.training.flat_parameters import FlatParameters
+from diffplan.training.objectives import make_objective
 
 
 class TrainingState:
@@ -32,11 +31,11 @@ class TrainingState:
     def __init__(self, config: Config, layout: Layout, device: torch.device | str = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            self.network = make_network(layout.transition_dim, config.network).to(device)
+            self.objective = make_objective(config)
+            self.network = self.objective.make_network(layout).to(device)
         self.config = config
         self.layout = layout
         self.step = 0
-        self.denoiser = Denoiser.make(self.network, config.diffusion)
         self.parameters = FlatParameters(self.network)
         self.average = AveragedModel(self.parameters, multi_avg_fn=get_ema_multi_avg_fn(config.training.ema_decay))
         self.optimizer = _make_optimizer(self.parameters, config.training)
@@ -54,7 +53,9 @@ class TrainingState:
     def make_average_network(self) -> nn.Module:
         """A copy of the network with the averaged weights, ready to plan with."""
         network = copy.deepcopy(self.network).eval()
-        self.average.module.copy_to(network)
+        average = self.average.module
+        assert isinstance(average, FlatParameters)
+        average.copy_to(network)
         return network
 
     def average_weights(self) -> dict[str, torch.Tensor]:

@@ -1,0 +1,54 @@
+"""A policy that was cloned from data, in environment units."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from diffplan.data.normalization import Normalizer
+from diffplan.layout import Layout
+from diffplan.networks.policy_network import PolicyNetwork
+
+
+class ClonedPolicy:
+    """Acts as the data did, on the way to a goal where it was trained to be told one.
+
+    Args:
+        network: the policy in model space.
+        layout: columns of a transition.
+        normalizer: of a transition.
+        goal_columns: observation columns that a goal is made of.
+    """
+
+    def __init__(
+        self, network: PolicyNetwork, layout: Layout, normalizer: Normalizer, goal_columns: tuple[int, ...]
+    ) -> None:
+        self.network = network.eval()
+        self.goal_columns = goal_columns
+        observations = slice(layout.action_dim, layout.transition_dim)
+        self._center, self._scale = normalizer.center[observations], normalizer.scale[observations]
+        self._action_center, self._action_scale = normalizer.center[layout.actions], normalizer.scale[layout.actions]
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray, goals: np.ndarray | None = None) -> np.ndarray:
+        """Actions.
+
+        Args:
+            observations: float[batch, observation_dim].
+            goals: float[batch, len(goal_columns)]; None for a policy without goals.
+
+        Returns:
+            float32[batch, action_dim].
+
+        Raises:
+            ValueError: there is a goal and the policy knows none, or the reverse.
+        """
+        if (goals is None) != (not self.goal_columns):
+            wanted = f"goals of columns {self.goal_columns}" if self.goal_columns else "no goals"
+            raise ValueError(f"cloned policy: expected {wanted}, got {'none' if goals is None else 'goals'}")
+        columns = list(self.goal_columns)
+        told = None
+        if goals is not None:
+            told = torch.from_numpy((np.asarray(goals) - self._center[columns]) / self._scale[columns]).float()
+        first = torch.from_numpy((np.asarray(observations) - self._center) / self._scale).float()
+        return self.network(first, told).numpy() * self._action_scale + self._action_center

@@ -1,0 +1,87 @@
+"""Block stacking: a robot arm of 7 joints and 4 blocks.
+
+An observation is 7 joint angles and, for each block, position (3), orientation as a quaternion (4) and whether it is
+attached to the arm (1): 39 numbers. An action is 7 joint angles to go to and 4 numbers that say which blocks to attach.
+Velocities are not observed, so there are no position columns: what a block should do is said by constraints and guides.
+
+`janner-stacking` has the settings of Janner et al. 2022 as their code release trains it (branch for block stacking,
+`scripts/kuka.py`). One model serves the three published rows, unconditional, conditional and rearrangement, which
+differ in the guide. What the config cannot say of it:
+
+* the release has L1 loss, where ours is squared;
+* its network has attention inside every residual block, where ours has it after the blocks of each level, and is told
+  which steps are fixed as a further input;
+* in training it fixes the first observation of a window, the last or both, each a third of the time; ours the first;
+* guides of the conditional rows are a classifier of block pairs and hand-made gradients; planned joint angles are taken
+  as targets of position control.
+
+`stacking` is a small model of the same task: half as many steps, twice as far apart. It is not yet tuned.
+"""
+
+from __future__ import annotations
+
+from diffplan.config import (
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    NetworkConfig,
+    PlanningConfig,
+    TrainingConfig,
+    WindowConfig,
+)
+from diffplan.presets.janner import make_janner_planning, make_janner_training
+from diffplan.presets.preset import Preset
+
+NUM_JOINTS, NUM_BLOCKS, BLOCK_COLUMNS = 7, 4, 8
+
+_ENV = EnvConfig(
+    env_id="diffplan/Stacking-v1",  # names the data; there is no such environment to collect them with yet
+    position_columns=(),
+    velocity_columns=(),
+    step_seconds=1 / 48,  # a step of the release's plans, every other one of its data, takes 10 of 1/240 s
+)
+
+
+def _windows(horizon: int, stride: int) -> WindowConfig:
+    return WindowConfig(
+        min_horizon=horizon,
+        max_horizon=horizon,
+        horizon_multiple=1,
+        stride=stride,
+        columns="observations",
+        goal_columns=(),
+        normalization="limits",
+    )
+
+
+def _janner() -> Config:
+    return Config(
+        env=_ENV,
+        windows=_windows(128, stride=2),
+        network=NetworkConfig(dim=128, dim_mults=(1, 2, 4, 8), attention=True),
+        diffusion=DiffusionConfig(num_diffusion_steps=1000, prediction="noise", clip_denoised=True),
+        training=make_janner_training(num_steps=700_000, learning_rate=2e-5),
+        planning=make_janner_planning(horizon=128, num_diffusion_steps=1000),
+    )
+
+
+def _small() -> Config:
+    return Config(
+        env=_ENV,
+        windows=_windows(64, stride=4),
+        diffusion=DiffusionConfig(num_diffusion_steps=64),
+        training=TrainingConfig(num_steps=10_000),
+        planning=PlanningConfig(
+            num_sampling_steps=8, min_horizon=64, max_horizon=64, horizon_multiple=1, num_candidates=1
+        ),
+    )
+
+
+PRESETS = {
+    name: Preset(
+        config=config,
+        observation_dim=NUM_JOINTS + NUM_BLOCKS * BLOCK_COLUMNS,
+        action_dim=NUM_JOINTS + NUM_BLOCKS,
+    )
+    for name, config in (("stacking", _small()), ("janner-stacking", _janner()))
+}

@@ -1,0 +1,199 @@
+"""What a run fits: its network, the windows it reads and its loss. The loop knows no more of it than this.
+
+* `diffusion`: a denoiser of trajectories (Janner et al. 2022, eq. 1).
+* `value`: the discounted return from the first step of a noisy trajectory, a guide for plans (section 3.2).
+* `inverse_dynamics`: the action between two observations, for plans without actions (Ajay et al. 2023, eq. 8).
+* `behavior_cloning`: the action that the data took on the way to a later observation, a baseline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffplan.config import Config, WindowConfig
+from diffplan.data.conditions import Conditions
+from diffplan.diffusion.constraints import endpoint_mask
+from diffplan.diffusion.denoiser import Denoiser
+from diffplan.diffusion.loss import compute_loss, make_loss_weights
+from diffplan.diffusion.schedule import make_schedule
+from diffplan.diffusion.value_loss import compute_value_loss
+from diffplan.layout import Layout
+from diffplan.networks.factory import make_network
+from diffplan.networks.policy_network import PolicyNetwork
+from diffplan.networks.value_network import ValueNetwork
+from diffplan.planning.action_model import ActionModel
+from diffplan.training.conditions import make_reader_conditions
+
+if TYPE_CHECKING:
+    from diffplan.training.batches import TrainingBatch, TrainingBatches
+
+
+class Objective(Protocol):
+    """See the module."""
+
+    windows: WindowConfig
+    """What a training example is."""
+    conditions: Conditions
+    """What readers give beside the windows."""
+
+    def make_network(self, layout: Layout) -> nn.Module:
+        """A network with fresh weights."""
+        ...
+
+    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+        """Set what follows from the data and is not trained, before the first step."""
+        ...
+
+    def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
+        """Loss of a batch, all on one device; `model` is the network or a wrapper of it."""
+        ...
+
+
+class DiffusionObjective:
+    """Fits a denoiser; see `compute_loss` of `diffplan.diffusion.loss`."""
+
+    def __init__(self, config: Config) -> None:
+        self.windows = config.windows
+        self.conditions = make_reader_conditions(config.network)
+        self._config = config
+
+    def make_network(self, layout: Layout) -> nn.Module:
+        """The network of the config."""
+        network = make_network(layout.transition_dim, self._config.network)
+        self.denoiser = Denoiser.make(network, self._config.diffusion)
+        return network
+
+    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+        """Nothing."""
+
+    def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
+        """Weighted squared error of the prediction."""
+        horizon, transition_dim = batch.x_clean.shape[1:]
+        device = batch.x_clean.device
+        diffusion = self._config.diffusion
+        return compute_loss(
+            model,
+            self.denoiser,
+            batch.x_clean,
+            batch.noise,
+            batch.diffusion_step,
+            _known(self._config, layout, horizon).to(device),
+            make_loss_weights(horizon, transition_dim, layout.action_dim, diffusion).to(device),
+            batch.mask,
+            condition=batch.condition,
+            snr_weighting=diffusion.snr_weighting,
+        )
+
+
+class ValueObjective:
+    """Fits a value function to returns as places in `TrainingBatches.return_range`."""
+
+    def __init__(self, config: Config) -> None:
+        training = config.training
+        self.windows = config.windows
+        self.conditions = Conditions(
+            returns_to_go=True, discount=training.discount, termination_penalty=training.termination_penalty
+        )
+        self._config = config
+        self._schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_diffusion_steps)
+
+    def make_network(self, layout: Layout) -> nn.Module:
+        """The value network of Janner et al. 2022."""
+        return ValueNetwork(layout.transition_dim, self._config.network)
+
+    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+        """Nothing."""
+
+    def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
+        """Squared error of the values of noisy trajectories."""
+        assert batch.target is not None
+        known = _known(self._config, layout, batch.x_clean.shape[1]).to(batch.x_clean.device)
+        return compute_value_loss(
+            model, self._schedule, batch.x_clean, batch.noise, batch.diffusion_step, known, batch.target, batch.mask
+        )
+
+
+class InverseDynamicsObjective:
+    """Fits inverse dynamics to neighbouring environment steps; the error is in standard deviations of actions."""
+
+    def __init__(self, config: Config) -> None:
+        self.windows = _pairs(config)
+        self.conditions = Conditions()
+        self._hidden_dim = config.network.hidden_dim
+
+    def make_network(self, layout: Layout) -> nn.Module:
+        """An action model in model space."""
+        return ActionModel(layout.observation_dim, layout.action_dim, self._hidden_dim)
+
+    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+        """Measure how much one step changes an observation, the unit in which the network is given changes."""
+        assert isinstance(network, ActionModel)
+        x = batches.sample(_NUM_MEASURED, 2)[:, :, batches.layout.observations]
+        network.change_scale.copy_((x[:, 1] - x[:, 0]).std(dim=0).clamp(min=1e-6))
+
+    def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
+        """Mean squared error of the actions."""
+        observations, actions = batch.x_clean[:, :, layout.observations], batch.x_clean[:, 0, layout.actions]
+        return F.mse_loss(model(observations[:, 0], observations[:, 1]), actions)
+
+
+class BehaviorCloningObjective:
+    """Fits a policy to the actions of the data, told where each episode came to later if plans have goals."""
+
+    def __init__(self, config: Config) -> None:
+        self.windows = _pairs(config)
+        self._goal_columns = config.windows.goal_columns
+        self.conditions = Conditions(goal="future" if self._goal_columns else "none")
+        self._hidden_dim = config.network.hidden_dim
+
+    def make_network(self, layout: Layout) -> nn.Module:
+        """A perceptron."""
+        return PolicyNetwork(layout.observation_dim, len(self._goal_columns), layout.action_dim, self._hidden_dim)
+
+    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+        """Nothing."""
+
+    def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
+        """Mean squared error of the actions, in standard deviations."""
+        observations, actions = batch.x_clean[:, 0, layout.observations], batch.x_clean[:, 0, layout.actions]
+        goals = None if batch.goal is None else batch.goal[:, list(self._goal_columns)]
+        return F.mse_loss(model(observations, goals), actions)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "diffusion": DiffusionObjective,
+    "value": ValueObjective,
+    "inverse_dynamics": InverseDynamicsObjective,
+    "behavior_cloning": BehaviorCloningObjective,
+}
+"""Objectives by their names in the config."""
+_NUM_MEASURED = 8192
+
+
+def make_objective(config: Config) -> Objective:
+    """The objective of a config."""
+    return OBJECTIVES[config.training.objective](config)  # type: ignore[call-arg]
+
+
+def _known(config: Config, layout: Layout, horizon: int) -> Tensor:
+    """What planning knows of a trajectory: all of its start, and the goal at its end."""
+    start = range(layout.action_dim, layout.transition_dim)
+    return endpoint_mask(horizon, layout.transition_dim, start, layout.observation_columns(config.windows.goal_columns))
+
+
+def _pairs(config: Config) -> WindowConfig:
+    """Windows of two neighbouring environment steps, with actions."""
+    return dataclasses.replace(
+        config.windows,
+        min_horizon=2,
+        max_horizon=2,
+        horizon_multiple=1,
+        stride=1,
+        columns="actions_observations",
+        normalization="gaussian",
+        padding="skip",
+    )
