@@ -271,6 +271,8 @@ def main() -> None:
     parser.add_argument("--preset", default="maze2d-umaze")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--worker-batch-sizes", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--worker-rounds", type=int, default=3)
     parser.add_argument("--block", type=int, default=15, help="steps of a turn")
     parser.add_argument("--out", type=Path, default=Path("docs/results/training.json"))
     args = parser.parse_args()
@@ -290,18 +292,22 @@ def main() -> None:
             f"  {row['speedup_over_plain_loop']:22.2f}  {row['step_overhead']:8.1%}",
             flush=True,
         )
-    overrides = {"training.num_steps": 120, "training.log_interval": 20, "training.picture_interval": 0}
-    workers = compare_workers(with_overrides(fixed, overrides), args.data, rounds=3)
-    print(
-        f"workers of one thread, batch {workers['batch_size']}: one {workers['one_worker_steps_per_second']:.1f} steps/s, "
-        f"two {workers['two_workers_steps_per_second']:.1f} = {workers['two_workers_over_one']:.2f} x",
-        flush=True,
-    )
+    workers = {}
+    for batch_size in args.worker_batch_sizes:
+        overrides = {"training.num_steps": 80, "training.log_interval": 20, "training.batch_size": batch_size}
+        row = compare_workers(with_overrides(fixed, overrides), args.data, rounds=args.worker_rounds)
+        workers[str(batch_size)] = row
+        print(
+            f"workers of one thread, batch {batch_size}: one {row['one_worker_steps_per_second']:.1f} steps/s, "
+            f"two {row['two_workers_steps_per_second']:.1f} = {row['two_workers_over_one']:.2f} x",
+            flush=True,
+        )
     own = sizes[str(preset.training.batch_size)]
     result = {
         "speedup_over_plain_loop": own["speedup_over_plain_loop"],
         "step_overhead": own["step_overhead"],
-        "two_workers_over_one": workers["two_workers_over_one"],
+        "two_workers_over_one": workers[str(max(args.worker_batch_sizes))]["two_workers_over_one"],
+        "two_workers_batch_size": max(args.worker_batch_sizes),
         "batch_sizes": sizes,
         "workers": workers,
         "preset": args.preset,

@@ -115,7 +115,8 @@ class _Reporter:
         """
         state, settings = self._state, self._settings
         interval = state.config.training.picture_interval
-        if interval and (progress.step % interval == 0 or progress.step == state.config.training.num_steps):
+        is_last = progress.stopped_early or progress.step == state.config.training.num_steps
+        if interval and (progress.step % interval == 0 or is_last):
             self._add_picture(progress.step)
         self._writer.flush()
         event_sizes = self._files.measure()

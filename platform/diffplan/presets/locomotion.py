@@ -3,12 +3,12 @@
 The data come from elsewhere: `diffplan data import d4rl hopper_medium-v2.hdf5 --preset hopper-medium --out DIR`, or
 Minari's. The environments are Gymnasium's v4, whose physics are those that the v2 data of D4RL were made with; v5 has
 another friction in Walker2d. A robot has no place to go to, so there are no position columns and no goals: planning is
-bent by a guide, such as `diffplan.diffusion.guides.Value` of a value network.
+bent by a guide: a value function, trained with `--training.objective value` and named in `planning.value`.
 
 `janner-*` are `config/locomotion.py` of the code release of Janner et al. 2022. What the config cannot say of it:
 
-* the guide is a value network (discount 0.997, termination penalty -100, 200,000 steps of training), which is given to
-  the planner as an object; the strength, steps and rest of the guide are here, and without a guide they do nothing;
+* the value function that guides (`--training.objective value`) is trained for 200,000 steps; its checkpoint has no name
+  before it is there, so without `planning.value` the strength and the steps of the guide do nothing;
 * the release pads episodes that end with zeros that count in the loss, and full ones not at all; `padding="end"` pads
   every episode with its last step, which does not count.
 
@@ -88,7 +88,7 @@ def _guide(planning: PlanningConfig, robot: _Robot) -> PlanningConfig:
     return dataclasses.replace(
         planning,
         selection="guide",
-        guides=(),  # no expression names a value network; see above
+        guides=(),  # but for the value function, which is named when there is one
         guidance_scale=robot.guidance_scale,
         guide_stop_step=robot.guide_stop_step,
         controller="actions",
@@ -105,7 +105,9 @@ def _janner(robot: _Robot) -> Config:
         diffusion=DiffusionConfig(
             num_diffusion_steps=20, prediction="clean", clip_denoised=False, action_weight=10.0, loss_discount=1.0
         ),
-        training=make_janner_training(num_steps=1_000_000),
+        training=dataclasses.replace(
+            make_janner_training(num_steps=1_000_000), discount=0.997, termination_penalty=100.0
+        ),
         planning=dataclasses.replace(_guide(planning, robot), num_candidates=64, num_guide_steps=2),
     )
 

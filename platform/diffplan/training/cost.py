@@ -114,13 +114,14 @@ def estimate_cost(config: Config, dataset: TrajectoryDataset, device: torch.devi
     device = torch.device(device)
     batches = TrainingBatches(config, dataset, device=device)
     transition_dim = batches.layout.transition_dim
-    num_parameters = count_parameters(config.network, transition_dim)
-    probe = _probe(config, batches, device)
-    reader, horizons = batches.reader, config.windows.horizons
+    state = TrainingState(config, batches.layout, device)
+    num_parameters, horizons = factory.count_parameters(state.network), state.objective.windows.horizons
+    probe = _probe(state, batches, device)
+    reader = batches.reader
     weight_bytes = FLOAT_BYTES * num_parameters
     return TrainingCost(
         num_parameters=num_parameters,
-        step_flops=compute_step_flops(config, transition_dim),
+        step_flops=probe.step_flops if probe.step_flops else compute_step_flops(config, transition_dim),
         num_windows=statistics.fmean(reader.count(horizon) for horizon in horizons),
         windows_per_step=_windows_per_step(config),
         storage={MemoryReader: "memory", MappedReader: "mapped"}.get(type(reader), "blocks"),
@@ -228,12 +229,13 @@ class _Probe:
     step_seconds: float
     batch_seconds: float
     activation_bytes: int
+    step_flops: float | None
 
 
-def _probe(config: Config, batches: TrainingBatches, device: torch.device) -> _Probe:
+def _probe(state: TrainingState, batches: TrainingBatches, device: torch.device) -> _Probe:
     """Take a few steps of a run that nobody keeps."""
-    state = TrainingState(config, batches.layout, device)
-    steps, batch_seconds = _make_middling_steps(batches, config.windows.horizons)
+    horizons = state.objective.windows.horizons
+    steps, batch_seconds = _make_middling_steps(batches, horizons)
 
     def step_seconds(step: list[TrainingBatch]) -> float:
         _synchronize(device)
@@ -247,10 +249,16 @@ def _probe(config: Config, batches: TrainingBatches, device: torch.device) -> _P
         step_seconds(first)
     for step in steps[1:NUM_WARM_UP_STEPS]:
         step_seconds(step)
+    step_flops = None
+    if state.config.training.objective != "diffusion":  # whose networks have no count of their own
+        with FlopCounterMode(display=False) as counter:
+            take_step(state, state.network, steps[0], device)
+        step_flops = float(counter.get_total_flops())
     return _Probe(
+        step_flops=step_flops,
         step_seconds=statistics.median(step_seconds(step) for step in steps[NUM_WARM_UP_STEPS:]),
         batch_seconds=batch_seconds,
-        activation_bytes=round(sum(saved.values()) * max(config.windows.horizons) / _mean_horizon(first)),
+        activation_bytes=round(sum(saved.values()) * max(horizons) / _mean_horizon(first)),
     )
 
 

@@ -138,7 +138,7 @@ def train(
             loss, gradient_norm = take_step(state, model, step_batches, device)
             losses.append(loss)
             validation_loss = None
-            # At the end of the run, not where this call stops: a run that goes on later must be as one that did not stop.
+            # At the end of the run, not where this call stops: what goes on later must be as if it had not stopped.
             if held_out and (state.step % training.validation_interval == 0 or state.step == training.num_steps):
                 validation_loss = validate(state, held_out, device)
                 state.early_stopping.update(validation_loss)
