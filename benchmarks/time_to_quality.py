@@ -124,7 +124,8 @@ def main() -> None:
         print(
             f"{maze:7} {row['training_seconds'] / 60:5.1f} of {MINUTES[maze]} minutes   "
             f"Maze2D {single['score_mean']:6.1f} (best published {BEST_PUBLISHED[maze]})  "
-            f"success {single['success_rate']:.1%}   Multi2D {multi['score_mean']:6.1f}  success {multi['success_rate']:.1%}",
+            f"success {single['success_rate']:.1%}   "
+            f"Multi2D {multi['score_mean']:6.1f}  success {multi['success_rate']:.1%}",
             flush=True,
         )
     result = {
