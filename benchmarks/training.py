@@ -4,7 +4,7 @@
   through a `DataLoader`, torch's own Mish, Adam over all tensors, an average of the weights in Python. Blocks of steps
   take turns.
 * What a step costs beside its forward and backward passes.
-* Two workers (DDP over gloo, one thread each) against one worker of one thread, the same global batch.
+* Two workers (gloo, one thread each) against one worker of one thread, the same global batch.
 * Resident memory of a training on a dataset of 40 M steps (`--large-data`, from `diffplan collect`).
 
     python benchmarks/training.py --data DATASET
@@ -194,9 +194,8 @@ def run_worker(rank: int, world_size: int, config: Config, data: str, rendezvous
         )
     batches = TrainingBatches(config, open_dataset(data), rank=rank, world_size=world_size)
     state = TrainingState(config, batches.layout)
-    model = nn.parallel.DistributedDataParallel(state.network) if world_size > 1 else state.network
     rates: list[float] = []
-    train(state, batches, model=model, on_progress=lambda progress: rates.append(progress.steps_per_second))
+    train(state, batches, on_progress=lambda progress: rates.append(progress.steps_per_second))
     if rank == 0:
         results.put(statistics.median(rates[1:]))
     if world_size > 1:

@@ -245,17 +245,38 @@ def test_finished_run_is_left_as_it_is(dataset):
     assert_equal_to_the_last_bit(state.state_dict(), before)
 
 
-def test_wrapper_of_the_network_is_what_is_run(dataset):
-    state, batches = start(dataset)
-    calls = []
+def run_worker(rank, dataset_root, rendezvous, overrides, out):
+    """One of two workers; the weights that it ends with are written to `out`."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    state, batches = start(open_dataset(dataset_root), overrides, rank=rank, world_size=2)
+    if rank == 1:  # as if it had been drawn on another kind of machine
+        with torch.no_grad():
+            state.parameters.flat += 1
+    losses = []
+    train(state, batches, on_progress=lambda progress: losses.append(progress.loss))
+    torch.save({"weights": dict(state.network.state_dict()), "losses": losses}, f"{out}-{rank}")
+    torch.distributed.destroy_process_group()
 
-    class Wrapper(torch.nn.Module):
-        def forward(self, x_noisy, diffusion_step):
-            calls.append(len(x_noisy))
-            return state.network(x_noisy, diffusion_step)
 
-    plain, plain_batches = start(dataset)
-    train(state, batches, model=Wrapper())
-    train(plain, plain_batches)
-    assert calls == [12] * 4
-    assert_equal_to_the_last_bit(state.state_dict(), plain.state_dict())
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_two_workers_are_equal_and_train_as_one(dataset, tmp_path, accumulation_steps):
+    overrides = {
+        "training.accumulation_steps": accumulation_steps,
+        "training.num_steps": 6,
+        "training.log_interval": 1,
+        "training.optimizer": "adam",
+        "training.learning_rate": 1e-4,
+    }
+    alone, batches = start(dataset, overrides)
+    losses = []
+    train(alone, batches, on_progress=lambda progress: losses.append(progress.loss))
+    arguments = (dataset.uri, str(tmp_path / "rendezvous"), overrides, str(tmp_path / "worker"))
+    torch.multiprocessing.spawn(run_worker, arguments, nprocs=2)
+    first, second = (torch.load(tmp_path / f"worker-{rank}", weights_only=True) for rank in range(2))
+    assert_equal_to_the_last_bit(first, second)
+    assert first["losses"] == pytest.approx(losses, rel=1e-4)
+    # One layer whose gradient is no rounding error, which Adam would blow up.
+    torch.testing.assert_close(
+        first["weights"]["final.1.weight"], alone.network.state_dict()["final.1.weight"], rtol=1e-3, atol=1e-5
+    )

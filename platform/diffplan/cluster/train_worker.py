@@ -13,7 +13,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
-from ray.train.torch import get_device, prepare_model
+from ray.train.torch import get_device
 from torch.utils.tensorboard import SummaryWriter
 
 from diffplan import checkpoint as checkpoints
@@ -50,6 +50,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings["num_threads"])
     device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dataset = open_dataset(settings["data"], snapshot=settings["snapshot"])
     batches = TrainingBatches(
         config, dataset, rank=rank, world_size=world_size, device=device, verify=settings["verify"]
@@ -61,7 +63,6 @@ def train_worker(settings: dict[str, Any]) -> None:
     if newest is not None:
         with storage.fetch(newest) as directory:
             state.load_state_dict(checkpoints.load_training_state(directory))
-    model = prepare_model(state.network)
     reporter = _Reporter(settings, state, batches, world_size) if rank == 0 else None
 
     def on_progress(progress: TrainingProgress) -> None:
@@ -74,7 +75,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         else:  # every rank must report
             ray.train.report(_metrics(progress), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
 
-    train(state, batches, model=model, device=device, on_progress=on_progress, on_checkpoint=on_checkpoint)
+    train(state, batches, device=device, on_progress=on_progress, on_checkpoint=on_checkpoint)
     if reporter is not None:
         reporter.close()
 

@@ -37,12 +37,17 @@ class FlatParameters(nn.Module):
         self.flat.grad = torch.zeros_like(self.flat)
         self.tie(network)
 
+    @property
+    def gradient(self) -> Tensor:
+        """All gradients, one after the other; 0 in the gaps between them."""
+        assert self.flat.grad is not None
+        return self.flat.grad
+
     @torch.no_grad()
     def tie(self, network: nn.Module) -> None:
         """Take the values of a network of the same shape, and make its parameters views of these from now on."""
-        assert self.flat.grad is not None
         for parameter, values, gradient in zip(
-            network.parameters(), self._views(self.flat, network), self._views(self.flat.grad, network), strict=True
+            network.parameters(), self._views(self.flat, network), self._views(self.gradient, network), strict=True
         ):
             values.copy_(parameter)
             parameter.data = values
@@ -50,8 +55,7 @@ class FlatParameters(nn.Module):
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Set all gradients to 0; they are never None, for the network's are views of them."""
-        assert self.flat.grad is not None
-        self.flat.grad.zero_()
+        self.gradient.zero_()
 
     @torch.no_grad()
     def copy_to(self, network: nn.Module) -> None:

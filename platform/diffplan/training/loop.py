@@ -46,11 +46,11 @@ def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBa
 def take_step(
     state: TrainingState, model: nn.Module, batches: Sequence[TrainingBatch], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """One optimizer step.
+    """One optimizer step, of all workers of a run together.
 
     Args:
         state: is advanced by one step.
-        model: the state's network or a DDP wrapper of it.
+        model: the state's network or a wrapper of it.
         batches: this worker's batches of this step, one for each forward pass.
         device: where the model lives.
 
@@ -64,6 +64,11 @@ def take_step(
         loss = compute_batch_loss(state, model, batch, device) / len(batches)
         loss.backward()
         total += loss.detach()
+    gradient = state.parameters.gradient
+    if is_distributed():
+        # One call for all gradients, once a step: passes are too short to hide more of them behind.
+        torch.distributed.all_reduce(gradient)
+        gradient /= torch.distributed.get_world_size()
     limit = float("inf") if training.max_gradient_norm is None else training.max_gradient_norm
     gradient_norm = nn.utils.clip_grad_norm_([state.parameters.flat], limit)
     state.optimizer.step()
@@ -73,9 +78,18 @@ def take_step(
     return total, gradient_norm
 
 
+def is_distributed() -> bool:
+    """Whether this process is one of several workers of a run (`torch.distributed`)."""
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
+
+
 def _mean_over_workers(values: Tensor) -> Tensor:
     """The mean over all workers of a run; they all reach this together."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         torch.distributed.all_reduce(values)
         values = values / torch.distributed.get_world_size()
     return values
@@ -104,7 +118,6 @@ def train(
     state: TrainingState,
     batches: TrainingBatches,
     *,
-    model: nn.Module | None = None,
     device: torch.device | str = "cpu",
     num_steps: int | None = None,
     on_progress: Callable[[TrainingProgress], None] | None = None,
@@ -112,10 +125,12 @@ def train(
 ) -> None:
     """Train until the config's number of steps, or until the loss on held-out episodes has stopped to improve.
 
+    Where `torch.distributed` is initialised, this process is one worker of several, which all call this: each with its
+    own rows of the same batches. Gradients are averaged over them, so that they stay equal.
+
     Args:
         state: where to go on from; advanced in place.
         batches: this worker's batches.
-        model: a DDP wrapper of the state's network, or None for the network itself.
         device: where the model lives.
         num_steps: stop at this step instead.
         on_progress: called every `log_interval` steps, at validations and at the end.
@@ -123,12 +138,14 @@ def train(
     """
     training = state.config.training
     device = torch.device(device)
-    model = compile_model(state.network if model is None else model, training, device)
+    model = compile_model(state.network, training, device)
     last_step = training.num_steps if num_steps is None else num_steps
     if state.early_stopping.is_due:
         return
     if state.step == 0:
         state.objective.prepare(state.network, batches)
+    if is_distributed():
+        torch.distributed.broadcast(state.parameters.flat.detach(), src=0)  # whatever machine drew them
     held_out = batches.make_validation()
     losses: list[Tensor] = []
     since = time.perf_counter()
