@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from diffplan.cluster.train import train_on_cluster
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import open_dataset
 from diffplan.errors import CheckpointError, ConfigError, DataError
+from diffplan.planning.loading import load_planner
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -138,3 +140,23 @@ def test_what_cannot_work_is_refused_before_workers_start(
     with pytest.raises(DataError, match="longest episode has 300"):
         train_on_cluster(with_overrides(tiny_config, {"windows.max_horizon": 200}), tiny_dataset, tmp_path / "b")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_value_function_trains_on_the_cluster_and_stops_early(
+    tiny_config: Config, tiny_dataset: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    overrides = {
+        "training.objective": "value",
+        "training.learning_rate": 1e-12,  # so that the held-out loss does not fall
+        "training.num_steps": 200,
+        "training.validation_fraction": 0.3,
+        "training.validation_interval": 2,
+        "training.patience": 2,
+    }
+    config = with_overrides(tiny_config, overrides)
+    out = train_on_cluster(config, tiny_dataset, tmp_path / "value", cpus_per_worker=1)
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.step < 200
+    assert sorted(read_scalars(out / "tensorboard", "validation/loss")) == list(range(2, checkpoint.step + 1, 2))
+    planner = load_planner(tiny_checkpoint, dataclasses.replace(tiny_config.planning, value=str(out)))
+    assert planner.value is not None

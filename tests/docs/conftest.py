@@ -50,14 +50,17 @@ def fit(config: Config, data: Path, path: Path) -> None:
         weights=state.average_weights(),
         dataset={"path": str(data)},
         training_state=state.state_dict(),
+        return_range=batches.return_range,
     )
 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the dataset `data/umaze` and the checkpoint `models/umaze`, as the documents name them."""
+    """A directory with the dataset `data/umaze` and two checkpoints under `models/`, as the documents name them."""
     root = tmp_path_factory.mktemp("workspace")
     (root / "data").mkdir()
     collect(CONFIG, root / "data" / "umaze")
     fit(CONFIG, root / "data" / "umaze", root / "models" / "umaze")
+    value = with_overrides(CONFIG, {"training.objective": "value", "training.num_steps": 20})
+    fit(value, root / "data" / "umaze", root / "models" / "umaze-value")
     return root

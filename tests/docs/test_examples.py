@@ -65,7 +65,7 @@ def test_examples_of_planning_do_what_they_say():
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/data.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/data.md", "docs/training.md"])
 def test_python_of_other_documents_runs(document):
     blocks = find_blocks(document, "python")
     assert blocks
@@ -74,15 +74,18 @@ def test_python_of_other_documents_runs(document):
         exec(compile(block, document, "exec"), namespace)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/planning.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/planning.md", "docs/training.md"])
 def test_plan_commands_run(document, here, capsys):
+    (here / "value.json").write_text('{"value": "models/umaze-value", "guidance_scale": 0.1}')
     lines = "\n".join(find_blocks(document, "")).splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("diffplan plan ")]
     assert commands
-    (here / "plan.png").unlink(missing_ok=True)
+    picture = here / "plan.png"
+    picture.unlink(missing_ok=True)
     for command in commands:
         assert main(command) == 0, capsys.readouterr().err
-    assert (here / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert picture.exists() == any("--picture" in command for command in commands)
+    assert not picture.exists() or picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_setting_is_explained_with_its_default_and_choices():
