@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.normalization import Normalizer
+from diffplan.diffusion.schedule import make_schedule
 from diffplan.networks import blocks
 from diffplan.networks.factory import make_network
 from diffplan.presets import get_preset
@@ -92,8 +93,8 @@ class PlainLoop:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: compute_lr_factor(step, training)
         )
-        state = TrainingState(config, TrainingBatches(config, dataset).layout)
-        self.alpha_bar = state.denoiser.schedule.alpha_bar.float()
+        schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_diffusion_steps)
+        self.alpha_bar = schedule.alpha_bar.float()
 
     def take_step(self) -> None:
         """One optimizer step."""
