@@ -54,7 +54,7 @@ def test_sums_and_spreads_are_those_of_each_trajectory(lengths):
 def test_convolution_is_that_of_each_trajectory_alone(kernel_size, stride, lengths):
     packing, x, rows = make_packed(lengths, 3)
     layer = Conv1d(3, 4, kernel_size, stride).double()
-    packed = layer.packed(x, packing)
+    packed = layer(x, packing)
     torch.testing.assert_close(packed, joined([layer(row) for row in rows]))
     if stride == 2:
         assert len(packing.halved) == len(packed)
@@ -65,7 +65,7 @@ def test_convolution_is_that_of_each_trajectory_alone(kernel_size, stride, lengt
 def test_upsampling_is_that_of_each_trajectory_alone(lengths):
     packing, x, rows = make_packed(lengths, 3)
     layer = Upsample1d(3).double()
-    torch.testing.assert_close(layer.packed(x, packing), joined([layer(row) for row in rows]))
+    torch.testing.assert_close(layer(x, packing), joined([layer(row) for row in rows]))
 
 
 @settings(deadline=None)
@@ -83,7 +83,7 @@ def test_gradients_of_steps_and_weights_are_those_of_each_trajectory_alone(layer
     layer = copy.deepcopy(layer).double()
     packing, x, rows = make_packed([4, 1, 7], 3)
     x.requires_grad_()
-    got = torch.autograd.grad(layer.packed(x, packing).square().sum(), [x, layer.weight, layer.bias])
+    got = torch.autograd.grad(layer(x, packing).square().sum(), [x, layer.weight, layer.bias])
     rows = [row.detach().requires_grad_() for row in rows]
     loss = sum(layer(row).square().sum() for row in rows)
     *of_rows, weight, bias = torch.autograd.grad(loss, [*rows, layer.weight, layer.bias])
@@ -119,12 +119,12 @@ def test_weights_that_changed_are_laid_out_anew(make, change):
     layer = make().double().eval()
     packing, x, _ = make_packed([2, 6], 3)
     with torch.no_grad():
-        before = layer.packed(x, packing)
-        assert torch.equal(layer.packed(x, packing), before)
+        before = layer(x, packing)
+        assert torch.equal(layer(x, packing), before)
         with torch.enable_grad():
             change(layer)
         x = x.to(layer.weight.dtype)
-        after = layer.packed(x, packing)
+        after = layer(x, packing)
         expected = joined([layer(row.T[None]) for row in x.split([2, 6])])
     torch.testing.assert_close(after, expected)
     assert after.dtype != before.dtype or not torch.allclose(after, before)
@@ -135,12 +135,12 @@ def test_copies_have_weights_of_their_own(copied):
     layer = Conv1d(3, 3, 5).double().eval()
     packing, x, _ = make_packed([2, 6], 3)
     with torch.no_grad():
-        before = layer.packed(x, packing)
+        before = layer(x, packing)
         other = copied(layer)
-        assert torch.equal(other.packed(x, packing), before)
+        assert torch.equal(other(x, packing), before)
         other.weight.zero_()
-        assert torch.equal(other.packed(x, packing), other.bias.expand(8, 3))
-        assert torch.equal(layer.packed(x, packing), before)
+        assert torch.equal(other(x, packing), other.bias.expand(8, 3))
+        assert torch.equal(layer(x, packing), before)
 
 
 def test_it_is_laid_out_once_where_nothing_changes(monkeypatch):
@@ -149,16 +149,16 @@ def test_it_is_laid_out_once_where_nothing_changes(monkeypatch):
     monkeypatch.setattr(Conv1d, "_lay_out", lambda self: calls.append(1) or laid_out(self))
     with torch.no_grad():
         for _ in range(3):
-            layer.packed(torch.zeros(2, 3), packing)
+            layer(torch.zeros(2, 3), packing)
         assert len(calls) == 1
         layer.train()
         for _ in range(2):
-            layer.packed(torch.zeros(2, 3), packing)
+            layer(torch.zeros(2, 3), packing)
         assert len(calls) == 3
 
 
 def test_what_is_laid_out_is_no_part_of_the_state():
     layer = Conv1d(3, 4, 5).eval()
     with torch.no_grad():
-        layer.packed(torch.zeros(2, 3), Packing(torch.tensor([2])))
+        layer(torch.zeros(2, 3), Packing(torch.tensor([2])))
     assert set(layer.state_dict()) == {"weight", "bias"}

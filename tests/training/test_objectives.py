@@ -306,6 +306,10 @@ def test_half_precision_is_near_and_keeps_weights_in_full(driven):
         ({"training.validation_fraction": 1.0}, r"training\.validation_fraction: expected a number in \[0, 1\)"),
         ({"training.patience": 2}, r"training\.patience: expected 0 without held-out episodes"),
         ({"training.discount": 0.0}, r"training\.discount: expected a number in \(0, 1\]"),
+        (
+            {"training.objective": "behavior_cloning", "network.condition": "returns"},
+            r"network\.condition: expected none where training\.objective is behavior_cloning",
+        ),
         ({"network.hidden_dim": 0}, r"network\.hidden_dim: expected at least 1"),
     ],
 )

@@ -253,6 +253,8 @@ def run_worker(rank, dataset_root, rendezvous, overrides, out):
     if rank == 1:  # as if it had been drawn on another kind of machine
         with torch.no_grad():
             state.parameters.flat += 1
+            for buffer in state.network.buffers():
+                buffer.mul_(2)
     losses = []
     train(state, batches, on_progress=lambda progress: losses.append(progress.loss))
     torch.save({"weights": dict(state.network.state_dict()), "losses": losses}, f"{out}-{rank}")

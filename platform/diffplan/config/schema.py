@@ -341,6 +341,12 @@ class Config:
             self.windows.min_horizon,
         )
         require(
+            self.training.objective == "diffusion" or self.network.condition == "none",
+            "network.condition",
+            f"none where training.objective is {self.training.objective}",
+            self.network.condition,
+        )
+        require(
             self.planning.min_horizon >= self.network.min_horizon,
             "planning.min_horizon",
             f"at least {self.network.min_horizon}, the shortest plan that network.dim_mults "

@@ -95,9 +95,8 @@ class Conv1dBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "..."], packing: Packing | None = None) -> Float[Tensor, "..."]:
         """Apply the block."""
-        if packing is None:
-            return mish(self.normalization(self.convolution(x)))
-        return mish(group_norm(self.convolution.packed(x, packing), packing, self.normalization))
+        x = self.convolution(x, packing)
+        return mish(self.normalization(x) if packing is None else group_norm(x, packing, self.normalization))
 
 
 class ResidualTemporalBlock(nn.Module):
@@ -120,10 +119,9 @@ class ResidualTemporalBlock(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Apply the block."""
         added = self.embedding(embedding)
-        if packing is None:
-            return self.second(self.first(x) + added[:, :, None]) + self.residual(x)
-        hidden = self.second(self.first(x, packing) + packing.spread(added), packing)
-        return hidden + (self.residual.packed(x, packing) if isinstance(self.residual, Conv1d) else x)
+        added = added[:, :, None] if packing is None else packing.spread(added)
+        hidden = self.second(self.first(x, packing) + added, packing)
+        return hidden + (self.residual(x, packing) if isinstance(self.residual, Conv1d) else x)
 
 
 class NoAttention(nn.Module):

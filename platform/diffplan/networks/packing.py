@@ -109,13 +109,20 @@ class _LaidOut(nn.Module):
 
 
 class Conv1d(_LaidOut, nn.Conv1d):
-    """A convolution over time, also of packed batches; of odd kernel size, and of a stride of 1 or 2."""
+    """A convolution over time, of odd kernel size and a stride of 1 or 2, of batches of one length or packed ones."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
 
-    def packed(self, x: Float[Tensor, "steps in"], packing: Packing) -> Float[Tensor, "strided out"]:
-        """What it gives for each trajectory alone, packed; with a stride of 2 as `packing.halved`."""
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "..."], packing: Packing | None = None
+    ) -> Float[Tensor, "..."]:
+        """What it gives for each trajectory alone: [batch, channels, horizon], or [steps, channels] with a packing.
+
+        With a stride of 2 the result is packed as `packing.halved`.
+        """
+        if packing is None:
+            return super().forward(x)
         size, stride = self.kernel_size[0], self.stride[0]
         windows = x if size == 1 else packing.windows(x, size, stride)
         assert self.bias is not None
@@ -126,13 +133,17 @@ class Conv1d(_LaidOut, nn.Conv1d):
 
 
 class Upsample1d(_LaidOut, nn.ConvTranspose1d):
-    """A transposed convolution that doubles the length, also of packed batches."""
+    """A transposed convolution that doubles the length, of batches of one length or packed ones."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 4, stride=2, padding=1)
 
-    def packed(self, x: Float[Tensor, "steps channels"], packing: Packing) -> Float[Tensor, "doubled channels"]:
-        """What it gives for each trajectory alone, in a packing of twice the lengths."""
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "..."], packing: Packing | None = None
+    ) -> Float[Tensor, "..."]:
+        """See `Conv1d.forward`; the result is in a packing of twice the lengths."""
+        if packing is None:
+            return super().forward(x)
         assert self.bias is not None
         both = torch.addmm(self.bias.repeat(2), packing.windows(x, 3), self._get_matrix())
         return both.view(-1, self.out_channels)

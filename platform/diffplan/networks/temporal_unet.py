@@ -106,41 +106,29 @@ class TemporalUnet(nn.Module):
         horizon = x.shape[1]
         check_lengths(horizon, lengths, self.min_horizon)
         embedding = self.condition(self.embedding(diffusion_step), condition)
+        packing = None
         if lengths is not None:
-            return self._forward_packed(x, lengths, embedding)
-        padding = -horizon % self.min_horizon
-        hidden = x.transpose(1, 2)
-        if padding:
-            hidden = F.pad(hidden, (0, padding), mode="replicate")
-        skips = []
-        for first, second, attention, downsample in self.down:  # type: ignore[misc]
-            hidden = attention(second(first(hidden, embedding), embedding))
-            skips.append(hidden)
-            hidden = downsample(hidden)
-        hidden = self.middle_second(self.middle_attention(self.middle_first(hidden, embedding)), embedding)
-        for first, second, attention, upsample in self.up:  # type: ignore[misc]
-            hidden = torch.cat([hidden, skips.pop()], dim=1)
-            hidden = upsample(attention(second(first(hidden, embedding), embedding)))
-        return self.final(hidden)[:, :, :horizon].transpose(1, 2)
-
-    def _forward_packed(self, x: Tensor, lengths: Tensor, embedding: Tensor) -> Tensor:
-        """The same for trajectories of different lengths."""
-        packing = Packing(-(-lengths // self.min_horizon) * self.min_horizon)
-        hidden = packing.pack(repeat_last_step(x, lengths, int(packing.lengths.max())))
+            packing = Packing(-(-lengths // self.min_horizon) * self.min_horizon)
+            hidden = packing.pack(repeat_last_step(x, lengths, int(packing.lengths.max())))
+        else:
+            hidden = x.transpose(1, 2)
+            if padding := -horizon % self.min_horizon:
+                hidden = F.pad(hidden, (0, padding), mode="replicate")
         skips = []
         for first, second, attention, downsample in self.down:  # type: ignore[misc]
             hidden = attention(second(first(hidden, embedding, packing), embedding, packing), packing)
             skips.append((hidden, packing))
             if isinstance(downsample, Conv1d):
-                hidden, packing = downsample.packed(hidden, packing), packing.halved
+                hidden = downsample(hidden, packing)
+                packing = None if packing is None else packing.halved
         hidden = self.middle_attention(self.middle_first(hidden, embedding, packing), packing)
         hidden = self.middle_second(hidden, embedding, packing)
         for first, second, attention, upsample in self.up:  # type: ignore[misc]
             skipped, packing = skips.pop()
             hidden = torch.cat([hidden, skipped], dim=1)
             hidden = attention(second(first(hidden, embedding, packing), embedding, packing), packing)
-            hidden = upsample.packed(hidden, packing)
+            hidden = upsample(hidden, packing)
         packing = skips.pop()[1]
-        block, convolution = self.final[0], self.final[1]
-        assert isinstance(convolution, Conv1d)
-        return packing.pad(convolution.packed(block(hidden, packing), packing), x.shape[1])
+        for layer in self.final:
+            hidden = layer(hidden, packing)
+        return hidden[:, :, :horizon].transpose(1, 2) if packing is None else packing.pad(hidden, horizon)

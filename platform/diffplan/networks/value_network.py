@@ -86,10 +86,8 @@ class ValueNetwork(nn.Module):
         for *blocks, downsample in [*self.levels, *self.narrowing]:  # type: ignore[misc]
             for block in blocks:
                 hidden = block(hidden, embedding, packing)
-            if packing is None:
-                hidden = downsample(hidden)
-            else:
-                hidden, packing = downsample.packed(hidden, packing), packing.halved
+            hidden = downsample(hidden, packing)
+            packing = None if packing is None else packing.halved
         pooled = hidden.mean(dim=-1) if packing is None else packing.sum(hidden) / packing.lengths[:, None].to(hidden)
         return self.head(torch.cat([pooled, embedding], dim=-1))[:, 0]
 

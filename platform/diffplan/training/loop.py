@@ -144,8 +144,9 @@ def train(
         return
     if state.step == 0:
         state.objective.prepare(state.network, batches)
-    if is_distributed():
-        torch.distributed.broadcast(state.parameters.flat.detach(), src=0)  # whatever machine drew them
+    if is_distributed():  # whatever machine drew and measured them
+        for tensor in (state.parameters.flat.detach(), *state.network.buffers()):
+            torch.distributed.broadcast(tensor, src=0)
     held_out = batches.make_validation()
     losses: list[Tensor] = []
     since = time.perf_counter()
