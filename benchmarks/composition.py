@@ -7,7 +7,7 @@ Problems are drawn at random. Every plan is examined at 16 points between two of
 drives: it plans again where the ball strays from the plan, always with the zone. With way-points, the one plan is
 followed by the tracking controller without planning again.
 
-    OMP_NUM_THREADS=1 python benchmarks/composition.py --model models/large
+    OMP_NUM_THREADS=1 python benchmarks/composition.py --model models/large --seed 2029
 """
 
 from __future__ import annotations
@@ -225,6 +225,13 @@ def solve(model: str, kind: str, number: int, args: argparse.Namespace) -> tuple
         depths = [problem.radius - np.linalg.norm(p - problem.center, axis=1).min() for p in paths]
         result |= dict(zip(("plan_depth", "driven_depth", "unguided_depth"), map(float, depths), strict=True))
         result["plan_violates"], result["driven_violates"] = depths[0] > 1e-4, depths[1] > 1e-4
+        # A drive that was pushed into the zone is planned again from inside, where no plan can keep out from the start.
+        outside = [p for p in plans if np.linalg.norm(p.observations[0, :2] - problem.center) >= problem.radius]
+        result["plans_from_inside"] = len(plans) - len(outside)
+        result["plans_violating_from_outside"] = sum(
+            bool(problem.radius - np.linalg.norm(follow_plan(planner, p) - problem.center, axis=1).min() > 1e-4)
+            for p in outside
+        )
     else:
         reached = [pass_in_order(p, problem.via, limit) for p, limit in ((path, 1e-3), (driven, PASSED))]  # type: ignore[arg-type]
         result["plan_violates"], result["driven_violates"] = (not passed for passed in reached)
@@ -261,6 +268,8 @@ def summarize(results: list[dict[str, Any]]) -> dict[str, Any]:
         **mean,
     }
     if "unguided_depth" in results[0]:
+        for name in ("plans_from_inside", "plans_violating_from_outside"):
+            summary[name] = int(sum(r[name] for r in results))
         summary["unguided_plans_violating"] = int(sum(r["unguided_depth"] > 1e-4 for r in results))
         summary["driven_depth_max"] = max(r["driven_depth"] for r in results)
     return summary

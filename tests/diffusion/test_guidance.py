@@ -147,6 +147,63 @@ def test_violations_are_those_of_guides_with_limits():
     assert (got > 0).any()
 
 
+def keep(x):
+    return x
+
+
+def test_repairs_move_violating_plans_alone_and_just_to_their_limits():
+    x = draw_x(6, 8)
+    x[0, :, [1, 3]] = 3.0  # far from the zone
+    guidance = dataclasses.replace(BOWL, guide=KeepOut((1.0, 2.0), 0.5, margin=0.0))
+    before = guidance.violation(x)
+    assert before[0] == 0
+    assert (before > 1e-4).sum() >= 2
+    repaired = guidance.repair(x, keep)
+    assert (guidance.violation(repaired) <= 1e-4).all()
+    assert torch.equal(repaired[before == 0], x[before == 0])
+    assert not repaired.requires_grad
+
+
+def test_a_repair_along_one_direction_ends_at_the_limit():
+    def overshoot(plans):
+        return torch.relu(plans.positions[:, :, 0].amax(dim=1) - 1.0)
+
+    x = draw_x(2, HORIZON)
+    x[:, :, 1] = torch.tensor([-1.0, 0.5, -0.5, -1.0]).double()  # positions -1, 2, 0, -1
+    repaired = dataclasses.replace(BOWL, guide=Function(bowl, overshoot)).repair(x, keep)
+    moved = to_plans(repaired).positions[:, 1, 0]
+    assert ((moved > 0.85) & (moved <= 1.0 + 1e-4)).all()
+    rest = torch.ones(2, HORIZON, 5, dtype=torch.bool)
+    rest[:, 1, 1] = False
+    assert torch.equal(repaired[rest], x[rest])
+
+
+def test_repairs_leave_what_is_fixed_and_what_stands_behind_a_plan():
+    lengths, x = torch.tensor([3, 6]), draw_x(2, 6)
+    x[0, 3:] = 0.0
+    x[:, 0] = 2.0
+    guidance = dataclasses.replace(BOWL, guide=KeepOut((1.0, 2.0), 1.0))
+    assert (guidance.violation(x, lengths) > 1e-4).any()
+
+    def project(plans):
+        return torch.cat([x[:, :1], plans[:, 1:]], dim=1)
+
+    repaired = guidance.repair(x, project, lengths)
+    assert (guidance.violation(repaired, lengths) <= 1e-4).all()
+    assert torch.equal(repaired[:, 0], x[:, 0])
+    assert torch.equal(repaired[0, 3:], x[0, 3:])
+
+
+def test_a_plan_that_cannot_be_repaired_comes_back_as_it_was():
+    x = draw_x(2, HORIZON)
+    for violation in (
+        lambda plans: torch.ones(2).double(),  # does not depend on the plan
+        lambda plans: 1.0 + plans.positions.square().sum(dim=(1, 2)),  # has no way to 0
+        lambda plans: torch.full((2,), torch.nan).double() * plans.positions.sum(dim=(1, 2)),
+    ):
+        assert torch.equal(dataclasses.replace(BOWL, guide=Function(bowl, violation)).repair(x, keep), x)
+
+
 def test_gradients_through_the_network_are_of_the_noisy_plans():
     x = draw_x(3, HORIZON)
     matrix = draw_x(1, 5, seed=3)[0]

@@ -172,6 +172,23 @@ def test_guides_have_no_say_among_inconsistent_candidates():
     assert found.speed_error == pytest.approx(1.5, rel=1e-3)
 
 
+@pytest.mark.parametrize("horizons", [(12,), (4, 12)])
+def test_guided_plans_are_moved_out_of_zones_to_the_end(horizons):
+    config = with_overrides(CONFIG, {"windows.columns": "observations"})
+    planner = make_untrained_planner(config, replace(CONFIG.planning, num_candidates=1), action_dim=0)
+    asked = {"guides": ["keep_out([2, 2], 0.4, margin=0.0)"]}
+    scored = plan(planner, horizons, guidance_scale=0.0, **asked)
+    assert any(p.violation > 0.1 for p in scored)
+    bent = plan(planner, horizons, guidance_scale=1e-6, **asked)  # too weak to bend anything by itself
+    for p in bent:
+        positions, velocities = p.observations[:, :2].astype(np.float64), p.observations[:, 2:].astype(np.float64)
+        assert deepest(positions, velocities, planner.step_seconds, np.array([2.0, 2.0]), 0.4) <= 1e-4
+        assert p.violation <= 1e-4
+    for b, p in zip(bent, scored, strict=True):
+        if p.violation == 0:  # those that keep out anyway stay as they were
+            np.testing.assert_allclose(b.observations, p.observations, atol=1e-3)
+
+
 @pytest.mark.parametrize("selection", ["consistency", "guide"])
 def test_a_candidate_that_keeps_a_limit_wins_over_a_more_consistent_one(selection):
     observations, goals = make_ways([8])

@@ -24,6 +24,13 @@ from diffplan.layout import Layout
 
 Target = Literal["noisy", "denoised", "network"]
 
+_REPAIRED = 2e-5
+"""Violation at which a plan counts as repaired, in the units of the limit; less than what is taken for rounding."""
+_REPAIR_STEPS = 100
+"""Steps of a repair: nearly all take less than ten."""
+_OVER_RELAXATION = 1.1
+"""Longer steps than to the limit itself, so that they end within it."""
+
 
 @dataclass(frozen=True)
 class PlanBatch:
@@ -202,6 +209,48 @@ class Guidance:
         if not isinstance(guide, LimitingGuide):
             return x.new_zeros(len(x))
         return _over_lengths(x, lengths, lambda part, rows: guide.violation(self.view(part, rows, -1)))
+
+    def repair(
+        self,
+        x: Float[Tensor, "batch horizon transition"],
+        project: Callable[[Tensor], Tensor],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch horizon transition"]:
+        """Clean plans moved as little as it takes to keep the limits of the guide; those that keep them stay.
+
+        Gradients bend plans towards their limits and stop a little short of them. Here each violating plan goes to the
+        nearest one that keeps its limits as they look from where it is (to first order), again and again until it
+        keeps them. A plan for which that does not succeed comes back as it was. Source of the step: Polyak 1969.
+
+        Args:
+            x: clean plans in model space.
+            project: puts the constraints of all plans in place.
+            lengths: steps of each plan where they differ.
+        """
+        if not isinstance(self.guide, LimitingGuide):
+            return x
+        moved = x
+        with torch.no_grad():
+            wrong = self.violation(x, lengths) > _REPAIRED
+        for _ in range(_REPAIR_STEPS):
+            if not wrong.any():
+                return moved
+            leaf = moved.detach()
+            with torch.enable_grad():
+                leaf.requires_grad_(True)
+                violation = self.violation(leaf, lengths)
+                total = violation[wrong].sum()
+                gradient = torch.zeros_like(leaf)
+                if total.requires_grad:
+                    (found,) = torch.autograd.grad(total, leaf, allow_unused=True)
+                    gradient = gradient if found is None else found
+            wrong = wrong & (violation.detach() > _REPAIRED)
+            squares = gradient.square().sum(dim=(1, 2)).clamp(min=1e-12)
+            lengths_of_steps = torch.where(wrong, _OVER_RELAXATION * violation.detach() / squares, 0.0)
+            moved = project(moved - lengths_of_steps[:, None, None] * gradient)
+        with torch.no_grad():
+            wrong = self.violation(moved, lengths) > _REPAIRED
+        return torch.where(wrong[:, None, None], x, moved)
 
     def _differentiate(self, total: Tensor, leaf: Tensor) -> Tensor:
         if not total.requires_grad:

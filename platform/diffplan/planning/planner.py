@@ -210,7 +210,7 @@ class Planner:
             PlanningError: as for `plan`; as many plans and elapsed steps as observations are expected.
         """
         problem = self._make_problem(observations, goals, constraints)
-        asked = self._ask(generator, guides, guidance_scale, 1, keep_denoising=False)
+        asked = replace(self._ask(generator, guides, guidance_scale, 1, keep_denoising=False), repair=True)
         if not len(previous) == len(elapsed_env_steps) == len(problem):
             raise PlanningError(
                 f"replan: expected {len(problem)} plans and elapsed steps, one for each observation, "

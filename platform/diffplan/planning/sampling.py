@@ -32,6 +32,7 @@ class Asked:
         guidance_scale: strength of the guide; with 0 it only scores.
         num_candidates: plans drawn for each horizon.
         keep_denoising: whether to keep the way from noise to plan.
+        repair: whether guided plans that still violate a limit are moved until they keep it.
     """
 
     generator: torch.Generator
@@ -39,6 +40,7 @@ class Asked:
     guidance_scale: float
     num_candidates: int
     keep_denoising: bool
+    repair: bool = False
 
 
 def sample_plans(
@@ -84,6 +86,8 @@ def sample_plans(
         repeats=planner.settings.num_repeats,
         callback=keep,
     )
+    if guidance is not None and asked.guidance_scale and asked.repair:
+        x = guidance.repair(x, constraints.project_clean, constraints.lengths)
     transitions = normalizer.unnormalize(x).numpy()
     observations = transitions[:, :, layout.observations]
     whole.impose(observations, row_lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,9 @@ def search_horizons(
     one_at_a_time: bool,
 ) -> list[Plan]:
     """Plans of the first horizon on each environment's ladder that is consistent and keeps all limits.
+
+    Where guides bend no plan of the ladder far enough, it is climbed once more with plans that are repaired. Repaired
+    plans touch their limits, so those that keep them of themselves come first.
 
     Args:
         planner: the model and its settings.
@@ -72,7 +76,22 @@ def search_horizons(
                 done[row] = plan.consistent and plan.violation <= VIOLATION_TOLERANCE
         rung[waiting] += width
         waiting = waiting[~done & (rung[waiting] < num_rungs)]
-    return [plan for plan in best if plan is not None]
+    plans = [plan for plan in best if plan is not None]
+    left = np.array([i for i, plan in enumerate(plans) if plan.violation > VIOLATION_TOLERANCE], dtype=int)
+    if left.size and asked.guidance_scale and not asked.repair:
+        repaired = search_horizons(
+            planner,
+            problem.take(left),
+            ladder[left],
+            first[left],
+            limits[left],
+            replace(asked, repair=True),
+            steps,
+            one_at_a_time=one_at_a_time,
+        )
+        for i, plan in zip(left, repaired, strict=True):
+            plans[i] = _better(plans[i], plan)
+    return plans
 
 
 def _split(lengths: np.ndarray) -> list[np.ndarray]:
