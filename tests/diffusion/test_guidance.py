@@ -204,6 +204,20 @@ def test_a_plan_that_cannot_be_repaired_comes_back_as_it_was():
         assert torch.equal(dataclasses.replace(BOWL, guide=Function(bowl, violation)).repair(x, keep), x)
 
 
+def test_a_plan_that_a_guide_cannot_tell_of_stays_beside_one_that_is_repaired():
+    def depth(plans):
+        first = plans.positions[:, 1, 0]
+        return torch.relu(first) * torch.where(torch.arange(2) == 0, 1.0, torch.nan).double()
+
+    x = draw_x(2, HORIZON)
+    x[:, 1, 1] = 1.0
+    guidance = dataclasses.replace(BOWL, guide=Function(bowl, depth))
+    repaired = guidance.repair(x, keep)
+    assert guidance.violation(repaired)[0] <= 1e-4
+    assert not torch.equal(repaired[0], x[0])
+    assert torch.equal(repaired[1], x[1])
+
+
 def test_gradients_through_the_network_are_of_the_noisy_plans():
     x = draw_x(3, HORIZON)
     matrix = draw_x(1, 5, seed=3)[0]

@@ -27,7 +27,7 @@ Target = Literal["noisy", "denoised", "network"]
 _REPAIRED = 2e-5
 """Violation at which a plan counts as repaired, in the units of the limit; less than what is taken for rounding."""
 _REPAIR_STEPS = 100
-"""Steps of a repair: nearly all take less than ten."""
+"""Most steps of a repair."""
 _OVER_RELAXATION = 1.1
 """Longer steps than to the limit itself, so that they end within it."""
 
@@ -220,7 +220,8 @@ class Guidance:
 
         Gradients bend plans towards their limits and stop a little short of them. Here each violating plan goes to the
         nearest one that keeps its limits as they look from where it is (to first order), again and again until it
-        keeps them. A plan for which that does not succeed comes back as it was. Source of the step: Polyak 1969.
+        keeps them. A plan for which that does not succeed, or whose violation is NaN, comes back as it was. Source of
+        the step: Polyak 1969.
 
         Args:
             x: clean plans in model space.
@@ -230,38 +231,37 @@ class Guidance:
         if not isinstance(self.guide, LimitingGuide):
             return x
         moved = x
-        with torch.no_grad():
-            wrong = self.violation(x, lengths) > _REPAIRED
         for _ in range(_REPAIR_STEPS):
-            if not wrong.any():
-                return moved
             leaf = moved.detach()
             with torch.enable_grad():
                 leaf.requires_grad_(True)
                 violation = self.violation(leaf, lengths)
-                total = violation[wrong].sum()
-                gradient = torch.zeros_like(leaf)
-                if total.requires_grad:
-                    (found,) = torch.autograd.grad(total, leaf, allow_unused=True)
-                    gradient = gradient if found is None else found
-            wrong = wrong & (violation.detach() > _REPAIRED)
+                wrong = violation > _REPAIRED
+                if not wrong.any():
+                    return moved
+                gradient = _gradient(violation[wrong].sum(), leaf)
             squares = gradient.square().sum(dim=(1, 2)).clamp(min=1e-12)
-            lengths_of_steps = torch.where(wrong, _OVER_RELAXATION * violation.detach() / squares, 0.0)
-            moved = project(moved - lengths_of_steps[:, None, None] * gradient)
+            factors = _OVER_RELAXATION * violation.detach() / squares
+            # What a guide cannot tell of one plan (NaN) must not touch another.
+            moved = torch.where(wrong[:, None, None], project(moved - factors[:, None, None] * gradient), moved)
         with torch.no_grad():
             wrong = self.violation(moved, lengths) > _REPAIRED
         return torch.where(wrong[:, None, None], x, moved)
 
     def _differentiate(self, total: Tensor, leaf: Tensor) -> Tensor:
-        if not total.requires_grad:
-            return torch.zeros_like(leaf)  # a score that does not depend on these plans moves them nowhere
-        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-        if gradient is None:
-            return torch.zeros_like(leaf)
+        gradient = _gradient(total, leaf)
         if self.max_gradient is not None:
             norms = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)
             gradient = gradient * (self.max_gradient / norms).clamp(max=1.0)[:, None, None]
         return gradient
+
+
+def _gradient(total: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient with respect to plans; what does not depend on them moves them nowhere."""
+    if not total.requires_grad:
+        return torch.zeros_like(leaf)
+    (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient
 
 
 def _over_lengths(
