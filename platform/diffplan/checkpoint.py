@@ -39,6 +39,7 @@ from diffplan.data.normalization import Normalizer
 from diffplan.data.store import LocalStore, Store, open_store
 from diffplan.errors import CheckpointError, ConfigError, StoreError
 from diffplan.layout import Layout
+from diffplan.pretrained import PREFIX, find_pretrained
 
 FORMAT_VERSION = 1
 CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE = (
@@ -88,21 +89,34 @@ def save_checkpoint(
     return_range: tuple[float, float] | None = None,
 ) -> None:
     """Write a checkpoint into a directory, `config.json` last."""
+    checkpoint = Checkpoint(directory, config, layout, step, normalizer, weights, dataset, return_range)
+    _save(directory, checkpoint, training_state)
+
+
+def save_planning_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write what planning needs into a directory, `config.json` last; training cannot go on from there."""
+    _save(directory, checkpoint, None)
+
+
+def _save(directory: Path, checkpoint: Checkpoint, training_state: dict[str, Any] | None) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).unlink(missing_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, directory / MODEL)
-    (directory / NORMALIZATION).write_text(normalizer.to_json())
-    (directory / DATASET).write_text(json.dumps(dataset, indent=2) + "\n")
-    torch.save(training_state, directory / TRAINING_STATE)
-    files = {name: _describe(directory / name) for name in (MODEL, NORMALIZATION, DATASET, TRAINING_STATE)}
+    weights = {name: value.detach().cpu().contiguous() for name, value in checkpoint.weights.items()}
+    save_file(weights, directory / MODEL)
+    (directory / NORMALIZATION).write_text(checkpoint.normalizer.to_json())
+    (directory / DATASET).write_text(json.dumps(checkpoint.dataset, indent=2) + "\n")
+    names = [MODEL, NORMALIZATION, DATASET]
+    if training_state is not None:
+        torch.save(training_state, directory / TRAINING_STATE)
+        names.append(TRAINING_STATE)
     record = {
         "format_version": FORMAT_VERSION,
-        "step": step,
-        "observation_dim": layout.observation_dim,
-        "action_dim": layout.action_dim,
-        "return_range": None if return_range is None else list(return_range),
-        "files": files,
-        "config": config_to_dict(config),
+        "step": checkpoint.step,
+        "observation_dim": checkpoint.layout.observation_dim,
+        "action_dim": checkpoint.layout.action_dim,
+        "return_range": None if checkpoint.return_range is None else list(checkpoint.return_range),
+        "files": {name: _describe(directory / name) for name in names},
+        "config": config_to_dict(checkpoint.config),
     }
     _write_record(directory, record)
 
@@ -195,7 +209,7 @@ def load_checkpoint(path: str | Path, *, map_location: str = "cpu") -> Checkpoin
             layout,
             record["step"],
             normalizer,
-            weights,
+            {name: value.float() if value.dtype == torch.float16 else value for name, value in weights.items()},
             dataset,
             None if return_range is None else (float(return_range[0]), float(return_range[1])),
         )
@@ -209,6 +223,8 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
     """Load what going on training needs; raises `CheckpointError` as `load_checkpoint` does."""
     directory = fetch_checkpoint(path, training_state=True)
     record = _read_record(directory)
+    if TRAINING_STATE not in record["files"]:
+        raise CheckpointError(f"{path}: it is for planning alone and holds no training state; train a new one")
     try:
         return torch.load(_checked(directory, record, TRAINING_STATE), map_location="cpu", weights_only=True)
     except (LookupError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -273,13 +289,15 @@ def fetch_checkpoint(where: str | Path, *, training_state: bool = False) -> Path
     """The local directory of a checkpoint, which is copied into the cache if it lies in an object store.
 
     Args:
-        where: directory or URL.
+        where: directory or URL, or a planner that comes with the package, such as `pretrained:maze2d-large`.
         training_state: whether to copy what only going on training needs.
 
     Raises:
         CheckpointError: no checkpoint at this URL.
         StoreError: the store cannot be reached, or the copy not be written.
     """
+    if str(where).startswith(PREFIX):
+        return find_pretrained(str(where).removeprefix(PREFIX))
     if "://" not in str(where):
         return Path(where)
     store = open_store(str(where))

@@ -19,7 +19,6 @@ from diffplan.config import (
     EnvConfig,
     NetworkConfig,
     PlanningConfig,
-    SearchConfig,
     TrainingConfig,
     WindowConfig,
 )
@@ -97,35 +96,12 @@ class TrainArguments:
 
 
 @dataclasses.dataclass(kw_only=True)
-class TuneArguments:
-    """Search planner settings with Ray Tune."""
-
-    checkpoint: Positional[Path]
-    """Directory of the checkpoint."""
-    out: Path
-    """Directory of the search."""
-    protocols: tuple[str, ...] | None = None
-    """Protocols that trials are scored on."""
-    num_trials: int | None = None
-    """Settings to try."""
-    episodes_per_block: int | None = None
-    """Episodes between two reports of a trial."""
-    num_blocks: int | None = None
-    """Blocks of a full trial."""
-    max_concurrent_trials: int | None = None
-    """Trials that run at once."""
-    seed: int | None = None
-    """Seed of the search and of the tuning episodes."""
-    resume: bool = False
-    """Go on with a search that was interrupted."""
-
-
-@dataclasses.dataclass(kw_only=True)
 class EvaluateArguments:
-    """Score plans in parallel actors."""
+    """Score a planner, or what it is compared with, in parallel actors."""
 
-    checkpoint: Positional[Path]
-    """Directory of the checkpoint."""
+    policy: Positional[str]
+    """Directory or URL of a checkpoint, a planner that comes with the package such as pretrained:maze2d-large, or a
+    baseline such as baseline:waypoint."""
     out: Path
     """Directory of the results."""
     protocol: str
@@ -136,10 +112,14 @@ class EvaluateArguments:
     """Seed of the episodes; they are never those of a search."""
     goal: tuple[float, ...] | None = None
     """A position that every episode must reach, in place of the protocol's goal."""
+    env_id: str | None = None
+    """The environment, such as diffplan/Maze2D-Large-v1; that of the checkpoint if not given."""
     settings: Path | None = None
     """Planner settings, such as the best.json of a search; those of the checkpoint if not given."""
     num_workers: int | None = None
     """Actors, one CPU each; as many as there are CPUs if not given."""
+    resume: bool = False
+    """Go on with an evaluation that was interrupted."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -217,39 +197,28 @@ def train(arguments: list[str]) -> None:
     show(f"checkpoint: {out}")
 
 
-def tune(arguments: list[str]) -> None:
-    """`diffplan tune`."""
-    parsed = parse(TuneArguments, arguments, "tune")
-    from diffplan.checkpoint import load_checkpoint
-    from diffplan.cluster.tune import tune_planner
-
-    search = load_checkpoint(parsed.checkpoint).config.search
-    given = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(SearchConfig)}
-    search = dataclasses.replace(search, **{name: value for name, value in given.items() if value is not None})
-    best = tune_planner(parsed.checkpoint, parsed.out, search=search, resume=parsed.resume)
-    show(
-        f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes "
-        f"({', '.join(best['protocols'])}): score {best['score_mean']:.1f}, success {best['success_rate']:.1%}\n"
-        f"settings: {parsed.out / 'best.json'}"
-    )
-
-
 def evaluate(arguments: list[str]) -> None:
     """`diffplan evaluate`."""
     parsed = parse(EvaluateArguments, arguments, "evaluate")
     from diffplan.cluster.evaluate import evaluate as evaluate_on_cluster
+    from diffplan.evaluation.sources import find_policy
     from diffplan.evaluation.table import format_table
     from diffplan.planning.settings import load_settings
 
+    source = find_policy(
+        parsed.policy,
+        env=None if parsed.env_id is None else EnvConfig(env_id=parsed.env_id),
+        settings=None if parsed.settings is None else load_settings(parsed.settings),
+    )
     summary = evaluate_on_cluster(
-        parsed.checkpoint,
+        source,
         parsed.out,
         protocol=parsed.protocol,
         episodes=parsed.episodes,
         seed=parsed.seed,
         goal=parsed.goal,
-        settings=None if parsed.settings is None else load_settings(parsed.settings),
         num_workers=parsed.num_workers,
+        resume=parsed.resume,
     )
     show(format_table({parsed.protocol: summary}))
     show(f"summary: {parsed.out / 'summary.json'}")

@@ -6,7 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffplan.cluster.evaluate import EPISODES_PER_UNIT, NUM_RECORDED, evaluate
+from diffplan.config import EnvConfig
 from diffplan.errors import CheckpointError, ClusterError, ConfigError
+from diffplan.evaluation.scores import EpisodeResult
+from diffplan.evaluation.sources import find_policy
+from diffplan.evaluation.unit_results import UnitResults
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 EPISODES = EPISODES_PER_UNIT + 5
@@ -84,3 +88,41 @@ def test_what_cannot_work_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> N
         evaluate(tmp_path, tmp_path / "x", protocol="maze2d")
     with pytest.raises(ClusterError, match="64 CPUs"):
         evaluate(tiny_checkpoint, tmp_path / "x", protocol="maze2d", num_workers=64)
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_units_it_has(
+    result: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, done = tmp_path / "multi2d", []
+
+    def interrupt(self: UnitResults, unit: int, results: list[EpisodeResult]) -> None:
+        write(self, unit, results)
+        done.append(unit)
+        raise KeyboardInterrupt
+
+    write = UnitResults.write
+    monkeypatch.setattr(UnitResults, "write", interrupt)
+    settings = {"protocol": "multi2d", "episodes": EPISODES, "seed": 3, "num_workers": 1}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_checkpoint, out, **settings)
+    monkeypatch.undo()
+    assert done == [0]
+    assert not (out / "summary.json").exists()
+    (out / "recordings.npz").rename(out / "kept.npz")  # made with unit 0, which is not run again
+    with pytest.raises(ConfigError, match="begun with another seed"):
+        evaluate(tiny_checkpoint, out, **{**settings, "seed": 4}, resume=True)
+    evaluate(tiny_checkpoint, out, **settings, resume=True)
+    assert not (out / "recordings.npz").exists()
+    assert not (out / "units").exists()
+    columns = ["episode", "seed", "start", "goal", "undiscounted_return", "success", "horizon"]
+    whole, resumed = (pq.read_table(path / "episodes.parquet", columns=columns) for path in (result, out))
+    assert resumed.equals(whole)
+
+
+def test_a_baseline_is_evaluated_like_a_planner(tmp_path: Path) -> None:
+    source = find_policy("baseline:waypoint", env=EnvConfig(env_id="diffplan/Maze2D-UMaze-v1"))
+    summary = evaluate(source, tmp_path, protocol="maze2d", episodes=4, seed=3)
+    assert summary["success_rate"] == 1
+    assert summary["plan_seconds_mean"] is None
+    assert summary["config"]["baseline"] == "waypoint"
+    assert np.load(tmp_path / "recordings.npz")["plan_0"].shape == (0, 4)

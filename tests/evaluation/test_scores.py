@@ -24,6 +24,7 @@ CONTRACT = {
     "score_mean",
     "score_stderr",
     "score_ci95",
+    "score_iqm",
     "return_mean",
     "success_rate",
     "time_to_goal_steps_mean",

@@ -1,10 +1,10 @@
-"""Evaluate a checkpoint with parallel actors."""
+"""Evaluate a policy with parallel actors."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +18,35 @@ from diffplan.cluster.runtime import count_workers, ray_session, require_cpus
 from diffplan.cluster.units import run_units
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.errors import ConfigError
+from diffplan.evaluation.policies import MakePolicy
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import RecordedEpisode, evaluate_episodes
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
-from diffplan.planning.loading import load_planner
+from diffplan.evaluation.sources import PolicySource, find_policy
+from diffplan.evaluation.unit_results import UnitResults
 from diffplan.progress import Progress
 
 EPISODES_PER_UNIT = 25
 """Episodes that an actor plans for at once. Part of the protocol: it fixes which random numbers a plan sees."""
 NUM_RECORDED = 8
 """Episodes whose trajectories are kept for drawing."""
+SUMMARY = "summary.json"
 
 
 @ray.remote(num_cpus=1)
 class EvaluationActor:
-    """Evaluates blocks of episodes with a planner that it loads once."""
+    """Evaluates blocks of episodes with a policy that it loads once."""
 
     def __init__(
         self,
-        checkpoint: str,
-        settings: PlanningConfig | None,
+        load: Callable[[], MakePolicy],
         env: EnvConfig,
         seed: int,
         episodes: int,
         goal: Sequence[float] | None,
     ) -> None:
         torch.set_num_threads(1)
-        self._planner = load_planner(checkpoint, settings)
+        self._make_policy = load()
         self._env, self._seed, self._episodes, self._goal = env, seed, episodes, goal
 
     def run(self, unit: int) -> tuple[list[EpisodeResult], list[RecordedEpisode]]:
@@ -53,12 +55,12 @@ class EvaluationActor:
         episodes = range(first, min(first + EPISODES_PER_UNIT, self._episodes))
         recorded = NUM_RECORDED if unit == 0 else 0
         return evaluate_episodes(
-            self._planner, self._env, episodes, seed=self._seed, goal=self._goal, num_recorded=recorded
+            self._make_policy, self._env, episodes, seed=self._seed, goal=self._goal, num_recorded=recorded
         )
 
 
 def evaluate(
-    checkpoint: str | Path,
+    policy: str | Path | PolicySource,
     out: str | Path,
     *,
     protocol: str,
@@ -67,82 +69,87 @@ def evaluate(
     goal: Sequence[float] | None = None,
     settings: PlanningConfig | None = None,
     num_workers: int | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint and write `summary.json`, `episodes.parquet` and `recordings.npz` into `out`.
+    """Evaluate a policy and write `summary.json`, `episodes.parquet` and `recordings.npz` into `out`.
 
     Args:
-        checkpoint: the checkpoint directory.
+        policy: the policy, or its name; see `diffplan.evaluation.sources.find_policy`.
         out: directory of the results; replaced if there are some.
         protocol: `maze2d` (fixed goal) or `multi2d` (a goal for each episode).
         episodes: number of episodes.
         seed: seed of the episodes; never overlaps with those of tuning.
         goal: a position that every episode must reach, in place of the protocol's goal.
-        settings: how to plan; None for the settings of the checkpoint.
+        settings: how to plan, where a planner is named; None for the settings of the checkpoint.
         num_workers: actors, one CPU each; None for as many as there are CPUs.
+        resume: go on with an evaluation that was interrupted; the units that it has done are not done again.
 
     Returns:
         The summary.
 
     Raises:
-        ConfigError: unknown protocol, no episodes, or a goal inside a wall.
+        ConfigError: unknown protocol, no episodes, a goal inside a wall, or to resume another evaluation.
         CheckpointError: no checkpoint, or a damaged one.
         PlanningError: settings that the model cannot serve.
         ClusterError: too few CPUs, or actors that keep dying.
     """
-    checkpoint, out = Path(checkpoint).absolute(), Path(out).absolute()
+    out = Path(out).absolute()
     for name, value in (("episodes", episodes), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
-    planner = load_planner(checkpoint, settings)  # raises here, in one line, what would fail in every actor
-    env = apply_protocol(protocol, planner.config.env)
-    results: list[EpisodeResult] = []
-    recorded: list[RecordedEpisode] = []
+    # Raises here, in one line, what would fail in every actor.
+    source = policy if isinstance(policy, PolicySource) else find_policy(policy, settings=settings)
+    env = apply_protocol(protocol, source.env)
+    config = {
+        "env": config_to_dict(env),
+        "policy": source.name,
+        **source.record,
+        "seed": seed,
+        "goal": None if goal is None else list(goal),
+        "episodes_per_unit": EPISODES_PER_UNIT,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SUMMARY).unlink(missing_ok=True)  # written last: where it is, everything is
+    kept = UnitResults(out, {"protocol": protocol, "episodes": episodes, **config}, resume=resume)
+    done = kept.read()
+    results = [result for unit in done.values() for result in unit]
 
     def on_done(unit: int, result: tuple[list[EpisodeResult], list[RecordedEpisode]]) -> None:
+        if unit == 0:
+            save_recordings(out / "recordings.npz", result[1])
+        kept.write(unit, result[0])
         results.extend(result[0])
-        recorded.extend(result[1])
         progress.advance(len(result[0]), score=float(np.mean([r.score for r in results])))
 
     with ray_session():
         num_workers = count_workers(num_workers)
         require_cpus(num_workers, f"{num_workers} evaluation workers", "lower --num_workers")
         since = time.perf_counter()
-        with Progress("evaluate", episodes, "episodes") as progress:
+        with Progress("evaluate", episodes, "episodes", initial=len(results)) as progress:
             run_units(
-                range(-(-episodes // EPISODES_PER_UNIT)),
-                lambda: EvaluationActor.remote(str(checkpoint), settings, env, seed, episodes, goal),
+                [unit for unit in range(-(-episodes // EPISODES_PER_UNIT)) if unit not in done],
+                lambda: EvaluationActor.remote(source.load, env, seed, episodes, goal),
                 num_workers,
                 on_done,
             )
         wall_seconds = time.perf_counter() - since
     results.sort(key=lambda result: result.episode)
-    summary = summarize(
-        results,
-        env_id=env.env_id,
-        protocol=protocol,
-        wall_seconds=wall_seconds,
-        config={
-            "env": config_to_dict(env),
-            "planning": config_to_dict(planner.settings),
-            "checkpoint": str(checkpoint),
-            "seed": seed,
-            "goal": None if goal is None else list(goal),
-            "episodes_per_unit": EPISODES_PER_UNIT,
-        },
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "summary.json").unlink(missing_ok=True)  # written last: where it is, everything is
+    summary = summarize(results, env_id=env.env_id, protocol=protocol, wall_seconds=wall_seconds, config=config)
     pq.write_table(pa.Table.from_pylist(results_to_rows(results)), out / "episodes.parquet", compression="zstd")
-    save_recordings(out / "recordings.npz", recorded)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (out / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    kept.remove()
     return summary
 
 
 def save_recordings(path: Path, recorded: list[RecordedEpisode]) -> None:
-    """Write trajectories and plans: arrays `observations_<i>`, `plan_<i>`, `goal_<i>` of the i-th recorded episode."""
+    """Write trajectories and plans: arrays `observations_<i>`, `plan_<i>`, `goal_<i>` of the i-th recorded episode.
+
+    A policy without plans has empty ones.
+    """
     arrays: dict[str, Any] = {}
     for i, episode in enumerate(recorded):
         arrays[f"observations_{i}"] = episode.observations
-        arrays[f"plan_{i}"] = episode.plan.observations
+        none = np.empty((0, *episode.observations.shape[1:]), dtype=np.float32)
+        arrays[f"plan_{i}"] = none if episode.plan is None else episode.plan.observations
         arrays[f"goal_{i}"] = np.asarray(episode.result.goal)
     np.savez_compressed(path, **arrays)

@@ -1,4 +1,4 @@
-"""Evaluate a planner on a block of episodes in one process."""
+"""Evaluate a policy on a block of episodes in one process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gymnasium.vector import VectorEnv
 from diffplan.config import EnvConfig
 from diffplan.environments import get_box_bounds, get_reference_returns, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
+from diffplan.evaluation.policies import MakePolicy, RolloutContext, follow_planner
 from diffplan.evaluation.scores import EpisodeResult, normalize_score
 from diffplan.planning.planner import Planner
-from diffplan.planning.policy import PlanningPolicy
 from diffplan.seeding import Stream, make_seed
 from diffplan.types import Plan
 
@@ -25,17 +25,17 @@ class RecordedEpisode:
 
     Attributes:
         result: its scores.
-        plan: the first plan.
+        plan: the first plan; None of a policy without plans.
         observations: float32[length + 1, observation_dim].
     """
 
     result: EpisodeResult
-    plan: Plan
+    plan: Plan | None
     observations: np.ndarray
 
 
 def evaluate_episodes(
-    planner: Planner,
+    policy: Planner | MakePolicy,
     env: EnvConfig,
     episodes: Sequence[int],
     *,
@@ -44,10 +44,10 @@ def evaluate_episodes(
     goal: Sequence[float] | None = None,
     num_recorded: int = 0,
 ) -> tuple[list[EpisodeResult], list[RecordedEpisode]]:
-    """Run episodes side by side, one plan (or sequence of plans) each.
+    """Run episodes side by side.
 
     Args:
-        planner: the planner, with its settings.
+        policy: a planner, with its settings, or what makes another policy.
         env: the environment under a protocol.
         episodes: indices of the episodes; with `seed` and `stream` they fix every random number.
         seed: seed of the evaluation.
@@ -61,16 +61,18 @@ def evaluate_episodes(
     Raises:
         ConfigError: the environment cannot be made, has no goals, or refuses this one.
     """
+    make_policy = follow_planner(policy) if isinstance(policy, Planner) else policy
     vector_env = make_vector_env(env, len(episodes))
     try:
         references = get_reference_returns(env)
-        return _evaluate(planner, vector_env, references, list(episodes), seed, stream, goal, num_recorded)
+        return _evaluate(make_policy, env, vector_env, references, list(episodes), seed, stream, goal, num_recorded)
     finally:
         vector_env.close()
 
 
 def _evaluate(
-    planner: Planner,
+    make_policy: MakePolicy,
+    env: EnvConfig,
     vector_env: VectorEnv,
     reference_returns: tuple[float, float] | None,
     episodes: list[int],
@@ -93,9 +95,10 @@ def _evaluate(
     if "goal" not in infos:
         raise ConfigError("env.env_id: expected an environment whose infos have a 'goal', got none")
     starts, goals = observations.copy(), np.array(infos["goal"])
-    policy = PlanningPolicy(planner, generator, low, high)
+    own_seeds = [make_seed(seed, stream, episode, 2) for episode in episodes]
+    policy = make_policy(RolloutContext(env, own_seeds, generator, low, high))
     policy.reset(observations, goals)
-    first_plans = list(policy.plans)
+    first_plans: list[Plan | None] = list(getattr(policy, "plans", [None] * len(episodes)))
     trajectory = [observations[:num_recorded].astype(np.float32)]
     num_envs = len(episodes)
     returns, lengths, num_plans = np.zeros(num_envs), np.zeros(num_envs, dtype=int), np.zeros(num_envs, dtype=int)
@@ -106,14 +109,15 @@ def _evaluate(
         returns += np.where(running, rewards, 0.0)
         lengths += running
         reached = np.where(running & (reached < 0) & np.asarray(infos["success"]), lengths, reached)
-        num_plans = np.where(running, policy.num_plans, num_plans)
+        num_plans = np.where(running, getattr(policy, "num_plans", num_plans), num_plans)
         ended = terminations | truncations
         running &= ~ended
         if num_recorded:
             trajectory.append(observations[:num_recorded].astype(np.float32))
         if running.any():
             observations = restart_ended(vector_env, observations, ended)
-    plan_seconds = policy.plan_seconds / int(policy.num_plans.sum())
+    total_plans = int(getattr(policy, "num_plans", num_plans).sum())
+    plan_seconds = getattr(policy, "plan_seconds", 0.0) / max(total_plans, 1)
     results = [
         EpisodeResult(
             episode=episode,
@@ -125,8 +129,8 @@ def _evaluate(
             success=bool(reached[i] >= 0),
             time_to_goal_steps=int(reached[i]) if reached[i] >= 0 else None,
             length=int(lengths[i]),
-            horizon=first_plans[i].horizon,
-            plan_speed_error=first_plans[i].speed_error,
+            horizon=None if (plan := first_plans[i]) is None else plan.horizon,
+            plan_speed_error=None if plan is None else plan.speed_error,
             num_plans=int(num_plans[i]),
             plan_seconds=plan_seconds * int(num_plans[i]),
         )

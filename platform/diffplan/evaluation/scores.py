@@ -26,8 +26,8 @@ class EpisodeResult:
         success: whether the goal was reached at any step.
         time_to_goal_steps: steps until the goal was first reached; None if never.
         length: steps of the episode.
-        horizon: transitions in the first plan.
-        plan_speed_error: speed error of the first plan.
+        horizon: transitions in the first plan; None of a policy without plans.
+        plan_speed_error: speed error of the first plan; None of a policy without plans.
         num_plans: plans made.
         plan_seconds: seconds spent on its plans; the time of a batch is shared evenly over the plans in it.
     """
@@ -41,8 +41,8 @@ class EpisodeResult:
     success: bool
     time_to_goal_steps: int | None
     length: int
-    horizon: int
-    plan_speed_error: float
+    horizon: int | None
+    plan_speed_error: float | None
     num_plans: int
     plan_seconds: float
 
@@ -83,10 +83,11 @@ def summarize(
         "score_mean": float(scores.mean()),
         "score_stderr": float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else 0.0,
         "score_ci95": list(compute_interval(scores.tolist())),
+        "score_iqm": float(stats.trim_mean(scores, 0.25)),
         "return_mean": float(np.mean([r.undiscounted_return for r in results])),
         "success_rate": float(np.mean([r.success for r in results])),
         "time_to_goal_steps_mean": float(np.mean(times)) if times else None,
-        "plan_seconds_mean": plan_seconds / max(num_plans, 1),
+        "plan_seconds_mean": plan_seconds / num_plans if num_plans else None,
         "plans_per_second": num_plans / plan_seconds if plan_seconds > 0 else None,
         "wall_seconds": wall_seconds,
         "config": config,

@@ -31,10 +31,10 @@ def _maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_traini
     return Config(
         env=EnvConfig(env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1"),
         collection=CollectionConfig(num_steps=num_collected_steps),
-        windows=WindowConfig(min_horizon=8, max_horizon=max_horizon, horizon_multiple=4, stride=5),
+        windows=WindowConfig(min_horizon=4, max_horizon=max_horizon, horizon_multiple=1, stride=5),
         training=TrainingConfig(num_steps=num_training_steps),
         planning=PlanningConfig(
-            num_sampling_steps=4, min_horizon=8, max_horizon=max_horizon, horizon_multiple=4, num_candidates=1
+            num_sampling_steps=4, min_horizon=4, max_horizon=max_horizon, horizon_multiple=1, num_candidates=1
         ),
     )
 
@@ -46,13 +46,13 @@ def _long_maze2d(
     return Config(
         env=EnvConfig(env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1"),
         collection=CollectionConfig(num_steps=num_collected_steps),
-        windows=WindowConfig(min_horizon=8, max_horizon=max_horizon, horizon_multiple=4, stride=10),
+        windows=WindowConfig(min_horizon=4, max_horizon=max_horizon, horizon_multiple=1, stride=10),
         training=TrainingConfig(num_steps=num_training_steps, batch_size=128),
         planning=PlanningConfig(
             num_sampling_steps=4,
-            min_horizon=8,
+            min_horizon=4,
             max_horizon=max_horizon,
-            horizon_multiple=4,
+            horizon_multiple=1,
             max_speed_error=max_speed_error,
             num_candidates=1,
             interpolation="hermite",

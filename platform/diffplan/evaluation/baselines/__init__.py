@@ -1,0 +1,1 @@
+"""Policies that planners are compared with."""

@@ -1,0 +1,113 @@
+"""What is evaluated, by its name: a checkpoint, a planner that comes with the package, or a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffplan.checkpoint import load_checkpoint
+from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
+from diffplan.errors import CheckpointError, ConfigError
+from diffplan.evaluation.policies import SCRIPTED, MakePolicy, follow_clone, follow_planner
+from diffplan.planning.loading import load_planner, load_policy
+from diffplan.suggestion import unknown_name
+
+BASELINE_PREFIX = "baseline:"
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """A policy that actors load by themselves.
+
+    Attributes:
+        name: what the user called it; of a directory, its absolute path.
+        env: the environment that it acts in, without a protocol.
+        record: what results say of it, as JSON values.
+        load: makes it; may take seconds, for it reads checkpoints.
+    """
+
+    name: str
+    env: EnvConfig
+    record: dict[str, Any]
+    load: Callable[[], MakePolicy]
+
+
+def find_policy(
+    name: str | Path, *, env: EnvConfig | None = None, settings: PlanningConfig | None = None
+) -> PolicySource:
+    """What a name stands for; everything that would fail in an actor fails here.
+
+    Args:
+        name: directory or URL of a checkpoint of a diffuser or of a cloned policy, `pretrained:NAME`, or
+            `baseline:NAME`.
+        env: the environment; None for that of the checkpoint. A baseline has none of its own.
+        settings: planner settings; None for those of the checkpoint.
+
+    Raises:
+        CheckpointError: no checkpoint there, a damaged one, or one of an objective that cannot act.
+        ConfigError: an unknown baseline, one without an environment, or settings for something that does not plan.
+        PlanningError: settings that the model cannot serve.
+    """
+    name = str(name)
+    if name.startswith(BASELINE_PREFIX):
+        return _find_baseline(name, env, settings)
+    where = name if ":" in name else str(Path(name).absolute())
+    checkpoint = load_checkpoint(where)
+    env = checkpoint.config.env if env is None else env
+    objective = checkpoint.config.training.objective
+    if objective == "diffusion":
+        planner = load_planner(where, settings)
+        record = {"checkpoint": where, "planning": config_to_dict(planner.settings)}
+        return PolicySource(where, env, record, _LoadPlanner(where, settings))
+    if objective != "behavior_cloning":
+        raise CheckpointError(
+            f"{where}: expected a checkpoint that can act (training.objective diffusion or behavior_cloning), "
+            f"got {objective}"
+        )
+    _refuse_settings(settings, where)
+    return PolicySource(where, env, {"checkpoint": where}, _LoadClone(where))
+
+
+def _find_baseline(name: str, env: EnvConfig | None, settings: PlanningConfig | None) -> PolicySource:
+    short = name.removeprefix(BASELINE_PREFIX)
+    if short not in SCRIPTED:
+        raise ConfigError(unknown_name("baseline", short, SCRIPTED))
+    if env is None:
+        raise ConfigError(f"{name}: expected --env_id, the environment that it is to act in, got none")
+    _refuse_settings(settings, name)
+    return PolicySource(name, env, {"baseline": short}, _LoadScripted(short))
+
+
+def _refuse_settings(settings: PlanningConfig | None, name: str) -> None:
+    if settings is not None:
+        raise ConfigError(f"{name}: expected no planner settings, for it does not plan; leave out --settings")
+
+
+# Classes and not closures: actors are sent them.
+
+
+@dataclass(frozen=True)
+class _LoadPlanner:
+    where: str
+    settings: PlanningConfig | None
+
+    def __call__(self) -> MakePolicy:
+        return follow_planner(load_planner(self.where, self.settings))
+
+
+@dataclass(frozen=True)
+class _LoadClone:
+    where: str
+
+    def __call__(self) -> MakePolicy:
+        return follow_clone(load_policy(self.where))
+
+
+@dataclass(frozen=True)
+class _LoadScripted:
+    name: str
+
+    def __call__(self) -> MakePolicy:
+        return SCRIPTED[self.name]
