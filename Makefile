@@ -25,6 +25,7 @@ format: $(INSTALLED)
 benchmarks: $(INSTALLED)  ## measure and rewrite docs/results/
 	$(BIN)/python benchmarks/collection.py
 	$(BIN)/python benchmarks/maze2d_references.py --episodes 300
+	$(BIN)/python benchmarks/maze2d_limits.py --episodes 300
 
 # `.installed` is newer than what it was installed from, or the installation runs again.
 $(INSTALLED): pyproject.toml constraints.txt

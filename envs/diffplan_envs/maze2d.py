@@ -7,6 +7,8 @@ Source: D4RL `pointmaze/maze_model.py` (`maze2d-*-v1`).
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
@@ -14,8 +16,11 @@ import numpy as np
 from gymnasium import spaces
 
 from diffplan_envs.maze import Maze
+from diffplan_envs.maze_limits import limit_returns
+from diffplan_envs.maze_paths import make_maze_paths
 from diffplan_envs.physics import MAX_SPEED, STEP_SECONDS, make_model
-from diffplan_envs.task import Maze2DTask, RewardType
+from diffplan_envs.simulator import Maze2DSimulator
+from diffplan_envs.task import GOAL_RADIUS, Maze2DTask, RewardType
 
 import mujoco  # isort: skip  (after our physics, which chooses what mujoco draws with)
 
@@ -70,6 +75,23 @@ class Maze2DEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reference_returns(self) -> tuple[float, float] | None:
         """Returns of a random policy and of an expert that scores are normalised with; None for an own layout."""
         return self.task.reference_returns
+
+    def make_simulator(self, num_envs: int) -> Maze2DSimulator:
+        """A batch of this environment's physics and rewards whose states may be set, for planners that try actions."""
+        return Maze2DSimulator(self.task, num_envs)
+
+    def shortest_path_lengths(self, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """Shortest way from observations float[num, 4] to within 0.5 of goals float[num, 2], float64[num], in units."""
+        return make_maze_paths(self.maze).shortest_lengths(np.asarray(starts)[:, :2], goals, GOAL_RADIUS)
+
+    def touches_wall(self, observations: np.ndarray) -> np.ndarray:
+        """Whether the ball touches a wall in observations float[..., 4], bool[...]."""
+        return make_maze_paths(self.maze).touches_wall(np.asarray(observations)[..., :2])
+
+    @property
+    def limit_returns(self) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None:
+        """The largest returns, see `diffplan_envs.maze_limits.limit_returns`; None for the dense reward."""
+        return partial(limit_returns, self.maze) if self.task.reward_type == "sparse" else None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -6,12 +6,17 @@ a new family needs no change outside its own package:
 * `maze` — an object with `rows` (characters), `walls`, `free_cells`, `is_free(position)`, `distances`: waypoint
   behaviors and pictures use it;
 * `reference_returns` — returns of a random and of an expert policy, for normalised scores;
+* `make_simulator(num_envs)` — a `Simulator`, the environment's own physics and rewards with states that may be set:
+  planners that are given the true simulator (MPPI) use it;
+* `shortest_path_lengths(starts, goals)`, `touches_wall(observations)`, `limit_returns(observations, goals, num_steps)`
+  — what an evaluation compares episodes with; see the getters below;
 * `infos["goal"]`, `infos["success"]` — the goal of the episode and whether it is reached now.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -20,6 +25,30 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 import diffplan_envs  # noqa: F401  (registers our environments where the package is not installed but on the path)
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
+
+
+class Simulator(Protocol):
+    """A batch of an environment's own dynamics and rewards, without episodes: set the states, then try actions."""
+
+    num_envs: int
+    """Size of the batch."""
+
+    def set_states(self, observations: np.ndarray, goals: np.ndarray) -> None:
+        """Put the batch in the states of observations float[num_envs, observation_dim].
+
+        What follows equals environments that were reset to these observations and goals, float[num_envs, goal_dim].
+        """
+        ...
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Step every member of the batch once with actions float[num_envs, action_dim].
+
+        Returns:
+            Observations float[num_envs, observation_dim], the task's rewards float[num_envs], and dense rewards
+            float[num_envs]: those of the task's dense variant, which tell near from far where the task pays nothing
+            (the rewards again where there is no such variant).
+        """
+        ...
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
@@ -73,24 +102,56 @@ def restart_ended(env: VectorEnv, observations: np.ndarray, ended: np.ndarray) -
 
 def get_maze(config: EnvConfig) -> Any | None:
     """The maze of an environment, or None where it has none."""
+    return _get_attribute(config, "maze")
+
+
+def make_simulator(config: EnvConfig, num_envs: int) -> Simulator:
+    """A batch of an environment's dynamics and rewards whose states may be set.
+
+    Raises:
+        ConfigError: the environment cannot be made, or offers no simulator.
+    """
     env = make_env(config)
     try:
-        return env.get_wrapper_attr("maze")
+        make = env.get_wrapper_attr("make_simulator")
     except AttributeError:
-        return None
+        raise ConfigError(f"env.env_id {config.env_id!r}: expected one with a simulator to plan in, got none") from None
     finally:
         env.close()
+    return make(num_envs)
 
 
 def get_reference_returns(config: EnvConfig) -> tuple[float, float] | None:
     """Returns of a random and of an expert policy, or None where none are known."""
-    env = make_env(config)
-    try:
-        return env.get_wrapper_attr("reference_returns")
-    except AttributeError:
-        return None
-    finally:
-        env.close()
+    return _get_attribute(config, "reference_returns")
+
+
+def get_shortest_path_lengths(config: EnvConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """How far it is to a goal at least, or None where an environment does not know.
+
+    Returns:
+        A function of start observations float[num, observation_dim] and goals float[num, goal_dim]: the length of the
+        shortest possible way until the goal counts as reached, float[num], in environment units; 0 where it is reached
+        at once, infinity where no way leads there. An episode's path efficiency is this divided by the length
+        travelled until `infos["success"]` is first true.
+    """
+    return _get_attribute(config, "shortest_path_lengths")
+
+
+def get_touches_wall(config: EnvConfig) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Which observations float[..., observation_dim] touch a wall, bool[...]; None where there are no walls."""
+    return _get_attribute(config, "touches_wall")
+
+
+def get_limit_returns(config: EnvConfig) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None:
+    """The largest return that physics allows, or None where an environment does not know.
+
+    Returns:
+        A function of start observations float[num, observation_dim], goals float[num, goal_dim] and the number of
+        steps of an episode: the largest undiscounted return, float[num], as exactly as the environment says. It may
+        take seconds; one call for all episodes is cheapest, and what was computed is remembered in the process.
+    """
+    return _get_attribute(config, "limit_returns")
 
 
 def get_episode_limit(config: EnvConfig) -> int:
@@ -113,6 +174,17 @@ def get_box_bounds(env: VectorEnv) -> tuple[list[float | None], list[float | Non
         return [float(v) if np.isfinite(v) else None for v in values]
 
     return bounds(space.low), bounds(space.high)
+
+
+def _get_attribute(config: EnvConfig, name: str) -> Any | None:
+    """An optional attribute of an environment, or None where it has none."""
+    env = make_env(config)
+    try:
+        return env.get_wrapper_attr(name)
+    except AttributeError:
+        return None
+    finally:
+        env.close()
 
 
 def _first_line(error: Exception) -> str:

@@ -76,50 +76,21 @@ def calibrate(arguments: list[str]) -> None:
             "calibrate: expected --quantile in (0, 1) and --num_plans >= 1, "
             f"got {parsed.quantile} and {parsed.num_plans}"
         )
-    from diffplan.checkpoint import load_checkpoint
-    from diffplan.data.dataset import open_dataset
-    from diffplan.planning.calibration import learn_horizons, measure_consistency
-    from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model
-    from diffplan.progress import follow
-    from diffplan.training.inverse_dynamics import fit_action_model
+    from diffplan.training.companions import CALIBRATION, fit_companions
 
-    pinned = load_checkpoint(parsed.checkpoint).dataset
-    uri = parsed.data or pinned.get("path") or pinned.get("uri")
-    if uri is None:
-        raise ConfigError(f"{parsed.checkpoint}: it does not say what it was trained on; give the dataset by --data")
-    # Settings that want a horizon model are what this command makes one for.
-    settings = None if parsed.settings is None else load_settings(parsed.settings)
-    planner = load_planner(parsed.checkpoint, _scanning(parsed.checkpoint, settings), companions=False)
-    dataset = open_dataset(uri)
-    horizons = planner.settings.horizons
-    data = measure_consistency(dataset, planner.config, planner.config.windows.horizons, seed=parsed.seed)
-    with follow("plans", "plans") as report:
-        model, plans = learn_horizons(
-            planner,
-            dataset,
-            num_plans=parsed.num_plans,
-            quantile=parsed.quantile,
-            seed=parsed.seed,
-            on_progress=report,
-        )
-    with follow("actions", "steps") as report:
-        action_model, action_error = fit_action_model(dataset, seed=parsed.seed, on_progress=report)
-    save_horizon_model(parsed.checkpoint, model)
-    save_action_model(parsed.checkpoint, action_model)
-    result = {"data": data, "plans": plans, "inverse_dynamics_error": action_error, "dataset": str(uri)}
-    (parsed.checkpoint / "calibration.json").write_text(json.dumps(result, indent=2) + "\n")
-    show(_format_calibration(result, horizons))
-    show(f"calibration: {parsed.checkpoint / 'calibration.json'}")
+    result = fit_companions(
+        parsed.checkpoint,
+        data=parsed.data,
+        settings=None if parsed.settings is None else load_settings(parsed.settings),
+        num_plans=parsed.num_plans,
+        quantile=parsed.quantile,
+        seed=parsed.seed,
+    )
+    show(_format_calibration(result))
+    show(f"calibration: {parsed.checkpoint / CALIBRATION}")
 
 
-def _scanning(checkpoint: Path, settings: Any) -> Any:
-    from diffplan.checkpoint import load_checkpoint
-
-    settings = load_checkpoint(checkpoint).config.planning if settings is None else settings
-    return dataclasses.replace(settings, horizon_rule="scan", controller="tracking")
-
-
-def _format_calibration(result: dict[str, Any], horizons: tuple[int, ...]) -> str:
+def _format_calibration(result: dict[str, Any]) -> str:
     data, plans = result["data"], result["plans"]
     lines = ["speed error of real windows: quantiles " + ", ".join(f"{q:.1%}" for q in data["quantiles"])]
     shown = sorted({0, len(data["horizons"]) // 2, len(data["horizons"]) - 1})
@@ -127,7 +98,7 @@ def _format_calibration(result: dict[str, Any], horizons: tuple[int, ...]) -> st
         values = "  ".join(f"{v:6.2f}" for v in data["speed_errors"][i])
         lines.append(f"  horizon {data['horizons'][i]:4d}  {values}")
     lines.append(f"plans within max_speed_error {plans['max_speed_error']:g}, and how often that was predicted rightly")
-    for horizon, share, accuracy in zip(horizons, plans["share_consistent"], plans["accuracy"], strict=True):
+    for horizon, share, accuracy in zip(result["horizons"], plans["share_consistent"], plans["accuracy"], strict=True):
         if share is not None:
             lines.append(f"  horizon {horizon:4d}  {share:6.1%}  {accuracy:6.1%}")
     lines.append(f"inverse dynamics: error {result['inverse_dynamics_error']:.1%} of the spread of actions")

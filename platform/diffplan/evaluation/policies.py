@@ -73,17 +73,20 @@ def _make_random(context: RolloutContext) -> Policy:
 
 
 def _make_waypoint(context: RolloutContext) -> Policy:
-    maze = get_maze(context.env)
-    if maze is None:
-        raise ConfigError(f"waypoint: expected an environment with a maze, got {context.env.env_id}")
-    return _Waypoint(context, maze)
+    return _Waypoint(context, "waypoint", knows_goal=True)
 
 
-SCRIPTED: dict[str, MakePolicy] = {"random": _make_random, "waypoint": _make_waypoint}
-"""Policies that need no training and no model: uniform actions, and D4RL's waypoint controller on the way to the goal.
+def _make_behavior(context: RolloutContext) -> Policy:
+    return _Waypoint(context, "behavior", knows_goal=False)
 
-The controller is the one that the data come from, without its noise, told the goal of the evaluation: it finds its way
-on the map of the maze, which no planner is shown.
+
+SCRIPTED: dict[str, MakePolicy] = {"random": _make_random, "behavior": _make_behavior, "waypoint": _make_waypoint}
+"""Policies that need no training and no model.
+
+* `random`: uniform actions.
+* `behavior`: what the data of the mazes come from, D4RL's waypoint controller on the way to goals that it draws itself.
+* `waypoint`: the same controller told the goal of the evaluation. It finds its way on the map of the maze, which no
+  planner is shown.
 """
 
 
@@ -100,11 +103,13 @@ class _Random:
 
 
 class _Waypoint:
-    def __init__(self, context: RolloutContext, maze: object) -> None:
-        self._maze, self._seeds = maze, context.seeds
+    def __init__(self, context: RolloutContext, name: str, *, knows_goal: bool) -> None:
+        self._maze, self._seeds, self._knows_goal = get_maze(context.env), context.seeds, knows_goal
+        if self._maze is None:
+            raise ConfigError(f"{name}: expected an environment with a maze, got {context.env.env_id}")
 
     def reset(self, observations: np.ndarray, goals: np.ndarray) -> None:
-        self._behavior = WaypointBehavior(self._maze, goals=goals)
+        self._behavior = WaypointBehavior(self._maze, goals=goals if self._knows_goal else None)
         self._behavior.reset(observations, _make_generators(self._seeds))
 
     def act(self, observations: np.ndarray) -> np.ndarray:

@@ -10,7 +10,14 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from diffplan.config import EnvConfig
-from diffplan.environments import get_box_bounds, get_reference_returns, make_vector_env, restart_ended
+from diffplan.environments import (
+    get_box_bounds,
+    get_reference_returns,
+    get_shortest_path_lengths,
+    get_touches_wall,
+    make_vector_env,
+    restart_ended,
+)
 from diffplan.errors import ConfigError
 from diffplan.evaluation.policies import MakePolicy, RolloutContext, follow_planner
 from diffplan.evaluation.scores import EpisodeResult, normalize_score
@@ -104,8 +111,10 @@ def _evaluate(
     returns, lengths, num_plans = np.zeros(num_envs), np.zeros(num_envs, dtype=int), np.zeros(num_envs, dtype=int)
     reached = np.full(num_envs, -1)
     running = np.ones(num_envs, dtype=bool)
+    path = _Path(env, observations)
     while running.any():
         observations, rewards, terminations, truncations, infos = vector_env.step(policy.act(observations))
+        path.follow(observations, running, reached < 0)
         returns += np.where(running, rewards, 0.0)
         lengths += running
         reached = np.where(running & (reached < 0) & np.asarray(infos["success"]), lengths, reached)
@@ -118,6 +127,7 @@ def _evaluate(
             observations = restart_ended(vector_env, observations, ended)
     total_plans = int(getattr(policy, "num_plans", num_plans).sum())
     plan_seconds = getattr(policy, "plan_seconds", 0.0) / max(total_plans, 1)
+    efficiencies, num_collision_steps = path.compare(starts, goals, reached)
     results = [
         EpisodeResult(
             episode=episode,
@@ -133,6 +143,8 @@ def _evaluate(
             plan_speed_error=None if plan is None else plan.speed_error,
             num_plans=int(num_plans[i]),
             plan_seconds=plan_seconds * int(num_plans[i]),
+            path_efficiency=efficiencies[i],
+            num_collision_steps=num_collision_steps[i],
         )
         for i, episode in enumerate(episodes)
     ]
@@ -141,3 +153,36 @@ def _evaluate(
         for i in range(min(num_recorded, num_envs))
     ]
     return results, recorded
+
+
+class _Path:
+    """What the ways of a batch of episodes add up to: the length until the goal, and steps in touch with a wall."""
+
+    def __init__(self, env: EnvConfig, observations: np.ndarray) -> None:
+        self._shortest, self._touches_wall = get_shortest_path_lengths(env), get_touches_wall(env)
+        self._positions = list(env.position_columns)
+        self._last = observations[:, self._positions].copy()
+        self._lengths, self._num_collisions = np.zeros(len(observations)), np.zeros(len(observations), dtype=int)
+
+    def follow(self, observations: np.ndarray, running: np.ndarray, on_the_way: np.ndarray) -> None:
+        """Count the step that led to these observations, in episodes that were running, or were on the way."""
+        here = observations[:, self._positions]
+        self._lengths += np.where(running & on_the_way, np.linalg.norm(here - self._last, axis=1), 0.0)
+        self._last = here.copy()
+        if self._touches_wall is not None:
+            self._num_collisions += running & self._touches_wall(observations)
+
+    def compare(
+        self, starts: np.ndarray, goals: np.ndarray, reached: np.ndarray
+    ) -> tuple[list[float | None], list[int | None]]:
+        """Path efficiencies and collision steps; `reached` is negative where the goal never was."""
+        num_envs = len(starts)
+        collisions: list[int | None] = [None] * num_envs
+        if self._touches_wall is not None:
+            collisions = [int(number) for number in self._num_collisions]
+        if self._shortest is None:
+            return [None] * num_envs, collisions
+        shortest = self._shortest(starts, goals)
+        counts = (reached >= 0) & (shortest > 0) & (self._lengths > 0)
+        efficiencies = [float(shortest[i] / self._lengths[i]) if counts[i] else None for i in range(num_envs)]
+        return efficiencies, collisions

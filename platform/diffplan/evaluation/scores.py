@@ -30,6 +30,9 @@ class EpisodeResult:
         plan_speed_error: speed error of the first plan; None of a policy without plans.
         num_plans: plans made.
         plan_seconds: seconds spent on its plans; the time of a batch is shared evenly over the plans in it.
+        path_efficiency: length of the shortest way to the goal over the length travelled until it was first reached;
+            None if it never was, if the episode began there, or where the environment knows no shortest ways.
+        num_collision_steps: steps that ended in touch with a wall; None where the environment does not say.
     """
 
     episode: int
@@ -45,6 +48,8 @@ class EpisodeResult:
     plan_speed_error: float | None
     num_plans: int
     plan_seconds: float
+    path_efficiency: float | None = None
+    num_collision_steps: int | None = None
 
 
 def normalize_score(undiscounted_return: float, reference_returns: tuple[float, float] | None) -> float:
@@ -76,6 +81,8 @@ def summarize(
     times = [r.time_to_goal_steps for r in results if r.time_to_goal_steps is not None]
     num_plans = sum(r.num_plans for r in results)
     plan_seconds = sum(r.plan_seconds for r in results)
+    efficiencies = [r.path_efficiency for r in results if r.path_efficiency is not None]
+    collisions = [r.num_collision_steps for r in results if r.num_collision_steps is not None]
     return {
         "env_id": env_id,
         "protocol": protocol,
@@ -87,6 +94,8 @@ def summarize(
         "return_mean": float(np.mean([r.undiscounted_return for r in results])),
         "success_rate": float(np.mean([r.success for r in results])),
         "time_to_goal_steps_mean": float(np.mean(times)) if times else None,
+        "path_efficiency_mean": float(np.mean(efficiencies)) if efficiencies else None,
+        "collision_steps_mean": float(np.mean(collisions)) if collisions else None,
         "plan_seconds_mean": plan_seconds / num_plans if num_plans else None,
         "plans_per_second": num_plans / plan_seconds if plan_seconds > 0 else None,
         "wall_seconds": wall_seconds,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from diffplan.checkpoint import load_checkpoint
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.errors import CheckpointError, ConfigError
-from diffplan.evaluation.policies import SCRIPTED, MakePolicy, follow_clone, follow_planner
+from diffplan.evaluation.baselines.mppi import MppiSettings, follow_mppi
+from diffplan.evaluation.baselines.offline_policy import DESCRIPTION, OfflinePolicy, load_offline_policy
+from diffplan.evaluation.policies import SCRIPTED, MakePolicy, RolloutContext, follow_clone, follow_planner
 from diffplan.planning.loading import load_planner, load_policy
 from diffplan.suggestion import unknown_name
 
 BASELINE_PREFIX = "baseline:"
+MPPI: dict[str, MppiSettings] = {"mppi": MppiSettings(), "mppi_sparse": MppiSettings(dense_weight=0.0)}
+"""MPPI in the true simulator: by default led by the dense reward too, or by the reward of the task alone."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ def find_policy(
     """What a name stands for; everything that would fail in an actor fails here.
 
     Args:
-        name: directory or URL of a checkpoint of a diffuser or of a cloned policy, `pretrained:NAME`, or
-            `baseline:NAME`.
+        name: directory or URL of a checkpoint of a diffuser or of a cloned policy, directory of a policy of
+            `diffplan baseline train`, `pretrained:NAME`, or `baseline:NAME`.
         env: the environment; None for that of the checkpoint. A baseline has none of its own.
         settings: planner settings; None for those of the checkpoint.
 
@@ -54,6 +58,11 @@ def find_policy(
     if name.startswith(BASELINE_PREFIX):
         return _find_baseline(name, env, settings)
     where = name if ":" in name else str(Path(name).absolute())
+    if (Path(where) / DESCRIPTION).is_file():
+        _refuse_settings(settings, where)
+        description = load_offline_policy(where).description
+        record = {"checkpoint": where, "algorithm": description.algorithm, "training": description.training}
+        return PolicySource(where, description.env if env is None else env, record, _LoadOfflinePolicy(where))
     checkpoint = load_checkpoint(where)
     env = checkpoint.config.env if env is None else env
     objective = checkpoint.config.training.objective
@@ -72,11 +81,13 @@ def find_policy(
 
 def _find_baseline(name: str, env: EnvConfig | None, settings: PlanningConfig | None) -> PolicySource:
     short = name.removeprefix(BASELINE_PREFIX)
-    if short not in SCRIPTED:
-        raise ConfigError(unknown_name("baseline", short, SCRIPTED))
+    if short not in (known := [*SCRIPTED, *MPPI]):
+        raise ConfigError(unknown_name("baseline", short, known))
     if env is None:
         raise ConfigError(f"{name}: expected --env_id, the environment that it is to act in, got none")
     _refuse_settings(settings, name)
+    if short in MPPI:
+        return PolicySource(name, env, {"baseline": short, "mppi": asdict(MPPI[short])}, _LoadMppi(MPPI[short]))
     return PolicySource(name, env, {"baseline": short}, _LoadScripted(short))
 
 
@@ -111,3 +122,24 @@ class _LoadScripted:
 
     def __call__(self) -> MakePolicy:
         return SCRIPTED[self.name]
+
+
+@dataclass(frozen=True)
+class _LoadMppi:
+    settings: MppiSettings
+
+    def __call__(self) -> MakePolicy:
+        return follow_mppi(self.settings)
+
+
+@dataclass(frozen=True)
+class _LoadOfflinePolicy:
+    where: str
+
+    def __call__(self) -> MakePolicy:
+        policy = load_offline_policy(self.where)
+
+        def make(context: RolloutContext) -> OfflinePolicy:
+            return policy
+
+        return make

@@ -1,0 +1,310 @@
+"""The paper's Table 1 in one command: data, training, search, evaluation and baselines, each stage done once.
+
+```
+<out>/<maze>/dataset/ checkpoint/ search/ policies/<method>-<protocol>/ evaluation/<protocol>/<method>/summary.json
+```
+
+A stage whose result is there is not done again, and one that was interrupted goes on, so the command is given again
+until the table is whole. Data and models from elsewhere can take the place of a stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.checkpoint import is_checkpoint, load_checkpoint
+from diffplan.cluster.collect import collect
+from diffplan.cluster.evaluate import SUMMARY, evaluate
+from diffplan.cluster.offline_rl import train_offline_rl
+from diffplan.cluster.runtime import ray_session
+from diffplan.cluster.train import RUN_NAME, train_on_cluster
+from diffplan.cluster.tune import tune_planner
+from diffplan.config import Config, EnvConfig, SearchConfig
+from diffplan.config.offline_rl import Algorithm
+from diffplan.environments import get_episode_limit, get_limit_returns, get_maze, get_reference_returns
+from diffplan.errors import ConfigError
+from diffplan.evaluation.baselines.offline_policy import load_offline_policy
+from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.scores import normalize_score
+from diffplan.evaluation.sources import BASELINE_PREFIX, PolicySource, find_policy
+from diffplan.planning.packaging import package_planner
+from diffplan.planning.settings import load_settings
+from diffplan.presets import get_preset
+from diffplan.report.table1 import MAZES, METHOD_TITLES, PROTOCOL_TITLES, draw_table, format_page, make_row
+from diffplan.suggestion import unknown_name
+from diffplan.training.companions import CALIBRATION, fit_companions
+
+METHODS = tuple(method for method in METHOD_TITLES if method != "limit")
+
+
+@dataclass(frozen=True)
+class Table1Size:
+    """How much work a table is.
+
+    Attributes:
+        episodes: evaluation episodes of each protocol.
+        baseline_updates: gradient updates of each algorithm for one goal, and of its goal-conditioned variant.
+        selection_episodes: tuning episodes by which the best policy of a training is chosen.
+        cloning_steps: training steps of the cloned policy.
+        search: size of the search for planner settings.
+        num_plans: plans that the horizon model learns from.
+    """
+
+    episodes: int = 100
+    baseline_updates: dict[Algorithm, tuple[int, int]] = field(
+        default_factory=lambda: {"iql": (100_000, 30_000), "cql": (20_000, 20_000)}
+    )
+    selection_episodes: int = 50
+    cloning_steps: int = 10_000
+    search: SearchConfig = field(
+        default_factory=lambda: SearchConfig(
+            num_trials=48, episodes_per_block=50, num_blocks=4, max_concurrent_trials=2
+        )
+    )
+    num_plans: int = 40_000
+
+
+SMOKE = Table1Size(
+    episodes=4,
+    baseline_updates={"iql": (30, 30), "cql": (10, 10)},
+    selection_episodes=2,
+    cloning_steps=50,
+    search=SearchConfig(num_trials=2, episodes_per_block=2, num_blocks=1, max_concurrent_trials=2),
+    num_plans=1_200,
+)
+"""The smallest size at which every stage is real."""
+
+
+@dataclass(frozen=True)
+class Table1:
+    """A table to make.
+
+    Attributes:
+        out: directory of the work.
+        mazes: keys of `MAZES`.
+        methods: of `METHODS`.
+        size: how much work.
+        seed: of the evaluation episodes.
+        datasets: directory with a dataset for each maze, in place of collecting; None to collect.
+        models: directory with a checkpoint for each maze, in place of training; None to train.
+        preset_suffix: ending of the presets' names, `-smoke` for the smallest ones.
+    """
+
+    out: Path
+    mazes: tuple[str, ...] = tuple(MAZES)
+    methods: tuple[str, ...] = METHODS
+    size: Table1Size = Table1Size()
+    seed: int = 0
+    datasets: Path | None = None
+    models: Path | None = None
+    preset_suffix: str = ""
+
+    def __post_init__(self) -> None:
+        for name, values, known in (("mazes", self.mazes, MAZES), ("methods", self.methods, METHODS)):
+            for value in values:
+                if value not in known:
+                    raise ConfigError(unknown_name(name, value, known))
+            if not values:
+                raise ConfigError(f"{name}: expected at least one of {', '.join(known)}, got none")
+
+
+def make_table1(table: Table1, announce: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+    """Do what is still to be done, and return the rows.
+
+    Args:
+        table: what to make.
+        announce: called with a line when a stage begins.
+
+    Returns:
+        The rows, as `table1.json` has them.
+
+    Raises:
+        DiffplanError: whatever a stage raises; what was done before stays done.
+    """
+    rows = []
+    with ray_session():
+        for maze in table.mazes:
+            work = _Maze(table, maze, announce)
+            rows += [
+                row for method in table.methods for protocol in PROTOCOL_TITLES for row in work.score(method, protocol)
+            ]
+            rows += [row for protocol in PROTOCOL_TITLES for row in work.limit(protocol)]
+    return rows
+
+
+def write_table1(rows: Sequence[dict[str, Any]], directory: Path, command: str) -> None:
+    """Write `table1.json`, `table1.md` and `table1.png` into a directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    record = {"command": command, "machine": machine, "rows": list(rows)}
+    (directory / "table1.json").write_text(json.dumps(record, indent=1) + "\n")
+    page = format_page(rows, command=command, machine=machine, notes=NOTES)
+    (directory / "table1.md").write_text(page)
+    draw_table(rows).savefig(directory / "table1.png", dpi=110)
+
+
+NOTES = (
+    "All policies but MPPI and the waypoint controller know nothing but the data; those two know the simulator and the "
+    "map.",
+    "The published table gives MPPI the true simulator too; its settings are unknown. Ours are in docs/baselines.md.",
+    "CQL and IQL are trained for each goal of Maze2D, and once, goal-conditioned, for Multi2D, and the best of ten "
+    "policies of each training is chosen on tuning episodes. The cloned policy is goal-conditioned and serves both.",
+)
+
+
+class _Maze:
+    """The stages of one maze."""
+
+    def __init__(self, table: Table1, maze: str, announce: Callable[[str], None]) -> None:
+        self._table, self._maze, self._announce = table, maze, announce
+        self._root = table.out / maze
+        self._config: Config = get_preset(f"maze2d-{maze}{table.preset_suffix}")
+
+    def score(self, method: str, protocol: str) -> dict[str, Any]:
+        """The row of a method under a protocol."""
+        out = self._root / "evaluation" / protocol / method
+        source, training = self._prepare(method, protocol)
+        if not self._is_done(out / SUMMARY, f"evaluate {method} under {protocol}"):
+            evaluate(
+                source, out, protocol=protocol, episodes=self._table.size.episodes, seed=self._table.seed, resume=True
+            )
+        summary = json.loads((out / SUMMARY).read_text())
+        return make_row(summary, maze=self._maze, method=method, training=training)
+
+    def limit(self, protocol: str) -> list[dict[str, Any]]:
+        """The row of the physical limit on the same episodes, if any method was evaluated."""
+        import pyarrow.parquet as pq
+
+        env = apply_protocol(protocol, self._config.env)
+        compute = get_limit_returns(env)
+        episodes = self._root / "evaluation" / protocol / self._table.methods[0] / "episodes.parquet"
+        path = self._root / "evaluation" / protocol / "limit.json"
+        if compute is None:
+            return []
+        if not self._is_done(path, f"compute the limit under {protocol}"):
+            table = pq.read_table(episodes, columns=["start", "goal"]).to_pydict()
+            returns = compute(np.array(table["start"]), np.array(table["goal"]), get_episode_limit(env))
+            scores = [normalize_score(float(value), get_reference_returns(env)) for value in returns]
+            row = {"protocol": protocol, "maze": self._maze, "method": "limit", "score_mean": float(np.mean(scores))}
+            path.write_text(json.dumps({**row, "episodes": len(scores)}) + "\n")
+        return [json.loads(path.read_text())]
+
+    def _prepare(self, method: str, protocol: str) -> tuple[PolicySource, dict[str, Any] | None]:
+        """What is evaluated, and what it was given."""
+        if method == "diffuser":
+            checkpoint = self._checkpoint()
+            settings = load_settings(self._search(checkpoint) / "best.json")
+            seconds = self._seconds(checkpoint)
+            training = {"num_steps": load_checkpoint(checkpoint).step, "seconds": seconds}
+            return find_policy(checkpoint, settings=settings), training
+        if method == "bc":
+            checkpoint = self._clone()
+            training = {"num_steps": load_checkpoint(checkpoint).step, "seconds": self._seconds(checkpoint)}
+            return find_policy(checkpoint), training
+        if method in ("iql", "cql"):
+            policy = self._policy(method, protocol)
+            return find_policy(policy), load_offline_policy(policy).description.training
+        return find_policy(f"{BASELINE_PREFIX}{method}", env=self._config.env), None
+
+    def _dataset(self) -> Path:
+        if self._table.datasets is not None:
+            return self._table.datasets / self._maze
+        out = self._root / "dataset"
+        if not any((out / "snapshots").glob("*.parquet")):
+            self._announce(f"{self._maze}: collect {self._config.collection.num_steps:,} steps")
+            collect(self._config.env, self._config.collection, out, resume=out.exists())
+        return out
+
+    def _checkpoint(self) -> Path:
+        """The diffuser with its companions."""
+        if self._table.models is not None:
+            return self._table.models / self._maze
+        out = self._root / "checkpoint"
+        self._train(self._config, out, "the diffuser")
+        if not (out / CALIBRATION).exists():
+            self._announce(f"{self._maze}: calibrate")
+            fit_companions(out, num_plans=self._table.size.num_plans)
+        return out
+
+    def _clone(self) -> Path:
+        """The cloned policy, told its goal."""
+        training = dataclasses.replace(
+            self._config.training,
+            objective="behavior_cloning",
+            num_steps=self._table.size.cloning_steps,
+            batch_size=256,
+            checkpoint_interval=self._table.size.cloning_steps,
+        )
+        config = dataclasses.replace(self._config, training=training)
+        out = self._root / "policies" / "bc"
+        self._train(config, out, "the cloned policy")
+        return out
+
+    def _train(self, config: Config, out: Path, what: str) -> None:
+        if is_checkpoint(out) and load_checkpoint(out).step == config.training.num_steps:
+            return
+        self._announce(f"{self._maze}: train {what} for {config.training.num_steps:,} steps")
+        since = time.perf_counter()
+        train_on_cluster(config, self._dataset(), out, resume=(out / RUN_NAME).exists())
+        (out / "training_seconds.json").write_text(json.dumps(time.perf_counter() - since))
+
+    def _seconds(self, checkpoint: Path) -> float | None:
+        """What the training took; None where that is not known."""
+        path = checkpoint / "training_seconds.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _search(self, checkpoint: Path) -> Path:
+        """Planner settings from tuning episodes of both protocols."""
+        out = self._root / "search"
+        if not self._is_done(out / "best.json", "search planner settings"):
+            tune_planner(checkpoint, out, search=self._table.size.search, resume=out.exists())
+        return out
+
+    def _policy(self, algorithm: Algorithm, protocol: str) -> Path:
+        """A policy of offline reinforcement learning."""
+        out = self._root / "policies" / f"{algorithm}-{protocol}"
+        if self._is_done(out, f"train {algorithm} for {protocol}"):
+            return out
+        single, conditioned = self._table.size.baseline_updates[algorithm]
+        goal = self._fixed_goal() if protocol == "maze2d" else None
+        return train_offline_rl(
+            self._dataset(),
+            out,
+            algorithm=algorithm,
+            goal=goal,
+            num_updates=conditioned if goal is None else single,
+            num_selection_episodes=self._table.size.selection_episodes,
+        )
+
+    def _fixed_goal(self) -> list[float]:
+        env: EnvConfig = self._config.env
+        maze = get_maze(env)
+        assert maze is not None
+        return [float(value) for value in maze.goal_cell]
+
+    def _is_done(self, path: Path, what: str) -> bool:
+        if path.exists():
+            return True
+        self._announce(f"{self._maze}: {what}")
+        return False
+
+
+def package_planners(table: Table1, directory: Path) -> dict[str, int]:
+    """Write the planners of the table as checkpoints to give away, and return the bytes of each."""
+    sizes = {}
+    for maze in table.mazes:
+        checkpoint = table.out / maze / "checkpoint" if table.models is None else table.models / maze
+        settings = load_settings(table.out / maze / "search" / "best.json")
+        name = f"maze2d-{maze}"
+        sizes[name] = package_planner(checkpoint, directory / name, settings)
+    return sizes

@@ -1,0 +1,168 @@
+"""The paper's Table 1 from finished evaluations: rows, a page of text, and a figure.
+
+Source of the layout: Janner et al. 2022, Table 1 (Maze2D and Multi2D by methods); every number is a mean over episodes
+under D4RL's limits and references, with a bootstrap 95 % interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from diffplan.evaluation.published import get_published_scores
+
+MAZES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
+PROTOCOL_TITLES = {"maze2d": "Maze2D", "multi2d": "Multi2D"}
+METHOD_TITLES = {
+    "diffuser": "diffplan",
+    "waypoint": "waypoint controller, told the goal",
+    "mppi": "MPPI, true simulator, dense reward too",
+    "mppi_sparse": "MPPI, true simulator, task reward",
+    "iql": "IQL",
+    "cql": "CQL",
+    "bc": "cloned policy, told the goal",
+    "behavior": "the data's behavior",
+    "random": "random",
+    "limit": "physical limit",
+}
+"""Methods in the order of the table."""
+_COLUMNS = ("score_mean", "score_stderr", "score_ci95", "score_iqm", "success_rate", "time_to_goal_steps_mean")
+_MORE_COLUMNS = ("path_efficiency_mean", "collision_steps_mean", "plan_seconds_mean", "wall_seconds", "episodes")
+
+
+def make_row(summary: dict[str, Any], *, maze: str, method: str, training: dict[str, Any] | None) -> dict[str, Any]:
+    """One row of `table1.json`.
+
+    Args:
+        summary: of the evaluation.
+        maze: `umaze`, `medium` or `large`.
+        method: a key of `METHOD_TITLES`.
+        training: what the method was given beforehand (steps, updates, seconds), or None for nothing.
+    """
+    settings = {k: v for k, v in summary["config"].items() if k not in ("checkpoint", "policy")}
+    return {
+        "protocol": summary["protocol"],
+        "maze": maze,
+        "method": method,
+        **{name: summary[name] for name in (*_COLUMNS, *_MORE_COLUMNS)},
+        "training": training,
+        "settings": settings,
+    }
+
+
+def format_page(rows: Sequence[dict[str, Any]], *, command: str, machine: str, notes: Sequence[str]) -> str:
+    """The table as Markdown: one table a protocol, published scores below ours.
+
+    Args:
+        rows: rows of `make_row`, and limits with `protocol`, `maze`, `method` and `score_mean`.
+        command: what made them.
+        machine: where.
+        notes: sentences to put below the tables.
+    """
+    lines = ["# Table 1: Maze2D and Multi2D", "", f"`{command}`, {machine}.", ""]
+    lines += [
+        "Normalised scores of D4RL (true return, D4RL's limits), mean with its bootstrap 95 % interval, and the share",
+        "of episodes that reach the goal. All methods see the same episodes; no setting was chosen on them.",
+        "",
+    ]
+    by_cell = {(row["protocol"], row["maze"], row["method"]): row for row in rows}
+    mazes = [maze for maze in MAZES if any(row["maze"] == maze for row in rows)]
+    for protocol, title in PROTOCOL_TITLES.items():
+        lines += [
+            f"## {title}",
+            "",
+            f"| | {' | '.join(MAZES[maze] for maze in mazes)} |",
+            "|---" * (len(mazes) + 1) + "|",
+        ]
+        for method, name in METHOD_TITLES.items():
+            cells = [_format_cell(by_cell.get((protocol, maze, method))) for maze in mazes]
+            if any(cells):
+                shown = [cell or "—" for cell in cells]
+                emphasis = "**" if method == "diffuser" else ""
+                lines.append(f"| {emphasis}{name}{emphasis} | {' | '.join(shown)} |")
+        lines += [*_format_published(protocol, mazes), ""]
+    lines += ["## How", "", *_format_costs(rows, mazes), ""]
+    lines += [f"* {note}" for note in notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _format_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if "score_ci95" not in row:
+        return f"{row['score_mean']:.1f}"
+    low, high = row["score_ci95"]
+    return f"{row['score_mean']:.1f} [{low:.1f}, {high:.1f}], {100 * row['success_rate']:.0f} %"
+
+
+def _format_published(protocol: str, mazes: Sequence[str]) -> list[str]:
+    published = {maze: get_published_scores(f"diffplan/Maze2D-{MAZES[maze]}-v1", protocol) for maze in mazes}
+    methods = dict.fromkeys(
+        score.method for scores in published.values() for score in scores if "best" not in score.source
+    )
+    lines = []
+    for method in methods:
+        cells = [next((f"{s.score:g}" for s in published[maze] if s.method == method), "—") for maze in mazes]
+        lines.append(f"| published: {method} (Janner et al. 2022) | {' | '.join(cells)} |")
+    best = [next((f"{s.score:g}, {s.method}" for s in published[m] if "best" in s.source), "—") for m in mazes]
+    return [*lines, f"| published: best | {' | '.join(best)} |"]
+
+
+def _format_costs(rows: Sequence[dict[str, Any]], mazes: Sequence[str]) -> list[str]:
+    """Training cost, plan time, path efficiency and collisions of each method, over the mazes."""
+    lines = [
+        "| | protocol | training minutes | ms a plan | path efficiency | steps at a wall |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method, name in METHOD_TITLES.items():
+        for protocol, title in PROTOCOL_TITLES.items():
+            own = {row["maze"]: row for row in rows if (row["method"], row["protocol"]) == (method, protocol)}
+            if not own or method == "limit":
+                continue
+            have = [own[maze] for maze in mazes if maze in own]
+            trained = [_ratio((row["training"] or {}).get("seconds"), 1 / 60, ".1f") for row in have]
+            planned = [_ratio(row["plan_seconds_mean"], 1000, ".1f") for row in have]
+            straight = [_ratio(row["path_efficiency_mean"], 1, ".2f") for row in have]
+            touched = [_ratio(row["collision_steps_mean"], 1, ".0f") for row in have]
+            cells = [
+                " / ".join(values) if set(values) != {"—"} else "—" for values in (trained, planned, straight, touched)
+            ]
+            lines.append(f"| {name} | {title} | {' | '.join(cells)} |")
+    names = " / ".join(MAZES[maze] for maze in mazes)
+    return [f"{names}:", "", *lines]
+
+
+def _ratio(value: float | None, scale: float, form: str) -> str:
+    return "—" if value is None else format(scale * value, form)
+
+
+def draw_table(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Scores of the methods with their intervals, a panel for each protocol and maze."""
+    mazes = [maze for maze in MAZES if any(row["maze"] == maze for row in rows)]
+    figure = Figure(figsize=(4 * len(mazes) + 2, 6), layout="constrained")
+    panels = figure.subplots(len(PROTOCOL_TITLES), len(mazes), squeeze=False)
+    methods = [method for method in METHOD_TITLES if method != "limit" and any(r["method"] == method for r in rows)]
+    for line, (protocol, title) in enumerate(PROTOCOL_TITLES.items()):
+        for column, maze in enumerate(mazes):
+            panel = panels[line][column]
+            for place, method in enumerate(reversed(methods)):
+                for row in rows:
+                    if (row["protocol"], row["maze"], row["method"]) == (protocol, maze, method):
+                        low, high = row["score_ci95"]
+                        mean = row["score_mean"]
+                        color = "tab:blue" if method == "diffuser" else "0.65"
+                        panel.barh(place, mean, color=color, xerr=[[mean - low], [high - mean]], ecolor="0.2")
+            for row in rows:
+                if (row["protocol"], row["maze"], row["method"]) == (protocol, maze, "limit"):
+                    panel.axvline(row["score_mean"], color="tab:red", linestyle="--", linewidth=1)
+            best = [s.score for s in get_published_scores(f"diffplan/Maze2D-{MAZES[maze]}-v1", protocol)]
+            if best:
+                panel.axvline(max(best), color="tab:green", linestyle=":", linewidth=1.5)
+            names = [METHOD_TITLES[method] for method in reversed(methods)] if column == 0 else [""] * len(methods)
+            panel.set_yticks(range(len(methods)), names, fontsize=8)
+            panel.set_title(f"{title} {MAZES[maze]}", fontsize=10)
+            panel.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("normalised score; dashed: physical limit, dotted: best published", fontsize=9)
+    return figure
