@@ -20,7 +20,10 @@ commands
                                   (--dry_run: only what that would cost)
   train --list                    show all presets with their sizes and rough training times
   calibrate CHECKPOINT            measure consistency, fit the models that make planning fast
-  tune CHECKPOINT --out DIR       search planner settings with Ray Tune
+  tune CHECKPOINT --out DIR       search planner settings with Ray Tune (--study NAME: what else can be searched)
+  tune DATA --study training --preset PRESET --out DIR
+                                  search what is trained
+  tune --list                     show all studies with their sizes and rough times
   evaluate CHECKPOINT --protocol maze2d|multi2d --out DIR
                                   score plans in parallel actors
   plan CHECKPOINT --start X Y --goal X Y
@@ -30,12 +33,16 @@ commands
   data info|stats|head DIR        look at a dataset
   data verify|compact|sweep DIR   check every byte of it, join small shards, delete what is left over
   data import|export|merge        from and to Minari, D4RL and Parquet; several datasets to one
+  baseline train cql|iql DATA --out DIR
+                                  train a baseline on a dataset with RLlib
+  table1                          the paper's Table 1: every stage above for three mazes, and the baselines
 
-`diffplan COMMAND --help` lists the arguments of a command; collect, train, tune and pipeline go on with --resume.
+`diffplan COMMAND --help` lists the arguments of a command; collect, train, tune, evaluate and pipeline go on with
+--resume, table1 by itself.
 {presets}
 """
 
-RESUMABLE = ("collect", "train", "tune", "pipeline")
+RESUMABLE = ("collect", "train", "tune", "evaluate", "pipeline")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +85,10 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 def _find_command(name: str) -> Callable[[list[str]], None]:
     from diffplan.suggestion import unknown_name
 
-    names = ("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "pipeline", "data")
+    names = (
+        *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "pipeline", "data", "baseline"),
+        "table1",
+    )
     if name not in names:
         from diffplan.errors import ConfigError
 
@@ -87,6 +97,18 @@ def _find_command(name: str) -> Callable[[list[str]], None]:
         from diffplan import planning_commands
 
         return getattr(planning_commands, name)
+    if name == "tune":
+        from diffplan import tuning_commands
+
+        return tuning_commands.tune
+    if name == "table1":
+        from diffplan import table1_commands
+
+        return table1_commands.table1
+    if name == "baseline":
+        from diffplan import baseline_commands
+
+        return baseline_commands.run
     from diffplan import commands
 
     return getattr(commands, name)

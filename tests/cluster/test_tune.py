@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from diffplan.cluster.tune import compute_objective, make_param_space, tune_planner
-from diffplan.config import Config, with_overrides
-from diffplan.errors import ConfigError
-from diffplan.evaluation.scores import EpisodeResult
+from diffplan.cli import main
+from diffplan.cluster.collect import collect
+from diffplan.cluster.tune import tune_planner, tune_training
+from diffplan.config import Config, config_from_dict, with_overrides
+from diffplan.errors import ConfigError, DataError
 from diffplan.planning.settings import load_settings
-from diffplan.presets import get_preset, list_presets
+from diffplan.tuning.front import find_front
+from diffplan.tuning.studies import STUDIES, Among, Between, Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -50,52 +54,149 @@ def test_a_search_that_exists_is_not_overwritten(search: Path, tiny_checkpoint: 
         tune_planner(tiny_checkpoint, search)
 
 
-def test_an_interrupted_search_goes_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """A real command in a real process with its own Ray, killed after its first trials."""
+def test_a_search_that_is_over_only_writes_its_results_again(search: Path, tiny_checkpoint: Path) -> None:
+    trials, picture = (search / "trials.json").read_text(), search / "search.png"
+    picture.unlink()
+    tune_planner(tiny_checkpoint, search, resume=True)
+    assert (search / "trials.json").read_text() == trials
+    assert picture.exists()
+
+
+def test_a_search_goes_on_only_as_it_was_begun(search: Path, tiny_checkpoint: Path, tiny_config: Config) -> None:
+    blocks = with_overrides(tiny_config, {"search.num_blocks": 3}).search
+    with pytest.raises(ConfigError, match="another num_blocks;"):
+        tune_planner(tiny_checkpoint, search, search=blocks, resume=True)
+    with pytest.raises(ConfigError, match="another study"):
+        tune_planner(tiny_checkpoint, search, study=STUDIES["controller"], search=tiny_config.search, resume=True)
+
+
+def test_an_interrupted_search_goes_on_without_repeating_what_was_finished(
+    tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A real command in a real process with its own Ray, killed in the middle, and called again here."""
     out = tmp_path / "search"
-    command = [
-        sys.executable, "-m", "diffplan.cli", "tune", str(tiny_checkpoint), "--out", str(out), "--num_trials", "6",
+    arguments = [
+        "tune", str(tiny_checkpoint), "--out", str(out), "--num_trials", "6",
         "--episodes_per_block", "4", "--num_blocks", "3", "--max_concurrent_trials", "1",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffplan.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
-    while not list((out / "run").glob("trial_*/result.json")):
+    while count_finished(out) < 2:
         assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline, "no trial reported"
-        time.sleep(0.05)
+        assert time.monotonic() < deadline, "no trial finished"
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / "best.json").exists()
-    search = with_overrides(
-        get_preset("maze2d-umaze"),
-        {
-            "search.num_trials": 6,
-            "search.episodes_per_block": 4,
-            "search.num_blocks": 3,
-            "search.max_concurrent_trials": 1,
-        },
-    ).search
-    best = tune_planner(tiny_checkpoint, out, search=search, resume=True)
-    assert best["num_trials"] == 6
-    assert all(trial["error"] is None for trial in json.loads((out / "trials.json").read_text()))
+    before = read_reports(out)
+    finished = count_finished(out)
+    assert main([*arguments, "--resume"]) == 0
+    assert "best of 6 settings" in capfd.readouterr().out
+    trials = json.loads((out / "trials.json").read_text())
+    assert len(trials) == 6
+    assert all(trial["error"] is None for trial in trials)
+    # Only what was running was run again: Tune ran so many trials more, each in a directory of its own.
+    again = set(read_reports(out)) - set(before)
+    assert len(again) == 6 - finished
 
 
-def test_missing_goals_cost_more_than_speed_gains() -> None:
-    def result(score: float, success: bool) -> EpisodeResult:
-        return EpisodeResult(0, 0, [0, 0], [0, 0, 0, 0], 0.0, score, success, None, 300, 8, 0.0, 1, 0.0)
-
-    safe, bold = [result(150, True)] * 10, [result(155, True)] * 9 + [result(-17, False)]
-    assert compute_objective(safe) == 150
-    assert compute_objective(bold) == pytest.approx((9 * 155 - 117) / 10)
-    assert compute_objective(bold) < compute_objective(safe)
+def count_finished(out: Path) -> int:
+    """Trials that the file of a search knows to be over; to Optuna 6 is a new state, 1 complete, 2 pruned."""
+    journal = out / "study.journal"
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    return sum(line["op_code"] == 6 and line["state"] in (1, 2) for line in whole)
 
 
-@pytest.mark.parametrize("preset", list_presets())
-def test_the_space_holds_valid_settings_for_every_preset(preset: str) -> None:
-    config = get_preset(preset)
-    for name, domain in make_param_space(config).items():
-        for _ in range(5):
-            with_overrides(config, {name: domain.sample()})
+def read_reports(out: Path) -> list[str]:
+    """Directories of the trials that Tune ran."""
+    return [path.name for path in (out / "run").glob("trial_*")]
+
+
+def test_a_pareto_search_leaves_the_front_of_its_trials(
+    tiny_checkpoint: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    search = with_overrides(tiny_config, {"search.num_trials": 4, "search.num_blocks": 1}).search
+    best = tune_planner(tiny_checkpoint, tmp_path, study=STUDIES["pareto"], search=search)
+    trials = json.loads((tmp_path / "trials.json").read_text())
+    assert [trial["is_full"] for trial in trials] == [True] * 4
+    front = json.loads((tmp_path / "pareto.json").read_text())
+    values = [[trial["score_mean"], trial["plan_seconds"]] for trial in trials]
+    assert [point["trial"] for point in front["points"]] == find_front(values, [False, True])
+    merits = [trial["objective"] - best["study"]["cost_weight"] * trial["plan_seconds"] for trial in trials]
+    assert best["trial"] == merits.index(max(merits))
+    assert all((tmp_path / point["settings_file"]).is_file() for point in front["points"])
+    assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_study_trains_and_evaluates_each_trial(
+    tiny_dataset: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    study = Study(
+        kind="training",
+        vary={"windows.stride": Among(among=(5, 10)), "training.learning_rate": Between(low=1e-3, high=1e-2, log=True)},
+    )
+    search = with_overrides(tiny_config, {"search.num_trials": 2}).search
+    best = tune_training(tiny_dataset, tiny_config, tmp_path, study=study, search=search, num_training_steps=7)
+    trials = json.loads((tmp_path / "trials.json").read_text())
+    assert trials[0]["params"]["windows.stride"] == tiny_config.windows.stride
+    # ASHA may stop a trial after the first of two blocks: half of the steps, rounded up, on half of the episodes.
+    assert {(t["training_steps"], t["episodes"], t["is_full"]) for t in trials} <= {(7, 8, True), (4, 4, False)}
+    assert best["training_steps"] == 7
+    expected = with_overrides(tiny_config, best["params"])
+    assert config_from_dict(Config, best["config"]) == expected
+    assert best["dataset"] == str(tiny_dataset)
+    assert len(best["train_arguments"]) == 4
+    # The search is pinned to the data that it was begun on.
+    grown = tmp_path / "grown"
+    shutil.copytree(tiny_dataset, grown)
+    longer = dataclasses.replace(tiny_config.collection, num_steps=2 * tiny_config.collection.num_steps)
+    collect(tiny_config.env, longer, grown, num_workers=1, resume=True)
+    again = tune_training(grown, tiny_config, tmp_path, study=study, search=search, num_training_steps=7, resume=True)
+    assert again["params"] == best["params"]
+    changed = with_overrides(tiny_config, {"network.dim": 16})
+    with pytest.raises(ConfigError, match="another config"):
+        tune_training(tiny_dataset, changed, tmp_path, study=study, search=search, num_training_steps=7, resume=True)
+
+
+def test_trials_that_fail_are_recorded_with_their_errors(
+    tiny_checkpoint: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Each value is possible by itself; a longest horizon below the shortest is not."""
+    study = Study(
+        vary={
+            "planning.max_horizon": Among(among=(5, 6, 7, 8)),
+            "planning.min_horizon": Among(among=(9, 10, 11, 12, 13)),
+        }
+    )
+    changes = {"search.num_trials": 4, "search.num_blocks": 1, "search.protocols": ["maze2d"]}
+    search = with_overrides(tiny_config, changes).search
+    for resume in (False, True):  # what failed is tried once more
+        best = tune_planner(tiny_checkpoint, tmp_path, study=study, search=search, resume=resume)
+        trials = json.loads((tmp_path / "trials.json").read_text())
+        assert len(trials) == best["num_trials"] == 4
+        for trial in trials:
+            failed = trial["params"]["planning.max_horizon"] < trial["params"]["planning.min_horizon"]
+            assert failed == (trial["error"] is not None) == (trial["objective"] is None)
+            assert not failed or "planning.max_horizon: expected at least planning.min_horizon" in trial["error"]
+        assert any(trial["error"] for trial in trials)
+
+
+def test_studies_are_of_the_kind_that_they_are_asked_as(
+    tiny_checkpoint: Path, tiny_dataset: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="kind planner, got one of kind training"):
+        tune_planner(tiny_checkpoint, tmp_path / "search", study=STUDIES["training"])
+    with pytest.raises(ConfigError, match="kind training, got one of kind planner"):
+        tune_training(tiny_dataset, tiny_config, tmp_path / "search", study=STUDIES["planner"])
+    with pytest.raises(ConfigError, match=r"training\.objective"):
+        tune_training(tiny_dataset, with_overrides(tiny_config, {"training.objective": "value"}), tmp_path / "search")
+    long = with_overrides(tiny_config, {"windows.max_horizon": 400})
+    with pytest.raises(DataError):
+        tune_training(tiny_dataset, long, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
 
 
 def test_settings_files_are_checked(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from diffplan.cluster.evaluate import evaluate
 from diffplan.cluster.runtime import ray_session
 from diffplan.cluster.train import RUN_NAME as TRAINING_RUN_NAME
 from diffplan.cluster.train import train_on_cluster
-from diffplan.cluster.tune import RUN_NAME as SEARCH_RUN_NAME
 from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, config_from_json, config_to_json
 from diffplan.errors import ConfigError
@@ -118,7 +117,7 @@ def run_pipeline(
         stage(
             "tune",
             (search / "best.json").exists(),
-            lambda: tune_planner(checkpoint, search, resume=resume and (search / SEARCH_RUN_NAME).exists()),
+            lambda: tune_planner(checkpoint, search, resume=resume),
         )
         settings = load_settings(search / "best.json")
         for protocol in PROTOCOLS:

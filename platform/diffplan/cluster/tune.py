@@ -1,218 +1,286 @@
-"""Search planner settings on a frozen checkpoint with Ray Tune: Optuna proposes, ASHA stops what is not promising.
+"""Run a study with Ray Tune: Optuna proposes, ASHA stops what is not promising.
 
-The fidelity of a trial is its number of evaluation episodes. Trials are scored on tuning episodes, which are never
-among those of an evaluation.
+The fidelity of a trial is its number of evaluation episodes, and of training steps. Trials are scored on tuning
+episodes, which are never among those of an evaluation. The search is kept in one file (`diffplan.tuning.journal`), from
+which it goes on.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
-import torch
+from optuna.distributions import BaseDistribution
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from diffplan.cluster.runtime import ray_session, require_cpus
-from diffplan.config import (
-    Config,
-    EnvConfig,
-    SearchConfig,
-    config_to_dict,
-    with_overrides,
-)
+from diffplan.checkpoint import CONFIG, load_checkpoint
+from diffplan.cluster.committer import find_variables
+from diffplan.cluster.proposals import JournalSearcher, SearchProgress
+from diffplan.cluster.runtime import count_gpus, ray_session, require_cpus
+from diffplan.cluster.trials import run_planner_trial, run_training_trial
+from diffplan.config import Config, EnvConfig, SearchConfig, config_to_dict
+from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.errors import ClusterError, ConfigError
 from diffplan.evaluation.protocol import apply_protocol
-from diffplan.evaluation.rollout import evaluate_episodes
-from diffplan.evaluation.scores import EpisodeResult
 from diffplan.planning.loading import load_planner
-from diffplan.progress import Progress
-from diffplan.seeding import Stream
+from diffplan.planning.planner import with_settings
+from diffplan.pretrained import PREFIX
+from diffplan.report.search_files import BEST, write_search
+from diffplan.training.batches import index_windows
+from diffplan.training.conditions import check_condition
+from diffplan.tuning.journal import FILE_NAME, SearchJournal, read_begun
+from diffplan.tuning.metrics import LESS_IS_BETTER
+from diffplan.tuning.space import make_space, read_own_values
+from diffplan.tuning.studies import DEFAULT_STUDY, Study, find_study, size_search
 
 RUN_NAME = "run"
-FAILURE_PENALTY = 100.0
-"""What an episode that never reaches its goal costs beyond its score: the search must not trade goals for speed."""
+"""Directory of what Tune itself writes."""
+_SIZES = ("num_trials", "max_concurrent_trials")
+"""What may change when a search goes on; of the study, only what is not in `_SOUGHT`."""
+_SOUGHT = ("kind", "vary", "objectives")
 
 
-def make_param_space(config: Config) -> dict[str, Any]:
-    """What the search varies, by dotted names of the config; the config's own values are always in it."""
-    planning, shortest = config.planning, config.network.min_horizon
-    most_steps = config.diffusion.num_diffusion_steps
+@dataclass(frozen=True)
+class _Task:
+    """A search to run.
 
-    def between(low: float, high: float, current: float) -> Any:
-        return tune.uniform(min(low, current), max(high, current))
+    Attributes:
+        study: what is searched for.
+        config: the experiment.
+        search: its size.
+        envs: the environment under each protocol.
+        space: what is varied.
+        source: checkpoint or dataset, an absolute path or URL.
+        identity: content that the search depends on, as JSON values; a search goes on only with the same.
+        trial: runs a trial.
+        arguments: what it is given beside the other fields.
+    """
 
-    def among(options: list[int], current: int) -> Any:
-        return tune.choice(sorted({*options, current}))
-
-    return {
-        "planning.guidance_scale": between(0.0, 10.0, planning.guidance_scale),
-        "planning.max_speed_error": between(4.0, 12.0, planning.max_speed_error),
-        "planning.min_horizon": among(
-            [h for h in (4, 6, 8, 12) if shortest <= h <= planning.max_horizon], planning.min_horizon
-        ),
-        "planning.horizon_multiple": among([1, 2, 4], planning.horizon_multiple),
-        "planning.num_sampling_steps": among([n for n in (4, 8, 16) if n <= most_steps], planning.num_sampling_steps),
-        "planning.num_candidates": among([1, 2, 4], planning.num_candidates),
-    }
-
-
-def compute_objective(results: list[EpisodeResult]) -> float:
-    """What a search maximises: the mean score less a penalty for episodes that never reach their goal."""
-    return float(np.mean([r.score - FAILURE_PENALTY * (not r.success) for r in results]))
-
-
-def _run_trial(
-    params: dict[str, Any], checkpoint: str, config: Config, envs: list[EnvConfig], search: SearchConfig
-) -> None:
-    """One trial: settings evaluated block by block, in the environment of each protocol."""
-    torch.set_num_threads(1)
-    planner = load_planner(checkpoint, with_overrides(config, params).planning)
-    results: list[EpisodeResult] = []
-    plan_seconds = 0.0
-    for block in range(search.num_blocks):
-        first = block * search.episodes_per_block
-        episodes = range(first, first + search.episodes_per_block)
-        for env in envs:
-            results += evaluate_episodes(planner, env, episodes, seed=search.seed, stream=Stream.TUNING)[0]
-        plan_seconds = sum(r.plan_seconds for r in results) / len(results)
-        tune.report(
-            {
-                "objective": compute_objective(results),
-                "score_mean": float(np.mean([r.score for r in results])),
-                "success_rate": float(np.mean([r.success for r in results])),
-                "plan_seconds": plan_seconds,
-                "episodes": len(results),
-            }
-        )
-
-
-class _ShownProgress(tune.Callback):
-    """Counts finished trials on the progress line."""
-
-    def __init__(self, num_trials: int) -> None:
-        self._num_trials = num_trials
-        self._bar: Progress | None = None
-        self._best = float("-inf")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a trial."""
-        if self._bar is None:
-            self._bar = Progress("tune", self._num_trials, "trials")
-        self._best = max(self._best, float(trial.last_result.get("objective", float("-inf"))))
-        self._bar.advance(1, best=self._best)
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Close the line."""
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bar": None}
+    study: Study
+    config: Config
+    search: SearchConfig
+    envs: list[EnvConfig]
+    space: dict[str, BaseDistribution]
+    source: str
+    identity: dict[str, Any]
+    trial: Callable[..., None]
+    arguments: dict[str, Any]
 
 
 def tune_planner(
-    checkpoint: str | Path, out: str | Path, *, search: SearchConfig | None = None, resume: bool = False
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    study: Study | None = None,
+    search: SearchConfig | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Search planner settings and write `best.json` and `trials.json` into `out`.
+    """Search settings of planning with a finished model, and write what came out into `out`.
 
     Args:
-        checkpoint: the checkpoint directory.
+        checkpoint: directory or URL of the checkpoint.
         out: directory of the search.
-        search: size and protocols of the search; None for that of the checkpoint's config.
+        study: what is searched for, of kind `planner`; None for the study `planner`.
+        search: size and protocols of the search; None for those of the study on the checkpoint's experiment.
         resume: go on with a search that was interrupted.
 
     Returns:
-        What `best.json` holds: `settings`, `objective`, `score_mean` and where they come from.
+        What `best.json` holds; see `diffplan.report.search_files.write_search`.
 
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
-        ConfigError: there is a search already and `resume` is not set, or an unknown protocol.
+        ConfigError: there is a search already and `resume` is not set; it was begun with something else; an unknown
+            protocol or field; a study of kind `training`.
         ClusterError: too few CPUs, or no trial succeeded.
     """
-    checkpoint, out = Path(checkpoint).absolute(), Path(out).absolute()
-    planner = load_planner(checkpoint)
+    study = find_study(DEFAULT_STUDY) if study is None else study
+    _require_kind(study, "planner")
+    source, planner = _locate(checkpoint), load_planner(checkpoint)
     config = planner.config
-    search = config.search if search is None else search
-    envs = [apply_protocol(protocol, config.env) for protocol in search.protocols]
-    path = out / RUN_NAME
-    if path.exists() and not resume:
+    search = size_search(study, config.search) if search is None else search
+    task = _Task(
+        study=study,
+        config=config,
+        search=search,
+        envs=[apply_protocol(protocol, config.env) for protocol in search.protocols],
+        space=make_space(study, config, lambda changed: with_settings(planner, **vars(changed.planning))),
+        source=source,
+        identity={"checkpoint": zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes())},
+        trial=run_planner_trial,
+        arguments={},
+    )
+    return _run(task, Path(out).absolute(), resume=resume)
+
+
+def tune_training(
+    data: str | Path,
+    config: Config,
+    out: str | Path,
+    *,
+    study: Study | None = None,
+    search: SearchConfig | None = None,
+    num_training_steps: int | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Search what is trained: each trial trains a model in its own process and evaluates it.
+
+    Trials train by the loop of `diffplan train` on one CPU, or on a GPU where the cluster has any; they leave no
+    checkpoint.
+
+    Args:
+        data: directory or URL of the dataset; the search is pinned to its newest snapshot.
+        config: the experiment that is varied.
+        out: directory of the search.
+        study: what is searched for, of kind `training`; None for the study `training`.
+        search: size and protocols of the search; None for those of the study on the experiment.
+        num_training_steps: steps of a full trial; None for the study's share of the experiment's.
+        resume: go on with a search that was interrupted; its unfinished trials train from the beginning.
+
+    Returns:
+        What `best.json` holds; see `diffplan.report.search_files.write_search`.
+
+    Raises:
+        DataError: the dataset is missing or damaged, or its episodes are too short.
+        ConfigError: as `tune_planner`, or the experiment trains no diffuser.
+        ClusterError: too few CPUs, or no trial succeeded.
+    """
+    study = find_study("training") if study is None else study
+    _require_kind(study, "training")
+    if config.training.objective != "diffusion":
+        raise ConfigError(f"training.objective: expected diffusion to search, got {config.training.objective}")
+    if num_training_steps is None:
+        num_training_steps = math.ceil(study.training_share * config.training.num_steps)
+    if num_training_steps < 1:
+        raise ConfigError(f"num_training_steps: expected at least 1, got {num_training_steps}")
+    search = size_search(study, config.search) if search is None else search
+    begun = read_begun(Path(out)) if resume else {}
+    dataset = open_dataset(data, snapshot=begun.get("snapshot"))
+    index_windows(dataset, config, held_out=False)  # raises here, in one line, what would else fail in every trial
+    check_condition(config.network, dataset)  # likewise
+    snapshot = write_snapshot(dataset) if dataset.snapshot is None else dataset.snapshot
+    task = _Task(
+        study=study,
+        config=config,
+        search=search,
+        envs=[apply_protocol(protocol, config.env) for protocol in search.protocols],
+        space=make_space(study, config, lambda changed: index_windows(dataset, changed, held_out=False)),
+        source=dataset.uri,
+        identity={
+            "dataset": dataset.manifest.dataset_uuid,
+            "snapshot": snapshot,
+            "config": config_to_dict(config),
+            "num_training_steps": num_training_steps,
+        },
+        trial=run_training_trial,
+        arguments={
+            "snapshot": snapshot,
+            "num_training_steps": num_training_steps,
+            "variables": find_variables(),
+        },
+    )
+    return _run(task, Path(out).absolute(), resume=resume)
+
+
+def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
+    """Run the trials that are still to be run, and write what came out."""
+    if not resume and ((out / FILE_NAME).exists() or (out / BEST).exists()):
         raise ConfigError(f"{out}: there is a search already; go on with it by --resume, or take another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why trials fail is in trials.json
     since = time.perf_counter()
     with ray_session():
         require_cpus(1, "a search", "start a larger cluster")
-        trainable = tune.with_resources(
-            tune.with_parameters(_run_trial, checkpoint=str(checkpoint), config=config, envs=envs, search=search),
-            {"cpu": 1},
-        )
-        space = make_param_space(config)
-        if resume and tune.Tuner.can_restore(str(path)):
-            tuner = tune.Tuner.restore(str(path), trainable=trainable, param_space=space, resume_errored=True)
-        else:
-            tuner = _make_tuner(trainable, space, config, search, out)
-        results = tuner.fit()
-    wall_seconds = time.perf_counter() - since
-    trials = [
-        {
-            "params": result.config,
-            "error": None if result.error is None else str(result.error).strip().splitlines()[-1],
-            **{
-                name: (result.metrics or {}).get(name)
-                for name in ("objective", "score_mean", "success_rate", "plan_seconds", "episodes")
+        out.mkdir(parents=True, exist_ok=True)
+        study, search = task.study, task.search
+        journal = SearchJournal(
+            out,
+            study,
+            task.space,
+            begun={
+                "study": {name: value for name, value in config_to_dict(study).items() if name in _SOUGHT},
+                **{name: value for name, value in config_to_dict(search).items() if name not in _SIZES},
+                **task.identity,
             },
-        }
-        for result in results
-    ]
-    full = search.num_blocks * search.episodes_per_block * len(envs)
-    finished = [t for t in trials if t["objective"] is not None and t["episodes"] == full]
-    if not finished:
-        raise ClusterError(f"{out}: no trial succeeded; the first error was: {trials[0]['error']}")
-    best = max(finished, key=lambda trial: trial["objective"])
-    settings = config_to_dict(with_overrides(config, best["params"]).planning)
-    record = {
-        "settings": settings,
-        **{k: best[k] for k in ("objective", "score_mean", "success_rate", "plan_seconds", "episodes")},
-        "protocols": list(search.protocols),
-        "checkpoint": str(checkpoint),
-        "num_trials": len(trials),
-        "wall_seconds": wall_seconds,
-        "search": config_to_dict(search),
-    }
-    (out / "trials.json").write_text(json.dumps(trials, indent=2) + "\n")
-    (out / "best.json").write_text(json.dumps(record, indent=2) + "\n")
-    return record
+            own=read_own_values(study, task.config),
+            seed=search.seed,
+        )
+        num_left = search.num_trials - journal.num_finished
+        if num_left > 0:
+            _make_tuner(task, journal, out, num_left).fit()
+    trials = journal.read_trials()
+    if not any(trial.is_full for trial in trials):
+        raise ClusterError(f"{out}: no trial succeeded; the first error was: {trials[0].error if trials else None}")
+    return write_search(
+        out,
+        study=study,
+        config=task.config,
+        search=search,
+        space=task.space,
+        trials=trials,
+        source=task.source,
+        wall_seconds=time.perf_counter() - since,
+    )
 
 
-def _make_tuner(trainable: Any, space: dict[str, Any], config: Config, search: SearchConfig, out: Path) -> tune.Tuner:
-    current = config_to_dict(config)["planning"]
-    defaults = {name: current[name.removeprefix("planning.")] for name in space}
+def _make_tuner(task: _Task, journal: SearchJournal, out: Path, num_trials: int) -> tune.Tuner:
+    study, search = task.study, task.search
+    metric = study.objectives[0]
+    mode = "min" if LESS_IS_BETTER[metric] else "max"
+    trainable = tune.with_parameters(
+        task.trial,
+        study=study,
+        config=task.config,
+        search=search,
+        envs=task.envs,
+        source=task.source,
+        **task.arguments,
+    )
+    trains_on_gpu = study.kind == "training" and count_gpus() > 0
     return tune.Tuner(
-        trainable,
-        param_space=space,
+        tune.with_resources(trainable, {"cpu": 1, "gpu": 1} if trains_on_gpu else {"cpu": 1}),
         tune_config=tune.TuneConfig(
-            metric="objective",
-            mode="max",
-            num_samples=search.num_trials,
+            num_samples=num_trials,
             max_concurrent_trials=search.max_concurrent_trials,
-            # The settings in use come first, so a search never ends below them on its own episodes.
-            search_alg=OptunaSearch(points_to_evaluate=[defaults], seed=search.seed),
-            scheduler=ASHAScheduler(
-                time_attr="training_iteration", max_t=search.num_blocks, grace_period=1, reduction_factor=2
-            ),
+            search_alg=JournalSearcher(journal, metric, mode),
+            scheduler=_make_scheduler(study, search, metric, mode),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name=RUN_NAME, storage_path=str(out), verbose=0, callbacks=[_ShownProgress(search.num_trials)]
+            name=RUN_NAME,
+            storage_path=str(out),
+            verbose=0,
+            callbacks=[SearchProgress(journal, search.num_trials, metric, mode)],
         ),
     )
+
+
+def _make_scheduler(study: Study, search: SearchConfig, metric: str, mode: str) -> TrialScheduler:
+    if study.is_pareto:  # a trial that is worse in one objective may be what the front needs in the other
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="training_iteration",
+        metric=metric,
+        mode=mode,
+        max_t=search.num_blocks,
+        grace_period=1,
+        reduction_factor=2,
+    )
+
+
+def _require_kind(study: Study, kind: str) -> None:
+    if study.kind != kind:
+        wanted = "a dataset and a preset" if study.kind == "training" else "a checkpoint"
+        raise ConfigError(f"study: expected one of kind {kind}, got one of kind {study.kind}, which takes {wanted}")
+
+
+def _locate(checkpoint: str | Path) -> str:
+    """Where processes elsewhere find a checkpoint."""
+    text = str(checkpoint)
+    return text if "://" in text or text.startswith(PREFIX) else str(Path(checkpoint).absolute())

@@ -30,7 +30,7 @@ class ScoreRow:
 def draw_scores(rows: Sequence[ScoreRow], label: str, num_rows: int) -> Figure:
     """Scores from best to worst, one row each, with intervals where there are some; as high as for `num_rows` rows."""
     rows = sorted(rows, key=lambda row: row.score)
-    figure, axes = _chart((CHART_SIZE[0], 0.7 + 0.32 * num_rows))
+    figure, axes = make_chart((CHART_SIZE[0], 0.7 + 0.32 * num_rows))
     best_published = max((row.score for row in rows if row.interval is None), default=None)
     if best_published is not None:
         axes.axvline(best_published, color=GOAL_COLOR, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -67,7 +67,7 @@ def draw_histogram(
     values: Sequence[float], label: str, color: str = OURS_COLOR, size: tuple[float, float] = CHART_SIZE
 ) -> Figure:
     """How many episodes have which value, with the mean."""
-    figure, axes = _chart(size)
+    figure, axes = make_chart(size)
     array = np.asarray(values, dtype=np.float64)
     axes.hist(array, bins=min(30, max(8, round(len(array) ** 0.5 * 2))), color=color, alpha=0.85, zorder=2)
     axes.axvline(float(array.mean()), color=WALL_COLOR, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
@@ -79,7 +79,7 @@ def draw_histogram(
 
 def draw_curve(steps: Sequence[int], values: Sequence[float], label: str, *, log: bool = False) -> Figure:
     """A scalar of the training over its steps."""
-    figure, axes = _chart()
+    figure, axes = make_chart()
     axes.plot(steps, values, color=OURS_COLOR, linewidth=1.4, marker="o" if len(steps) < 30 else None, markersize=3)
     if log:
         axes.set_yscale("log")
@@ -100,7 +100,7 @@ def draw_reached(times: Mapping[str, tuple[str, Sequence[int | None]]], limit: i
         times: label and steps to the goal of each protocol.
         limit: steps of an episode.
     """
-    figure, axes = _chart(SMALL_CHART_SIZE)
+    figure, axes = make_chart(SMALL_CHART_SIZE)
     for protocol, (label, steps) in times.items():
         reached = np.sort([step for step in steps if step is not None])
         x = np.concatenate([[0], reached, [limit]])
@@ -116,11 +116,21 @@ def draw_reached(times: Mapping[str, tuple[str, Sequence[int | None]]], limit: i
 
 def draw_trials(objectives: Sequence[float | None], full: Sequence[bool]) -> Figure:
     """The objective of each trial in order and the best of the full trials so far."""
-    figure, axes = _chart()
+    figure, axes = make_chart()
+    plot_trials(axes, objectives, full, "objective")
+    figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
+    return figure
+
+
+def plot_trials(
+    axes: Axes, objectives: Sequence[float | None], full: Sequence[bool], label: str, *, less_is_better: bool = False
+) -> None:
+    """Draw the objective of each trial in order and the best of the full trials so far."""
     numbers = np.arange(1, len(objectives) + 1)
     values = np.array([np.nan if v is None else v for v in objectives], dtype=np.float64)
     is_full = np.asarray(full, dtype=bool)
-    best = np.fmax.accumulate(np.where(is_full, values, np.nan))
+    accumulate = np.fmin.accumulate if less_is_better else np.fmax.accumulate
+    best = accumulate(np.where(is_full, values, np.nan))
     axes.step(numbers, best, where="post", color=GOAL_COLOR, linewidth=1.3, label="best full trial so far", zorder=2)
     axes.scatter(numbers[is_full], values[is_full], color=OURS_COLOR, s=34, zorder=4, label="full trial")
     axes.scatter(
@@ -130,16 +140,14 @@ def draw_trials(objectives: Sequence[float | None], full: Sequence[bool]) -> Fig
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axes.set_xlim(0.4, len(objectives) + 0.6)
     axes.set_xlabel("trial")
-    axes.set_ylabel("objective")
-    figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
-    return figure
+    axes.set_ylabel(label)
 
 
 def draw_setting(
     values: Sequence[object], objectives: Sequence[float | None], full: Sequence[bool], best: object, label: str
 ) -> Figure:
     """The objective of trials against one of the settings that were searched; the chosen value is ringed."""
-    figure, axes = _chart(SMALL_CHART_SIZE)
+    figure, axes = make_chart(SMALL_CHART_SIZE)
     x, categories = _setting_positions(values)
     y = np.array([np.nan if v is None else v for v in objectives], dtype=np.float64)
     is_full = np.asarray(full, dtype=bool)
@@ -167,9 +175,16 @@ def _setting_positions(values: Sequence[object]) -> tuple[np.ndarray, list[objec
     return np.array([categories.index(value) + spread[i] for i, value in enumerate(values)]), categories
 
 
-def _chart(size: tuple[float, float] = CHART_SIZE) -> tuple[Figure, Axes]:
+def make_chart(size: tuple[float, float] = CHART_SIZE) -> tuple[Figure, Axes]:
+    """An empty chart of a size in inches."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
+    style_axes(axes)
+    return figure, axes
+
+
+def style_axes(axes: Axes) -> None:
+    """Make axes look like those of all charts."""
     axes.set_axisbelow(True)
     axes.grid(color=GRID_COLOR, linewidth=0.8)
     axes.tick_params(which="both", labelsize=8, length=0, colors=WALL_COLOR)
@@ -178,4 +193,3 @@ def _chart(size: tuple[float, float] = CHART_SIZE) -> tuple[Figure, Axes]:
         spine.set_color(OTHER_COLOR)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set(fontsize=8.5, color=WALL_COLOR)
-    return figure, axes

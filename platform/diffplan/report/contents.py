@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -44,10 +44,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search wrote."""
+    """What a search wrote: see `diffplan.report.search_files`."""
 
     best: dict[str, Any]
     trials: list[dict[str, Any]]
+    importances: dict[str, dict[str, float]] = field(default_factory=dict)
+    pareto: dict[str, Any] | None = None
 
     @property
     def full_episodes(self) -> int:
@@ -222,7 +224,13 @@ def _read_recordings(path: Path) -> list[Recording]:
 def _read_search(directory: Path) -> Search:
     best = _read_object(directory / "best.json", "settings", "objective", "episodes")
     trials = _read_json(directory / "trials.json") if (directory / "trials.json").is_file() else []
-    return Search(best, trials)
+    importances, pareto = directory / "importances.json", directory / "pareto.json"
+    return Search(
+        best,
+        trials,
+        _read_object(importances) if importances.is_file() else {},
+        _read_object(pareto, "objectives", "points", "best") if pareto.is_file() else None,
+    )
 
 
 def _read_curves(directory: Path) -> dict[str, Curve]:

@@ -12,6 +12,7 @@ import torch
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.planning.loading import load_planner
 from diffplan.report.charts import draw_setting, draw_trials
+from diffplan.report.charts_search import FrontChart, draw_front, draw_importances
 from diffplan.report.contents import Evaluation, RunContents, Search
 from diffplan.report.figures import GOAL_COLOR, START_COLOR, draw_plan_on_maze, draw_rollout
 from diffplan.report.markup import (
@@ -191,7 +192,7 @@ def make_search(run: RunContents) -> Section:
         "the search. Hollow dots were stopped early and are means over fewer episodes.",
         framed=True,
     )
-    section.parts += [grid([chart, settings], "two"), heading("Which settings matter")]
+    section.parts += [grid([chart, settings], "two"), heading("Which settings matter"), *_judge_settings(search)]
     names = [name for name in trials[0]["params"] if all(name in trial["params"] for trial in trials)]
     panels = [
         picture(
@@ -200,7 +201,7 @@ def make_search(run: RunContents) -> Section:
                     [trial["params"][name] for trial in trials],
                     objectives,
                     full,
-                    search.best["settings"].get(name.removeprefix("planning.")),
+                    _find_chosen(search, name),
                     name.removeprefix("planning."),
                 ),
                 f"Objective against {name}",
@@ -221,8 +222,44 @@ def make_search(run: RunContents) -> Section:
     return section
 
 
+def _judge_settings(search: Search) -> list[Html]:
+    """Importances and the Pareto front, where the search wrote them."""
+    charts = []
+    if search.importances:
+        charts.append(
+            picture(
+                svg(draw_importances(search.importances), "Importance of each setting"),
+                "How much each setting has to do with being among the best trials (PED-ANOVA). Of a few dozen trials "
+                "only the order of the first ones means anything.",
+                framed=True,
+            )
+        )
+    if search.pareto is not None:
+        charts.append(
+            picture(
+                svg(draw_front(_find_front(search, search.pareto)), "Pareto front of the search"),
+                "Full trials in both objectives; no other trial beats those on the line in both. The red ring is the "
+                "one that was chosen.",
+                framed=True,
+            )
+        )
+    return [grid(charts, "two")] if charts else []
+
+
+def _find_front(search: Search, pareto: dict[str, Any]) -> FrontChart:
+    vertical, horizontal = pareto["objectives"]
+    full = [trial for trial in search.trials if trial.get("is_full")]
+    rows = {trial["trial"]: i for i, trial in enumerate(full)}
+    return FrontChart(
+        (vertical, horizontal),
+        [[trial[vertical], trial[horizontal]] for trial in full],
+        [rows[point["trial"]] for point in pareto["points"]],
+        rows[pareto["best"]],
+    )
+
+
 def _describe_search(search: Search, trials: Sequence[dict[str, Any]], full: Sequence[bool]) -> Html:
-    best = search.best
+    best, which = search.best, "chosen" if search.pareto else "best full"
     failed, stopped = len(search.trials) - len(trials), len(full) - sum(full)
     seconds = best.get("wall_seconds")
     protocols = " and ".join(PROTOCOL_TITLES.get(name, str(name)) for name in best.get("protocols", ()))
@@ -231,11 +268,16 @@ def _describe_search(search: Search, trials: Sequence[dict[str, Any]], full: Seq
         f"{f' in {seconds:.0f} s' if seconds else ''}: {sum(full)} ran over all {search.full_episodes} "
         f"tuning episodes, {stopped} {'was' if stopped == 1 else 'were'} stopped early by ASHA because others did "
         f"better{f', {failed} failed' if failed else ''}. "
-        f"The best full trial has an objective of {best['objective']:.1f}. The objective is the mean over episodes of "
+        f"The {which} trial has an objective of {best['objective']:.1f}. The objective is the mean over episodes of "
         "the score, less 100 where the goal is never reached. Tuning episodes are never among those of the evaluation "
         "above; the best of many trials looks a little better than it is."
     )
     return paragraph(text)
+
+
+def _find_chosen(search: Search, name: str) -> object:
+    """What the search chose for a field that it varied, by its dotted name."""
+    return search.best.get("params", {}).get(name, search.best["settings"].get(name.removeprefix("planning.")))
 
 
 def _settings_table(run: RunContents, search: Search, trials: Sequence[dict[str, Any]]) -> Html:

@@ -1,0 +1,154 @@
+"""Studies and the spaces that they span around an experiment."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from diffplan.config import SearchConfig, config_to_json, with_overrides
+from diffplan.errors import ConfigError, PlanningError
+from diffplan.presets import get_preset, list_presets
+from diffplan.tuning.space import apply_params, list_overrides, make_space, read_own_values
+from diffplan.tuning.studies import STUDIES, Among, Between, Scaled, Study, find_study, size_search
+
+CONFIG = get_preset("maze2d-umaze")
+
+
+def choices_of(study: Study, name: str, **changes: object) -> tuple:
+    distribution = make_space(study, with_overrides(CONFIG, changes))[name]
+    assert isinstance(distribution, CategoricalDistribution)
+    return distribution.choices
+
+
+@pytest.mark.parametrize("preset", list_presets())
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_choice_of_every_study_is_a_valid_experiment_and_its_own_values_are_there(name: str, preset: str) -> None:
+    study, config = STUDIES[name], get_preset(preset)
+    space, own = make_space(study, config), read_own_values(study, config)
+    assert set(space) == set(study.vary)
+    for field, distribution in space.items():
+        assert distribution._contains(distribution.to_internal_repr(own[field])), field
+        if isinstance(distribution, FloatDistribution):
+            values = [distribution.low, (distribution.low + distribution.high) / 2, distribution.high]
+        else:
+            assert isinstance(distribution, CategoricalDistribution)
+            values = list(distribution.choices)
+        for value in values:
+            apply_params(study, config, {field: value})
+    assert apply_params(study, config, own).planning == config.planning
+
+
+def test_a_range_is_widened_to_the_experiments_own_value() -> None:
+    study = Study(vary={"planning.position_gain": Between(low=3.0, high=5.0, log=True)})
+    (distribution,) = make_space(study, CONFIG).values()
+    assert distribution == FloatDistribution(3.0, 10.0, log=True)
+    still = with_overrides(CONFIG, {"planning.position_gain": 0.0})  # 0 has no logarithm
+    assert list(make_space(study, still).values()) == [FloatDistribution(0.0, 5.0)]
+
+
+def test_choices_that_cannot_be_are_left_out() -> None:
+    study = STUDIES["planner"]
+    name = "planning.num_sampling_steps"
+    assert choices_of(study, name) == (4, 8, 16)
+    assert choices_of(study, name, **{"diffusion.num_diffusion_steps": 8}) == (4, 8)
+    shortest = {"network.dim_mults": [1, 2, 4, 8], "windows.min_horizon": 8, "planning.min_horizon": 8}
+    assert choices_of(study, "planning.min_horizon", **shortest) == (8, 12)
+
+    def refuse_scanning(config) -> None:
+        if config.planning.horizon_rule == "scan":
+            raise PlanningError("no")
+
+    rule = make_space(STUDIES["pareto"], CONFIG, refuse_scanning)["planning.horizon_rule"]
+    assert isinstance(rule, CategoricalDistribution)
+    assert rule.choices == ("auto",)
+
+
+def test_shares_of_the_own_value_are_whole_multiples() -> None:
+    study = Study(kind="training", vary={"network.dim": Scaled(shares=(0.1, 0.5, 1.5), multiple=8)})
+    assert choices_of(study, "network.dim") == (8, 16, 32, 48)
+
+
+def test_fields_that_go_together_take_the_same_value() -> None:
+    study = STUDIES["training"]
+    params = {"windows.max_horizon": 27, "windows.stride": 8}
+    assert list_overrides(study, params) == {
+        "windows.max_horizon": 27, "planning.max_horizon": 27, "windows.stride": 8,
+    }  # fmt: skip
+    config = apply_params(study, CONFIG, params)
+    assert (config.windows.max_horizon, config.planning.max_horizon, config.windows.stride) == (27, 27, 8)
+
+
+def test_a_study_brings_its_size_where_it_has_one() -> None:
+    search = SearchConfig(num_trials=5, num_blocks=3)
+    assert size_search(STUDIES["planner"], search) == search
+    assert size_search(STUDIES["pareto"], search) == dataclasses.replace(search, num_trials=48)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_are_json_files(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(config_to_json(STUDIES[name]))
+    assert find_study(path) == STUDIES[name]
+
+
+def test_numbers_of_a_file_keep_their_kind(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(
+        '{"vary": {"planning.replan_interval": {"among": [0, 20]}, "planning.guidance_scale": {"among": [1.0]}}}'
+    )
+    study = find_study(path)
+    assert [type(v) for values in study.vary.values() if isinstance(values, Among) for v in values.among] == [
+        int, int, float,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"vary": {}}, ["vary", "at least one"]),
+        ({"vary": {"planning.position_gain": {"low": 2.0, "high": 1.0}}}, ["less than high"]),
+        ({"vary": {"planning.position_gain": {"low": 0.0, "high": 1.0, "log": True}}}, ["positive"]),
+        ({"vary": {"planning.position_gain": {"among": []}}}, ["among", "at least one"]),
+        ({"vary": {"network.dim": {"shares": [1.0]}}}, ["planning", "network.dim"]),
+        ({"vary": {"planning.position_gain": {"among": [1.0]}}, "objectives": ["speed"]}, ["objectives", "speed"]),
+        ({"vary": {"planning.position_gain": {"among": [1.0]}}, "objectives": []}, ["objectives", "one or two"]),
+        ({"vary": {"planning.position_gain": {"among": [1.0]}}, "trials": 3}, ["trials"]),
+    ],
+)
+def test_bad_studies_are_one_clear_line(values: dict, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ConfigError) as error:
+        find_study(path)
+    assert "\n" not in str(error.value)
+    for word in ["bad.json", *words]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("vary", "words"),
+    [
+        ({"planning.position_gian": Between(low=1.0, high=2.0)}, ["position_gain"]),
+        ({"planning": Among(among=(1,))}, ["planning"]),
+        ({"planning.position_gain": Between(low=1.0, high=2.0, also=("planning.gain",))}, ["planning.gain"]),
+        ({"planning.replan_interval": Between(low=1.0, high=20.0)}, ["replan_interval"]),
+        ({"planning.controller": Between(low=1.0, high=20.0)}, ["controller", "among"]),
+        ({"planning.guides": Among(among=("goal_distance()",))}, ["guides"]),
+        ({"planning.controller": Scaled(shares=(1.0,))}, ["controller", "among"]),
+    ],
+)
+def test_fields_that_cannot_be_searched_are_one_clear_line(vary: dict, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_space(Study(vary=vary), CONFIG)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_unknown_studies_name_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'pareto'"):
+        find_study("parteo")
+    with pytest.raises(ConfigError, match=r"none\.json"):
+        find_study(tmp_path / "none.json")
