@@ -8,6 +8,7 @@ from double_integrator import SECONDS, accelerate, find_actions
 from straight_line_planner import CONFIG, make_untrained_planner
 
 from diffplan.config import EnvConfig, with_overrides
+from diffplan.errors import PlanningError
 from diffplan.planning.controllers import ActionController, InverseDynamicsController, TrackingController
 from diffplan.planning.planner import Planner
 from diffplan.planning.policy import make_controller
@@ -178,3 +179,12 @@ def test_interpolation_is_that_of_the_settings(controller):
         return made.act(plan.observations[:1].astype(np.float64))
 
     assert np.abs(act("linear") - act("hermite")).max() > 1e-3
+
+
+def test_the_pace_is_that_of_the_settings_and_planned_actions_have_none():
+    plan = make_driven_plan(4)
+    for controller in ("tracking", "inverse_dynamics"):
+        made = make_controller(make_planner_with(controller, pace=2.0), -1e9, 1e9)
+        assert made.count_env_steps(plan) == -(-(plan.horizon - 1) * plan.stride // 2)
+    with pytest.raises(PlanningError, match=r"planning.pace: expected 1 with planning.controller actions, .* got 2"):
+        make_planner_with("actions", action_dim=2, pace=2.0)

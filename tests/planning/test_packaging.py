@@ -70,7 +70,7 @@ def test_a_name_stands_for_a_planner_that_comes_along(checkpoint, tmp_path, monk
     package_planner(checkpoint, tmp_path / "shipped" / "maze2d-small")
     assert diffplan.pretrained.list_pretrained() == ["maze2d-small"]
     assert load_planner("pretrained:maze2d-small").config == CONFIG
-    with pytest.raises(CheckpointError, match="'maze2d-smal'.*Did you mean 'maze2d-small'"):
+    with pytest.raises(CheckpointError, match=r"'maze2d-smal'.*Did you mean 'maze2d-small'"):
         load_planner("pretrained:maze2d-smal")
     shutil.rmtree(tmp_path / "shipped")
     assert diffplan.pretrained.list_pretrained() == []

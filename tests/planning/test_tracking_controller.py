@@ -92,3 +92,26 @@ def test_columns_are_those_of_the_environment():
     controller = TrackingController(env, 2.0, 3.0, -100.0, 100.0)
     controller.reset([make_plan([[0, 5, 0, 1], [0, 5, 0, 2]], stride=1)])
     np.testing.assert_allclose(controller.act(np.array([[7.0, 4.0, 7.0, 1.5]])), [[2 * 0.5 + 3 * 1.0]])
+
+
+def test_at_twice_the_pace_a_plan_takes_half_the_time_with_twice_the_velocities():
+    controller = TrackingController(ENV, 10.0, 0.5, -1000.0, 1000.0, pace=2.0)
+    controller.reset([PLAN])
+    assert controller.count_env_steps(PLAN) == controller.remaining_env_steps()[0] == 2
+    observation = np.array([[0.5, 0.9, 1.0, -2.0]])
+    # Every other place of the plan, with its velocity doubled; then rest.
+    for elapsed, (x, vx) in zip((2, 4, 6), [(2.0, 4.0), (3.0, 12.0), (3.0, 0.0)], strict=True):
+        expected = [10 * (x - 0.5) + 0.5 * (vx - 1.0), 10 * (1 - 0.9) + 0.5 * (0 + 2.0)]
+        np.testing.assert_allclose(controller.act(observation), [expected], rtol=1e-6)
+        assert controller.elapsed_env_steps().tolist() == [elapsed]
+
+
+@pytest.mark.parametrize(("pace", "steps"), [(0.5, 8), (0.7, 6), (1.0, 4), (1.1, 4), (1.5, 3), (9.0, 1)])
+def test_a_plan_is_followed_to_its_end_at_any_pace(pace, steps):
+    controller = TrackingController(ENV, 1.0, 0.0, -1000.0, 1000.0, pace=pace)
+    controller.reset([PLAN])
+    assert controller.count_env_steps(PLAN) == steps
+    xs = [controller.act(np.zeros((1, 4)))[0, 0] for _ in range(steps + 2)]
+    assert xs == sorted(xs)
+    assert (xs[steps - 2] < 3.0) if steps > 1 else True
+    np.testing.assert_allclose(xs[steps - 1 :], 3.0)

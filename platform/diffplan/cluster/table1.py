@@ -43,6 +43,7 @@ from diffplan.presets import get_preset
 from diffplan.report.table1 import MAZES, METHOD_TITLES, PROTOCOL_TITLES, draw_table, format_page, make_row
 from diffplan.suggestion import unknown_name
 from diffplan.training.companions import CALIBRATION, fit_companions
+from diffplan.tuning.studies import find_study
 
 METHODS = tuple(method for method in METHOD_TITLES if method != "limit")
 
@@ -68,7 +69,7 @@ class Table1Size:
     cloning_steps: int = 10_000
     search: SearchConfig = field(
         default_factory=lambda: SearchConfig(
-            num_trials=48, episodes_per_block=50, num_blocks=4, max_concurrent_trials=2
+            num_trials=32, episodes_per_block=25, num_blocks=4, max_concurrent_trials=2
         )
     )
     num_plans: int = 40_000
@@ -267,7 +268,8 @@ class _Maze:
         """Planner settings from tuning episodes of both protocols."""
         out = self._root / "search"
         if not self._is_done(out / "best.json", "search planner settings"):
-            tune_planner(checkpoint, out, search=self._table.size.search, resume=out.exists())
+            study = find_study("thorough")
+            tune_planner(checkpoint, out, study=study, search=self._table.size.search, resume=out.exists())
         return out
 
     def _policy(self, algorithm: Algorithm, protocol: str) -> Path:

@@ -73,6 +73,8 @@ class PlanningConfig:
     """How plans become actions: a tracking controller, an inverse dynamics model, or the planned actions."""
     interpolation: Literal["linear", "hermite"] = "linear"
     """Between two plan steps: straight lines, or cubics that have the planned velocities as well."""
+    pace: float = 1.0
+    """How many times as fast plans are followed as they were planned: above 1 where the data took their time."""
     position_gain: float = 10.0
     """Tracking: force per unit of position error."""
     velocity_gain: float = 1.0
@@ -107,6 +109,7 @@ class PlanningConfig:
             "warm_start_steps",
         ):
             require(getattr(self, name) >= 0, f"planning.{name}", "a number >= 0", getattr(self, name))
+        require(self.pace > 0, "planning.pace", "a positive number", self.pace)
         require(
             0 < self.warm_start_level <= 1, "planning.warm_start_level", "a number in (0, 1]", self.warm_start_level
         )

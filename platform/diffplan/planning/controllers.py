@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -28,7 +29,11 @@ class Controller(Protocol):
         ...
 
     def elapsed_env_steps(self) -> np.ndarray:
-        """Environment steps since each plan began, int[num_envs]."""
+        """How far each plan has come, in environment steps of its own time, int[num_envs]."""
+        ...
+
+    def count_env_steps(self, plan: Plan) -> int:
+        """Environment steps that it takes to follow a plan."""
         ...
 
     def deviations(self, observations: np.ndarray) -> np.ndarray:
@@ -43,8 +48,8 @@ class Controller(Protocol):
 class _Follower:
     """What all controllers share: the plans, interpolated to every environment step, and how far each has come."""
 
-    def __init__(self, env: EnvConfig, interpolation: Interpolation) -> None:
-        self._env = env
+    def __init__(self, env: EnvConfig, interpolation: Interpolation, pace: float = 1.0) -> None:
+        self._env, self._pace = env, pace
         self._interpolation: Interpolation = interpolation
         self._positions, self._velocities = list(env.position_columns), list(env.velocity_columns)
 
@@ -66,8 +71,12 @@ class _Follower:
         return np.maximum(lengths - 2 - self._env_steps, 0)  # the last reference is the rest after the plan
 
     def elapsed_env_steps(self) -> np.ndarray:
-        """Environment steps since each plan began, int[num_envs]."""
-        return self._env_steps.copy()
+        """How far each plan has come, in environment steps of its own time, int[num_envs]."""
+        return np.rint(self._env_steps * self._pace).astype(int)
+
+    def count_env_steps(self, plan: Plan) -> int:
+        """Environment steps that it takes to follow a plan."""
+        return math.ceil((plan.horizon - 1) * plan.stride / self._pace)
 
     def deviations(self, observations: np.ndarray) -> np.ndarray:
         """Distance between each observation's position and where its plan is now, float[num_envs]."""
@@ -85,7 +94,9 @@ class _Follower:
 
     def _reference(self, plan: Plan) -> np.ndarray:
         """Observations at every environment step of a plan, and then its last position at rest."""
-        dense = interpolate(plan, self._env, np.arange((plan.horizon - 1) * plan.stride + 1), self._interpolation)
+        places = np.arange(self.count_env_steps(plan) + 1) * self._pace  # beyond its end the plan's last step holds
+        dense = interpolate(plan, self._env, places, self._interpolation)
+        dense[:, self._velocities] *= self._pace
         rest = dense[-1:].copy()
         rest[:, self._velocities] = 0.0
         return np.concatenate([dense, rest])
@@ -106,6 +117,7 @@ class TrackingController(_Follower):
         action_low: lower bounds of the action.
         action_high: upper bounds of the action.
         interpolation: how plans go on between their steps.
+        pace: how many times as fast plans are followed as they were planned; their velocities grow with it.
     """
 
     def __init__(
@@ -116,8 +128,9 @@ class TrackingController(_Follower):
         action_low: np.ndarray | float = -1.0,
         action_high: np.ndarray | float = 1.0,
         interpolation: Interpolation = "linear",
+        pace: float = 1.0,
     ) -> None:
-        super().__init__(env, interpolation)
+        super().__init__(env, interpolation, pace)
         self._gains = position_gain, velocity_gain
         self._bounds = action_low, action_high
 
@@ -141,6 +154,7 @@ class InverseDynamicsController(_Follower):
         action_low: lower bounds of the action.
         action_high: upper bounds of the action.
         interpolation: how plans go on between their steps.
+        pace: how many times as fast plans are followed as they were planned; their velocities grow with it.
     """
 
     def __init__(
@@ -150,8 +164,9 @@ class InverseDynamicsController(_Follower):
         action_low: np.ndarray | float = -1.0,
         action_high: np.ndarray | float = 1.0,
         interpolation: Interpolation = "linear",
+        pace: float = 1.0,
     ) -> None:
-        super().__init__(env, interpolation)
+        super().__init__(env, interpolation, pace)
         self._predict = predict
         self._bounds = action_low, action_high
 

@@ -98,14 +98,15 @@ class PlanningPolicy:
         if self._planner.settings.warm_start_steps:
             shortest = self._planner.config.network.min_horizon
             stride = self._planner.config.windows.stride
-            due = (remaining >= stride * (shortest - 1)) & (self._controller.elapsed_env_steps() > 0)
+            due = remaining * self._planner.settings.pace >= stride * (shortest - 1)
+            due &= self._controller.elapsed_env_steps() > 0
             self._mend(observations, np.flatnonzero(due))
             return
         indices = np.flatnonzero(remaining)
         if not indices.size:
             return
         for i, plan in zip(indices, self._plan(observations, indices), strict=True):
-            if plan.consistent and plan.stride * (plan.horizon - 1) < remaining[i]:
+            if plan.consistent and self._controller.count_env_steps(plan) < remaining[i]:
                 self._change_over(int(i), plan)
 
     def _mend(self, observations: np.ndarray, indices: np.ndarray) -> None:
@@ -157,7 +158,13 @@ def make_controller(
     if settings.controller == "inverse_dynamics":
         predict = planner.inverse_dynamics
         assert predict is not None  # the planner refuses such settings without one
-        return InverseDynamicsController(env, predict, action_low, action_high, settings.interpolation)
+        return InverseDynamicsController(env, predict, action_low, action_high, settings.interpolation, settings.pace)
     return TrackingController(
-        env, settings.position_gain, settings.velocity_gain, action_low, action_high, settings.interpolation
+        env,
+        settings.position_gain,
+        settings.velocity_gain,
+        action_low,
+        action_high,
+        settings.interpolation,
+        settings.pace,
     )

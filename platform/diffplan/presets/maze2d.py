@@ -87,7 +87,7 @@ def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_col
 _CONFIGS: dict[str, Config] = {
     "maze2d-umaze": _maze2d("umaze", max_horizon=36, num_collected_steps=500_000, num_training_steps=3_000),
     "maze2d-medium": _long_maze2d(
-        "medium", max_horizon=48, num_collected_steps=1_000_000, num_training_steps=6_000, max_speed_error=4.0
+        "medium", max_horizon=48, num_collected_steps=1_000_000, num_training_steps=6_000, max_speed_error=6.0
     ),
     "maze2d-large": _long_maze2d(
         "large", max_horizon=64, num_collected_steps=2_000_000, num_training_steps=14_000, max_speed_error=6.0

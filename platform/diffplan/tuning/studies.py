@@ -133,6 +133,18 @@ STUDIES: dict[str, Study] = {
         },
         num_trials=24,
     ),
+    "thorough": Study(
+        description="the best score, whatever the time: how plans are made and how they are followed",
+        vary={
+            **_SEARCHED,
+            "planning.pace": Between(low=0.9, high=1.6),
+            "planning.max_deviation": Between(low=0.3, high=1.2),
+            "planning.replan_interval": Among(among=(0, 20, 50)),
+            "planning.position_gain": Between(low=3.0, high=30.0, log=True),
+            "planning.velocity_gain": Between(low=0.3, high=6.0, log=True),
+        },
+        num_trials=32,
+    ),
     "pareto": Study(
         description="the score against the time to plan: what each millisecond buys",
         vary={
