@@ -98,7 +98,7 @@ def _format_calibration(result: dict[str, Any]) -> str:
         values = "  ".join(f"{v:6.2f}" for v in data["speed_errors"][i])
         lines.append(f"  horizon {data['horizons'][i]:4d}  {values}")
     lines.append(f"plans within max_speed_error {plans['max_speed_error']:g}, and how often that was predicted rightly")
-    for horizon, share, accuracy in zip(result["horizons"], plans["share_consistent"], plans["accuracy"], strict=True):
+    for horizon, share, accuracy in zip(plans["horizons"], plans["share_consistent"], plans["accuracy"], strict=True):
         if share is not None:
             lines.append(f"  horizon {horizon:4d}  {share:6.1%}  {accuracy:6.1%}")
     lines.append(f"inverse dynamics: error {result['inverse_dynamics_error']:.1%} of the spread of actions")

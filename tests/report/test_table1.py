@@ -46,7 +46,12 @@ def rows():
     return [
         make_row(summary(), maze="umaze", method="diffuser", training={"num_steps": 3000, "seconds": 171.0}),
         make_row(summary("multi2d", 160.0), maze="umaze", method="diffuser", training={"seconds": None}),
-        make_row(summary(score=36.2, plan_seconds=None), maze="umaze", method="iql", training={"seconds": 600.0}),
+        make_row(
+            summary(score=36.2, plan_seconds=None, training={"dataset": {"uri": "/somewhere/data"}}),
+            maze="umaze",
+            method="iql",
+            training={"seconds": 600.0, "dataset": {"uri": "/somewhere/data", "num_steps": 5}},
+        ),
         make_row(summary(score=40.0), maze="medium", method="iql", training={"seconds": 300.0}),
         {"protocol": "maze2d", "maze": "umaze", "method": "limit", "score_mean": 169.3},
     ]
@@ -55,6 +60,7 @@ def rows():
 def test_a_row_has_what_was_promised_and_names_no_place_on_this_machine(rows):
     assert set(rows[0]) >= CONTRACT
     assert rows[0]["settings"] == {"seed": 4}
+    assert rows[2]["training"] == {"seconds": 600.0, "dataset": {"num_steps": 5}}
     assert "/somewhere" not in json.dumps(rows)
 
 

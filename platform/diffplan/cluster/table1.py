@@ -136,9 +136,7 @@ def make_table1(table: Table1, announce: Callable[[str], None] = lambda line: No
     with ray_session():
         for maze in table.mazes:
             work = _Maze(table, maze, announce)
-            rows += [
-                row for method in table.methods for protocol in PROTOCOL_TITLES for row in work.score(method, protocol)
-            ]
+            rows += [work.score(method, protocol) for method in table.methods for protocol in PROTOCOL_TITLES]
             rows += [row for protocol in PROTOCOL_TITLES for row in work.limit(protocol)]
     return rows
 

@@ -41,7 +41,10 @@ def make_row(summary: dict[str, Any], *, maze: str, method: str, training: dict[
         method: a key of `METHOD_TITLES`.
         training: what the method was given beforehand (steps, updates, seconds), or None for nothing.
     """
-    settings = {k: v for k, v in summary["config"].items() if k not in ("checkpoint", "policy")}
+    # Where things lay is of no use elsewhere.
+    settings = {k: v for k, v in summary["config"].items() if k not in ("checkpoint", "policy", "training")}
+    if training is not None and "dataset" in training:
+        training = {**training, "dataset": {k: v for k, v in training["dataset"].items() if k != "uri"}}
     return {
         "protocol": summary["protocol"],
         "maze": maze,

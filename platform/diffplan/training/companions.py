@@ -14,7 +14,7 @@ from diffplan.errors import ConfigError
 from diffplan.planning.calibration import learn_horizons, measure_consistency
 from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model
 from diffplan.progress import follow
-from diffplan.training.inverse_dynamics import fit_action_model
+from diffplan.training import inverse_dynamics
 
 CALIBRATION = "calibration.json"
 
@@ -61,15 +61,9 @@ def fit_companions(
             planner, dataset, num_plans=num_plans, quantile=quantile, seed=seed, on_progress=report
         )
     with follow("actions", "steps") as report:
-        action_model, action_error = fit_action_model(dataset, seed=seed, on_progress=report)
+        action_model, action_error = inverse_dynamics.fit_action_model(dataset, seed=seed, on_progress=report)
     save_horizon_model(checkpoint, model)
     save_action_model(checkpoint, action_model)
-    result = {
-        "data": consistency,
-        "plans": plans,
-        "inverse_dynamics_error": action_error,
-        "dataset": str(uri),
-        "horizons": list(planner.settings.horizons),
-    }
+    result = {"data": consistency, "plans": plans, "inverse_dynamics_error": action_error, "dataset": str(uri)}
     (Path(checkpoint) / CALIBRATION).write_text(json.dumps(result, indent=2) + "\n")
     return result
