@@ -257,7 +257,7 @@ print(kills)
 
 
 def test_killed_writers_lose_and_repeat_nothing(s3, url, tmp_path):
-    num_units, num_kills = 250, 30
+    num_units, num_kills = 250, 20
     manifest = create_dataset(url, make_manifest())
     arguments = [url, str(Path(__file__).parent), str(num_units), str(num_kills)]
     process = subprocess.run([sys.executable, "-c", KILLER, *arguments], capture_output=True, text=True, timeout=300)

@@ -28,6 +28,8 @@ CONTRACT = {
     "return_mean",
     "success_rate",
     "time_to_goal_steps_mean",
+    "path_efficiency_mean",
+    "collision_steps_mean",
     "plan_seconds_mean",
     "plans_per_second",
     "wall_seconds",
@@ -138,7 +140,7 @@ def test_summary_of_nothing_is_refused():
 def test_rows_hold_every_field():
     (row,) = results_to_rows([make_result(5.0, 12)])
     assert (row["score"], row["time_to_goal_steps"], row["goal"]) == (5.0, 12, [1.0, 1.0])
-    assert len(row) == 13
+    assert len(row) == 15
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_list_has_every_preset_with_its_sizes(capsys: pytest.CaptureFixture[str]
     assert re.search(
         r" 384 +1 +2 \+ 4 +256 +3,682,118 +2,000,000 +2 x 32 +[\d,.]+ (min|h|days)$", rows["janner-maze2d-large"]
     )
-    assert re.search(r" 8-36 +5 +0 \+ 4 +32 +[\d,]+ +3,000 +64 +[\d.]+ (s|min|h)$", rows["maze2d-umaze"])
+    assert re.search(r" 4-36 +5 +0 \+ 4 +32 +[\d,]+ +3,000 +64 +[\d.]+ (s|min|h)$", rows["maze2d-umaze"])
     for name, row in rows.items():
         preset = find_preset(name)
         assert f" {preset.layout.action_dim} + {preset.layout.observation_dim} " in row
@@ -78,7 +78,7 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
     assert list(facts) == ["parameters", "arithmetic", "windows", "epoch", "memory", "", "step", "batches", "time"]
     assert re.fullmatch(r"[\d,]+", facts["parameters"])
     assert re.fullmatch(r"[\d.]+ GFLOP a step, forward and backward", facts["arithmetic"])
-    assert facts["windows"] == "96 in an epoch, 64 in a step"  # 8 episodes of 16 and of 8 windows
+    assert facts["windows"] == "128 in an epoch, 64 in a step"
     assert facts["epoch"] == "1.5 steps; the run of 50 steps has 33.33 epochs"
     for part in ("parameters", "gradients", "optimizer", "average", "activations", "data"):
         assert re.search(rf"{part} [\d.]+ MB", facts[""])

@@ -1,0 +1,99 @@
+"""What the data cover against what the planner scores: Maze2D-UMaze from three datasets of one size.
+
+* `waypoint`: the controller on the way to goals anywhere, as the preset collects it;
+* `random`: uniform actions;
+* `half`: the controller in the first half of the corridor, the other half behind a wall; scored in the whole maze.
+
+Each dataset trains the preset, is calibrated, and plans with the preset's settings, so that nothing but the data
+differs. What is there in --work is not made again.
+
+    python benchmarks/coverage.py --work runs/coverage
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform as machine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.cli import run_command
+from diffplan.data.dataset import open_dataset
+from diffplan.environments import get_maze
+from diffplan.presets import get_preset
+
+PRESET = "maze2d-umaze"
+HALF = json.dumps({"maze": "#####/#GOO#/###O#/#####/#####"})
+DATASETS: dict[str, list[str]] = {
+    "waypoint": [],
+    "random": ["--behavior", "random"],
+    "half": ["--env.env_id", "diffplan/Maze2D-v1", "--env.env_kwargs", HALF],
+}
+BIN = 0.1
+"""Edge of the squares that positions are counted in, in units."""
+
+
+def measure_coverage(path: Path) -> float:
+    """Share of the squares that the ball's centre can be in, over the whole maze, that the data have visited."""
+    maze = get_maze(get_preset(PRESET).env)
+    assert maze is not None
+    num_rows, num_columns = maze.walls.shape
+    centres = np.stack(np.meshgrid(np.arange(0, num_rows, BIN), np.arange(0, num_columns, BIN), indexing="ij"), -1)
+    free = maze.is_free(centres + BIN / 2)
+    visited = np.zeros(free.shape, dtype=bool)
+    places = np.floor(open_dataset(path).read_column("observation")[:, :2] / BIN).astype(int)
+    inside = (places >= 0).all(axis=1) & (places < free.shape).all(axis=1)
+    visited[tuple(places[inside].T)] = True
+    return float((visited & free).sum() / free.sum())
+
+
+def run(name: str, arguments: list[str], done: Path) -> None:
+    """Run a command of diffplan unless what it makes is there."""
+    if not done.exists() and run_command(name, arguments):
+        raise SystemExit(f"{name} {' '.join(arguments)}: failed")
+
+
+def score(name: str, work: Path, episodes: int, seed: int) -> dict[str, Any]:
+    """Collect, train, calibrate and evaluate one of the datasets."""
+    data, model = work / name / "dataset", work / name / "model"
+    run("collect", [PRESET, "--out", str(data), *DATASETS[name]], data / "snapshots")
+    run("train", [PRESET, "--data", str(data), "--out", str(model)], model / "config.json")
+    run("calibrate", [str(model)], model / "calibration.json")
+    row: dict[str, Any] = {"coverage": measure_coverage(data)}
+    for protocol in ("maze2d", "multi2d"):
+        out = work / name / protocol
+        sizes = ["--episodes", str(episodes), "--seed", str(seed)]
+        run("evaluate", [str(model), "--protocol", protocol, "--out", str(out), *sizes], out / "summary.json")
+        summary = json.loads((out / "summary.json").read_text())
+        row[protocol] = {k: summary[k] for k in ("score_mean", "score_ci95", "success_rate", "episodes")}
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/coverage.json"))
+    args = parser.parse_args()
+    rows = {name: score(name, args.work, args.episodes, args.seed) for name in DATASETS}
+    print(f"{'data':<10}{'coverage':>9}{'Maze2D':>10}{'success':>9}{'Multi2D':>10}{'success':>9}")
+    for name, row in rows.items():
+        cells = "".join(f"{row[p]['score_mean']:>10.1f}{row[p]['success_rate']:>9.0%}" for p in ("maze2d", "multi2d"))
+        print(f"{name:<10}{row['coverage']:>9.0%}{cells}")
+    result = {
+        "command": f"python benchmarks/coverage.py --work WORK --seed {args.seed}",
+        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}",
+        "env_id": get_preset(PRESET).env.env_id,
+        "rows": rows,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
