@@ -78,8 +78,8 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
     assert list(facts) == ["parameters", "arithmetic", "windows", "epoch", "memory", "", "step", "batches", "time"]
     assert re.fullmatch(r"[\d,]+", facts["parameters"])
     assert re.fullmatch(r"[\d.]+ GFLOP a step, forward and backward", facts["arithmetic"])
-    assert facts["windows"] == "128 in an epoch, 64 in a step"
-    assert facts["epoch"] == "1.5 steps; the run of 50 steps has 33.33 epochs"
+    assert facts["windows"] == "128 in an epoch, 64 in a step"  # starts of the shortest horizon
+    assert facts["epoch"] == "2.0 steps; the run of 50 steps has 25.00 epochs"
     for part in ("parameters", "gradients", "optimizer", "average", "activations", "data"):
         assert re.search(rf"{part} [\d.]+ MB", facts[""])
     assert re.fullmatch(r"[\d.]+ ms, [\d.]+ GFLOP/s \(median of 5; .*\)", facts["step"])
