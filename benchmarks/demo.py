@@ -35,7 +35,8 @@ def main() -> None:
     }
     for path in sorted((run / "evaluation").glob("*/summary.json")):
         summary = json.loads(path.read_text())
-        summary["config"].pop("checkpoint")
+        for place in ("checkpoint", "policy"):
+            summary["config"].pop(place)
         result["evaluation"][path.parent.name] = summary
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"\n{'stage':<20}{'seconds':>10}")
