@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffplan.cluster.table1 import METHODS, Table1, write_table1
+from diffplan.cluster.table1 import METHODS, Table1, Table1Size, _begin, make_table1, write_table1
 from diffplan.errors import ConfigError
 from diffplan.report.table1 import METHOD_TITLES, format_page, make_row
 
@@ -98,3 +98,14 @@ def test_methods_are_those_that_can_be_run_and_unknown_ones_are_refused(tmp_path
     ]:
         with pytest.raises(ConfigError, match=message):
             Table1(out=tmp_path, **arguments)
+
+
+def test_results_of_another_seed_or_size_are_not_mixed_in(tmp_path):
+    _begin(Table1(out=tmp_path))
+    _begin(Table1(out=tmp_path, mazes=("umaze",), methods=("random",)))  # a part of the same
+    for other, changed in [
+        (Table1(out=tmp_path, seed=1), "another seed;"),
+        (Table1(out=tmp_path, size=Table1Size(episodes=7)), "another episodes;"),
+    ]:
+        with pytest.raises(ConfigError, match=changed):
+            make_table1(other)

@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from diffplan.errors import ConfigError
 from diffplan.tuning.importance import compute_importances
-from diffplan.tuning.journal import FILE_NAME, SearchJournal, TrialRecord, read_begun
+from diffplan.tuning.journal import FILE_NAME, SearchJournal, TrialRecord, hold_search, read_begun
 from diffplan.tuning.studies import Among, Between, Study
 
 VARY = {"planning.guidance_scale": Between(low=0.0, high=10.0), "planning.num_candidates": Among(among=(1, 2, 4))}
@@ -144,3 +144,19 @@ def test_importance_finds_the_setting_that_matters() -> None:
         assert next(iter(shares)) == name
         assert shares[name] > 0.8
     assert compute_importances(trials[:3], SPACE, "objective") == {}
+
+
+def test_only_one_process_searches_in_a_directory(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from diffplan.tuning.journal import hold_search\n"
+    code += "with hold_search(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match="another search is at work there"), hold_search(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with hold_search(tmp_path):
+        pass

@@ -130,8 +130,10 @@ def make_table1(table: Table1, announce: Callable[[str], None] = lambda line: No
         The rows, as `table1.json` has them.
 
     Raises:
+        ConfigError: the work there was begun with another seed or size.
         DiffplanError: whatever a stage raises; what was done before stays done.
     """
+    _begin(table)
     rows = []
     with ray_session():
         for maze in table.mazes:
@@ -139,6 +141,23 @@ def make_table1(table: Table1, announce: Callable[[str], None] = lambda line: No
             rows += [work.score(method, protocol) for method in table.methods for protocol in PROTOCOL_TITLES]
             rows += [row for protocol in PROTOCOL_TITLES for row in work.limit(protocol)]
     return rows
+
+
+def _begin(table: Table1) -> None:
+    """Note what the results are of, and refuse to mix in those of another seed or size."""
+    asked = {"seed": table.seed, "presets": f"maze2d-*{table.preset_suffix}", **dataclasses.asdict(table.size)}
+    asked = json.loads(json.dumps(asked))
+    path = table.out / "table1_begun.json"
+    if path.exists():
+        begun = json.loads(path.read_text())
+        if changed := [name for name in asked if begun.get(name) != asked[name]]:
+            raise ConfigError(
+                f"{table.out}: the table there was begun with another {' and '.join(changed)}; give the same, or take "
+                "another --out"
+            )
+        return
+    table.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asked, indent=2) + "\n")
 
 
 def write_table1(rows: Sequence[dict[str, Any]], directory: Path, command: str) -> None:

@@ -35,7 +35,7 @@ from diffplan.pretrained import PREFIX
 from diffplan.report.search_files import BEST, write_search
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
-from diffplan.tuning.journal import FILE_NAME, SearchJournal, read_begun
+from diffplan.tuning.journal import FILE_NAME, SearchJournal, hold_search, read_begun
 from diffplan.tuning.metrics import LESS_IS_BETTER
 from diffplan.tuning.space import make_space, read_own_values
 from diffplan.tuning.studies import DEFAULT_STUDY, Study, find_study, size_search
@@ -194,9 +194,8 @@ def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
         raise ConfigError(f"{out}: there is a search already; go on with it by --resume, or take another --out")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why trials fail is in trials.json
     since = time.perf_counter()
-    with ray_session():
+    with hold_search(out), ray_session():
         require_cpus(1, "a search", "start a larger cluster")
-        out.mkdir(parents=True, exist_ok=True)
         study, search = task.study, task.search
         journal = SearchJournal(
             out,

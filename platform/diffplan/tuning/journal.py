@@ -6,6 +6,9 @@ again; what was running when the search died, and what failed, is proposed once 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from diffplan.tuning.studies import Study
 
 FILE_NAME = "study.journal"
 STUDY_NAME = "diffplan"
+_LOCK = ".search.lock"
 _BEGUN, _ERRORS, _METRICS, _REPEATS = "begun", "errors", "metrics", "repeats"
 
 
@@ -43,6 +47,24 @@ class TrialRecord:
     metrics: dict[str, Any] | None
     is_full: bool
     error: str | None = None
+
+
+@contextlib.contextmanager
+def hold_search(directory: Path) -> Iterator[None]:
+    """Keep the directory of a search to this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process searches there; both writing to one journal would damage it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{directory}: another search is at work there; wait until it is done, or take another --out"
+            ) from None
+        yield
 
 
 class SearchJournal:
