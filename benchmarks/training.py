@@ -43,7 +43,8 @@ from diffplan.networks import blocks
 from diffplan.networks.factory import make_network
 from diffplan.presets import get_preset
 from diffplan.training.batches import TrainingBatches
-from diffplan.training.loop import compute_batch_loss, take_step, train
+from diffplan.training.loop import take_step, train
+from diffplan.training.passes import make_passes
 from diffplan.training.state import TrainingState, compute_lr_factor
 
 HORIZON = 32
@@ -74,7 +75,10 @@ class PaddedItems(Dataset):
 class PlainLoop:
     """A training loop of the usual kind."""
 
-    def __init__(self, config: Config, dataset: TrajectoryDataset, num_loader_workers: int) -> None:
+    def __init__(
+        self, config: Config, dataset: TrajectoryDataset, num_loader_workers: int, device: torch.device = CPU
+    ) -> None:
+        self.device = device
         training = config.training
         self.training = training
         normalizer = Normalizer.fit([dataset.statistics["observation"]], config.windows.normalization)
@@ -84,8 +88,8 @@ class PlainLoop:
         )
         self.batches = iter(self.loader)
         torch.manual_seed(0)
-        self.network = make_network(items.buffer.shape[2], config.network)
-        self.average = make_network(items.buffer.shape[2], config.network)
+        self.network = make_network(items.buffer.shape[2], config.network).to(device)
+        self.average = make_network(items.buffer.shape[2], config.network).to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
@@ -94,7 +98,7 @@ class PlainLoop:
             self.optimizer, lambda step: compute_lr_factor(step, training)
         )
         schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_diffusion_steps)
-        self.alpha_bar = schedule.alpha_bar.float()
+        self.alpha_bar = schedule.alpha_bar.float().to(device)
 
     def take_step(self) -> None:
         """One optimizer step."""
@@ -103,7 +107,9 @@ class PlainLoop:
         except StopIteration:
             self.batches = iter(self.loader)
             x, conditions = next(self.batches)
-        step = torch.randint(len(self.alpha_bar), (len(x),))
+        x = x.to(self.device)
+        conditions = {index: value.to(self.device) for index, value in conditions.items()}
+        step = torch.randint(len(self.alpha_bar), (len(x),), device=self.device)
         noise = torch.randn_like(x)
         alpha_bar = self.alpha_bar[step][:, None, None]
         noisy = alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * noise
@@ -130,15 +136,15 @@ class OurLoop:
     def __init__(self, config: Config, dataset: TrajectoryDataset) -> None:
         self.batches = TrainingBatches(config, dataset)
         self.state = TrainingState(config, self.batches.layout)
+        self.passes = make_passes(self.state, CPU)
 
     def take_step(self) -> None:
         """One optimizer step."""
-        take_step(self.state, self.state.network, self.batches.make_step(self.state.step), CPU)
+        take_step(self.state, self.passes, self.batches.make_step(self.state.step))
 
     def pass_through(self) -> None:
         """A forward and a backward pass alone."""
-        batch = self.prepared
-        compute_batch_loss(self.state, self.state.network, batch, CPU).backward()
+        self.passes(self.prepared)
 
     def prepare(self) -> None:
         """Make the batch of `pass_through`."""

@@ -19,7 +19,8 @@ from diffplan.seeding import Stream, make_seed
 from diffplan.training import conditions
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.conditions import fit_return_range
-from diffplan.training.loop import compute_batch_loss, train
+from diffplan.training.loop import train
+from diffplan.training.passes import compute_batch_loss
 from diffplan.training.state import TrainingState
 from diffplan.types import Episode
 

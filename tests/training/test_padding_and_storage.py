@@ -15,7 +15,8 @@ from diffplan.diffusion.constraints import endpoint_mask
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.loss import compute_loss
 from diffplan.training.batches import TrainingBatches
-from diffplan.training.loop import compute_batch_loss, take_step, train
+from diffplan.training.loop import take_step, train
+from diffplan.training.passes import compute_batch_loss, make_passes
 from diffplan.training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -146,7 +147,7 @@ def test_loop_trains_as_steps_by_hand(dataset, storage):
         passes = fresh.make_step(step)
         assert len(passes) == 2
         assert not torch.equal(passes[0].noise, passes[1].noise)
-        take_step(by_hand, by_hand.network, passes, CPU)
+        take_step(by_hand, make_passes(by_hand, CPU), passes)
     for name, weights in looped.network.state_dict().items():
         assert torch.equal(weights, by_hand.network.state_dict()[name]), name
     assert all(0 < loss < 100 for loss in losses)

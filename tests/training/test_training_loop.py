@@ -11,7 +11,8 @@ from diffplan.config import TrainingConfig, with_overrides
 from diffplan.data.dataset import open_dataset
 from diffplan.errors import CheckpointError
 from diffplan.training.batches import TrainingBatches
-from diffplan.training.loop import compute_batch_loss, take_step, train
+from diffplan.training.loop import take_step, train
+from diffplan.training.passes import compute_batch_loss, make_passes
 from diffplan.training.state import TrainingState, compute_lr_factor
 
 CPU = torch.device("cpu")
@@ -123,24 +124,24 @@ def test_accumulated_gradient_is_the_mean_over_the_passes(dataset):
     reference = copy.deepcopy(state.network)
     losses = [compute_batch_loss(state, reference, batches.make(0, p), CPU) for p in range(2)]
     ((losses[0] + losses[1]) / 2).backward()
-    loss, _ = take_step(state, state.network, batches.make_step(0), CPU)
+    loss, _ = take_step(state, make_passes(state, CPU), batches.make_step(0))
     torch.testing.assert_close(loss, (losses[0] + losses[1]).detach() / 2)
     for got, expected in zip(state.network.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(got.grad, expected.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_gradients_are_clipped_and_their_norm_before_it_returned(dataset):
-    _, free_norm = take_step(*_with_model(start(dataset, {"training.max_gradient_norm": None})), CPU)
+    _, free_norm = take_step(*_with_passes(start(dataset, {"training.max_gradient_norm": None})))
     state, batches = start(dataset, {"training.max_gradient_norm": 0.01})
-    _, norm = take_step(state, state.network, batches.make_step(0), CPU)
+    _, norm = take_step(state, make_passes(state, CPU), batches.make_step(0))
     assert norm == free_norm > 0.01
     clipped = torch.stack([p.grad.norm() for p in state.network.parameters()]).norm()
     assert clipped.item() == pytest.approx(0.01, rel=1e-3)
 
 
-def _with_model(started):
+def _with_passes(started):
     state, batches = started
-    return state, state.network, batches.make_step(0)
+    return state, make_passes(state, CPU), batches.make_step(0)
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine_to_zero():

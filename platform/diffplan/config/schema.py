@@ -260,8 +260,9 @@ class TrainingConfig:
     """Of the forward and the backward pass; weights, their average and the loss are always float32. `auto`: bfloat16 on
     GPUs that compute in it, else float32."""
     compile: Literal["auto", "off", "on", "cuda_graphs"] = "auto"
-    """Whether the network runs through torch.compile, and with CUDA graphs as well; `auto`: `cuda_graphs` on GPUs, else
-    `off`, for on CPUs it needs a C++ compiler and brings 1-d convolutions nothing."""
+    """Whether forward and backward passes are recorded as CUDA graphs (`cuda_graphs`), on a GPU, and the network runs
+    through torch.compile as well (`on`, which needs a compiler and a minute); `auto`: `cuda_graphs` on GPUs, else
+    `off`, for on CPUs compiling brings 1-d convolutions nothing."""
     seed: int = 0
     """Seed of weights, windows, held-out episodes and noise."""
 

@@ -99,7 +99,7 @@ def compute_loss(
     target = to_target(denoiser.prediction, x_clean, noise, signal, sigma)
     errors = torch.where(mask, 0.0, output - target).square() * weights
     if snr_weighting != "none":
-        alpha_bar = denoiser.schedule.alpha_bar.to(diffusion_step.device)[diffusion_step]
+        alpha_bar = denoiser.schedule.alpha_bar_on(diffusion_step.device)[diffusion_step]
         row_weights = make_snr_weights(snr_weighting, denoiser.prediction, alpha_bar)
         errors = errors * row_weights.to(errors)[:, None, None]
     return (errors if real is None else errors * real[:, :, None]).mean()

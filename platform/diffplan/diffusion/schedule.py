@@ -7,7 +7,7 @@ Tables are float64; values are cast to the type of what they multiply.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -26,6 +26,14 @@ class NoiseSchedule:
     """
 
     alpha_bar: Float[Tensor, " diffusion_steps"]
+    _copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """`alpha_bar` on each device where it was asked for."""
+
+    def alpha_bar_on(self, device: torch.device) -> Float[Tensor, " diffusion_steps"]:
+        """`alpha_bar` on a device, copied there once."""
+        if device not in self._copies:
+            self._copies[device] = self.alpha_bar.to(device)
+        return self._copies[device]
 
     @property
     def num_diffusion_steps(self) -> int:
@@ -36,7 +44,7 @@ class NoiseSchedule:
         self, diffusion_step: Int[Tensor, " batch"], like: Float[Tensor, "batch *any"]
     ) -> tuple[Float[Tensor, "batch *ones"], Float[Tensor, "batch *ones"]]:
         """Factors of the clean trajectory and of the noise at each step, shaped to multiply `like`."""
-        alpha_bar = self.alpha_bar.to(diffusion_step.device)[diffusion_step]
+        alpha_bar = self.alpha_bar_on(diffusion_step.device)[diffusion_step]
         shape = (-1, *([1] * (like.dim() - 1)))
         return alpha_bar.sqrt().to(like).view(shape), (1 - alpha_bar).sqrt().to(like).view(shape)
 

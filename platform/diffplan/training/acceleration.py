@@ -30,16 +30,14 @@ def autocast(model: nn.Module, training: TrainingConfig, device: torch.device) -
     return _Autocast(model, device.type) if uses_bfloat16(training, device) else model
 
 
-def compile_model(model: nn.Module, training: TrainingConfig, device: torch.device) -> nn.Module:
+def compile_model(model: nn.Module, training: TrainingConfig) -> nn.Module:
     """A model that runs compiled where the config asks for it; it shares its parameters with the one given."""
-    mode = training.compile
-    if mode == "auto":
-        mode = "cuda_graphs" if device.type == "cuda" else "off"
-    if mode == "off":
-        return model
-    # Recorded as CUDA graphs, a step of some hundred kernels costs the host one launch for each shape it has seen.
-    backend_mode = "reduce-overhead" if mode == "cuda_graphs" and device.type == "cuda" else "default"
-    return cast(nn.Module, torch.compile(model, mode=backend_mode))
+    return cast(nn.Module, torch.compile(model)) if training.compile == "on" else model
+
+
+def records_graphs(training: TrainingConfig, device: torch.device) -> bool:
+    """Whether passes on a device are recorded as CUDA graphs."""
+    return device.type == "cuda" and training.compile != "off"
 
 
 class _Autocast(nn.Module):

@@ -24,6 +24,7 @@ from diffplan.data.readers import MappedReader, MemoryReader
 from diffplan.networks import factory
 from diffplan.training.batches import TrainingBatch, TrainingBatches
 from diffplan.training.loop import take_step
+from diffplan.training.passes import make_passes
 from diffplan.training.state import TrainingState
 
 NUM_WARM_UP_STEPS, NUM_PROBED_STEPS = 2, 5
@@ -236,11 +237,12 @@ def _probe(state: TrainingState, batches: TrainingBatches, device: torch.device)
     """Take a few steps of a run that nobody keeps."""
     horizons = state.objective.windows.horizons
     steps, batch_seconds = _make_middling_steps(batches, horizons)
+    passes = make_passes(state, device)
 
     def step_seconds(step: list[TrainingBatch]) -> float:
         _synchronize(device)
         began = time.perf_counter()
-        take_step(state, state.network, step, device)
+        take_step(state, passes, step)
         _synchronize(device)
         return time.perf_counter() - began
 

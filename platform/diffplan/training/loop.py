@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.data.prefetch import Prefetcher
-from diffplan.training.acceleration import autocast, compile_model
 from diffplan.training.batches import TrainingBatch, TrainingBatches
+from diffplan.training.passes import Passes, adopt, compute_batch_loss, make_ahead, make_passes
 from diffplan.training.state import TrainingState
 
 
@@ -38,32 +38,22 @@ class TrainingProgress:
     stopped_early: bool = False
 
 
-def compute_batch_loss(state: TrainingState, model: nn.Module, batch: TrainingBatch, device: torch.device) -> Tensor:
-    """Loss of one forward pass."""
-    return state.objective.compute_loss(autocast(model, state.config.training, device), state.layout, batch.to(device))
-
-
-def take_step(
-    state: TrainingState, model: nn.Module, batches: Sequence[TrainingBatch], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def take_step(state: TrainingState, passes: Passes, batches: Sequence[TrainingBatch]) -> tuple[Tensor, Tensor]:
     """One optimizer step, of all workers of a run together.
 
     Args:
         state: is advanced by one step.
-        model: the state's network or a wrapper of it.
-        batches: this worker's batches of this step, one for each forward pass.
-        device: where the model lives.
+        passes: of this run, from `make_passes`.
+        batches: this worker's batches of this step, `accumulation_steps` of them.
 
     Returns:
         The loss and the gradient's norm before clipping, both scalars on the device.
     """
     training = state.config.training
     state.parameters.zero_grad()
-    total = torch.zeros((), device=device)
-    for batch in batches:
-        loss = compute_batch_loss(state, model, batch, device) / len(batches)
-        loss.backward()
-        total += loss.detach()
+    total = passes(batches[0])
+    for batch in batches[1:]:
+        total = total + passes(batch)
     gradient = state.parameters.gradient
     if is_distributed():
         # One call for all gradients, once a step: passes are too short to hide more of them behind.
@@ -138,7 +128,7 @@ def train(
     """
     training = state.config.training
     device = torch.device(device)
-    model = compile_model(state.network, training, device)
+    passes = make_passes(state, device)
     last_step = training.num_steps if num_steps is None else num_steps
     if state.early_stopping.is_due:
         return
@@ -150,10 +140,11 @@ def train(
     held_out = batches.make_validation()
     losses: list[Tensor] = []
     since = time.perf_counter()
-    with Prefetcher(batches.make_step, range(state.step, last_step)) as prefetched:
+    with Prefetcher(make_ahead(batches.make_step, device), range(state.step, last_step)) as prefetched:
         for step_batches in prefetched:
+            adopt(step_batches, device)
             learning_rate = float(state.lr_scheduler.get_last_lr()[0])
-            loss, gradient_norm = take_step(state, model, step_batches, device)
+            loss, gradient_norm = take_step(state, passes, step_batches)
             losses.append(loss)
             validation_loss = None
             # At the end of the run, not where this call stops: what goes on later must be as if it had not stopped.

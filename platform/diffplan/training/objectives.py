@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +40,8 @@ class Objective(Protocol):
     """What a training example is."""
     conditions: Conditions
     """What readers give beside the windows."""
+    recordable: bool
+    """Whether its passes are the same kernels for every batch of a shape, so that they can be recorded."""
 
     def make_network(self, layout: Layout) -> nn.Module:
         """A network with fresh weights."""
@@ -59,7 +62,9 @@ class DiffusionObjective:
     def __init__(self, config: Config) -> None:
         self.windows = config.windows
         self.conditions = make_reader_conditions(config.network)
+        self.recordable = True
         self._config = config
+        self._fixed: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def make_network(self, layout: Layout) -> nn.Module:
         """The network of the config."""
@@ -72,21 +77,27 @@ class DiffusionObjective:
 
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
         """Weighted squared error of the prediction."""
-        horizon, transition_dim = batch.x_clean.shape[1:]
-        device = batch.x_clean.device
-        diffusion = self._config.diffusion
+        known, weights = self._get_fixed(layout, batch.x_clean.shape[1], batch.x_clean.device)
         return compute_loss(
             model,
             self.denoiser,
             batch.x_clean,
             batch.noise,
             batch.diffusion_step,
-            _known(self._config, layout, horizon).to(device),
-            make_loss_weights(horizon, transition_dim, layout.action_dim, diffusion).to(device),
+            known,
+            weights,
             batch.mask,
             condition=batch.condition,
-            snr_weighting=diffusion.snr_weighting,
+            snr_weighting=self._config.diffusion.snr_weighting,
         )
+
+    def _get_fixed(self, layout: Layout, horizon: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Which entries of a trajectory are known, and the weights of all; made once for each horizon."""
+        if (horizon, device) not in self._fixed:
+            known = _known(self._config, layout, horizon)
+            weights = make_loss_weights(horizon, layout.transition_dim, layout.action_dim, self._config.diffusion)
+            self._fixed[horizon, device] = known.to(device), weights.to(device)
+        return self._fixed[horizon, device]
 
 
 class ValueObjective:
@@ -98,7 +109,12 @@ class ValueObjective:
         self.conditions = Conditions(
             returns_to_go=True, discount=training.discount, termination_penalty=training.termination_penalty
         )
+        self.recordable = self.windows.padding not in (
+            "short",
+            "end",
+        )  # else values depend on lengths, read by the host
         self._config = config
+        self._known: dict[tuple[int, torch.device], Tensor] = {}
         self._schedule = make_schedule(config.diffusion.schedule, config.diffusion.num_diffusion_steps)
 
     def make_network(self, layout: Layout) -> nn.Module:
@@ -111,7 +127,10 @@ class ValueObjective:
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
         """Squared error of the values of noisy trajectories."""
         assert batch.target is not None
-        known = _known(self._config, layout, batch.x_clean.shape[1]).to(batch.x_clean.device)
+        key = horizon, device = batch.x_clean.shape[1], batch.x_clean.device
+        if key not in self._known:
+            self._known[key] = _known(self._config, layout, horizon).to(device)
+        known = self._known[key]
         return compute_value_loss(
             model, self._schedule, batch.x_clean, batch.noise, batch.diffusion_step, known, batch.target, batch.mask
         )
@@ -123,6 +142,7 @@ class InverseDynamicsObjective:
     def __init__(self, config: Config) -> None:
         self.windows = _pairs(config)
         self.conditions = Conditions()
+        self.recordable = True
         self._hidden_dim = config.network.hidden_dim
 
     def make_network(self, layout: Layout) -> nn.Module:
@@ -148,6 +168,7 @@ class BehaviorCloningObjective:
         self.windows = _pairs(config)
         self._goal_columns = config.windows.goal_columns
         self.conditions = Conditions(goal="future" if self._goal_columns else "none")
+        self.recordable = True
         self._hidden_dim = config.network.hidden_dim
 
     def make_network(self, layout: Layout) -> nn.Module:
