@@ -4,7 +4,7 @@ Only the training is timed, from the first step to the last with checkpoints lef
 is calibrated (`diffplan calibrate`) and scored on episodes whose seeds no setting was chosen on. A training that was
 interrupted goes on where it was.
 
-    python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS
+    python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS [--device cuda]
 
 Datasets are expected at DATASETS/umaze, DATASETS/medium and DATASETS/large, from `diffplan collect maze2d-MAZE`.
 """
@@ -42,11 +42,11 @@ MINUTES = {"umaze": 5, "medium": 15, "large": 40}
 EPISODES_AT_ONCE = 25
 
 
-def train_preset(maze: str, data: Path, out: Path) -> dict[str, float]:
+def train_preset(maze: str, data: Path, out: Path, device: str) -> dict[str, float]:
     """Train a preset; seconds of training are kept beside the checkpoint, so that they add up over interruptions."""
     config, dataset = get_preset(f"maze2d-{maze}"), open_dataset(data)
-    batches = TrainingBatches(config, dataset)
-    state = TrainingState(config, batches.layout)
+    batches = TrainingBatches(config, dataset, device=device)
+    state = TrainingState(config, batches.layout, device)
     clock_path = out / "training_seconds.json"
     seconds = 0.0
     if is_checkpoint(out):
@@ -71,7 +71,7 @@ def train_preset(maze: str, data: Path, out: Path) -> dict[str, float]:
         print(f"{maze:7} step {progress.step:6d}  loss {progress.loss:.5f}  {seconds / 60:.1f} minutes", flush=True)
         since = time.perf_counter()
 
-    train(state, batches, on_checkpoint=save)
+    train(state, batches, device=device, on_checkpoint=save)
     return {"training_seconds": seconds, "num_steps": state.step, "batch_size": config.training.batch_size}
 
 
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=23)
     parser.add_argument("--out", type=Path, default=Path("docs/results/time_to_quality.json"))
+    parser.add_argument("--device", default="cpu", help="that trains; plans are made on the CPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -114,7 +115,7 @@ def main() -> None:
     for maze in args.mazes:
         out = args.out_models / maze
         out.mkdir(parents=True, exist_ok=True)
-        row: dict[str, Any] = train_preset(maze, args.data / maze, out)
+        row: dict[str, Any] = train_preset(maze, args.data / maze, out, args.device)
         if run_command("calibrate", [str(out)]):
             raise SystemExit(f"{out}: calibration failed")
         row |= {protocol: score(out, protocol, args.episodes, args.seed) for protocol in ("maze2d", "multi2d")}
@@ -132,10 +133,11 @@ def main() -> None:
         "mazes": mazes,
         "seed": args.seed,
         "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
+        "training_device": args.device if args.device == "cpu" else torch.cuda.get_device_name(),
         "training_threads": args.threads,
         "command": (
             "python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS "
-            f"--seed {args.seed} --threads {args.threads}"
+            f"--seed {args.seed} --threads {args.threads} --device {args.device}"
         ),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from diffplan.training.state import TrainingState
 
 GPU = torch.device("cuda")
 PLAIN = "plain"
+TRACED_STEPS = 40
 
 
 class OurRun:
@@ -74,23 +76,25 @@ class PlainRun:
         return (time.perf_counter() - began) / self.block
 
 
-def measure_kernel_share(run: OurRun | PlainRun, trace: Path) -> dict[str, float]:
+def measure_kernel_share(run: OurRun) -> dict[str, float]:
     """Share of the time in kernels, and kernels and microseconds in kernels of a step, from a trace."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    run.block = TRACED_STEPS
+    with tempfile.TemporaryDirectory() as directory, profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run.time_block()
+        torch.cuda.synchronize()
+    trace = Path(directory) / "trace.json"
     profiler.export_chrome_trace(str(trace))
     events = json.loads(trace.read_text())["traceEvents"]
-    trace.unlink()
     spans = sorted(
         (event["ts"], event["ts"] + event["dur"]) for event in events if event.get("cat") in ("kernel", "gpu_memcpy")
     )
-    spans = spans[len(spans) // 4 :]  # warming up and recording come first
+    spans = spans[len(spans) // 4 :]  # the first steps record anew and find no batch made ahead
     busy, end = 0.0, spans[0][0]
     for began, ended in spans:
         busy += max(0.0, ended - max(began, end))
         end = max(end, ended)
     span = end - spans[0][0]
-    num_steps = run.block * 3 / 4
+    num_steps = TRACED_STEPS * 3 / 4
     return {
         "kernel_share": busy / span,
         "kernels_per_step": len(spans) / num_steps,
@@ -145,7 +149,7 @@ def main() -> None:
                 row[f"{name}_over_plain"] = statistics.median(p / o for p, o in zip(plain, times[name], strict=True))
                 row[f"{name}_samples_per_second"] = batch_size / statistics.median(times[name])
                 if not name.startswith("off") or batch_size == args.batch_sizes[0]:
-                    row[f"{name}_trace"] = measure_kernel_share(run, args.out.with_suffix(".trace.json"))
+                    row[f"{name}_trace"] = measure_kernel_share(run)
         sizes[str(batch_size)] = row
         print(f"batch {batch_size}: plain {1e3 * statistics.median(plain):.2f} ms", flush=True)
         for name in times:

@@ -13,6 +13,8 @@ from diffplan.cluster.trials import IS_FULL
 from diffplan.progress import Progress
 from diffplan.tuning.journal import SearchJournal
 
+_DEATHS = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError", "NodeDiedError")
+"""What Ray calls it if a process or its machine is gone."""
 METRICS = ("objective", "score_mean", "success_rate", "plan_seconds", "episodes", "training_steps")
 
 
@@ -84,11 +86,12 @@ class SearchProgress(tune.Callback):
         self._count(trial.last_result.get(self._metric))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Count a trial that failed, and keep the last line of its error."""
+        """Count a trial that failed, and keep the last line of its error, unless it says that the process died."""
         # The file is still with the driver; `trial.get_error` looks for it where it will be copied to.
         path = Path(trial.error_file) if trial.error_file else None
         lines = path.read_text().strip().splitlines() if path is not None and path.exists() else []
-        if self._journal is not None and lines:
+        died = any(name in line for line in lines for name in _DEATHS)
+        if self._journal is not None and lines and not died:
             self._journal.explain_failure(trial.trial_id, lines[-1])
         self._count(None)
 

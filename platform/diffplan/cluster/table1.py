@@ -54,7 +54,8 @@ class Table1Size:
 
     Attributes:
         episodes: evaluation episodes of each protocol.
-        baseline_updates: gradient updates of each algorithm for one goal, and of its goal-conditioned variant.
+        baseline_updates: gradient updates of each algorithm for one goal, and of its goal-conditioned variant; a
+            quarter of an hour of a CPU core and more for each algorithm and maze.
         selection_episodes: tuning episodes by which the best policy of a training is chosen.
         cloning_steps: training steps of the cloned policy.
         search: size of the search for planner settings.
@@ -63,7 +64,7 @@ class Table1Size:
 
     episodes: int = 100
     baseline_updates: dict[Algorithm, tuple[int, int]] = field(
-        default_factory=lambda: {"iql": (100_000, 30_000), "cql": (20_000, 20_000)}
+        default_factory=lambda: {"iql": (60_000, 12_000), "cql": (8_000, 8_000)}
     )
     selection_episodes: int = 50
     cloning_steps: int = 10_000

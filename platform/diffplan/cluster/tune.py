@@ -42,6 +42,8 @@ from diffplan.tuning.studies import DEFAULT_STUDY, Study, find_study, size_searc
 
 RUN_NAME = "run"
 """Directory of what Tune itself writes."""
+MAX_ATTEMPTS = 20
+"""Times that the trials are run whose processes died, each time with what is left."""
 _SIZES = ("num_trials", "max_concurrent_trials")
 """What may change when a search goes on; of the study, only what is not in `_SOUGHT`."""
 _SOUGHT = ("kind", "vary", "objectives")
@@ -197,21 +199,14 @@ def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
     with hold_search(out), ray_session():
         require_cpus(1, "a search", "start a larger cluster")
         study, search = task.study, task.search
-        journal = SearchJournal(
-            out,
-            study,
-            task.space,
-            begun={
-                "study": {name: value for name, value in config_to_dict(study).items() if name in _SOUGHT},
-                **{name: value for name, value in config_to_dict(search).items() if name not in _SIZES},
-                **task.identity,
-            },
-            own=read_own_values(study, task.config),
-            seed=search.seed,
-        )
-        num_left = search.num_trials - journal.num_finished
-        if num_left > 0:
+        for _ in range(MAX_ATTEMPTS):
+            journal = _open_journal(task, out)
+            num_left = search.num_trials - journal.num_finished
+            if num_left <= 0:
+                break
             _make_tuner(task, journal, out, num_left).fit()
+            if journal.num_lost == 0:  # what failed by itself would do so again
+                break
     trials = journal.read_trials()
     if not any(trial.is_full for trial in trials):
         raise ClusterError(f"{out}: no trial succeeded; the first error was: {trials[0].error if trials else None}")
@@ -224,6 +219,23 @@ def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
         trials=trials,
         source=task.source,
         wall_seconds=time.perf_counter() - since,
+    )
+
+
+def _open_journal(task: _Task, out: Path) -> SearchJournal:
+    """The search in its file; what failed or was running there is proposed again."""
+    study, search = task.study, task.search
+    return SearchJournal(
+        out,
+        study,
+        task.space,
+        begun={
+            "study": {name: value for name, value in config_to_dict(study).items() if name in _SOUGHT},
+            **{name: value for name, value in config_to_dict(search).items() if name not in _SIZES},
+            **task.identity,
+        },
+        own=read_own_values(study, task.config),
+        seed=search.seed,
     )
 
 

@@ -181,7 +181,8 @@ class BehaviorCloningObjective:
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
         """Mean squared error of the actions, in standard deviations."""
         observations, actions = batch.x_clean[:, 0, layout.observations], batch.x_clean[:, 0, layout.actions]
-        goals = None if batch.goal is None else batch.goal[:, list(self._goal_columns)]
+        # By slices and not by a list, which would be sent to the device each time.
+        goals = None if batch.goal is None else torch.stack([batch.goal[:, c] for c in self._goal_columns], dim=1)
         return F.mse_loss(model(observations, goals), actions)
 
 

@@ -26,6 +26,8 @@ from diffplan.tuning.studies import Study
 
 FILE_NAME = "study.journal"
 STUDY_NAME = "diffplan"
+PROCESS_DIED = "its process died"
+"""Why a trial failed that could not say it."""
 _LOCK = ".search.lock"
 _BEGUN, _ERRORS, _METRICS, _REPEATS = "begun", "errors", "metrics", "repeats"
 
@@ -135,6 +137,11 @@ class SearchJournal:
         """Trials that ran to their end or were stopped early."""
         return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in self._all())
 
+    @property
+    def num_lost(self) -> int:
+        """Trials whose processes died, and which have not been tried again."""
+        return sum(trial.error == PROCESS_DIED for trial in self.read_trials())
+
     def propose(self, name: str) -> dict[str, Any]:
         """Settings to try, by dotted names of the config; what becomes of them is told under the same name."""
         self._running[name] = trial = self._study.ask(fixed_distributions=self._space)
@@ -179,7 +186,7 @@ class SearchJournal:
                 metrics, is_full = trial.user_attrs[_METRICS], trial.state == TrialState.COMPLETE
                 records.append(TrialRecord(trial.number, trial.params, metrics, is_full))
             elif trial.state == TrialState.FAIL and trial.number not in repeated:
-                error = errors.get(str(trial.number), "its process died")
+                error = errors.get(str(trial.number), PROCESS_DIED)
                 records.append(TrialRecord(trial.number, trial.params, None, False, error))
         return records
 
