@@ -22,6 +22,7 @@ for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 import diffplan_envs.physics  # noqa: E402, F401  (chooses how MuJoCo draws before anything else imports it)
 
@@ -49,6 +50,11 @@ def require_cpus(num_cpus: float, what: str, cure: str) -> None:
     total = ray.cluster_resources().get("CPU", 0.0)
     if num_cpus > total:
         raise ClusterError(f"{what}: expected at least {num_cpus:g} CPUs in the cluster, got {total:g}; {cure}")
+
+
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Where actors go that must live as long as this process: to its node, so that no other node takes them with it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def count_workers(num_workers: int | None) -> int:

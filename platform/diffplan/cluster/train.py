@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from diffplan.cluster.committer import find_variables
 from diffplan.cluster.elastic import RunTrainer, find_sizes
-from diffplan.cluster.runtime import count_gpus, ray_session, require_cpus
+from diffplan.cluster.runtime import beside_driver, count_gpus, ray_session, require_cpus
 from diffplan.cluster.train_storage import (
     NUM_CHECKPOINTS,
     RUN_NAME,
@@ -124,7 +124,7 @@ def train_on_cluster(
             f"{sizes[0]} training worker{'s' if sizes[0] > 1 else ''}",
             "lower --num_workers or --cpus_per_worker, or give --min_workers",
         )
-        board = ProgressBoard.remote(find_variables())
+        board = ProgressBoard.options(scheduling_strategy=beside_driver()).remote(find_variables())
         trainer = RunTrainer(
             train_worker,
             storage=storage,
