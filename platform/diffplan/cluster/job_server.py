@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,13 +49,31 @@ from diffplan.cluster import runtime  # noqa: E402, F401  (sets what Ray reads f
 # isort: split
 import aiohttp  # noqa: E402
 import requests  # noqa: E402
-from ray.exceptions import AuthenticationError  # noqa: E402
+from ray.exceptions import AuthenticationError, RpcError  # noqa: E402
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType  # noqa: E402
 
 
 def find_address(given: str | None) -> str:
     """Where the job server is: as given, else by the environment as for Ray's own commands, else on this machine."""
     return given or next((os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)), DEFAULT_ADDRESS)
+
+
+def _find_server(address: str) -> str:
+    """The address of something that listens: a URL, or what only Ray can say more of, such as `auto`.
+
+    Ray itself would try for a minute. Raises `OSError` if nobody listens, `ValueError` for no address.
+    """
+    if address.startswith(("http://", "https://")):
+        requests.get(f"{address}/api/version", timeout=CONNECT_SECONDS)
+        return address
+    if "://" in address or ":" not in address:
+        return address
+    try:
+        return _find_server(f"http://{address}")  # a dashboard without its scheme
+    except requests.RequestException:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        return address
 
 
 class JobServer:
@@ -205,23 +224,21 @@ class JobServer:
         return [{name: (used, total) for name, (used, total) in node.items()} for node in usage.values()], grows
 
     def _connect(self) -> JobSubmissionClient:
-        where = self.address
         nobody = (
-            f"{where}: expected the job server of a Ray cluster, got no answer; start one with `ray start --head`, or "
-            "name its dashboard by --address"
+            f"{self.address}: expected the job server of a Ray cluster, got no answer; start one with `ray start "
+            "--head`, or name its dashboard by --address"
         )
-        if where.startswith(("http://", "https://")):
-            try:
-                requests.get(f"{where}/api/version", timeout=CONNECT_SECONDS)
-            except requests.RequestException:
-                raise ClusterError(nobody) from None
+        try:
+            self.address = where = _find_server(self.address)
+        except (OSError, ValueError):
+            raise ClusterError(nobody) from None
         variable = ADDRESS_VARIABLES[0]
         before = os.environ.get(variable)
         os.environ[variable] = where  # for Ray lets the environment win over the argument
         try:
             with self._clear_errors():
                 return self._check(lambda: JobSubmissionClient(where))
-        except ConnectionError:
+        except (ConnectionError, RpcError):
             raise ClusterError(nobody) from None
         finally:
             os.environ.pop(variable)
