@@ -85,6 +85,9 @@ class TrainArguments:
     """Fewest workers to start or go on with while the cluster has no room for all; waits for all if not given."""
     cpus_per_worker: int | None = None
     """CPUs of each worker; shares those of the cluster if not given."""
+    use_gpu: bool | None = None
+    """Whether each worker has a GPU, which is waited for where the cluster adds nodes on demand; if there are enough
+    GPUs now if not given."""
     tensorboard: str | None = None
     """Directory or URL of TensorBoard files; OUT/tensorboard if not given."""
     verify_on_read: bool = False
@@ -199,6 +202,7 @@ def train(arguments: list[str]) -> None:
         num_workers=parsed.num_workers,
         min_workers=parsed.min_workers,
         cpus_per_worker=parsed.cpus_per_worker,
+        use_gpu=parsed.use_gpu,
         resume=parsed.resume,
         tensorboard=parsed.tensorboard,
         verify_on_read=parsed.verify_on_read,

@@ -44,7 +44,7 @@ def _send_the_token_that_is_there() -> None:
 
 _send_the_token_that_is_there()
 
-from diffplan.cluster import runtime  # noqa: E402, F401  (sets what Ray reads from the environment)
+from diffplan.cluster import runtime  # noqa: E402  (sets what Ray reads from the environment)
 
 # isort: split
 import aiohttp  # noqa: E402
@@ -212,16 +212,15 @@ class JobServer:
     def _read_nodes(self) -> tuple[list[dict[str, tuple[float, float]]], bool]:
         """Used and total resources of each node, and whether there may be more nodes on demand.
 
-        The report comes from Ray's autoscaler. Without one, nodes bear the names of their ids; a report without nodes
-        tells nothing.
+        The report is of Ray's autoscaler, which runs even where it can add nothing. One without nodes tells nothing.
         """
         with self._clear_errors():
             response = self._client._do_request("GET", "/api/cluster_status")
         status = ((response.json() if response.ok else {}).get("data") or {}).get("clusterStatus") or {}
         usage = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
         types = (status.get("autoscalerReport") or {}).get("nodeTypeMapping") or {}
-        grows = any(name != f"node_{node}" for node, name in types.items())
-        return [{name: (used, total) for name, (used, total) in node.items()} for node in usage.values()], grows
+        nodes = [{name: (used, total) for name, (used, total) in node.items()} for node in usage.values()]
+        return nodes, runtime.has_node_types(types)
 
     def _connect(self) -> JobSubmissionClient:
         nobody = (
