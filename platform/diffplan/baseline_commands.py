@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -57,35 +56,33 @@ class TrainIQLArguments(TrainArguments):
     settings: OmitArgPrefixes[IQLSettings] = dataclasses.field(default_factory=IQLSettings)
 
 
-def train_cql(arguments: list[str]) -> None:
-    """`diffplan baseline train cql`."""
-    parsed = parse(TrainCQLArguments, arguments, "baseline train cql")
-    _train("cql", parsed, parsed.settings)
+PARSED: dict[str, type[TrainCQLArguments] | type[TrainIQLArguments]] = {
+    "cql": TrainCQLArguments,
+    "iql": TrainIQLArguments,
+}
 
 
-def train_iql(arguments: list[str]) -> None:
-    """`diffplan baseline train iql`."""
-    parsed = parse(TrainIQLArguments, arguments, "baseline train iql")
-    _train("iql", parsed, parsed.settings)
-
-
-TRAIN: dict[str, Callable[[list[str]], None]] = {"cql": train_cql, "iql": train_iql}
-
-
-def run(arguments: list[str]) -> None:
-    """Run `diffplan baseline`; raises `ConfigError` for anything but `train` of a known algorithm."""
-    if arguments[:1] in ([], ["-h"], ["--help"]) or arguments[1:2] in (["-h"], ["--help"]):
-        if not arguments:
-            raise ConfigError("baseline: expected `train cql` or `train iql`, got nothing")
-        show(USAGE)
-        return
+def parse_baseline(arguments: list[str]) -> TrainCQLArguments | TrainIQLArguments:
+    """The arguments of `diffplan baseline`; raises `ConfigError` for anything but `train` of a known algorithm."""
+    if not arguments:
+        raise ConfigError("baseline: expected `train cql` or `train iql`, got nothing")
     if arguments[0] != "train":
         raise ConfigError(unknown_name("baseline", arguments[0], ("train",)))
     if len(arguments) < 2:
         raise ConfigError(f"baseline train: expected one of {', '.join(SETTINGS)}, got nothing")
-    if arguments[1] not in TRAIN:
-        raise ConfigError(unknown_name("baseline train", arguments[1], tuple(TRAIN)))
-    TRAIN[arguments[1]](arguments[2:])
+    algorithm = arguments[1]
+    if algorithm not in PARSED:
+        raise ConfigError(unknown_name("baseline train", algorithm, tuple(PARSED)))
+    return parse(PARSED[algorithm], arguments[2:], f"baseline train {algorithm}")
+
+
+def run(arguments: list[str]) -> None:
+    """`diffplan baseline`."""
+    if arguments[:1] in (["-h"], ["--help"]) or arguments[1:2] in (["-h"], ["--help"]):
+        show(USAGE)
+        return
+    parsed = parse_baseline(arguments)
+    _train("cql" if isinstance(parsed, TrainCQLArguments) else "iql", parsed, parsed.settings)
 
 
 def _train(algorithm: Algorithm, parsed: TrainArguments, settings: OfflineRLSettings) -> None:

@@ -36,6 +36,8 @@ commands
   baseline train cql|iql DATA --out DIR
                                   train a baseline on a dataset with RLlib
   table1                          the paper's Table 1: every stage above for three mazes, and the baselines
+  submit COMMAND ...              a command as a job of a Ray cluster
+  jobs list|status|logs|stop      look at such jobs, or end them
 
 `diffplan COMMAND --help` lists the arguments of a command; collect, train, tune, evaluate and pipeline go on with
 --resume, table1 by itself.
@@ -46,7 +48,7 @@ RESUMABLE = ("collect", "train", "tune", "evaluate", "pipeline")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for what the user can cure, 130 after Ctrl-C."""
+    """Run a command and return its exit code: 0, 2 for what the user can cure, 130 after Ctrl-C, 1 for a failed job."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         import textwrap
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one command with its arguments and return its exit code; see `main`."""
     try:
-        _find_command(name)(list(arguments))
+        return _find_command(name)(list(arguments)) or 0
     except DiffplanError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -82,12 +84,13 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _find_command(name: str) -> Callable[[list[str]], None]:
+def _find_command(name: str) -> Callable[[list[str]], int | None]:
+    """The function of a command; it returns an exit code, or None for 0."""
     from diffplan.suggestion import unknown_name
 
     names = (
         *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "pipeline", "data", "baseline"),
-        "table1",
+        *("table1", "submit", "jobs"),
     )
     if name not in names:
         from diffplan.errors import ConfigError
@@ -109,6 +112,10 @@ def _find_command(name: str) -> Callable[[list[str]], None]:
         from diffplan import baseline_commands
 
         return baseline_commands.run
+    if name in ("submit", "jobs"):
+        from diffplan import submit_commands
+
+        return getattr(submit_commands, name)
     from diffplan import commands
 
     return getattr(commands, name)

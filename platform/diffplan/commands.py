@@ -85,6 +85,9 @@ class TrainArguments:
     """Fewest workers to start or go on with while the cluster has no room for all; waits for all if not given."""
     cpus_per_worker: int | None = None
     """CPUs of each worker; shares those of the cluster if not given."""
+    use_gpu: bool | None = None
+    """Whether each worker has a GPU, which is waited for where the cluster adds nodes on demand; if there are enough
+    GPUs now if not given."""
     tensorboard: str | None = None
     """Directory or URL of TensorBoard files; OUT/tensorboard if not given."""
     verify_on_read: bool = False
@@ -147,11 +150,16 @@ class PipelineArguments:
     """Go on with the run at --out, from the stage that was interrupted."""
 
 
-def collect(arguments: list[str]) -> None:
-    """`diffplan collect`."""
+def parse_collect(arguments: list[str]) -> CollectArguments:
+    """The arguments of `diffplan collect`."""
     preset, arguments = _take_preset("collect", arguments)
     default = {"env": preset.env, "collection": preset.collection}
-    parsed = parse(CollectArguments, arguments, "collect PRESET", default)
+    return parse(CollectArguments, arguments, "collect PRESET", default)
+
+
+def collect(arguments: list[str]) -> None:
+    """`diffplan collect`."""
+    parsed = parse_collect(arguments)
     from diffplan.cluster.collect import collect as collect_on_cluster
 
     dataset = collect_on_cluster(
@@ -159,6 +167,14 @@ def collect(arguments: list[str]) -> None:
     )
     size = format_bytes(dataset.num_bytes)
     show(f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {size}")
+
+
+def parse_train(arguments: list[str]) -> tuple[TrainArguments, Config]:
+    """The arguments of `diffplan train`, and the experiment that they and the preset make."""
+    preset, arguments = _take_preset("train", arguments)
+    sections = ("env", "windows", "network", "diffusion", "training", "planning")
+    parsed = parse(TrainArguments, arguments, "train PRESET", {name: getattr(preset, name) for name in sections})
+    return parsed, dataclasses.replace(preset, **{section: getattr(parsed, section) for section in sections})
 
 
 def train(arguments: list[str]) -> None:
@@ -171,15 +187,11 @@ def train(arguments: list[str]) -> None:
 
         show("\n".join(describe_presets()))
         return
-    name = arguments[0] if arguments else ""
-    preset, arguments = _take_preset("train", arguments)
-    sections = ("env", "windows", "network", "diffusion", "training", "planning")
-    parsed = parse(TrainArguments, arguments, "train PRESET", {name: getattr(preset, name) for name in sections})
-    config = dataclasses.replace(preset, **{section: getattr(parsed, section) for section in sections})
+    parsed, config = parse_train(arguments)
     if parsed.dry_run:
         from diffplan.training_commands import describe_cost
 
-        show("\n".join(describe_cost(name, config, parsed.data, parsed.cpus_per_worker)))
+        show("\n".join(describe_cost(arguments[0], config, parsed.data, parsed.cpus_per_worker)))
         return
     from diffplan.cluster.train import train_on_cluster
 
@@ -190,6 +202,7 @@ def train(arguments: list[str]) -> None:
         num_workers=parsed.num_workers,
         min_workers=parsed.min_workers,
         cpus_per_worker=parsed.cpus_per_worker,
+        use_gpu=parsed.use_gpu,
         resume=parsed.resume,
         tensorboard=parsed.tensorboard,
         verify_on_read=parsed.verify_on_read,
@@ -197,9 +210,14 @@ def train(arguments: list[str]) -> None:
     show(f"checkpoint: {out}")
 
 
+def parse_evaluate(arguments: list[str]) -> EvaluateArguments:
+    """The arguments of `diffplan evaluate`."""
+    return parse(EvaluateArguments, arguments, "evaluate")
+
+
 def evaluate(arguments: list[str]) -> None:
     """`diffplan evaluate`."""
-    parsed = parse(EvaluateArguments, arguments, "evaluate")
+    parsed = parse_evaluate(arguments)
     from diffplan.cluster.evaluate import evaluate as evaluate_on_cluster
     from diffplan.evaluation.sources import find_policy
     from diffplan.evaluation.table import format_table
@@ -232,14 +250,20 @@ def report(arguments: list[str]) -> None:
     show(f"report: {write_report(parsed.run)}")
 
 
-def pipeline(arguments: list[str]) -> None:
-    """`diffplan pipeline`."""
-    command = " ".join(["diffplan", "pipeline", *arguments])
-    name = arguments[0] if arguments else ""
+def parse_pipeline(arguments: list[str]) -> PipelineArguments:
+    """The arguments of `diffplan pipeline`."""
     preset, arguments = _take_preset("pipeline", arguments)
     parsed = parse(PipelineArguments, arguments, "pipeline PRESET", {"config": preset})
     if parsed.resume and parsed.out is None:
         raise ConfigError("--resume: expected --out DIR, the run to go on with, got none")
+    return parsed
+
+
+def pipeline(arguments: list[str]) -> None:
+    """`diffplan pipeline`."""
+    command = " ".join(["diffplan", "pipeline", *arguments])
+    name = arguments[0] if arguments else ""
+    parsed = parse_pipeline(arguments)
     from diffplan.cluster.pipeline import new_run_directory, point_latest, run_pipeline
     from diffplan.evaluation.table import format_table
 

@@ -48,6 +48,10 @@ class Progress:
         """Set the count of work done; never backwards."""
         self.advance(max(done - int(self._bar.n), 0), **values)
 
+    def note(self, line: str) -> None:
+        """Print a line beside the progress."""
+        self._bar.write(line, file=sys.stderr)
+
     def __enter__(self) -> Progress:
         return self
 

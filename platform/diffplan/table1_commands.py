@@ -38,11 +38,17 @@ class Table1Arguments:
     """The smallest size at which every stage is real."""
 
 
-def table1(arguments: list[str]) -> None:
-    """`diffplan table1`."""
+def parse_table1(arguments: list[str]) -> Table1Arguments:
+    """The arguments of `diffplan table1`."""
     parsed = parse(Table1Arguments, arguments, "table1")
     if parsed.episodes is not None and parsed.episodes < 1:
         raise ConfigError(f"episodes: expected at least 1, got {parsed.episodes}")
+    return parsed
+
+
+def table1(arguments: list[str]) -> None:
+    """`diffplan table1`."""
+    parsed = parse_table1(arguments)
     from diffplan.cluster.table1 import METHODS, SMOKE, Table1, Table1Size, make_table1, package_planners, write_table1
     from diffplan.report.table1 import MAZES
     from diffplan.terminal import format_bytes

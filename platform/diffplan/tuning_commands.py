@@ -53,6 +53,11 @@ class TuneArguments:
     """Go on with a search that was interrupted, or with more trials."""
 
 
+def parse_tune(arguments: list[str]) -> TuneArguments:
+    """The arguments of `diffplan tune`."""
+    return parse(TuneArguments, arguments, "tune")
+
+
 def tune(arguments: list[str]) -> None:
     """`diffplan tune`."""
     if "--list" in arguments:
@@ -61,7 +66,7 @@ def tune(arguments: list[str]) -> None:
             raise ConfigError(f"tune --list: expected nothing beside it, got {others}")
         show("\n".join(describe_studies()))
         return
-    parsed = parse(TuneArguments, arguments, "tune")
+    parsed = parse_tune(arguments)
     study = find_study(parsed.study)
     if parsed.cost_weight is not None:
         study = dataclasses.replace(study, cost_weight=parsed.cost_weight)

@@ -13,7 +13,7 @@ import ray
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.cluster.committer import adopt_variables, find_variables, needs_committer, serialize_commits
-from diffplan.cluster.runtime import count_workers, ray_session, require_cpus
+from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, ray_session, require_resources
 from diffplan.cluster.units import run_units
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.commit import list_committed_units
@@ -104,12 +104,13 @@ def _collect(
     if missing:
         with ray_session():
             num_workers = count_workers(num_workers)
-            require_cpus(num_workers, f"{num_workers} collection workers", "lower --num_workers")
+            require_resources(num_workers, {"CPU": 1}, f"{num_workers} collection workers", "lower --num_workers")
 
             variables = {} if store.is_local else find_variables()
 
             def spawn() -> Any:
-                return CollectionActor.remote(store, env, collection, manifest, variables)
+                actor = CollectionActor.options(**prefer_pool(ROLLOUT_POOL))
+                return actor.remote(store, env, collection, manifest, variables)
 
             unit_steps = collection.episodes_per_unit * collection.episode_steps
             done_steps = (collection.num_units - len(missing)) * unit_steps

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from diffplan.cluster.runtime import count_workers, ray_session, require_cpus
+from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, ray_session, require_resources
 from diffplan.cluster.units import run_units
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.errors import ConfigError
@@ -123,12 +123,14 @@ def evaluate(
 
     with ray_session():
         num_workers = count_workers(num_workers)
-        require_cpus(num_workers, f"{num_workers} evaluation workers", "lower --num_workers")
+        require_resources(num_workers, {"CPU": 1}, f"{num_workers} evaluation workers", "lower --num_workers")
         since = time.perf_counter()
         with Progress("evaluate", episodes, "episodes", initial=len(results)) as progress:
             run_units(
                 [unit for unit in range(-(-episodes // EPISODES_PER_UNIT)) if unit not in done],
-                lambda: EvaluationActor.remote(source.load, env, seed, episodes, goal),
+                lambda: EvaluationActor.options(**prefer_pool(ROLLOUT_POOL)).remote(
+                    source.load, env, seed, episodes, goal
+                ),
                 num_workers,
                 on_done,
             )

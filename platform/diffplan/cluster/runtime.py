@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from diffplan.errors import ClusterError
+
+WAITING_SECONDS = 30.0
+"""Silence after which the user is told what workers wait for."""
+ROLLOUT_POOL = "rollout"
+"""Label of the nodes for work without GPUs: collection and evaluation."""
 
 # Read by Ray when it is imported or started. Each may be set differently by the user.
 _ENVIRONMENT = {
@@ -22,6 +29,7 @@ for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+from ray.util import placement_group_table  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 import diffplan_envs.physics  # noqa: E402, F401  (chooses how MuJoCo draws before anything else imports it)
@@ -45,11 +53,74 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def require_cpus(num_cpus: float, what: str, cure: str) -> None:
-    """Raise `ClusterError` if the cluster could never run this; Ray itself would wait for ever without a word."""
-    total = ray.cluster_resources().get("CPU", 0.0)
-    if num_cpus > total:
-        raise ClusterError(f"{what}: expected at least {num_cpus:g} CPUs in the cluster, got {total:g}; {cure}")
+def require_resources(count: int, each: Mapping[str, float], what: str, cure: str) -> None:
+    """See that a cluster has room, now or later, for so many workers at once; Ray would wait for ever without a word.
+
+    A cluster that adds nodes on demand is trusted to add them: what it could add, Ray does not know.
+
+    Args:
+        count: of workers, or of other things that lie on one node each.
+        each: resources of one, such as `{"CPU": 1, "GPU": 1}`.
+        what: they are, for the message.
+        cure: what the user can do.
+
+    Raises:
+        ClusterError: the nodes could not hold them even if nothing else ran there.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    each = {name: amount for name, amount in each.items() if amount}
+    for name, amount in each.items():
+        total = sum(node.get(name, 0.0) for node in nodes)
+        if count * amount > total and not may_grow():
+            raise ClusterError(
+                f"{what}: expected at least {count * amount:g} {name}s in the cluster, got {total:g}; {cure}"
+            )
+    places = sum(min(int(node.get(name, 0.0) // amount) for name, amount in each.items()) for node in nodes)
+    if places < count and not may_grow():
+        wanted = " and ".join(f"{amount:g} {name}s" for name, amount in each.items())
+        raise ClusterError(
+            f"{what}: expected nodes with room for {count} times {wanted}, got room for {places}; {cure}"
+        )
+
+
+def may_grow() -> bool:
+    """Whether the cluster adds nodes on demand."""
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    if is_autoscaler_v2():
+        return True
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+    return has_node_types((status.get("autoscaler_report") or {}).get("node_type_mapping") or {})
+
+
+def has_node_types(types: Mapping[str, str]) -> bool:
+    """Whether the nodes of a report of Ray's autoscaler are of types that it can add.
+
+    Args:
+        types: of each node, by its id; without an autoscaler, Ray names a type after each node.
+    """
+    return any(name != f"node_{node}" for node, name in types.items())
+
+
+def describe_free(names: Iterable[str]) -> str:
+    """The resources of the cluster that nobody uses, such as `0 of 4 CPUs, 1 of 2 GPUs`."""
+    free, total = ray.available_resources(), ray.cluster_resources()
+    return ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s" for name in names)
+
+
+def has_pending_placement() -> bool:
+    """Whether somebody waits for a place for several workers at once, as training does."""
+    return any(group["state"] == "PENDING" for group in placement_group_table().values())
+
+
+def prefer_pool(pool: str) -> dict[str, Any]:
+    """Options of an actor that goes to nodes with the label `pool` while they have room, else to others.
+
+    On clusters without such labels they change nothing. Work on GPUs needs no label, for it goes where GPUs are.
+    """
+    return {"label_selector": {"pool": pool}, "fallback_strategy": [{"label_selector": {"pool": f"!{pool}"}}]}
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from ray.train.torch import TorchTrainer
 
 from diffplan.cluster.committer import find_variables
 from diffplan.cluster.elastic import RunTrainer, find_sizes
-from diffplan.cluster.runtime import beside_driver, count_gpus, ray_session, require_cpus
+from diffplan.cluster.runtime import (
+    WAITING_SECONDS,
+    beside_driver,
+    count_gpus,
+    describe_free,
+    has_pending_placement,
+    ray_session,
+    require_resources,
+)
 from diffplan.cluster.train_storage import (
     NUM_CHECKPOINTS,
     RUN_NAME,
@@ -71,6 +80,7 @@ def train_on_cluster(
     num_workers: int = 1,
     min_workers: int | None = None,
     cpus_per_worker: int | None = None,
+    use_gpu: bool | None = None,
     resume: bool = False,
     tensorboard: str | Path | None = None,
     verify_on_read: bool = False,
@@ -86,6 +96,8 @@ def train_on_cluster(
         min_workers: fewest workers to start or go on with where the cluster has no room for `num_workers`; None to wait
             for all of them.
         cpus_per_worker: CPUs of each worker; None shares those of the cluster where there are no GPUs.
+        use_gpu: whether each worker has a GPU; None for yes if the cluster has enough of them now. True waits for them
+            where nodes are added on demand.
         resume: go on with a run that is there.
         tensorboard: directory or URL of TensorBoard files; None for `out/tensorboard`.
         verify_on_read: compare all data with their checksums before training sees them.
@@ -99,7 +111,7 @@ def train_on_cluster(
         DataError: the dataset is missing or damaged, or its episodes are too short.
         CheckpointError: there is a run already and `resume` is not set.
         StoreError: the store of a URL cannot be reached.
-        ClusterError: too few CPUs, or workers that keep dying.
+        ClusterError: too few CPUs or GPUs, or workers that keep dying.
     """
     storage = open_run(out)
     dataset = open_dataset(data)
@@ -116,11 +128,14 @@ def train_on_cluster(
     dataset = _pin(dataset, storage)
     sweep(storage)
     with ray_session():
-        use_gpu = count_gpus() >= sizes[0]
+        if use_gpu is None:
+            use_gpu = count_gpus() >= sizes[0]
         if cpus_per_worker is None:
             cpus_per_worker = 1 if use_gpu else max(int(ray.cluster_resources().get("CPU", 1)) // sizes[-1], 1)
-        require_cpus(
-            sizes[0] * cpus_per_worker,
+        each = {"CPU": cpus_per_worker, "GPU": int(use_gpu)}
+        require_resources(
+            sizes[0],
+            each,
             f"{sizes[0]} training worker{'s' if sizes[0] > 1 else ''}",
             "lower --num_workers or --cpus_per_worker, or give --min_workers",
         )
@@ -152,7 +167,7 @@ def train_on_cluster(
                 **storage.ray_storage(),
             ),
         )
-        with _ShownProgress(board, config.training.num_steps):
+        with _ShownProgress(board, config.training.num_steps, [name for name in each if each[name]]):
             _fit(trainer)
     publish(storage)
     sweep(storage)
@@ -213,10 +228,11 @@ def _find_cause(error: BaseException) -> BaseException:
 
 
 class _ShownProgress:
-    """Shows the board's progress from a thread while `fit` blocks."""
+    """Shows the board's progress from a thread while `fit` blocks, or what it waits for."""
 
-    def __init__(self, board: Any, num_steps: int) -> None:
-        self._board = board
+    def __init__(self, board: Any, num_steps: int, resources: list[str]) -> None:
+        self._board, self._resources = board, resources
+        self._wait_told_at: float | None = time.monotonic()
         self._bar = Progress("train", num_steps, "steps")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -233,6 +249,10 @@ class _ShownProgress:
     def _watch(self) -> None:
         while not self._stop.wait(0.5):
             self._show()
+            if self._wait_told_at is not None and time.monotonic() - self._wait_told_at > WAITING_SECONDS:
+                self._wait_told_at = time.monotonic()
+                if has_pending_placement():
+                    self._bar.note(f"train: waiting for room for the workers; free: {describe_free(self._resources)}")
 
     def _show(self) -> None:
         try:
@@ -240,4 +260,5 @@ class _ShownProgress:
         except RayError:
             return  # a late picture of progress is no reason to fail
         if latest:
+            self._wait_told_at = None
             self._bar.move_to(int(latest["step"]), loss=latest["loss"])

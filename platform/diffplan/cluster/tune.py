@@ -23,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from diffplan.checkpoint import CONFIG, load_checkpoint
 from diffplan.cluster.committer import find_variables
 from diffplan.cluster.proposals import JournalSearcher, SearchProgress
-from diffplan.cluster.runtime import count_gpus, ray_session, require_cpus
+from diffplan.cluster.runtime import count_gpus, ray_session, require_resources
 from diffplan.cluster.trials import run_planner_trial, run_training_trial
 from diffplan.config import Config, EnvConfig, SearchConfig, config_to_dict
 from diffplan.data.dataset import open_dataset, write_snapshot
@@ -197,7 +197,7 @@ def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why trials fail is in trials.json
     since = time.perf_counter()
     with hold_search(out), ray_session():
-        require_cpus(1, "a search", "start a larger cluster")
+        require_resources(1, {"CPU": 1}, "a search", "start a larger cluster")
         study, search = task.study, task.search
         for _ in range(MAX_ATTEMPTS):
             journal = _open_journal(task, out)

@@ -6,6 +6,7 @@ repeat. Units are given to actors that have started, so that no unit is blamed f
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from diffplan.cluster.runtime import WAITING_SECONDS, describe_free, may_grow
 from diffplan.errors import ClusterError, DiffplanError
 
 MAX_ATTEMPTS = 5
@@ -25,7 +27,9 @@ a thousand, which a large collection has.
 MAX_FAILED_STARTS = 12
 """Actors that may die before they can work, with no unit done in the meantime, before they are held to be broken."""
 START_TIMEOUT_SECONDS = 300
-"""Silence after which the user is told that actors do not start."""
+"""Silence after which actors are held never to start."""
+GROWTH_TIMEOUT_SECONDS = 1800
+"""The same in a cluster that adds nodes on demand: a new one may have to fetch an image first."""
 
 
 def run_units(
@@ -71,10 +75,12 @@ def run_units(
                 return
             ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=1)
             silent_seconds = 0 if ready else silent_seconds + 1
-            if silent_seconds == START_TIMEOUT_SECONDS:
+            if silent_seconds >= WAITING_SECONDS and silent_seconds % WAITING_SECONDS == 0 and not running:
+                sys.stderr.write(f"waiting for room for {len(starting)} workers; free: {describe_free(('CPU',))}\n")
+            if silent_seconds >= START_TIMEOUT_SECONDS and silent_seconds >= _find_patience():
                 raise ClusterError(
-                    f"actors: nothing finished for {START_TIMEOUT_SECONDS} s; free resources are "
-                    f"{ray.available_resources()}: ask for fewer workers or a larger cluster"
+                    f"actors: nothing finished for {silent_seconds} s; free: {describe_free(('CPU', 'GPU'))}; ask for "
+                    "fewer workers or a larger cluster"
                 )
             for reference in ready:
                 if (actor := starting.pop(reference, None)) is not None:
@@ -118,6 +124,11 @@ def unwrap(error: BaseException) -> BaseException:
             return seen
         seen = getattr(seen, "cause", None) or seen.__cause__
     return error
+
+
+def _find_patience() -> int:
+    """How long silence is borne."""
+    return GROWTH_TIMEOUT_SECONDS if may_grow() else START_TIMEOUT_SECONDS
 
 
 def _last_line(error: BaseException) -> str:

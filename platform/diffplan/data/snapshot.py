@@ -171,7 +171,8 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
 def _read_table(store: Store, name: str, schema: pa.Schema, num_episodes: int) -> pa.Table:
     """The columns of a schema; pages have checksums of their own, what is around them is compared with the record."""
     with store.open(name) as file:
-        table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=schema.names)
+        # Not in threads: one that is still giving back a buffer of Python's when the program ends brings it down.
+        table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=schema.names, use_threads=False)
     if not table.schema.remove_metadata().equals(schema):
         raise ValueError(f"it has the columns {table.schema.names} or other types")
     if table.num_rows != num_episodes:

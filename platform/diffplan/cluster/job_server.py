@@ -1,0 +1,296 @@
+"""The job server of a Ray cluster: reach it, and manage jobs through it.
+
+Ray's client answers with many kinds of exceptions; here each becomes one line that says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffplan.errors import ClusterError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+CONNECT_SECONDS = 10
+"""Wait for a server to answer at all."""
+PENDING_SECONDS = 20
+"""Wait for a job to start, in silence; making its environment takes some of that."""
+POLL_SECONDS = 0.5
+MAX_LOST_CONNECTIONS = 10
+"""Connections that may be lost in a row while a job is followed."""
+
+TOKEN_CURE = (
+    "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN=… (or RAY_AUTH_TOKEN_PATH=FILE); "
+    "`ray get-auth-token` prints it on the head"
+)
+
+
+def _send_the_token_that_is_there() -> None:
+    """Turn token authentication on where there is a token and no word on it, as `ray start` does for clusters.
+
+    Ray reads the mode once, when it is imported.
+    """
+    where = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if any(os.environ.get(name) for name in where) or os.path.exists(os.path.expanduser("~/.ray/auth_token")):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+_send_the_token_that_is_there()
+
+from diffplan.cluster import runtime  # noqa: E402  (sets what Ray reads from the environment)
+
+# isort: split
+import aiohttp  # noqa: E402
+import requests  # noqa: E402
+from ray.exceptions import AuthenticationError, RpcError  # noqa: E402
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType  # noqa: E402
+
+
+def find_address(given: str | None) -> str:
+    """Where the job server is: as given, else by the environment as for Ray's own commands, else on this machine."""
+    return given or next((os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)), DEFAULT_ADDRESS)
+
+
+def _find_server(address: str) -> str:
+    """The address of something that listens: a URL, or what only Ray can say more of, such as `auto`.
+
+    Ray itself would try for a minute. Raises `OSError` if nobody listens, `ValueError` for no address.
+    """
+    if address.startswith(("http://", "https://")):
+        requests.get(f"{address}/api/version", timeout=CONNECT_SECONDS)
+        return address
+    if "://" in address or ":" not in address:
+        return address
+    try:
+        return _find_server(f"http://{address}")  # a dashboard without its scheme
+    except requests.RequestException:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        return address
+
+
+class JobServer:
+    """A connection to a job server.
+
+    Args:
+        address: URL of the server, or another address of the cluster that Ray takes; None for `find_address`.
+
+    Raises:
+        ClusterError: there is no job server, or it does not know us.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        for handler in logging.getLogger("ray").handlers:  # its loggers set levels of their own
+            handler.setLevel(logging.ERROR)
+        self.address = find_address(address).rstrip("/")
+        self._client = self._connect()
+
+    def submit(self, entrypoint: str, *, runtime_env: dict[str, Any], num_cpus: float = 0, num_gpus: float = 0) -> str:
+        """Submit a job.
+
+        Args:
+            entrypoint: shell command.
+            runtime_env: Ray's description of what the command needs; a working directory in it is uploaded.
+            num_cpus: CPUs for the command alone; with none of both, it runs on the head.
+            num_gpus: GPUs for the command alone.
+
+        Returns:
+            The id of the job.
+
+        Raises:
+            ClusterError: no node has so much, or the server refuses.
+        """
+        self._require_node(num_cpus, num_gpus)
+        with self._clear_errors():
+            return self._client.submit_job(
+                entrypoint=entrypoint,
+                runtime_env=runtime_env,
+                entrypoint_num_cpus=num_cpus or None,
+                entrypoint_num_gpus=num_gpus or None,
+            )
+
+    def list(self) -> list[JobDetails]:
+        """All submitted jobs that the cluster remembers, oldest first."""
+        with self._clear_errors():
+            jobs = [job for job in self._client.list_jobs() if job.type == JobType.SUBMISSION]
+        return sorted(jobs, key=lambda job: job.start_time or 0)
+
+    def get(self, job: str) -> JobDetails:
+        """What is known of a job; raises `ClusterError` for an unknown one."""
+        with self._clear_errors(job):
+            return self._client.get_job_info(job)
+
+    def stop(self, job: str) -> bool:
+        """End a job; whether it was still running."""
+        with self._clear_errors(job):
+            return self._client.stop_job(job)
+
+    def read_logs(self, job: str) -> str:
+        """What a job has printed so far."""
+        with self._clear_errors(job):
+            return self._client.get_job_logs(job)
+
+    def follow(self, job: str, write: Callable[[str], object], notice: Callable[[str], object]) -> JobDetails:
+        """Hand on what a job prints, from its start and as it comes, until it ends.
+
+        Args:
+            job: id.
+            write: called with text.
+            notice: called with a line if the job does not start for long.
+
+        Returns:
+            The job as it ended.
+
+        Raises:
+            ClusterError: an unknown job, or the server is gone; the job may go on.
+        """
+        self._await_start(job, notice)
+        tail = _Tail(self._client, job, write)
+        lost = 0
+        while True:
+            before = tail.num_written
+            try:
+                asyncio.run(tail.run())
+                details = self._client.get_job_info(job)
+            except (RuntimeError, OSError, aiohttp.ClientError) as error:  # those of requests are OSErrors
+                lost = 1 if tail.num_written > before else lost + 1
+                if lost >= MAX_LOST_CONNECTIONS:
+                    raise ClusterError(
+                        f"{self.address}: lost the connection to the job server ({type(error).__name__}); the job may "
+                        f"go on: `diffplan jobs logs {job} --follow`"
+                    ) from error
+                time.sleep(1)
+                continue
+            if JobStatus(details.status).is_terminal():
+                return details
+            time.sleep(POLL_SECONDS)  # the end of the output comes before the end of the job
+
+    def _await_start(self, job: str, notice: Callable[[str], object]) -> None:
+        since, told = time.monotonic(), False
+        while (details := self.get(job)).status == JobStatus.PENDING:
+            if not told and time.monotonic() - since > PENDING_SECONDS:
+                notice(f"{job}: {' '.join((details.message or 'waiting').split())} {self._describe_free()}".rstrip())
+                told = True
+            time.sleep(POLL_SECONDS)
+
+    def _require_node(self, num_cpus: float, num_gpus: float) -> None:
+        """Raise if no node could ever hold the command, for which Ray would wait for a quarter of an hour."""
+        asked = {"CPU": num_cpus, "GPU": num_gpus}
+        nodes, grows = self._read_nodes()
+        if grows or not nodes or not (num_cpus or num_gpus):
+            return
+        fits = [node for node in nodes if all(node.get(name, (0, 0))[1] >= amount for name, amount in asked.items())]
+        if not fits:
+            wanted = " and ".join(f"{amount:g} {name}s" for name, amount in asked.items() if amount)
+            most = " and ".join(
+                f"{max(node.get(name, (0, 0))[1] for node in nodes):g} {name}s"
+                for name, amount in asked.items()
+                if amount
+            )
+            raise ClusterError(
+                f"{self.address}: expected a node with {wanted} for the command, got at most {most}; lower --num_cpus "
+                "or --num_gpus (workers have their own)"
+            )
+
+    def _describe_free(self) -> str:
+        """The CPUs and GPUs that nobody uses, as a remark."""
+        nodes, _ = self._read_nodes()
+        amounts = []
+        for name in ("CPU", "GPU"):
+            used, total = (sum(node.get(name, (0, 0))[i] for node in nodes) for i in range(2))
+            if total:
+                amounts.append(f"{total - used:g} of {total:g} {name}s")
+        return f"Free: {', '.join(amounts)}." if amounts else ""
+
+    def _read_nodes(self) -> tuple[list[dict[str, tuple[float, float]]], bool]:
+        """Used and total resources of each node, and whether there may be more nodes on demand.
+
+        The report is of Ray's autoscaler, which runs even where it can add nothing. One without nodes tells nothing.
+        """
+        with self._clear_errors():
+            response = self._client._do_request("GET", "/api/cluster_status")
+        status = ((response.json() if response.ok else {}).get("data") or {}).get("clusterStatus") or {}
+        usage = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
+        types = (status.get("autoscalerReport") or {}).get("nodeTypeMapping") or {}
+        nodes = [{name: (used, total) for name, (used, total) in node.items()} for node in usage.values()]
+        return nodes, runtime.has_node_types(types)
+
+    def _connect(self) -> JobSubmissionClient:
+        nobody = (
+            f"{self.address}: expected the job server of a Ray cluster, got no answer; start one with `ray start "
+            "--head`, or name its dashboard by --address"
+        )
+        try:
+            self.address = where = _find_server(self.address)
+        except (OSError, ValueError):
+            raise ClusterError(nobody) from None
+        variable = ADDRESS_VARIABLES[0]
+        before = os.environ.get(variable)
+        os.environ[variable] = where  # for Ray lets the environment win over the argument
+        try:
+            with self._clear_errors():
+                return self._check(lambda: JobSubmissionClient(where))
+        except (ConnectionError, RpcError):
+            raise ClusterError(nobody) from None
+        finally:
+            os.environ.pop(variable)
+            if before is not None:
+                os.environ[variable] = before
+
+    def _check(self, connect: Callable[[], JobSubmissionClient]) -> JobSubmissionClient:
+        """Connect; raise if what answers is no job server."""
+        try:
+            return connect()
+        except (ValueError, KeyError, AssertionError, requests.HTTPError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "404" not in str(error):
+                raise
+            raise ClusterError(
+                f"{self.address}: expected the job server of a Ray cluster, got some other server"
+            ) from None
+
+    @contextmanager
+    def _clear_errors(self, job: str | None = None) -> Iterator[None]:
+        """Raise what the client raises as an error of one line."""
+        try:
+            yield
+        except AuthenticationError as error:
+            got = "another" if "failed" in str(error).splitlines()[0] else "none"
+            raise ClusterError(f"{self.address}: expected the token of the cluster, got {got}: {TOKEN_CURE}") from None
+        except requests.RequestException as error:
+            raise ClusterError(f"{self.address}: lost the connection to the job server; {_first_line(error)}") from None
+        except RuntimeError as error:
+            if job is not None and "404" in str(error):
+                raise ClusterError(
+                    f"job: expected the id of a job of {self.address}, got {job!r}; `diffplan jobs list` shows them"
+                ) from None
+            raise ClusterError(f"{self.address}: the job server refused; {_first_line(error)}") from None
+
+
+class _Tail:
+    """What a job prints; after a lost connection, the rest of it."""
+
+    def __init__(self, client: JobSubmissionClient, job: str, write: Callable[[str], object]) -> None:
+        self._client, self._job, self._write = client, job, write
+        self.num_written = 0
+
+    async def run(self) -> None:
+        """Hand on new text until the job ends."""
+        seen = 0  # each connection begins with the first line
+        async for text in self._client.tail_job_logs(self._job):
+            start = max(self.num_written - seen, 0)
+            seen += len(text)
+            if start < len(text):
+                self._write(text[start:])
+                self.num_written = seen
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

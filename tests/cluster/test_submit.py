@@ -1,0 +1,223 @@
+"""Commands as jobs, against a head with a job server and token authentication."""
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_head import ROOT, Head, start_head
+
+from diffplan.cli import main
+from diffplan.cluster import submit as submit_module
+from diffplan.cluster.submit import EXCLUDES, check_upload, make_entrypoint, make_runtime_env
+from diffplan.errors import ClusterError, ConfigError
+from diffplan.submit_commands import SUBMITTABLE, check_places
+
+PRESET = "maze2d-umaze-smoke"
+JOB = """\
+import sys, time
+import ray
+import diffplan.uploaded
+
+@ray.remote(num_cpus=1)
+def find_code():
+    import diffplan.uploaded
+    return diffplan.uploaded.__file__
+
+code = int(sys.argv[sys.argv.index("--num_workers") + 1])
+print("begun with", sys.argv[1:], flush=True)
+if code == 60:
+    time.sleep(60)
+if code == 1:
+    ray.init(log_to_driver=False)
+    print("a worker has", ray.get(find_code.remote()))
+    code = 0
+sys.exit(code)
+"""
+"""Stands in for `jobs/collect.py`: what it does depends on the number of workers."""
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with start_head() as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkout: a job, a package, and data that must stay where it is."""
+    root = tmp_path_factory.mktemp("checkout")
+    files = {"jobs/collect.py": JOB, "platform/diffplan/__init__.py": "", "platform/diffplan/uploaded.py": ""}
+    for name, text in {**files, "data/umaze/shards/0.arrow": "rows", "runs/latest/report.html": "page"}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_a_job_runs_what_was_uploaded_and_its_output_is_shown(head: Head, upload: Path, tmp_path: Path) -> None:
+    done = head.run(
+        *("submit", "--working-dir", upload, "collect", PRESET, "--num_workers", 1, "--out", tmp_path / "a place")
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"job: raysubmit_\w+\n", done.stdout)
+    assert f"begun with ['{PRESET}', '--num_workers', '1', '--out', '{tmp_path}/a place']" in done.stdout
+    (code,) = re.findall(r"a worker has (.*)", done.stdout)
+    assert code.endswith("platform/diffplan/uploaded.py")
+    assert "working_dir_files" in code  # Ray's folder for uploads
+    package = Path(code).parents[2]
+    assert not (package / "data").exists()
+    assert not (package / "runs").exists()
+    assert done.stderr == ""
+
+
+def test_what_the_user_can_cure_ends_with_its_line_and_code_2(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "something else").touch()
+    done = head.run("submit", "collect", PRESET, "--out", tmp_path, "--working_dir", ROOT)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"error: {tmp_path}: expected a new or empty directory or a dataset" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+def test_a_job_that_fails_otherwise_is_code_1(head: Head, upload: Path) -> None:
+    done = head.run("submit", "collect", PRESET, "--num_workers", 7, "--out", "/x", "--working_dir", upload)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: raysubmit_\w+: the job failed with exit code 7; see its output above\n", done.stderr)
+
+
+def test_a_job_that_is_not_waited_for_can_be_looked_at_and_stopped(head: Head, upload: Path) -> None:
+    options = ("--num_workers", 60, "--out", "s3://bucket/x", "--working_dir", upload)
+    submitted = head.run("submit", "collect", PRESET, *options, "--no-wait")
+    assert submitted.returncode == 0, submitted.stderr
+    job = submitted.stdout.removeprefix("job: ").strip()
+    with head.start("jobs", "logs", job, "--follow") as following:
+        assert following.stdout is not None
+        while "begun with" not in following.stdout.readline():
+            assert following.poll() is None
+        following.send_signal(signal.SIGINT)
+        _, err = following.communicate(timeout=30)
+    assert following.returncode == 130
+    assert f"interrupted; the job goes on: `diffplan jobs logs {job} --follow`" in err
+    assert f"`diffplan jobs stop {job}`" in err
+    assert "Traceback" not in err
+    status = head.run("jobs", "status", job).stdout
+    assert re.match(rf"{job}: running, [\d.]+ s: python jobs/collect.py {PRESET} ", status)
+    assert head.run("jobs", "stop", job).stdout == f"{job}: stopped\n"
+    logs = head.run("jobs", "logs", job)
+    assert "begun with" in logs.stdout
+    assert re.search(rf"{job} +stopped ", head.run("jobs", "list").stdout)
+
+
+def test_mistakes_at_the_server_are_one_line(head: Head) -> None:
+    for arguments, environment, words in (
+        (["jobs", "list"], {"RAY_AUTH_TOKEN": "0" * 32}, "the token of the cluster, got another: export RAY_AUTH_"),
+        (["jobs", "list"], {"RAY_AUTH_TOKEN": ""}, "the token of the cluster, got none: export RAY_AUTH_"),
+        (["jobs", "status", "raysubmit_none"], {}, "expected the id of a job of http://127.0.0.1:"),
+        (
+            ["submit", "collect", PRESET, "--out", "/x", "--working_dir", ROOT, "--num_gpus", 2],
+            {},
+            "expected a node with 2 GPUs for the command, got at most 0 GPUs",
+        ),
+    ):
+        done = head.run(*arguments, **environment)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert words in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    assert main(["jobs", "list"]) == 2
+    assert capsys.readouterr().err.startswith("error: http://127.0.0.1:1: expected the job server of a Ray cluster")
+    since = time.monotonic()
+    assert main(["submit", "collect", PRESET, "--out", "/x", "--address", "127.0.0.1:1"]) == 2
+    assert "127.0.0.1:1: expected the job server of a Ray cluster, got no answer" in capsys.readouterr().err
+    assert time.monotonic() - since < 10
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("collect maze2d-umaze --out data/x", "--out: expected an absolute path or a URL .*, got data/x"),
+        ("train maze2d-umaze --data data/x --out /x", "--data: .* got data/x"),
+        ("train maze2d-umaze --data /x --out s3://b/x --tensorboard curves", "--tensorboard: .* got curves"),
+        ("tune models/umaze --out /x", "source: .* got models/umaze"),
+        ("tune pretrained:maze2d-umaze --out /x --study mine.json", "--study: .* got mine.json"),
+        ("evaluate models/umaze --protocol maze2d --out /x", "policy: .* got models/umaze"),
+        ("evaluate baseline:waypoint --protocol maze2d --out results", "--out: .* got results"),
+        ("pipeline maze2d-umaze", "--out: .* got none"),
+        ("table1", "--out: .* got runs/table1"),
+        ("baseline train cql data/umaze --out /x", "dataset: .* got data/umaze"),
+    ],
+)
+def test_paths_that_only_the_submitter_knows_are_refused(command: str, expected: str) -> None:
+    name, *arguments = command.split()
+    with pytest.raises(ConfigError, match=expected):
+        check_places(name, arguments)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "collect maze2d-umaze --out /x",
+        "train maze2d-umaze --data s3://b/x --out s3://b/y",
+        "tune pretrained:maze2d-umaze --out /x --study score",
+        "evaluate baseline:waypoint --protocol maze2d --out /x",
+        "table1 --out /x",
+        "baseline train iql /data --out /x",
+    ],
+)
+def test_other_places_are_taken(command: str) -> None:
+    name, *arguments = command.split()
+    check_places(name, arguments)
+
+
+def test_arguments_are_checked_before_anything_is_submitted(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, words in (
+        ("submit colect", "Did you mean 'collect'"),
+        ("submit collect maze2d-umase --out /x", "Did you mean 'maze2d-umaze'"),
+        ("submit", "expected a command, one of collect"),
+        ("submit table1 --out /x --num_gpus -1", "num_gpus: expected 0 or more, got -1"),
+        ("jobs stopp x", "Did you mean 'stop'"),
+    ):
+        assert main(command.split()) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit) as info:
+        main(["submit", "train", "maze2d-umaze", "--data", "/x", "--out", "/x", "--num_worker", "2"])
+    assert info.value.code == 2
+    assert "--num_workers" in capsys.readouterr().err
+    for command in ("submit --help", "jobs --help"):
+        assert main(command.split()) == 0
+        assert capsys.readouterr().out.startswith("usage: diffplan ")
+
+
+def test_every_job_script_can_be_submitted(tmp_path: Path) -> None:
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} <= set(SUBMITTABLE)
+    assert make_entrypoint("train", ["a b"], ROOT) == "python jobs/train.py 'a b'"
+    assert make_entrypoint("train", ["a b"], tmp_path) == "diffplan train 'a b'"
+    assert "env_vars" not in make_runtime_env(tmp_path)
+
+
+def test_the_upload_has_all_code_and_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.runtime_env.packaging import _get_excludes
+
+    is_excluded = _get_excludes(ROOT, list(EXCLUDES))
+    code = [path for root in ("platform", "envs", "jobs") for path in (ROOT / root).rglob("*.py")]
+    assert len(code) > 100
+    assert not [path for path in code if is_excluded(path)]
+    assert not [path for path in (ROOT / "platform/diffplan/pretrained").rglob("*.safetensors") if is_excluded(path)]
+    monkeypatch.setattr(submit_module, "MAX_UPLOAD_BYTES", 1000)
+    for name in ("data/umaze/shards/a.arrow", "runs/a", "elsewhere/shards/a.arrow", "ignored/a", ".env", ".git/a"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(2000))
+    (tmp_path / ".rayignore").write_text("ignored\n")
+    (tmp_path / "script.py").write_bytes(bytes(900))
+    assert check_upload(tmp_path) == 900 + len("ignored\n")
+    (tmp_path / "mine").write_bytes(bytes(2000))
+    with pytest.raises(ClusterError, match=r"at most .* to upload, got more in .*; list what a job does not need in"):
+        check_upload(tmp_path)
+    with pytest.raises(ClusterError, match="expected a directory to upload, got"):
+        check_upload(tmp_path / "none")
