@@ -199,14 +199,15 @@ def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
     with hold_search(out), ray_session():
         require_resources(1, {"CPU": 1}, "a search", "start a larger cluster")
         study, search = task.study, task.search
+        journal = _open_journal(task, out)
         for _ in range(MAX_ATTEMPTS):
-            journal = _open_journal(task, out)
             num_left = search.num_trials - journal.num_finished
             if num_left <= 0:
                 break
             _make_tuner(task, journal, out, num_left).fit()
             if journal.num_lost == 0:  # what failed by itself would do so again
                 break
+            journal = _open_journal(task, out)
     trials = journal.read_trials()
     if not any(trial.is_full for trial in trials):
         raise ClusterError(f"{out}: no trial succeeded; the first error was: {trials[0].error if trials else None}")

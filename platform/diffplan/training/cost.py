@@ -254,7 +254,7 @@ def _probe(state: TrainingState, batches: TrainingBatches, device: torch.device)
     step_flops = None
     if state.config.training.objective != "diffusion":  # whose networks have no count of their own
         with FlopCounterMode(display=False) as counter:
-            take_step(state, state.network, steps[0], device)
+            take_step(state, passes, steps[0])
         step_flops = float(counter.get_total_flops())
     return _Probe(
         step_flops=step_flops,
