@@ -235,7 +235,8 @@ def _near(
     for axis in (0, 1):
         apart |= low[:, axis, None] > other_high[:, axis]
         apart |= high[:, axis, None] < other_low[:, axis]
-    return np.nonzero(~apart)
+    first, second = np.nonzero(~apart)
+    return first, second
 
 
 @lru_cache(maxsize=64)

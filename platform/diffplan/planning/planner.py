@@ -127,7 +127,7 @@ class Planner:
         if has_untimed(problem):
             return plan_untimed(self, problem, candidates, limits, asked, self._steps, given=horizons is not None)
         ladder, first, predicted = self.choose_ladder(problem, candidates, limits, given=horizons is not None)
-        return search_horizons(self, problem, ladder, first, limits, asked, self._steps, one_at_a_time=predicted)
+        return search_horizons(self, problem, ladder, first, limits, asked, self._steps, predicted=predicted)
 
     def choose_ladder(
         self, problem: Problem, horizons: tuple[int, ...], limits: np.ndarray, *, given: bool = False
