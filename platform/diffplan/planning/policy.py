@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from diffplan.config import Config, PlanningConfig
 from diffplan.planning.controllers import (
     ActionController,
     Controller,
     InverseDynamicsController,
     TrackingController,
 )
-from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
 MIN_STEPS_BETWEEN_PLANS = 10
@@ -25,6 +27,38 @@ STRICTNESS_FACTOR = 0.8
 MAX_WAIT = 100
 """Calls of `act_some` that an environment waits for others that need a plan too, at most: a plan for one takes about as
 long as plans for ten. No episode is changed by it, for one that waits stands still."""
+
+
+class PlannerLike(Protocol):
+    """What a policy asks of a planner; see `Planner`, which may be in another process."""
+
+    config: Config
+    settings: PlanningConfig
+    inverse_dynamics: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+
+    def plan(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan]:
+        """A plan for each environment."""
+        ...
+
+    def replan(
+        self,
+        previous: Sequence[Plan],
+        elapsed_env_steps: np.ndarray,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan]:
+        """What is left of the plans, planned again."""
+        ...
 
 
 class PlanningPolicy:
@@ -49,7 +83,7 @@ class PlanningPolicy:
 
     def __init__(
         self,
-        planner: Planner,
+        planner: PlannerLike,
         generator: torch.Generator,
         action_low: np.ndarray | float = -1.0,
         action_high: np.ndarray | float = 1.0,
@@ -205,7 +239,7 @@ class PlanningPolicy:
 
 
 def make_controller(
-    planner: Planner, action_low: np.ndarray | float = -1.0, action_high: np.ndarray | float = 1.0
+    planner: PlannerLike, action_low: np.ndarray | float = -1.0, action_high: np.ndarray | float = 1.0
 ) -> Controller:
     """The controller that a planner's settings name."""
     settings, env = planner.settings, planner.config.env
