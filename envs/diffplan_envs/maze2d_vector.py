@@ -133,19 +133,56 @@ class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
         restarting = (
             np.flatnonzero(self._ended) if self.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP else np.array([])
         )
-        self._controls[:] = np.clip(actions, -1.0, 1.0)
-        np.clip(self._velocities, -MAX_SPEED, MAX_SPEED, out=self._velocities)
-        self._batch.step()
-        self._episode_steps += 1
+        self._push(None, actions)
         if restarting.size:
             self._start(restarting, {})
-        rewards, _ = self.task.compute_reward(self._positions, self.goals)
+        rewards, success = self.task.compute_reward(self._positions, self.goals)
         rewards[restarting.astype(int)] = 0.0
-        truncations = np.zeros(self.num_envs, dtype=bool)
-        if self.max_episode_steps is not None:
-            truncations = self._episode_steps >= self.max_episode_steps
+        truncations = self._truncations(slice(None))
         self._ended = truncations.copy()
-        return self._observations(), rewards, np.zeros(self.num_envs, dtype=bool), truncations, self._infos()
+        infos = {"goal": self.goals.copy(), "success": success}
+        return self._observations(), rewards, np.zeros(self.num_envs, dtype=bool), truncations, infos
+
+    def step_some(
+        self, indices: np.ndarray, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Push some of the balls for one step, and leave the others as they are.
+
+        Args:
+            indices: which, int[num], each once.
+            actions: float[num, 2].
+
+        Returns:
+            What `step` returns, with rows for these environments only.
+
+        Raises:
+            ValueError: environments that reset themselves.
+        """
+        if self.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
+            raise ValueError(
+                f"autoreset_mode: expected DISABLED to step some only, got {self.metadata['autoreset_mode']}"
+            )
+        everywhere = len(indices) == self.num_envs and bool((np.diff(indices) == 1).all())
+        rows = slice(None) if everywhere else indices
+        self._push(None if everywhere else indices, actions)
+        positions, goals = self._positions[rows], self.goals[rows]
+        rewards, success = self.task.compute_reward(positions, goals)
+        observations = np.concatenate([positions, self._velocities[rows]], axis=1)
+        infos = {"goal": goals.copy(), "success": success}
+        return observations, rewards, np.zeros(len(indices), dtype=bool), self._truncations(rows), infos
+
+    def _push(self, indices: np.ndarray | None, actions: np.ndarray) -> None:
+        """Step the physics of some environments, or of all."""
+        rows = slice(None) if indices is None else indices
+        self._controls[rows] = np.clip(actions, -1.0, 1.0)
+        self._velocities[rows] = np.clip(self._velocities[rows], -MAX_SPEED, MAX_SPEED)
+        self._batch.step(indices)
+        self._episode_steps[rows] += 1
+
+    def _truncations(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Which episodes have come to their limit, bool[rows]."""
+        limit = np.inf if self.max_episode_steps is None else self.max_episode_steps
+        return self._episode_steps[rows] >= limit
 
     def _observations(self) -> np.ndarray:
         return np.concatenate([self._positions, self._velocities], axis=1)

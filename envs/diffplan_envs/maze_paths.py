@@ -75,14 +75,20 @@ class MazePaths:
             raise ValueError(f"starts, goals: expected two of [num, 2], got {starts.shape} and {goals.shape}")
         near = np.linalg.norm(starts - goals, axis=1) <= goal_radius
         starts, goals = self._beside_walls(starts), goals if goal_radius else self._beside_walls(goals)
-        lengths = self._last_legs(starts, goals, goal_radius)
-        first = self._legs(starts[:, None], self.corners[None])  # [num, num_corners]
         unique_goals, which = np.unique(goals, axis=0, return_inverse=True)
-        corners = np.broadcast_to(self.corners, (len(unique_goals), *self.corners.shape))
-        ends = np.broadcast_to(unique_goals[:, None], corners.shape)
-        last = self._last_legs(corners.reshape(-1, 2), ends.reshape(-1, 2), goal_radius).reshape(corners.shape[:2])
+        which = which.reshape(-1)
+        inside = np.linalg.norm(self.corners - unique_goals[:, None], axis=2) < goal_radius  # [num_goals, num_corners]
+        lengths = self._last_legs(starts, goals, goal_radius, inside[which])
+        first = self._legs(starts[:, None], self.corners[None])  # [num, num_corners]
+        shape = (len(unique_goals), *self.corners.shape)
+        last = self._last_legs(
+            np.broadcast_to(self.corners, shape).reshape(-1, 2),
+            np.broadcast_to(unique_goals[:, None], shape).reshape(-1, 2),
+            goal_radius,
+            (inside[:, None] & self._find_approaches(2 * goal_radius)).reshape(shape[0] * shape[1], shape[1]),
+        ).reshape(shape[:2])
         to_goal = (self._corner_lengths[None] + last[:, None]).min(axis=2, initial=np.inf)  # from each corner
-        around = (first + to_goal[which.reshape(-1)]).min(axis=1, initial=np.inf)
+        around = (first + to_goal[which]).min(axis=1, initial=np.inf)
         return np.where(near, 0.0, np.minimum(lengths, around))
 
     @cached_property
@@ -109,22 +115,44 @@ class MazePaths:
             np.minimum(lengths, lengths[:, k, None] + lengths[None, k], out=lengths)
         return lengths
 
-    def _last_legs(self, starts: np.ndarray, goals: np.ndarray, goal_radius: float) -> np.ndarray:
+    def _find_approaches(self, distance: float) -> np.ndarray:
+        """From which corner one may come so near to which, bool[num_corners, num_corners].
+
+        A line from corner to corner that is blocked before it is within `distance` of the second leads into no circle
+        of half that radius that the second lies in.
+        """
+        if distance not in self._approaches:
+            starts, ends = np.broadcast_arrays(self.corners[:, None], self.corners[None])
+            gaps = np.linalg.norm(starts - ends, axis=2, keepdims=True)
+            share = np.maximum(1.0 - distance / np.maximum(gaps, 1e-300), 0.0)
+            self._approaches[distance] = np.isfinite(self._legs(starts, starts + (ends - starts) * share))
+        return self._approaches[distance]
+
+    @cached_property
+    def _approaches(self) -> dict[float, np.ndarray]:
+        return {}
+
+    def _last_legs(self, starts: np.ndarray, goals: np.ndarray, goal_radius: float, towards: np.ndarray) -> np.ndarray:
         """Lengths of straight lines float[num, 2] that end at the goals' circles; infinity where walls are in between.
 
         A line may run towards the goal, or towards a corner inside the circle, and ends where it meets the circle.
+
+        Args:
+            starts: float[num, 2].
+            goals: float[num, 2].
+            goal_radius: radius of the circles.
+            towards: which corners inside the circle to try, bool[num, num_corners].
         """
         rest = np.linalg.norm(goals - starts, axis=1)
         fraction = np.where(rest > goal_radius, goal_radius / np.maximum(rest, 1e-300), 1.0)[:, None]
         lengths = self._legs(starts, goals + (starts - goals) * fraction)
-        for corner in self.corners if goal_radius else ():
-            (rows,) = np.nonzero((np.linalg.norm(corner - goals, axis=1) < goal_radius) & (rest > goal_radius))
-            if rows.size:
-                way, to_start = corner - starts[rows], starts[rows] - goals[rows]
-                square, half = (way**2).sum(axis=1), (way * to_start).sum(axis=1)
-                root = np.sqrt(half**2 - square * ((to_start**2).sum(axis=1) - goal_radius**2))
-                legs = self._legs(starts[rows], starts[rows] + way * ((-half - root) / square)[:, None])
-                lengths[rows] = np.minimum(lengths[rows], legs)
+        rows, corners = np.nonzero(towards)
+        rows, corners = rows[rest[rows] > goal_radius], corners[rest[rows] > goal_radius]
+        way, to_start = self.corners[corners] - starts[rows], starts[rows] - goals[rows]
+        square, half = (way**2).sum(axis=1), (way * to_start).sum(axis=1)
+        root = np.sqrt(half**2 - square * ((to_start**2).sum(axis=1) - goal_radius**2))
+        legs = self._legs(starts[rows], starts[rows] + way * ((-half - root) / square)[:, None])
+        np.minimum.at(lengths, rows, legs)
         return lengths
 
     def _legs(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -142,35 +170,37 @@ class MazePaths:
         """Whether straight lines float[num, 2] stay clear of the walls, bool[num].
 
         A box with round corners is the union of the box made longer, the box made wider, and a disc at each corner.
+        Lines are compared only with boxes and discs that they come near, which are few.
         """
-        rows = np.arange(len(starts))  # those not yet found to be blocked
-        for box in self.walls:
-            rows = rows[~self._crosses(box, starts[rows], ends[rows] - starts[rows])]
-        ways = ends[rows] - starts[rows]
+        low, high = np.minimum(starts, ends), np.maximum(starts, ends)
+        rows, boxes = _near(low, high, self.walls[:, 0] - BALL_RADIUS, self.walls[:, 1] + BALL_RADIUS)
+        clear = np.ones(len(starts), dtype=bool)
+        clear[rows[self._crosses(self.walls[boxes], starts[rows], ends[rows] - starts[rows])]] = False
+        left = np.flatnonzero(clear)
+        rows, corners = _near(low[left], high[left], self._box_corners - BALL_RADIUS, self._box_corners + BALL_RADIUS)
+        rows = left[rows]
+        ways, offsets = ends[rows] - starts[rows], self._box_corners[corners] - starts[rows]
         square = np.maximum((ways**2).sum(axis=1), 1e-300)
-        gaps = np.full(len(rows), np.inf)
-        for corner in self._box_corners:
-            offsets = corner - starts[rows]
-            along = np.clip((offsets * ways).sum(axis=1) / square, 0.0, 1.0)
-            gaps = np.minimum(gaps, ((offsets - along[:, None] * ways) ** 2).sum(axis=1))
-        clear = np.zeros(len(starts), dtype=bool)
-        clear[rows[gaps >= _CHORD_CLEARANCE**2]] = True
+        along = np.clip((offsets * ways).sum(axis=1) / square, 0.0, 1.0)
+        gaps = ((offsets - along[:, None] * ways) ** 2).sum(axis=1)
+        clear[rows[gaps < _CHORD_CLEARANCE**2]] = False
         return clear
 
     @staticmethod
-    def _crosses(box: np.ndarray, starts: np.ndarray, ways: np.ndarray) -> np.ndarray:
-        """Whether lines float[num, 2] pass through a box that is made longer or wider by the ball's radius."""
+    def _crosses(boxes: np.ndarray, starts: np.ndarray, ways: np.ndarray) -> np.ndarray:
+        """Whether lines float[num, 2] pass through boxes float[num, 2, 2] made longer or wider by the ball's radius."""
         crosses = np.zeros(len(starts), dtype=bool)
         still = ways == 0
         inverse = 1.0 / np.where(still, 1.0, ways)
         for axis in (0, 1):
-            low, high = box.copy()
-            low[axis] -= BALL_RADIUS - 1e-9
-            high[axis] += BALL_RADIUS - 1e-9
+            low, high = boxes[:, 0].copy(), boxes[:, 1].copy()
+            low[:, axis] -= BALL_RADIUS - 1e-9
+            high[:, axis] += BALL_RADIUS - 1e-9
             to_low, to_high = (low - starts) * inverse, (high - starts) * inverse
             beside = np.where((starts <= low) | (starts >= high), np.inf, -np.inf)
-            enter = np.where(still, beside, np.minimum(to_low, to_high)).max(axis=1)
-            leave = np.where(still, np.inf, np.maximum(to_low, to_high)).min(axis=1)
+            enter = np.where(still, beside, np.minimum(to_low, to_high))
+            leave = np.where(still, np.inf, np.maximum(to_low, to_high))
+            enter, leave = np.maximum(enter[:, 0], enter[:, 1]), np.minimum(leave[:, 0], leave[:, 1])
             crosses |= np.maximum(enter, 0.0) < np.minimum(leave, 1.0) - 1e-12
         return crosses
 
@@ -195,6 +225,18 @@ class MazePaths:
                 scale = BALL_RADIUS / np.where(pressed, distances[:, k], 1.0) - 1.0
                 positions += np.where(pressed, scale, 0.0)[:, None] * offsets[:, k]
         return positions
+
+
+def _near(
+    low: np.ndarray, high: np.ndarray, other_low: np.ndarray, other_high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which boxes float[num, 2] overlap which others float[others, 2]: indices of both of each pair."""
+    apart = np.zeros((len(low), len(other_low)), dtype=bool)
+    for axis in (0, 1):
+        apart |= low[:, axis, None] > other_high[:, axis]
+        apart |= high[:, axis, None] < other_low[:, axis]
+    first, second = np.nonzero(~apart)
+    return first, second
 
 
 @lru_cache(maxsize=64)

@@ -120,7 +120,9 @@ class EvaluateArguments:
     settings: Path | None = None
     """Planner settings, such as the best.json of a search; those of the checkpoint if not given."""
     num_workers: int | None = None
-    """Actors, one CPU each; as many as there are CPUs if not given."""
+    """Actors that run environments, one CPU each; as many as there are CPUs left if not given."""
+    num_planners: int | None = None
+    """Actors that plan for all of them; one for each GPU if not given. With 0 each plans for itself."""
     resume: bool = False
     """Go on with an evaluation that was interrupted."""
 
@@ -236,6 +238,7 @@ def evaluate(arguments: list[str]) -> None:
         seed=parsed.seed,
         goal=parsed.goal,
         num_workers=parsed.num_workers,
+        num_planners=parsed.num_planners,
         resume=parsed.resume,
     )
     show(format_table({parsed.protocol: summary}))

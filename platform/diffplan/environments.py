@@ -10,6 +10,8 @@ a new family needs no change outside its own package:
   planners that are given the true simulator (MPPI) use it;
 * `shortest_path_lengths(starts, goals)`, `touches_wall(observations)`, `limit_returns(observations, goals, num_steps)`
   — what an evaluation compares episodes with; see the getters below;
+* `step_some(indices, actions)` of a batch (see `Maze2DVectorEnv.step_some`) — steps some of its environments and leaves
+  the others as they are: an evaluation plans for many of them at once by letting them wait for each other;
 * `infos["goal"]`, `infos["success"]` — the goal of the episode and whether it is reached now.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,11 +15,12 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
+from diffplan.cluster.planner_actor import RemotePlanner, count_planners, spawn_planners
 from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, ray_session, require_resources
 from diffplan.cluster.units import run_units
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.errors import ConfigError
-from diffplan.evaluation.policies import MakePolicy
+from diffplan.evaluation.policies import MakePolicy, follow_planner
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import RecordedEpisode, evaluate_episodes
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
@@ -35,18 +37,19 @@ SUMMARY = "summary.json"
 
 @ray.remote(num_cpus=1)
 class EvaluationActor:
-    """Evaluates blocks of episodes with a policy that it loads once."""
+    """Evaluates blocks of episodes with a policy that it loads once, or that asks a planner actor for its plans."""
 
     def __init__(
         self,
         load: Callable[[], MakePolicy],
+        planner: Any | None,
         env: EnvConfig,
         seed: int,
         episodes: int,
         goal: Sequence[float] | None,
     ) -> None:
         torch.set_num_threads(1)
-        self._make_policy = load()
+        self._make_policy = load() if planner is None else follow_planner(RemotePlanner(planner))
         self._env, self._seed, self._episodes, self._goal = env, seed, episodes, goal
 
     def run(self, unit: int) -> tuple[list[EpisodeResult], list[RecordedEpisode]]:
@@ -69,6 +72,7 @@ def evaluate(
     goal: Sequence[float] | None = None,
     settings: PlanningConfig | None = None,
     num_workers: int | None = None,
+    num_planners: int | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a policy and write `summary.json`, `episodes.parquet` and `recordings.npz` into `out`.
@@ -81,7 +85,10 @@ def evaluate(
         seed: seed of the episodes; never overlaps with those of tuning.
         goal: a position that every episode must reach, in place of the protocol's goal.
         settings: how to plan, where a planner is named; None for the settings of the checkpoint.
-        num_workers: actors, one CPU each; None for as many as there are CPUs.
+        num_workers: actors that run environments, one CPU each; None for as many as there are CPUs left.
+        num_planners: actors that plan for all of them, on GPUs where there are any, and one CPU each; None for one for
+            each GPU, 0 for none: then those that run environments plan for themselves. A policy that follows no
+            planner needs none.
         resume: go on with an evaluation that was interrupted; the units that it has done are not done again.
 
     Returns:
@@ -91,12 +98,14 @@ def evaluate(
         ConfigError: unknown protocol, no episodes, a goal inside a wall, or to resume another evaluation.
         CheckpointError: no checkpoint, or a damaged one.
         PlanningError: settings that the model cannot serve.
-        ClusterError: too few CPUs, or actors that keep dying.
+        ClusterError: too few CPUs, or actors or planners that keep dying.
     """
     out = Path(out).absolute()
     for name, value in (("episodes", episodes), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
+    if num_planners is not None and num_planners < 0:
+        raise ConfigError(f"num_planners: expected at least 0, got {num_planners}")
     # Raises here, in one line, what would fail in every actor.
     source = policy if isinstance(policy, PolicySource) else find_policy(policy, settings=settings)
     env = apply_protocol(protocol, source.env)
@@ -122,18 +131,31 @@ def evaluate(
         progress.advance(len(result[0]), score=float(np.mean([r.score for r in results])))
 
     with ray_session():
-        num_workers = count_workers(num_workers)
-        require_resources(num_workers, {"CPU": 1}, f"{num_workers} evaluation workers", "lower --num_workers")
+        units = [unit for unit in range(-(-episodes // EPISODES_PER_UNIT)) if unit not in done]
+        num_planners = count_planners(num_planners) if units and source.load_planner is not None else 0
+        num_workers = max(count_workers(None) - num_planners, 1) if num_workers is None else num_workers
+        require_resources(
+            num_workers + num_planners,
+            {"CPU": 1},
+            f"{num_workers} evaluation workers and {num_planners} planners",
+            "lower --num_workers or --num_planners",
+        )
+        planners = [] if source.load_planner is None else spawn_planners(source.load_planner, num_planners)
+        take_turns = itertools.cycle(planners or [None])
         since = time.perf_counter()
-        with Progress("evaluate", episodes, "episodes", initial=len(results)) as progress:
-            run_units(
-                [unit for unit in range(-(-episodes // EPISODES_PER_UNIT)) if unit not in done],
-                lambda: EvaluationActor.options(**prefer_pool(ROLLOUT_POOL)).remote(
-                    source.load, env, seed, episodes, goal
-                ),
-                num_workers,
-                on_done,
-            )
+        try:
+            with Progress("evaluate", episodes, "episodes", initial=len(results)) as progress:
+                run_units(
+                    units,
+                    lambda: EvaluationActor.options(**prefer_pool(ROLLOUT_POOL)).remote(
+                        source.load, next(take_turns), env, seed, episodes, goal
+                    ),
+                    num_workers,
+                    on_done,
+                )
+        finally:
+            for planner in planners:
+                ray.kill(planner)
         wall_seconds = time.perf_counter() - since
     results.sort(key=lambda result: result.episode)
     summary = summarize(results, env_id=env.env_id, protocol=protocol, wall_seconds=wall_seconds, config=config)

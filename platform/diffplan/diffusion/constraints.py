@@ -36,6 +36,15 @@ class Constraints:
     upper: Float[Tensor, "#batch horizon transition"] | None = None
     lengths: Int[Tensor, " batch"] | None = None
 
+    def to(self, device: torch.device) -> Constraints:
+        """The same on a device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        lower, upper, lengths = moved(self.lower), moved(self.upper), moved(self.lengths)
+        return Constraints(self.mask.to(device), self.values.to(device), lower, upper, lengths)
+
     def project(self, x: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, "batch horizon transition"]:
         """Put the fixed entries of x in place; idempotent."""
         return torch.where(self.mask, self.values, x)

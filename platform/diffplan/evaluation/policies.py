@@ -19,8 +19,7 @@ from diffplan.config import EnvConfig
 from diffplan.environments import get_maze
 from diffplan.errors import ConfigError
 from diffplan.planning.cloned_policy import ClonedPolicy
-from diffplan.planning.planner import Planner
-from diffplan.planning.policy import PlanningPolicy
+from diffplan.planning.policy import PlannerLike, PlanningPolicy
 
 
 class Policy(Protocol):
@@ -61,7 +60,7 @@ class RolloutContext:
 MakePolicy = Callable[[RolloutContext], Policy]
 
 
-def follow_planner(planner: Planner) -> MakePolicy:
+def follow_planner(planner: PlannerLike) -> MakePolicy:
     """The policy that follows a planner's plans by the rules of its settings."""
     return lambda context: PlanningPolicy(planner, context.generator, context.action_low, context.action_high)
 

@@ -20,6 +20,7 @@ from diffplan.environments import (
 )
 from diffplan.errors import ConfigError
 from diffplan.evaluation.policies import MakePolicy, RolloutContext, follow_planner
+from diffplan.evaluation.record import Record
 from diffplan.evaluation.scores import EpisodeResult, normalize_score
 from diffplan.planning.planner import Planner
 from diffplan.seeding import Stream, make_seed
@@ -106,28 +107,27 @@ def _evaluate(
     policy = make_policy(RolloutContext(env, own_seeds, generator, low, high))
     policy.reset(observations, goals)
     first_plans: list[Plan | None] = list(getattr(policy, "plans", [None] * len(episodes)))
-    trajectory = [observations[:num_recorded].astype(np.float32)]
     num_envs = len(episodes)
-    returns, lengths, num_plans = np.zeros(num_envs), np.zeros(num_envs, dtype=int), np.zeros(num_envs, dtype=int)
-    reached = np.full(num_envs, -1)
+    num_plans = np.zeros(num_envs, dtype=int)
     running = np.ones(num_envs, dtype=bool)
-    path = _Path(env, observations)
+    record = Record(observations)
+    in_step = not (hasattr(policy, "act_some") and hasattr(vector_env, "step_some"))
     while running.any():
-        observations, rewards, terminations, truncations, infos = vector_env.step(policy.act(observations))
-        path.follow(observations, running, reached < 0)
-        returns += np.where(running, rewards, 0.0)
-        lengths += running
-        reached = np.where(running & (reached < 0) & np.asarray(infos["success"]), lengths, reached)
+        if in_step:
+            stepped, rows = np.flatnonzero(running), running
+            after, rewards, terminations, truncations, infos = vector_env.step(policy.act(observations))
+            observations = restart_ended(vector_env, after, ended := terminations | truncations)
+        else:
+            stepped, actions = policy.act_some(observations, running)  # pyright: ignore[reportAttributeAccessIssue]
+            after, rewards, terminations, truncations, infos = vector_env.step_some(stepped, actions)  # pyright: ignore[reportAttributeAccessIssue]
+            observations[stepped], ended, rows = after, terminations | truncations, slice(None)
+        record.add(stepped, after[rows], rewards[rows], np.asarray(infos["success"])[rows])
         num_plans = np.where(running, getattr(policy, "num_plans", num_plans), num_plans)
-        ended = terminations | truncations
-        running &= ~ended
-        if num_recorded:
-            trajectory.append(observations[:num_recorded].astype(np.float32))
-        if running.any():
-            observations = restart_ended(vector_env, observations, ended)
+        running[stepped] = ~ended[rows]
+    returns, lengths, reached = record.returns, record.lengths, record.times_to_goal
     total_plans = int(getattr(policy, "num_plans", num_plans).sum())
     plan_seconds = getattr(policy, "plan_seconds", 0.0) / max(total_plans, 1)
-    efficiencies, num_collision_steps = path.compare(starts, goals, reached)
+    efficiencies, num_collision_steps = _compare_paths(env, record, starts, goals)
     results = [
         EpisodeResult(
             episode=episode,
@@ -149,40 +149,22 @@ def _evaluate(
         for i, episode in enumerate(episodes)
     ]
     recorded = [
-        RecordedEpisode(results[i], first_plans[i], np.stack([step[i] for step in trajectory])[: lengths[i] + 1])
+        RecordedEpisode(results[i], first_plans[i], record.observations[: lengths[i] + 1, i].astype(np.float32))
         for i in range(min(num_recorded, num_envs))
     ]
     return results, recorded
 
 
-class _Path:
-    """What the ways of a batch of episodes add up to: the length until the goal, and steps in touch with a wall."""
-
-    def __init__(self, env: EnvConfig, observations: np.ndarray) -> None:
-        self._shortest, self._touches_wall = get_shortest_path_lengths(env), get_touches_wall(env)
-        self._positions = list(env.position_columns)
-        self._last = observations[:, self._positions].copy()
-        self._lengths, self._num_collisions = np.zeros(len(observations)), np.zeros(len(observations), dtype=int)
-
-    def follow(self, observations: np.ndarray, running: np.ndarray, on_the_way: np.ndarray) -> None:
-        """Count the step that led to these observations, in episodes that were running, or were on the way."""
-        here = observations[:, self._positions]
-        self._lengths += np.where(running & on_the_way, np.linalg.norm(here - self._last, axis=1), 0.0)
-        self._last = here.copy()
-        if self._touches_wall is not None:
-            self._num_collisions += running & self._touches_wall(observations)
-
-    def compare(
-        self, starts: np.ndarray, goals: np.ndarray, reached: np.ndarray
-    ) -> tuple[list[float | None], list[int | None]]:
-        """Path efficiencies and collision steps; `reached` is negative where the goal never was."""
-        num_envs = len(starts)
-        collisions: list[int | None] = [None] * num_envs
-        if self._touches_wall is not None:
-            collisions = [int(number) for number in self._num_collisions]
-        if self._shortest is None:
-            return [None] * num_envs, collisions
-        shortest = self._shortest(starts, goals)
-        counts = (reached >= 0) & (shortest > 0) & (self._lengths > 0)
-        efficiencies = [float(shortest[i] / self._lengths[i]) if counts[i] else None for i in range(num_envs)]
-        return efficiencies, collisions
+def _compare_paths(
+    env: EnvConfig, record: Record, starts: np.ndarray, goals: np.ndarray
+) -> tuple[list[float | None], list[int | None]]:
+    """Path efficiency and number of steps in touch with a wall of each episode, None where they mean nothing."""
+    num_envs = len(starts)
+    collisions: list[int | None] = [None] * num_envs
+    if (touches_wall := get_touches_wall(env)) is not None:
+        collisions = [int(number) for number in record.count(touches_wall)]
+    if (shortest_path_lengths := get_shortest_path_lengths(env)) is None:
+        return [None] * num_envs, collisions
+    shortest, travelled = shortest_path_lengths(starts, goals), record.path_lengths(list(env.position_columns))
+    counts = (record.times_to_goal >= 0) & (shortest > 0) & (travelled > 0)
+    return [float(shortest[i] / travelled[i]) if counts[i] else None for i in range(num_envs)], collisions

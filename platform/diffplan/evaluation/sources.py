@@ -14,6 +14,7 @@ from diffplan.evaluation.baselines.mppi import MppiSettings, follow_mppi
 from diffplan.evaluation.baselines.offline_policy import DESCRIPTION, OfflinePolicy, load_offline_policy
 from diffplan.evaluation.policies import SCRIPTED, MakePolicy, RolloutContext, follow_clone, follow_planner
 from diffplan.planning.loading import load_planner, load_policy
+from diffplan.planning.planner import Planner
 from diffplan.suggestion import unknown_name
 
 BASELINE_PREFIX = "baseline:"
@@ -30,12 +31,14 @@ class PolicySource:
         env: the environment that it acts in, without a protocol.
         record: what results say of it, as JSON values.
         load: makes it; may take seconds, for it reads checkpoints.
+        load_planner: of a policy that follows a planner, loads that planner onto a device; None of any other.
     """
 
     name: str
     env: EnvConfig
     record: dict[str, Any]
     load: Callable[[], MakePolicy]
+    load_planner: Callable[[str], Planner] | None = None
 
 
 def find_policy(
@@ -69,7 +72,8 @@ def find_policy(
     if objective == "diffusion":
         planner = load_planner(where, settings)
         record = {"checkpoint": where, "planning": config_to_dict(planner.settings)}
-        return PolicySource(where, env, record, _LoadPlanner(where, settings))
+        load = _LoadPlanner(where, settings)
+        return PolicySource(where, env, record, load, load.on_device)
     if objective != "behavior_cloning":
         raise CheckpointError(
             f"{where}: expected a checkpoint that can act (training.objective diffusion or behavior_cloning), "
@@ -105,7 +109,10 @@ class _LoadPlanner:
     settings: PlanningConfig | None
 
     def __call__(self) -> MakePolicy:
-        return follow_planner(load_planner(self.where, self.settings))
+        return follow_planner(self.on_device("cpu"))
+
+    def on_device(self, device: str) -> Planner:
+        return load_planner(self.where, self.settings, device=device)
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,22 @@ class Controller(Protocol):
         """Environment steps that it takes to follow a plan."""
         ...
 
-    def deviations(self, observations: np.ndarray) -> np.ndarray:
-        """Distance between each observation's position and where its plan is now, float[num_envs]."""
+    def deviations(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+        """Distance between each observation's position and where its plan is now, float[num].
+
+        Args:
+            observations: float[num, observation_dim].
+            envs: the environments that they come from, int[num]; None for all.
+        """
         ...
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
+    def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+        """Actions float32[num, action_dim], and on to the next step of the plans.
+
+        Args:
+            observations: float[num, observation_dim].
+            envs: the environments that they come from, int[num]; the others stay where they are. None for all.
+        """
         ...
 
 
@@ -56,19 +66,26 @@ class _Follower:
     def reset(self, plans: list[Plan]) -> None:
         """Follow new plans from their first step on."""
         self._plans = list(plans)
-        self._references = [self._reference(plan) for plan in plans]
+        references = [self._reference(plan) for plan in plans]
+        self._lengths = np.array([len(reference) for reference in references], dtype=int)
+        # Behind the end of a reference its last row, at rest, is repeated.
+        self._references = np.stack([_repeat_last(reference, int(self._lengths.max())) for reference in references])
         self._env_steps = np.zeros(len(plans), dtype=int)
 
     def replace(self, i: int, plan: Plan) -> None:
         """Follow a new plan in one environment."""
         self._plans[i] = plan
-        self._references[i] = self._reference(plan)
+        reference = self._reference(plan)
+        self._lengths[i], width = len(reference), self._references.shape[1]
+        if len(reference) > width:
+            missing = len(reference) - width
+            self._references = np.pad(self._references, ((0, 0), (0, missing), (0, 0)), mode="edge")
+        self._references[i] = _repeat_last(reference, self._references.shape[1])
         self._env_steps[i] = 0
 
     def remaining_env_steps(self) -> np.ndarray:
         """Environment steps until each plan ends, int[num_envs]; 0 once it has ended."""
-        lengths = np.array([len(reference) for reference in self._references])
-        return np.maximum(lengths - 2 - self._env_steps, 0)  # the last reference is the rest after the plan
+        return np.maximum(self._lengths - 2 - self._env_steps, 0)  # the last reference is the rest after the plan
 
     def elapsed_env_steps(self) -> np.ndarray:
         """How far each plan has come, in environment steps of its own time, int[num_envs]."""
@@ -78,19 +95,24 @@ class _Follower:
         """Environment steps that it takes to follow a plan."""
         return math.ceil((plan.horizon - 1) * plan.stride / self._pace)
 
-    def deviations(self, observations: np.ndarray) -> np.ndarray:
-        """Distance between each observation's position and where its plan is now, float[num_envs]."""
-        here = self._targets(self._env_steps)
-        return np.linalg.norm((here - observations)[:, self._positions], axis=1)
+    def deviations(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+        """Distance between each observation's position and where its plan is now, float[num]."""
+        ways = (self._targets(self._all if envs is None else envs) - observations)[:, self._positions]
+        return np.sqrt((ways**2).sum(axis=1))
 
-    def _targets(self, env_steps: np.ndarray) -> np.ndarray:
-        """Planned observations at given steps, float64[num_envs, observation_dim]."""
-        return np.stack(
-            [
-                reference[min(step, len(reference) - 1)]
-                for reference, step in zip(self._references, env_steps, strict=True)
-            ]
-        )
+    @property
+    def _all(self) -> np.ndarray:
+        return np.arange(len(self._env_steps))
+
+    def _advance(self, envs: np.ndarray | None) -> np.ndarray:
+        """The environments that go on to the next step of their plans."""
+        envs = self._all if envs is None else envs
+        self._env_steps[envs] += 1
+        return envs
+
+    def _targets(self, envs: np.ndarray) -> np.ndarray:
+        """Planned observations of environments at their steps, float64[num, observation_dim]."""
+        return self._references[envs, np.minimum(self._env_steps[envs], self._lengths[envs] - 1)]
 
     def _reference(self, plan: Plan) -> np.ndarray:
         """Observations at every environment step of a plan, and then its last position at rest."""
@@ -100,6 +122,11 @@ class _Follower:
         rest = dense[-1:].copy()
         rest[:, self._velocities] = 0.0
         return np.concatenate([dense, rest])
+
+
+def _repeat_last(rows: np.ndarray, num: int) -> np.ndarray:
+    """Rows up to a number, the last one repeated."""
+    return np.concatenate([rows, np.repeat(rows[-1:], num - len(rows), axis=0)])
 
 
 class TrackingController(_Follower):
@@ -134,10 +161,9 @@ class TrackingController(_Follower):
         self._gains = position_gain, velocity_gain
         self._bounds = action_low, action_high
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
-        self._env_steps += 1
-        errors = self._targets(self._env_steps) - observations
+    def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+        """Actions float32[num, action_dim]; see `Controller.act`."""
+        errors = self._targets(self._advance(envs)) - observations
         position_gain, velocity_gain = self._gains
         actions = position_gain * errors[:, self._positions] + velocity_gain * errors[:, self._velocities]
         return np.clip(actions, *self._bounds).astype(np.float32)
@@ -170,10 +196,10 @@ class InverseDynamicsController(_Follower):
         self._predict = predict
         self._bounds = action_low, action_high
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
-        self._env_steps += 1
-        return np.clip(self._predict(observations, self._targets(self._env_steps)), *self._bounds).astype(np.float32)
+    def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+        """Actions float32[num, action_dim]; see `Controller.act`."""
+        targets = self._targets(self._advance(envs))
+        return np.clip(self._predict(observations, targets), *self._bounds).astype(np.float32)
 
 
 class ActionController(_Follower):
@@ -191,12 +217,12 @@ class ActionController(_Follower):
         super().__init__(env, "linear")
         self._bounds = action_low, action_high
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions float32[num_envs, action_dim] for observations float[num_envs, observation_dim]."""
+    def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+        """Actions float32[num, action_dim]; see `Controller.act`."""
         actions = []
-        for plan, env_step in zip(self._plans, self._env_steps, strict=True):
+        for env in self._advance(envs):
+            plan = self._plans[env]
             if plan.actions is None:
                 raise ValueError("plans: expected planned actions, got plans of observations only")
-            actions.append(plan.actions[min(int(env_step) // plan.stride, plan.horizon - 1)])
-        self._env_steps += 1
+            actions.append(plan.actions[min(int(self._env_steps[env] - 1) // plan.stride, plan.horizon - 1)])
         return np.clip(np.stack(actions), *self._bounds).astype(np.float32)

@@ -12,7 +12,7 @@ from diffplan.checkpoint import Checkpoint, load_checkpoint, load_companion, sav
 from diffplan.config import PlanningConfig
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.guides import Value
-from diffplan.errors import CheckpointError
+from diffplan.errors import CheckpointError, ConfigError
 from diffplan.networks.factory import make_network
 from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.networks.value_network import ValueNetwork
@@ -26,22 +26,31 @@ HORIZON_MODEL, INVERSE_DYNAMICS = "horizon_model", "inverse_dynamics"
 """Names of the companions."""
 
 
-def load_planner(path: str | Path, settings: PlanningConfig | None = None, *, companions: bool = True) -> Planner:
+def load_planner(
+    path: str | Path,
+    settings: PlanningConfig | None = None,
+    *,
+    companions: bool = True,
+    device: torch.device | str = "cpu",
+) -> Planner:
     """A planner from a checkpoint directory.
 
     Args:
         path: the checkpoint.
         settings: how to plan; None for the settings of the checkpoint's config.
         companions: whether to load the small models that `diffplan calibrate` fitted, where there are any.
+        device: where the model denoises, such as `cuda`. The companions stay on the CPU.
 
     Raises:
+        ConfigError: no such device on this machine.
         CheckpointError: no checkpoint there, or a damaged one.
         PlanningError: settings that the model cannot serve.
     """
+    device = _find_device(device)
     checkpoint = _load(path, "diffusion")
     network = _trained(make_network(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
     settings = checkpoint.config.planning if settings is None else settings
-    value = None if settings.value is None else _load_value(settings.value, checkpoint)
+    value = None if settings.value is None else _load_value(settings.value, checkpoint, device)
     action_model = _load_action_model(checkpoint) if companions else None
     return Planner(
         checkpoint.config,
@@ -53,7 +62,19 @@ def load_planner(path: str | Path, settings: PlanningConfig | None = None, *, co
         inverse_dynamics=None if action_model is None else action_model.predict,
         return_range=checkpoint.return_range,
         value=value,
+        device=device,
     )
+
+
+def _find_device(device: torch.device | str) -> torch.device:
+    """A device that tensors can be made on."""
+    try:
+        return torch.zeros(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device: expected one of this machine, such as cpu or cuda, got {device} ({first})"
+        ) from None
 
 
 def load_policy(path: str | Path) -> ClonedPolicy:
@@ -83,7 +104,7 @@ def load_action_model(path: str | Path) -> ActionModel:
     return _trained(network, checkpoint).in_environment_units(layout, checkpoint.normalizer)
 
 
-def _load_value(path: str | Path, diffuser: Checkpoint) -> Value:
+def _load_value(path: str | Path, diffuser: Checkpoint, device: torch.device) -> Value:
     """A value function that goes with a diffuser: of the same columns, model space and noise."""
     checkpoint = _load(path, "value")
     for name, own, other in (
@@ -97,7 +118,7 @@ def _load_value(path: str | Path, diffuser: Checkpoint) -> Value:
                 "snapshot of a dataset with the same windows and diffusion"
             )
     network = _trained(ValueNetwork(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
-    return Value(network.requires_grad_(False))
+    return Value(network.requires_grad_(False).to(device))
 
 
 def _noise(checkpoint: Checkpoint) -> tuple[str, int]:

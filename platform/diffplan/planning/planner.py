@@ -41,7 +41,9 @@ class Planner:
         horizon_model: predicts which horizon will be consistent; needed by `horizon_rule="predict"`.
         inverse_dynamics: (observations, next observations) -> actions, for the controller of that name.
         return_range: returns that the network was told as 0 and as 1, where it is conditioned on returns.
-        value: a learned value, added to the guides of the settings.
+        value: a learned value, added to the guides of the settings; on the device already.
+        device: where the model denoises. Everything that is given and returned is on the CPU, and so is the noise
+            drawn, which is therefore the same on every device.
 
     Raises:
         PlanningError: settings that the model cannot serve.
@@ -59,10 +61,12 @@ class Planner:
         inverse_dynamics: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
         return_range: tuple[float, float] | None = None,
         value: Guide | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.config = config
         self.layout = layout
-        self.denoiser = denoiser.eval()
+        self.device = torch.device(device)
+        self.denoiser = denoiser.eval().to(self.device)
         self.normalizer = normalizer
         self.settings = config.planning if settings is None else settings
         self.horizon_model = horizon_model
@@ -127,7 +131,7 @@ class Planner:
         if has_untimed(problem):
             return plan_untimed(self, problem, candidates, limits, asked, self._steps, given=horizons is not None)
         ladder, first, predicted = self.choose_ladder(problem, candidates, limits, given=horizons is not None)
-        return search_horizons(self, problem, ladder, first, limits, asked, self._steps, one_at_a_time=predicted)
+        return search_horizons(self, problem, ladder, first, limits, asked, self._steps, predicted=predicted)
 
     def choose_ladder(
         self, problem: Problem, horizons: tuple[int, ...], limits: np.ndarray, *, given: bool = False
@@ -340,4 +344,5 @@ def with_settings(planner: Planner, **changes: object) -> Planner:
         inverse_dynamics=planner.inverse_dynamics,
         return_range=planner.return_range,
         value=planner.value,
+        device=planner.device,
     )

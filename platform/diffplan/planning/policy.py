@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from diffplan.config import Config, PlanningConfig
 from diffplan.planning.controllers import (
     ActionController,
     Controller,
     InverseDynamicsController,
     TrackingController,
 )
-from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
 MIN_STEPS_BETWEEN_PLANS = 10
@@ -21,6 +23,42 @@ MIN_STEPS_BETWEEN_PLANS = 10
 
 STRICTNESS_FACTOR = 0.8
 """What a plan that could not be followed multiplies the speed error admitted in the next one by."""
+
+MAX_WAIT = 100
+"""Calls of `act_some` that an environment waits for others that need a plan too, at most: a plan for one takes about as
+long as plans for ten. No episode is changed by it, for one that waits stands still."""
+
+
+class PlannerLike(Protocol):
+    """What a policy asks of a planner; see `Planner`, which may be in another process."""
+
+    config: Config
+    settings: PlanningConfig
+    inverse_dynamics: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+
+    def plan(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan]:
+        """A plan for each environment."""
+        ...
+
+    def replan(
+        self,
+        previous: Sequence[Plan],
+        elapsed_env_steps: np.ndarray,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan]:
+        """What is left of the plans, planned again."""
+        ...
 
 
 class PlanningPolicy:
@@ -45,7 +83,7 @@ class PlanningPolicy:
 
     def __init__(
         self,
-        planner: Planner,
+        planner: PlannerLike,
         generator: torch.Generator,
         action_low: np.ndarray | float = -1.0,
         action_high: np.ndarray | float = 1.0,
@@ -60,7 +98,9 @@ class PlanningPolicy:
     def reset(self, observations: np.ndarray, goals: np.ndarray) -> None:
         """Start episodes: plan in every environment."""
         self._goals = np.array(goals)
-        self._env_step = 0
+        self._env_steps = np.zeros(len(observations), dtype=int)
+        self._lost, self._due = (np.zeros(len(observations), dtype=bool) for _ in range(2))
+        self._waited = 0
         self._steps_on_plan = np.zeros(len(observations), dtype=int)
         self._max_speed_errors = np.full(len(observations), float(self._planner.settings.max_speed_error))
         self.num_plans = np.zeros(len(observations), dtype=int)
@@ -70,26 +110,76 @@ class PlanningPolicy:
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions float32[num_envs, action_dim] for the present observations."""
-        settings = self._planner.settings
+        envs = np.arange(len(observations))
+        self._find_waiting(observations, envs)
+        self._plan_for_waiting(observations)
+        return self._advance(observations, envs)
+
+    def act_some(self, observations: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Act where that needs no new plan, so that plans are made for many environments at once.
+
+        Environments that need a plan wait for others that do, and must not be stepped meanwhile. They are planned for
+        as soon as all others wait or have ended, or the first has waited `MAX_WAIT` calls.
+
+        Args:
+            observations: present observations of all environments, float[num_envs, observation_dim].
+            running: environments whose episodes go on, bool[num_envs].
+
+        Returns:
+            The environments to step now, int[num], at least one if any is running, and their actions
+            float32[num, action_dim].
+        """
+        ready = np.flatnonzero(running & ~self._waiting)
+        if self._find_waiting(observations, ready):
+            ready = np.flatnonzero(running & ~self._waiting)
+        if len(ready) < np.count_nonzero(running):
+            self._waited += 1
+            if not ready.size or self._waited > MAX_WAIT:
+                self._plan_for_waiting(observations)
+                ready = np.flatnonzero(running)
+        return ready, self._advance(observations[ready], ready)
+
+    @property
+    def _waiting(self) -> np.ndarray:
+        return self._lost | self._due
+
+    def _find_waiting(self, observations: np.ndarray, envs: np.ndarray) -> bool:
+        """Whether some of these environments need a new plan, of the observations of all; remembers which."""
+        settings, found = self._planner.settings, False
         if settings.max_deviation:
-            self._recover(observations)
-        if settings.replan_interval and self._env_step and self._env_step % settings.replan_interval == 0:
-            self._improve(observations)
-        self._env_step += 1
-        self._steps_on_plan += 1
-        return self._controller.act(observations)
+            lost = self._controller.deviations(observations[envs], envs) > settings.max_deviation
+            lost &= self._steps_on_plan[envs] >= MIN_STEPS_BETWEEN_PLANS
+            if lost.any():
+                self._lost[envs[lost]] = found = True
+        if settings.replan_interval:
+            steps = self._env_steps[envs]
+            due = envs[(steps > 0) & (steps % settings.replan_interval == 0)]
+            self._due[due] = True
+            found |= bool(due.size)
+        return found
 
-    def _recover(self, observations: np.ndarray) -> None:
+    def _plan_for_waiting(self, observations: np.ndarray) -> None:
+        """Plan wherever a new plan is needed."""
+        if self._lost.any():
+            self._recover(observations, np.flatnonzero(self._lost))
+        if self._due.any():
+            self._improve(observations, np.flatnonzero(self._due))
+        self._lost[:] = self._due[:] = False
+        self._waited = 0
+
+    def _advance(self, observations: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """Actions for the observations of some environments, all of which have a plan."""
+        self._env_steps[envs] += 1
+        self._steps_on_plan[envs] += 1
+        return self._controller.act(observations, envs)
+
+    def _recover(self, observations: np.ndarray, indices: np.ndarray) -> None:
         """Change over to a new plan where the present one is not being followed."""
-        lost = self._controller.deviations(observations) > self._planner.settings.max_deviation
-        lost &= self._steps_on_plan >= MIN_STEPS_BETWEEN_PLANS
-        indices = np.flatnonzero(lost)
-        if indices.size:
-            self._max_speed_errors[indices] *= STRICTNESS_FACTOR
-            for i, plan in zip(indices, self._plan(observations, indices), strict=True):
-                self._change_over(int(i), plan)
+        self._max_speed_errors[indices] *= STRICTNESS_FACTOR
+        for i, plan in zip(indices, self._plan(observations, indices), strict=True):
+            self._change_over(int(i), plan)
 
-    def _improve(self, observations: np.ndarray) -> None:
+    def _improve(self, observations: np.ndarray, indices: np.ndarray) -> None:
         """Change over to a new plan where that arrives sooner than the present one, or mends it.
 
         Without this rule a policy never arrives: each new plan takes at least the shortest horizon.
@@ -98,11 +188,11 @@ class PlanningPolicy:
         if self._planner.settings.warm_start_steps:
             shortest = self._planner.config.network.min_horizon
             stride = self._planner.config.windows.stride
-            due = remaining * self._planner.settings.pace >= stride * (shortest - 1)
-            due &= self._controller.elapsed_env_steps() > 0
-            self._mend(observations, np.flatnonzero(due))
+            mendable = remaining * self._planner.settings.pace >= stride * (shortest - 1)
+            mendable &= self._controller.elapsed_env_steps() > 0
+            self._mend(observations, indices[mendable[indices]])
             return
-        indices = np.flatnonzero(remaining)
+        indices = indices[remaining[indices] > 0]
         if not indices.size:
             return
         for i, plan in zip(indices, self._plan(observations, indices), strict=True):
@@ -149,7 +239,7 @@ class PlanningPolicy:
 
 
 def make_controller(
-    planner: Planner, action_low: np.ndarray | float = -1.0, action_high: np.ndarray | float = 1.0
+    planner: PlannerLike, action_low: np.ndarray | float = -1.0, action_high: np.ndarray | float = 1.0
 ) -> Controller:
     """The controller that a planner's settings name."""
     settings, env = planner.settings, planner.config.env

@@ -71,7 +71,7 @@ def sample_plans(
     whole = problem if num == 1 else problem.take(every)
     row_lengths = lengths[every]
     layout, normalizer, env = planner.layout, planner.normalizer, planner.config.env
-    constraints = whole.constrain(row_lengths, layout, planner.normalize_observations)
+    constraints = whole.constrain(row_lengths, layout, planner.normalize_observations).to(planner.device)
     guidance = None if asked.guide is None else _make_guidance(planner, whole, asked.guide, asked.guidance_scale)
     kept: list[Tensor] = []
     keep: Callback | None = (lambda state: kept.append(state.x_noisy)) if asked.keep_denoising else None
@@ -88,7 +88,7 @@ def sample_plans(
     )
     if guidance is not None and asked.guidance_scale and asked.repair:
         x = guidance.repair(x, constraints.project_clean, constraints.lengths)
-    transitions = normalizer.unnormalize(x).numpy()
+    transitions = normalizer.unnormalize(x.cpu()).numpy()
     observations = transitions[:, :, layout.observations]
     whole.impose(observations, row_lengths)
     errors = compute_speed_errors(
@@ -97,12 +97,13 @@ def sample_plans(
     violations, scores = np.zeros_like(errors), None
     if guidance is not None:
         with torch.no_grad():
-            exact = torch.from_numpy(normalizer.normalize(transitions))  # the plans as they are given out
-            violations = guidance.violation(exact, constraints.lengths).numpy().reshape(-1, num)
+            # The plans as they are given out.
+            exact = torch.from_numpy(normalizer.normalize(transitions)).to(planner.device)
+            violations = guidance.violation(exact, constraints.lengths).cpu().numpy().reshape(-1, num)
             violations = np.nan_to_num(violations, nan=np.inf)  # what cannot be told is not kept
-            scores = guidance.score(exact, -1, constraints.lengths).numpy().reshape(-1, num)
+            scores = guidance.score(exact, -1, constraints.lengths).cpu().numpy().reshape(-1, num)
     chosen = rank(violations, errors, limits, scores, planner.settings.selection)[:, 0]
-    noisy = normalizer.unnormalize(torch.stack(kept, dim=1)).numpy() if kept else None
+    noisy = normalizer.unnormalize(torch.stack(kept, dim=1).cpu()).numpy() if kept else None
     plans = []
     for i, (candidate, limit, length) in enumerate(zip(chosen, limits, lengths, strict=True)):
         row = i * num + candidate
@@ -124,7 +125,7 @@ def sample_plans(
 def _make_guidance(planner: Planner, problem: Problem, guide: Guide, scale: float) -> Guidance:
     """A guide as the sampler takes it, for one plan of each row of a problem."""
     settings, env = planner.settings, planner.config.env
-    goals = None if problem.goals is None else torch.from_numpy(problem.goals)
+    goals = None if problem.goals is None else torch.from_numpy(problem.goals).to(planner.device)
 
     def view(x: Tensor, rows: Tensor | None, diffusion_step: int) -> PlanBatch:
         return PlanBatch(
@@ -159,7 +160,7 @@ def score_plans(planner: Planner, problem: Problem, plans: Sequence[Plan], guide
         if plan.actions is not None:
             transitions[0, :, planner.layout.actions] = plan.actions
         guidance = _make_guidance(planner, problem.take(np.array([row])), guide, 0.0)
-        x = torch.from_numpy(planner.normalizer.normalize(transitions))
+        x = torch.from_numpy(planner.normalizer.normalize(transitions)).to(planner.device)
         with torch.no_grad():
             violation, score = float(guidance.violation(x)[0]), float(guidance.score(x, -1)[0])
         scored.append(replace(plan, violation=np.inf if np.isnan(violation) else violation, guide_score=score))
@@ -176,4 +177,5 @@ def _make_denoiser(planner: Planner, num: int) -> Denoises:
         assert planner.return_range is not None  # the planner refuses a target return without one
         low, high = planner.return_range
         told = (told - low) / (high - low)
-    return ClassifierFreeDenoiser(planner.denoiser, torch.full((num,), float(told)), settings.condition_scale)
+    condition = torch.full((num,), float(told), device=planner.device)
+    return ClassifierFreeDenoiser(planner.denoiser, condition, settings.condition_scale)

@@ -34,7 +34,7 @@ def search_horizons(
     asked: Asked,
     steps: Sequence[int],
     *,
-    one_at_a_time: bool,
+    predicted: bool,
 ) -> list[Plan]:
     """Plans of the first horizon on each environment's ladder that is consistent and keeps all limits.
 
@@ -49,7 +49,8 @@ def search_horizons(
         limits: speed errors up to which plans are consistent, float[batch].
         asked: what else is asked.
         steps: diffusion steps to denoise at.
-        one_at_a_time: whether to try one rung before the next, for it is likely to be the last.
+        predicted: whether the first rung is likely to be the last, so that it is tried alone. Then each batch climbs
+            twice as many rungs as the one before.
 
     Returns:
         A plan for each environment; where no rung is consistent and within limits, the one that violates least, then
@@ -58,8 +59,10 @@ def search_horizons(
     num_rungs = ladder.shape[1]
     best: list[Plan | None] = [None] * len(problem)
     waiting, rung = np.arange(len(problem)), first.copy()
+    widest = 1 if predicted else ROWS_AT_ONCE
     while waiting.size:
-        width = 1 if one_at_a_time else max(1, ROWS_AT_ONCE // (len(waiting) * asked.num_candidates))
+        width = min(widest, max(1, ROWS_AT_ONCE // (len(waiting) * asked.num_candidates)))
+        widest *= 2
         tried = rung[waiting][:, None] + np.arange(width)
         rows, places = np.nonzero(tried < num_rungs)
         environments = waiting[rows]
@@ -87,7 +90,7 @@ def search_horizons(
             limits[left],
             replace(asked, repair=True),
             steps,
-            one_at_a_time=one_at_a_time,
+            predicted=predicted,
         )
         for i, plan in zip(left, repaired, strict=True):
             plans[i] = _better(plans[i], plan)

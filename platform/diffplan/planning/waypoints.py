@@ -65,7 +65,7 @@ def plan_untimed(
 
     def make(leg: Problem, number: int) -> list[Plan]:
         ladder, first, predicted = planner.choose_ladder(leg, horizons, limits, given=given)
-        return search_horizons(planner, leg, ladder, first, limits, asked, steps, one_at_a_time=predicted)
+        return search_horizons(planner, leg, ladder, first, limits, asked, steps, predicted=predicted)
 
     targets = [np.asarray(fixed.values) for fixed in find_middle(problem)]
     return chain(planner, problem, targets, make, asked.guide)

@@ -1,0 +1,149 @@
+"""Planners that actors share: one on each GPU, planning for the environments of many.
+
+An actor that acts in environments has no GPU; it asks a planner by a `RemotePlanner`, which a policy uses as it would
+the planner itself. A request carries the state of its own random numbers and brings the state after them back, so that
+a planner remembers nothing: requests may be repeated after it died, and the noise in a plan is the same whoever else
+is asking. Each actor has at most one request under way, so there are never more of them than actors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+
+from diffplan.cluster.runtime import count_gpus
+from diffplan.cluster.units import unwrap
+from diffplan.config import Config, PlanningConfig
+from diffplan.errors import ClusterError
+from diffplan.networks.gathering import GatheringNetwork
+from diffplan.planning.planner import Planner
+from diffplan.types import Plan
+
+MAX_REQUESTS_AT_ONCE = 32
+"""Requests that a planner works on at the same time, whose denoising steps share batches; others wait their turn."""
+MAX_RESTARTS = 5
+"""Deaths of a planner before it is given up."""
+
+LoadPlanner = Callable[[str], Planner]
+"""Loads a planner onto a device; see `diffplan.planning.loading.load_planner`."""
+
+
+@ray.remote(num_cpus=1)
+class PlannerActor:
+    """A planner that is loaded once, on the GPU if it was given one, and plans for whoever asks."""
+
+    def __init__(self, load: LoadPlanner) -> None:
+        torch.set_num_threads(1)
+        self._planner = load("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
+        self._planner.denoiser.network = GatheringNetwork(self._planner.denoiser.network)
+
+    def describe(self) -> tuple[Config, PlanningConfig, Any]:
+        """What a policy asks of its planner beside plans."""
+        return self._planner.config, self._planner.settings, self._planner.inverse_dynamics
+
+    def call(
+        self, method: str, arguments: tuple[Any, ...], generator_state: torch.Tensor, named: dict[str, Any]
+    ) -> tuple[list[Plan], torch.Tensor]:
+        """Plan by a method of the planner.
+
+        Args:
+            method: `plan` or `replan`.
+            arguments: those before the generator.
+            generator_state: of the random numbers that the noise comes from.
+            named: those behind it.
+
+        Returns:
+            The plans, and the state of the random numbers after them.
+        """
+        generator = torch.Generator()
+        generator.set_state(generator_state)
+        plans = getattr(self._planner, method)(*arguments, generator, **named)
+        return plans, generator.get_state()
+
+
+class RemotePlanner:
+    """A planner in another process, in the place of a `Planner` in a policy.
+
+    Args:
+        actor: a `PlannerActor`.
+
+    Attributes:
+        config: the experiment that its model was trained in.
+        settings: how it plans.
+        inverse_dynamics: (observations, next observations) -> actions; None where it has none.
+
+    Raises:
+        ClusterError: the planner died, and so did those that took its place.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.config, self.settings, self.inverse_dynamics = self._get(actor.describe.remote())
+
+    def plan(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan]:
+        """Plan; see `Planner.plan`."""
+        return self._call("plan", (observations, goals), generator, max_speed_errors)
+
+    def replan(
+        self,
+        previous: Sequence[Plan],
+        elapsed_env_steps: np.ndarray,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan]:
+        """Plan from what is left of the plans before; see `Planner.replan`."""
+        return self._call("replan", (previous, elapsed_env_steps, observations, goals), generator, max_speed_errors)
+
+    def _call(
+        self, method: str, arguments: tuple[Any, ...], generator: torch.Generator, max_speed_errors: np.ndarray | None
+    ) -> list[Plan]:
+        named = {"max_speed_errors": max_speed_errors}
+        plans, state = self._get(self._actor.call.remote(method, arguments, generator.get_state(), named))
+        generator.set_state(state.clone())  # what comes from Ray may not be written to
+        return plans
+
+    def _get(self, reference: Any) -> Any:
+        try:
+            return ray.get(reference)
+        except RayActorError as error:
+            raise ClusterError(
+                f"planner: it died {MAX_RESTARTS + 1} times, or could not be made; the last said: "
+                f"{str(error).strip().splitlines()[-1].strip()}"
+            ) from None
+        except RayTaskError as error:
+            raise unwrap(error) from None
+
+
+def count_planners(num_planners: int | None) -> int:
+    """The number of planners asked for, or one for each GPU of the cluster."""
+    return count_gpus() if num_planners is None else num_planners
+
+
+def spawn_planners(load: LoadPlanner, num_planners: int) -> list[Any]:
+    """Planners, each on a GPU of its own, or on an equal share of one where there are more of them.
+
+    Args:
+        load: loads the planner.
+        num_planners: how many. In a cluster without GPUs each has a CPU.
+    """
+    num_gpus = count_gpus()
+    share = num_gpus and 1 / max(-(-num_planners // num_gpus), 1)
+    make = PlannerActor.options(
+        num_gpus=share, max_restarts=MAX_RESTARTS, max_task_retries=-1, max_concurrency=MAX_REQUESTS_AT_ONCE
+    )
+    return [make.remote(load) for _ in range(num_planners)]

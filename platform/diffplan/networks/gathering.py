@@ -1,0 +1,100 @@
+"""One network for several threads: what they ask of it at the same time is computed in one batch."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(eq=False)
+class _Call:
+    """A call that waits for its turn, and what came of it."""
+
+    x: Tensor
+    diffusion_step: Tensor
+    lengths: Tensor | None
+    condition: Tensor | None
+    output: Tensor | None = None
+    error: Exception | None = None
+
+
+class GatheringNetwork(nn.Module):
+    """A network of trajectories that may be called by several threads.
+
+    Calls that arrive while it is busy are computed together next, as one batch of trajectories of different lengths.
+    Nobody waits for others to call, so one thread alone gets what the network gives, to the last bit; a trajectory
+    among others gets the same up to the rounding of its sums.
+
+    Args:
+        network: takes `lengths`, and `condition` if it is given one; see `TemporalUnet`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._busy = threading.Lock()
+        self._arrivals = threading.Lock()
+        self._waiting: list[_Call] = []
+
+    def forward(
+        self,
+        x: Tensor,
+        diffusion_step: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """What the network gives; see its `forward`."""
+        if torch.is_grad_enabled() and x.requires_grad:  # gradients belong to the thread that asks for them
+            with self._busy:
+                return _run(self.network, _Call(x, diffusion_step, lengths, condition))
+        call = _Call(x, diffusion_step, lengths, condition)
+        with self._arrivals:
+            self._waiting.append(call)
+        with self._busy:
+            if call.output is None and call.error is None:
+                self._run_waiting()
+        if call.error is not None:
+            raise call.error
+        assert call.output is not None
+        return call.output
+
+    def _run_waiting(self) -> None:
+        """Compute all calls that wait; those that tell a condition apart from those that do not."""
+        with self._arrivals:
+            calls, self._waiting = self._waiting, []
+        for group in ([c for c in calls if c.condition is None], [c for c in calls if c.condition is not None]):
+            if not group:
+                continue
+            try:
+                outputs = [_run(self.network, group[0])] if len(group) == 1 else self._run_together(group)
+            except Exception as error:
+                for call in group:
+                    call.error = error
+                continue
+            for call, output in zip(group, outputs, strict=True):
+                call.output = output
+
+    def _run_together(self, calls: list[_Call]) -> list[Tensor]:
+        horizon = max(call.x.shape[1] for call in calls)
+        lengths = [
+            torch.full((len(call.x),), call.x.shape[1], device=call.x.device) if call.lengths is None else call.lengths
+            for call in calls
+        ]
+        whole = _Call(
+            torch.cat([F.pad(call.x, (0, 0, 0, horizon - call.x.shape[1])) for call in calls]),
+            torch.cat([call.diffusion_step for call in calls]),
+            torch.cat(lengths),
+            None if calls[0].condition is None else torch.cat([c.condition for c in calls if c.condition is not None]),
+        )
+        parts = _run(self.network, whole).split([len(call.x) for call in calls])
+        return [part[:, : call.x.shape[1]] for part, call in zip(parts, calls, strict=True)]
+
+
+def _run(network: nn.Module, call: _Call) -> Tensor:
+    told = {"lengths": call.lengths, "condition": call.condition}
+    return network(call.x, call.diffusion_step, **{name: value for name, value in told.items() if value is not None})
