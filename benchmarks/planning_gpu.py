@@ -32,7 +32,7 @@ from diffplan.seeding import Stream
 def draw_problems(planner: Planner, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Starts and goals of Multi2D, float[num, 4] and float[num, 2]."""
     env = make_vector_env(apply_protocol("multi2d", planner.config.env), num)
-    observations, infos = env.reset(seed=list(range(num)))
+    observations, infos = env.reset(seed=list(range(num)))  # pyright: ignore[reportArgumentType]  # a seed each
     env.close()
     return observations, np.array(infos["goal"])
 

@@ -149,7 +149,7 @@ class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
         """Push some of the balls for one step, and leave the others as they are.
 
         Args:
-            indices: which, int[num], each once.
+            indices: which, int[num], ascending.
             actions: float[num, 2].
 
         Returns:

@@ -167,3 +167,31 @@ def test_wrong_number_of_seeds_is_refused():
     batch = gymnasium.make_vec("diffplan/Maze2D-UMaze-v1", 2)
     with pytest.raises(ValueError, match="expected 2 seeds, got 3"):
         batch.reset(seed=[1, 2, 3])
+
+
+def test_stepping_some_leaves_the_others_as_they_are():
+    env, same = (
+        gymnasium.make_vec("diffplan/Multi2D-UMaze-v1", 4, max_episode_steps=3, autoreset_mode="Disabled")
+        for _ in range(2)
+    )
+    (before, _), _ = env.reset(seed=5), same.reset(seed=5)
+    actions = np.random.default_rng(0).uniform(-1, 1, (4, 2))
+    some = np.array([1, 3])
+    observations, rewards, terminations, truncations, infos = env.step_some(some, actions[some])
+    expected = same.step(actions)
+    for got, whole in ((observations, expected[0]), (rewards, expected[1]), (truncations, expected[3])):
+        np.testing.assert_array_equal(got, whole[some])
+    np.testing.assert_array_equal(infos["goal"], expected[4]["goal"][some])
+    np.testing.assert_array_equal(infos["success"], expected[4]["success"][some])
+    assert not terminations.any()
+    observations, *_ = env.step_some(np.array([0, 2]), actions[[0, 2]])  # later, and yet the same
+    np.testing.assert_array_equal(observations, expected[0][[0, 2]])
+    for _ in range(2):
+        *_, truncations, _ = env.step_some(some, actions[some])
+    assert truncations.all()  # each has come to the end of its own episode
+    *_, truncations, _ = env.step_some(np.arange(4)[:3], actions[:3])
+    assert truncations.tolist() == [False, True, False]
+    assert before.shape == (4, 4)
+    automatic = gymnasium.make_vec("diffplan/Multi2D-UMaze-v1", 2)
+    with pytest.raises(ValueError, match="autoreset_mode: expected DISABLED"):
+        automatic.step_some(np.array([0]), actions[:1])

@@ -10,7 +10,7 @@ from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.layout import Layout
 from diffplan.planning.planner import Planner
-from diffplan.planning.policy import MIN_STEPS_BETWEEN_PLANS, STRICTNESS_FACTOR, PlanningPolicy
+from diffplan.planning.policy import MAX_WAIT, MIN_STEPS_BETWEEN_PLANS, STRICTNESS_FACTOR, PlanningPolicy
 from diffplan.types import Plan
 
 AT_REST = np.array([[1.0, 1.0, 0.0, 0.0]])
@@ -301,3 +301,63 @@ def test_mending_follows_from_the_generator():
     assert policy.num_plans.tolist() == [2, 2]
     np.testing.assert_array_equal(first, same)
     assert not np.array_equal(first, other)
+
+
+def run_some(policy, num_steps, observations):
+    """Run environments, each for its own number of steps; which were stepped in each call."""
+    left, stepped = np.array(num_steps), []
+    while (left > 0).any():
+        ready, actions = policy.act_some(observations, left > 0)
+        assert len(actions) == len(ready) > 0
+        left[ready] -= 1
+        stepped.append(ready.tolist())
+    return stepped
+
+
+def test_environments_that_need_a_plan_wait_for_others_that_do():
+    first, second, recovered = make_plan(40), make_plan(40, x=3.0), [make_plan(41), make_plan(42, x=3.0)]
+    planner = ScriptedPlanner(first, second, make_plan(40, x=5.0), *recovered, max_deviation=0.5)
+    policy = make_policy(planner)
+    policy.reset(np.repeat(AT_REST, 3, axis=0), np.repeat(GOAL, 3, axis=0))
+    near, away = np.array([[1.0, 1, 0, 0], [3.0, 1, 0, 0], [5.0, 1, 0, 0]]), np.array([1.0, 0, 0, 0])
+    assert all(ready.tolist() == [0, 1, 2] for ready, _ in (policy.act_some(near, np.ones(3, bool)) for _ in range(15)))
+    near[0] += away
+    for _ in range(20):
+        ready, actions = policy.act_some(near, np.ones(3, dtype=bool))
+        assert ready.tolist() == [1, 2]
+        assert actions.shape == (2, 2)
+    near[1] += away
+    ready, _ = policy.act_some(near, np.ones(3, dtype=bool))
+    assert ready.tolist() == [2]
+    assert len(planner.asked) == 1
+    ready, _ = policy.act_some(near, np.array([True, True, False]))  # nobody is left to wait for
+    assert ready.tolist() == [0, 1]
+    assert [len(asked[0]) for asked in planner.asked] == [3, 2]
+    np.testing.assert_array_equal(planner.asked[1][0], near[:2])
+    assert policy.plans[:2] == recovered
+    assert policy.num_plans.tolist() == [2, 2, 1]
+
+
+def test_nobody_waits_for_long():
+    planner = ScriptedPlanner(make_plan(40), make_plan(40), make_plan(40), max_deviation=0.5)
+    policy = make_policy(planner)
+    policy.reset(np.repeat(AT_REST, 2, axis=0), np.repeat(GOAL, 2, axis=0))
+    observations = np.array([AT_REST[0], AT_REST[0] + 1])
+    stepped = run_some(policy, [300, MIN_STEPS_BETWEEN_PLANS + 1], observations)
+    assert len(planner.asked) == 2
+    assert stepped.index([0, 1], MIN_STEPS_BETWEEN_PLANS) == MIN_STEPS_BETWEEN_PLANS + MAX_WAIT
+
+
+@pytest.mark.parametrize("settings", [{"max_deviation": 0.2}, {"replan_interval": 7}, {"warm_start_steps": 2}])
+def test_an_environment_alone_acts_the_same_whether_it_may_wait_or_not(settings):
+    settings = {"max_deviation": 0.3, "replan_interval": 10, "max_speed_error": 1e9, **settings}
+    actions = []
+    for some in (True, False):
+        policy = make_policy(make_untrained_planner(settings=replace(CONFIG.planning, **settings)))
+        policy.reset(AT_REST, GOAL)
+        if some:
+            actions.append([policy.act_some(AT_REST, np.ones(1, dtype=bool))[1] for _ in range(40)])
+        else:
+            actions.append(run(policy, 40))
+        assert policy.num_plans[0] > 2
+    np.testing.assert_array_equal(*actions)

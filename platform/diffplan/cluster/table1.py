@@ -64,7 +64,7 @@ class Table1Size:
 
     episodes: int = 100
     baseline_updates: dict[Algorithm, tuple[int, int]] = field(
-        default_factory=lambda: {"iql": (60_000, 12_000), "cql": (8_000, 8_000)}
+        default_factory=lambda: {"iql": (60_000, 12_000), "cql": (5_000, 5_000)}
     )
     selection_episodes: int = 50
     cloning_steps: int = 10_000
