@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format benchmarks clean
+.PHONY: install demo test lint format benchmarks clean
+
+install: $(INSTALLED)  ## only the installation into .venv
 
 demo: $(INSTALLED)  ## the whole path on Maze2D-UMaze, about five minutes on two cores
 	$(BIN)/python jobs/pipeline.py maze2d-umaze

@@ -79,12 +79,3 @@ def test_the_wheel_holds_both_packages_and_works_outside_the_checkout(tmp_path: 
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(str(installed)) == 2
-
-
-def test_cluster_yaml_is_one_that_the_cluster_launcher_takes() -> None:
-    import yaml
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    validate_config(prepare_config(config))
-    assert config["available_node_types"]["head"]["resources"]["CPU"] == 0

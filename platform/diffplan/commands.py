@@ -148,6 +148,8 @@ class PipelineArguments:
     """Seed of the evaluation episodes."""
     num_workers: int | None = None
     """Actors of collection and evaluation; as many as there are CPUs if not given."""
+    use_gpu: bool | None = None
+    """As that of train."""
     resume: bool = False
     """Go on with the run at --out, from the stage that was interrupted."""
 
@@ -279,6 +281,7 @@ def pipeline(arguments: list[str]) -> None:
         episodes=parsed.episodes,
         seed=parsed.seed,
         num_workers=parsed.num_workers,
+        use_gpu=parsed.use_gpu,
         resume=parsed.resume,
         announce=lambda line: show(line, flush=True),
     )

@@ -58,6 +58,7 @@ def run_pipeline(
     episodes: int = 100,
     seed: int = 0,
     num_workers: int | None = None,
+    use_gpu: bool | None = None,
     resume: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def run_pipeline(
         episodes: evaluation episodes of each protocol.
         seed: evaluation seed.
         num_workers: actors of collection and evaluation; None for as many as there are CPUs.
+        use_gpu: as that of `train_on_cluster`.
         resume: go on with a run that is there.
         announce: called with a line when a stage begins.
 
@@ -109,6 +111,7 @@ def run_pipeline(
                 config,
                 dataset,
                 checkpoint,
+                use_gpu=use_gpu,
                 resume=resume and (checkpoint / TRAINING_RUN_NAME).exists(),
                 tensorboard=run / TENSORBOARD,
             ),
