@@ -32,7 +32,6 @@ from diffplan.training.state import TrainingState
 
 GPU = torch.device("cuda")
 PLAIN = "plain"
-TRACED_STEPS = 40
 
 
 class OurRun:
@@ -78,13 +77,13 @@ class PlainRun:
 
 def measure_kernel_share(run: OurRun) -> dict[str, float]:
     """Share of the time in kernels, and kernels and microseconds in kernels of a step, from a trace."""
-    run.block = TRACED_STEPS
-    with tempfile.TemporaryDirectory() as directory, profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    run.block = num_steps = 2 * run.state.config.training.log_interval
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run.time_block()
-        torch.cuda.synchronize()
-    trace = Path(directory) / "trace.json"
-    profiler.export_chrome_trace(str(trace))
-    events = json.loads(trace.read_text())["traceEvents"]
+    with tempfile.TemporaryDirectory() as directory:
+        trace = Path(directory) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
     spans = sorted(
         (event["ts"], event["ts"] + event["dur"]) for event in events if event.get("cat") in ("kernel", "gpu_memcpy")
     )
@@ -94,7 +93,7 @@ def measure_kernel_share(run: OurRun) -> dict[str, float]:
         busy += max(0.0, ended - max(began, end))
         end = max(end, ended)
     span = end - spans[0][0]
-    num_steps = TRACED_STEPS * 3 / 4
+    num_steps = num_steps * 3 / 4
     return {
         "kernel_share": busy / span,
         "kernels_per_step": len(spans) / num_steps,
