@@ -70,7 +70,7 @@ class Table1Size:
     cloning_steps: int = 10_000
     search: SearchConfig = field(
         default_factory=lambda: SearchConfig(
-            num_trials=32, episodes_per_block=25, num_blocks=4, max_concurrent_trials=2
+            num_trials=32, episodes_per_block=25, num_blocks=6, max_concurrent_trials=2
         )
     )
     num_plans: int = 40_000
