@@ -23,6 +23,7 @@ from diffplan.data.store import LocalStore, Store, open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError, DataError
 from diffplan.progress import Progress
+from diffplan.usage import record_usage
 
 LISTING_SECONDS = 2.0
 """How often a coordinator looks for units that another one has collected."""
@@ -113,7 +114,13 @@ def _collect(
 
             unit_steps = collection.episodes_per_unit * collection.episode_steps
             done_steps = (collection.num_units - len(missing)) * unit_steps
-            with Progress("collect", collection.num_units * unit_steps, "steps", initial=done_steps) as progress:
+            total = collection.num_units * unit_steps
+            with (
+                record_usage(
+                    store, "collect", cpus=num_workers, total=total, unit="steps", initial=done_steps
+                ) as usage,
+                Progress("collect", total, "steps", initial=done_steps, on_advance=usage.count) as progress,
+            ):
                 units = _iterate_missing(store, missing, lambda: progress.advance(unit_steps))
                 run_units(units, spawn, num_workers, lambda unit, report: progress.advance(unit_steps))
     dataset = open_dataset(store)

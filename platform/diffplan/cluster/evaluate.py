@@ -25,12 +25,13 @@ from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.evaluation.sources import PolicySource, find_policy
 from diffplan.evaluation.unit_results import UnitResults
 from diffplan.progress import Progress
+from diffplan.run_directory import SUMMARY
+from diffplan.usage import record_usage
 
 EPISODES_PER_UNIT = 25
 """Episodes that an actor plans for at once. Part of the protocol: it fixes which random numbers a plan sees."""
 NUM_RECORDED = 8
 """Episodes whose trajectories are kept for drawing."""
-SUMMARY = "summary.json"
 
 
 @ray.remote(num_cpus=1)
@@ -125,7 +126,12 @@ def evaluate(
         num_workers = count_workers(num_workers)
         require_cpus(num_workers, f"{num_workers} evaluation workers", "lower --num_workers")
         since = time.perf_counter()
-        with Progress("evaluate", episodes, "episodes", initial=len(results)) as progress:
+        with (
+            record_usage(
+                out, "evaluate", cpus=num_workers, total=episodes, unit="episodes", initial=len(results)
+            ) as usage,
+            Progress("evaluate", episodes, "episodes", initial=len(results), on_advance=usage.count) as progress,
+        ):
             run_units(
                 [unit for unit in range(-(-episodes // EPISODES_PER_UNIT)) if unit not in done],
                 lambda: EvaluationActor.remote(source.load, env, seed, episodes, goal),

@@ -20,23 +20,27 @@ from diffplan.checkpoint import is_checkpoint, load_checkpoint
 from diffplan.cluster.collect import collect
 from diffplan.cluster.evaluate import evaluate
 from diffplan.cluster.runtime import ray_session
-from diffplan.cluster.train import RUN_NAME as TRAINING_RUN_NAME
 from diffplan.cluster.train import train_on_cluster
 from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, config_from_json, config_to_json
 from diffplan.errors import ConfigError
 from diffplan.planning.settings import load_settings
 from diffplan.report.page import write_report
+from diffplan.run_directory import (
+    CHECKPOINT,
+    CONFIG,
+    DATASET,
+    EVALUATION,
+    PIPELINE,
+    REPORT,
+    RUN_NAME,
+    SEARCH,
+    SUMMARY,
+    TENSORBOARD,
+)
+from diffplan.usage import record_usage
 
 PROTOCOLS = ("maze2d", "multi2d")
-DATASET, CHECKPOINT, SEARCH, EVALUATION, TENSORBOARD, REPORT = (
-    "dataset",
-    "checkpoint",
-    "search",
-    "evaluation",
-    "tensorboard",
-    "report.html",
-)
 
 
 @dataclass
@@ -92,7 +96,7 @@ def run_pipeline(
             since = time.perf_counter()
             work()
             record.stages.append({"name": name, "seconds": round(time.perf_counter() - since, 1)})
-            (run / "pipeline.json").write_text(json.dumps(record.__dict__, indent=2) + "\n")
+            (run / PIPELINE).write_text(json.dumps(record.__dict__, indent=2) + "\n")
 
         dataset, checkpoint, search = run / DATASET, run / CHECKPOINT, run / SEARCH
         announce(f"[1/5] collect {config.collection.num_steps:,} steps of {config.env.env_id} into {dataset}")
@@ -109,7 +113,7 @@ def run_pipeline(
                 config,
                 dataset,
                 checkpoint,
-                resume=resume and (checkpoint / TRAINING_RUN_NAME).exists(),
+                resume=resume and (checkpoint / RUN_NAME).exists(),
                 tensorboard=run / TENSORBOARD,
             ),
         )
@@ -125,7 +129,7 @@ def run_pipeline(
             announce(f"[4/5] evaluate {episodes} episodes of {protocol} into {out}")
             stage(
                 f"evaluate {protocol}",
-                (out / "summary.json").exists(),
+                (out / SUMMARY).exists(),
                 lambda out=out, protocol=protocol: evaluate(
                     checkpoint,
                     out,
@@ -137,8 +141,14 @@ def run_pipeline(
                 ),
             )
     announce(f"[5/5] report {run / REPORT}")
-    stage("report", False, lambda: write_report(run))
-    return {p: json.loads((run / EVALUATION / p / "summary.json").read_text()) for p in PROTOCOLS}
+
+    def report() -> None:
+        with record_usage(run, "report", cpus=1) as usage:
+            write_report(run)
+            usage.count(1)
+
+    stage("report", False, report)
+    return {p: json.loads((run / EVALUATION / p / SUMMARY).read_text()) for p in PROTOCOLS}
 
 
 def new_run_directory(parent: str | Path, preset: str) -> Path:
@@ -161,7 +171,7 @@ def point_latest(run: Path) -> None:
 
 
 def _open_run(run: Path, config: Config, resume: bool) -> None:
-    path = run / "config.json"
+    path = run / CONFIG
     if path.exists():
         if not resume:
             raise ConfigError(f"{run}: there is a run already; go on with it by --resume, or take another --out")
@@ -175,7 +185,7 @@ def _open_run(run: Path, config: Config, resume: bool) -> None:
 
 
 def _read_record(run: Path) -> PipelineRecord | None:
-    path = run / "pipeline.json"
+    path = run / PIPELINE
     return PipelineRecord(**json.loads(path.read_text())) if path.exists() else None
 
 

@@ -19,9 +19,9 @@ from diffplan.cluster.elastic import RunTrainer, find_sizes
 from diffplan.cluster.runtime import count_gpus, ray_session, require_cpus
 from diffplan.cluster.train_storage import (
     NUM_CHECKPOINTS,
-    RUN_NAME,
     TENSORBOARD,
     RunStorage,
+    find_newest_step,
     has_run,
     open_run,
     publish,
@@ -33,11 +33,11 @@ from diffplan.config import Config, config_to_json
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
 from diffplan.errors import CheckpointError, DataError
 from diffplan.progress import Progress
+from diffplan.run_directory import PIN_NAME, RUN_NAME
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
+from diffplan.usage import UsageRecorder, record_usage
 
-PIN_NAME = "pinned.json"
-"""Names the snapshot that a run trains on; checkpoints repeat it."""
 RESIZE_SECONDS = 60.0
 """Time between two looks whether an elastic run could have more workers; taking them costs a restart."""
 
@@ -152,9 +152,20 @@ def train_on_cluster(
                 **storage.ray_storage(),
             ),
         )
-        with _ShownProgress(board, config.training.num_steps):
-            _fit(trainer)
-    publish(storage)
+        # An elastic run begins with the fewest workers that it may, until its first report says how many there are.
+        usage = record_usage(
+            storage.uri,
+            "train",
+            cpus=sizes[0] * cpus_per_worker,
+            gpus=sizes[0] if use_gpu else 0,
+            total=config.training.num_steps,
+            unit="steps",
+            initial=find_newest_step(storage),
+        )
+        with usage as recorder:
+            with _ShownProgress(board, config.training.num_steps, recorder, cpus_per_worker, use_gpu):
+                _fit(trainer)
+            publish(storage)
     sweep(storage)
     return storage.uri if "://" in storage.uri else Path(storage.uri)
 
@@ -213,11 +224,14 @@ def _find_cause(error: BaseException) -> BaseException:
 
 
 class _ShownProgress:
-    """Shows the board's progress from a thread while `fit` blocks."""
+    """Shows and records the board's progress from a thread while `fit` blocks."""
 
-    def __init__(self, board: Any, num_steps: int) -> None:
-        self._board = board
-        self._bar = Progress("train", num_steps, "steps")
+    def __init__(
+        self, board: Any, num_steps: int, recorder: UsageRecorder, cpus_per_worker: int, use_gpu: bool
+    ) -> None:
+        self._board, self._recorder = board, recorder
+        self._cpus_per_worker, self._use_gpu = cpus_per_worker, use_gpu
+        self._bar = Progress("train", num_steps, "steps", on_advance=recorder.count)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -240,4 +254,6 @@ class _ShownProgress:
         except RayError:
             return  # a late picture of progress is no reason to fail
         if latest:
+            num_workers = int(latest["num_workers"])
+            self._recorder.hold(num_workers * self._cpus_per_worker, num_workers if self._use_gpu else 0)
             self._bar.move_to(int(latest["step"]), loss=latest["loss"])

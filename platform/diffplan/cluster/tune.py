@@ -23,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from diffplan.checkpoint import CONFIG, load_checkpoint
 from diffplan.cluster.committer import find_variables
 from diffplan.cluster.proposals import JournalSearcher, SearchProgress
-from diffplan.cluster.runtime import count_gpus, ray_session, require_cpus
+from diffplan.cluster.runtime import count_gpus, count_workers, ray_session, require_cpus
 from diffplan.cluster.trials import run_planner_trial, run_training_trial
 from diffplan.config import Config, EnvConfig, SearchConfig, config_to_dict
 from diffplan.data.dataset import open_dataset, write_snapshot
@@ -39,6 +39,7 @@ from diffplan.tuning.journal import FILE_NAME, SearchJournal, hold_search, read_
 from diffplan.tuning.metrics import LESS_IS_BETTER
 from diffplan.tuning.space import make_space, read_own_values
 from diffplan.tuning.studies import DEFAULT_STUDY, Study, find_study, size_search
+from diffplan.usage import record_usage
 
 RUN_NAME = "run"
 """Directory of what Tune itself writes."""
@@ -211,7 +212,17 @@ def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
         )
         num_left = search.num_trials - journal.num_finished
         if num_left > 0:
-            _make_tuner(task, journal, out, num_left).fit()
+            at_once = min(search.max_concurrent_trials, count_workers(None))
+            with record_usage(
+                out,
+                "tune",
+                cpus=at_once,
+                gpus=min(at_once, count_gpus()) if _trains_on_gpu(study) else 0,
+                total=search.num_trials,
+                unit="trials",
+                initial=journal.num_finished,
+            ) as usage:
+                _make_tuner(task, journal, out, num_left, usage.count).fit()
     trials = journal.read_trials()
     if not any(trial.is_full for trial in trials):
         raise ClusterError(f"{out}: no trial succeeded; the first error was: {trials[0].error if trials else None}")
@@ -227,7 +238,13 @@ def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
     )
 
 
-def _make_tuner(task: _Task, journal: SearchJournal, out: Path, num_trials: int) -> tune.Tuner:
+def _trains_on_gpu(study: Study) -> bool:
+    return study.kind == "training" and count_gpus() > 0
+
+
+def _make_tuner(
+    task: _Task, journal: SearchJournal, out: Path, num_trials: int, on_advance: Callable[[int], None]
+) -> tune.Tuner:
     study, search = task.study, task.search
     metric = study.objectives[0]
     mode = "min" if LESS_IS_BETTER[metric] else "max"
@@ -240,9 +257,8 @@ def _make_tuner(task: _Task, journal: SearchJournal, out: Path, num_trials: int)
         source=task.source,
         **task.arguments,
     )
-    trains_on_gpu = study.kind == "training" and count_gpus() > 0
     return tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1, "gpu": 1} if trains_on_gpu else {"cpu": 1}),
+        tune.with_resources(trainable, {"cpu": 1, "gpu": 1} if _trains_on_gpu(study) else {"cpu": 1}),
         tune_config=tune.TuneConfig(
             num_samples=num_trials,
             max_concurrent_trials=search.max_concurrent_trials,
@@ -255,7 +271,7 @@ def _make_tuner(task: _Task, journal: SearchJournal, out: Path, num_trials: int)
             name=RUN_NAME,
             storage_path=str(out),
             verbose=0,
-            callbacks=[SearchProgress(journal, search.num_trials, metric, mode)],
+            callbacks=[SearchProgress(journal, search.num_trials, metric, mode, on_advance)],
         ),
     )
 
