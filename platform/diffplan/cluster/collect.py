@@ -17,7 +17,7 @@ from diffplan.cluster.runtime import count_workers, ray_session, require_cpus
 from diffplan.cluster.units import run_units
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_manifest, write_snapshot
+from diffplan.data.dataset import TrajectoryDataset, open_dataset, pin_commits, read_manifest
 from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest
 from diffplan.data.store import LocalStore, Store, open_store
 from diffplan.data.writer import create_dataset, write_unit
@@ -26,7 +26,9 @@ from diffplan.progress import Progress
 from diffplan.usage import record_usage
 
 LISTING_SECONDS = 2.0
-"""How often a coordinator looks for units that another one has collected."""
+"""How often a coordinator looks for units that another one has collected, at most."""
+LISTING_SHARE = 0.02
+"""Share of its time that it spends on that, at most: a listing takes longer the more units there are."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,7 @@ def _collect(
             ):
                 units = _iterate_missing(store, missing, lambda: progress.advance(unit_steps))
                 run_units(units, spawn, num_workers, lambda unit, report: progress.advance(unit_steps))
-    dataset = open_dataset(store)
-    return open_dataset(store, snapshot=write_snapshot(dataset))
+    return open_dataset(store, snapshot=pin_commits(store, manifest))
 
 
 def _iterate_missing(store: Store, missing: set[int], on_found: Any) -> Iterator[int]:
@@ -135,11 +136,13 @@ def _iterate_missing(store: Store, missing: set[int], on_found: Any) -> Iterator
     """
     order = list(missing)
     random.SystemRandom().shuffle(order)
-    listed_at = time.monotonic()
+    next_listing = time.monotonic() + LISTING_SECONDS
     done: set[int] = set()
     for unit in order:
-        if time.monotonic() - listed_at > LISTING_SECONDS:
-            done, listed_at = set(list_committed_units(store)), time.monotonic()
+        if (since := time.monotonic()) > next_listing:
+            done = set(list_committed_units(store))
+            now = time.monotonic()
+            next_listing = now + max(LISTING_SECONDS, (now - since) / LISTING_SHARE)
         if unit in done:
             on_found()
         else:
