@@ -150,7 +150,7 @@ class LocalStore:
                     except OSError as error:  # a temporary file goes while it is looked at, a link leads to itself
                         if error.errno not in (errno.ENOENT, errno.ELOOP):
                             raise
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         prefix = f"{directory}/" if directory else ""
         return [StoredObject(prefix + name, s.st_size, s.st_mtime) for name, s in sorted(files)]
