@@ -41,6 +41,7 @@ from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import pin_commits
 from diffplan.data.format import Manifest
+from diffplan.data.object_store import ObjectStore
 from diffplan.data.store import Store, open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.types import Episode
@@ -49,6 +50,7 @@ ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
 NO_OP = CollectionConfig(behavior="random", episode_steps=1, episodes_per_unit=1, num_steps=1)
 """The smallest unit: one episode of one step."""
 NUM_HOSTS = 2
+SECTIONS = ("scaling", "driver", "paced", "commits", "growth")
 
 
 @ray.remote(num_cpus=0, max_concurrency=10_000)
@@ -172,6 +174,8 @@ def measure_commits(directory: Path, num_units: int) -> dict[str, Any]:
     assert len(list_committed_units(two_actors)) == num_units
 
     # A file system that fsspec knows but that cannot put on a condition: commits go through one actor.
+    unconditional = ObjectStore(f"local://{directory}/alone")
+    alone = time_calls(lambda unit: unconditional.put_alone(f"commits/{unit:08d}.json", b"x" * 1_000), range(num_units))
     committed = serialize_commits(open_store(f"local://{directory}/committed"))
     assert type(committed).__name__ == "CommittedStore"
     num_clients = 8
@@ -189,10 +193,12 @@ def measure_commits(directory: Path, num_units: int) -> dict[str, Any]:
     result = {
         "one_process": one,
         "two_actors_units_per_second": (num_units - 1 - first) / (marks[-1] - marks[first]),
+        "committer_put": alone,
         "committer_puts_per_second": num_clients * (num_units // num_clients) / (time.perf_counter() - since),
     }
     print(f"commits  {one['wall_us_per_unit']:,.0f} us/unit in one process ({one['cpu_us_per_unit']:,.0f} us of CPU), "
-          f"{result['two_actors_units_per_second']:,.0f} units/s by two actors, "
+          f"{result['two_actors_units_per_second']:,.0f} units/s by two actors; "
+          f"{alone['cpu_us_per_unit']:,.0f} us of CPU a put of the committer, "
           f"{result['committer_puts_per_second']:,.0f} puts/s through the committer", flush=True)  # fmt: skip
     return result
 
@@ -260,6 +266,7 @@ def measure_scaling(directory: Path, num_units: int, repeats: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="others in --out are kept")
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 10, 100, 1_000, 4_000])
     parser.add_argument("--units", type=int, default=4_000, help="units of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
@@ -268,23 +275,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/coordinator.json"))
     args = parser.parse_args()
 
-    before = os.getloadavg()
-    with ray_session(), tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        result = {
-            "scaling": measure_scaling(root, args.scaling_units, args.repeats),
-            "driver": measure_driver(args.actors, args.units, args.repeats),
-            "paced": measure_paced(1_000, args.unit_seconds),
-            "commits": measure_commits(root, args.units // 2),
-            "growth": measure_growth(root, args.units // 2),
-        }
-    document = {
-        "command": " ".join(["python", "benchmarks/coordinator.py", *sys.argv[1:]]),
-        "machine": {"num_cores": os.cpu_count(), "load_before": before, "load_after": os.getloadavg()},
-        **result,
+    sections: dict[str, Callable[[Path], Any]] = {
+        "scaling": lambda root: measure_scaling(root, args.scaling_units, args.repeats),
+        "driver": lambda root: measure_driver(args.actors, args.units, args.repeats),
+        "paced": lambda root: measure_paced(1_000, args.unit_seconds),
+        "commits": lambda root: measure_commits(root, args.units // 4),
+        "growth": lambda root: measure_growth(root, args.units // 4),
     }
+    command = " ".join(["python", "benchmarks/coordinator.py", *sys.argv[1:]])
+    document = json.loads(args.out.read_text()) if args.out.exists() else {}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
+    with ray_session(), tempfile.TemporaryDirectory() as directory:
+        for name in args.sections:
+            load = os.getloadavg()[0]
+            result = sections[name](Path(directory))
+            # The processes that wanted a core in the minute before and in the last minute of the measurement.
+            machine = {"num_cores": os.cpu_count(), "load_before": load, "load_after": os.getloadavg()[0]}
+            document[name] = {"command": command, "machine": machine, "result": result}
+            args.out.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":
