@@ -70,12 +70,12 @@ def test_help_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for command in ("collect", "train", "tune", "evaluate", "report", "pipeline", "data"):
+    for command in ("collect", "train", "tune", "evaluate", "report", "status", "pipeline", "data"):
         assert f"\n  {command} " in result.stdout
 
 
 def test_help_names_every_command_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("collect", "train", "pipeline", "tune", "evaluate", "report"):
+    for command in ("collect", "train", "pipeline", "tune", "evaluate", "report", "status"):
         with pytest.raises(SystemExit) as exit_info:
             main([command, "--help"])
         assert exit_info.value.code == 0
@@ -113,6 +113,7 @@ def test_help_names_every_command_that_exists(capsys: pytest.CaptureFixture[str]
         (["data"], ["expected one of the actions", "verify"]),
         (["data", "verfy", "no/such"], ["'verfy'", "Did you mean 'verify'"]),
         (["report", "no/such"], ["no/such"]),
+        (["status", "no/such"], ["no/such", "expected a dataset"]),
         (["pipeline", "maze2d-umaze", "--resume"], ["--out"]),
     ],
     ids=lambda value: "-".join(map(str, value))[:60] if isinstance(value, list) else None,

@@ -29,6 +29,7 @@ commands
   plan CHECKPOINT --start X Y --goal X Y
                                   make one plan, under way-points and guides, and draw it
   report RUN                      write the report page of a run
+  status RUN                      what of a run is done, running, interrupted or failed, and what it has cost
   pipeline PRESET                 all of the above in one run directory
   data info|stats|head DIR        look at a dataset
   data verify|compact|sweep DIR   check every byte of it, join small shards, delete what is left over
@@ -90,7 +91,7 @@ def _find_command(name: str) -> Callable[[list[str]], int | None]:
 
     names = (
         *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "pipeline", "data", "baseline"),
-        *("table1", "submit", "jobs"),
+        *("status", "table1", "submit", "jobs"),
     )
     if name not in names:
         from diffplan.errors import ConfigError
@@ -104,6 +105,10 @@ def _find_command(name: str) -> Callable[[list[str]], int | None]:
         from diffplan import tuning_commands
 
         return tuning_commands.tune
+    if name == "status":
+        from diffplan import status_commands
+
+        return status_commands.status
     if name == "table1":
         from diffplan import table1_commands
 

@@ -105,8 +105,8 @@ class EvaluateArguments:
     policy: Positional[str]
     """Directory or URL of a checkpoint, a planner that comes with the package such as pretrained:maze2d-large, or a
     baseline such as baseline:waypoint."""
-    out: Path
-    """Directory of the results."""
+    out: str
+    """Directory or URL of the results."""
     protocol: str
     """maze2d (fixed goal) or multi2d (a goal for each episode)."""
     episodes: int = 100
@@ -117,8 +117,8 @@ class EvaluateArguments:
     """A position that every episode must reach, in place of the protocol's goal."""
     env_id: str | None = None
     """The environment, such as diffplan/Maze2D-Large-v1; that of the checkpoint if not given."""
-    settings: Path | None = None
-    """Planner settings, such as the best.json of a search; those of the checkpoint if not given."""
+    settings: str | None = None
+    """Path or URL of planner settings, such as the best.json of a search; those of the checkpoint if not given."""
     num_workers: int | None = None
     """Actors that run environments, one CPU each; as many as there are CPUs left if not given."""
     num_planners: int | None = None
@@ -131,8 +131,8 @@ class EvaluateArguments:
 class ReportArguments:
     """Write the report page of a run."""
 
-    run: Positional[Path]
-    """Directory of the run."""
+    run: Positional[str]
+    """Directory or URL of the run."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -140,8 +140,8 @@ class PipelineArguments:
     """Collect, train, search, evaluate and report in one run directory."""
 
     config: Annotated[Config, arg(name="")]
-    out: Path | None = None
-    """Directory of the run; a new one under runs/ if not given, which runs/latest then points at."""
+    out: str | None = None
+    """Directory or URL of the run; a new one under runs/ if not given, which runs/latest then points at."""
     episodes: int = 100
     """Evaluation episodes of each protocol."""
     seed: int = 0
@@ -244,7 +244,7 @@ def evaluate(arguments: list[str]) -> None:
         resume=parsed.resume,
     )
     show(format_table({parsed.protocol: summary}))
-    show(f"summary: {parsed.out / 'summary.json'}")
+    show(f"summary: {parsed.out}/summary.json")
 
 
 def report(arguments: list[str]) -> None:
@@ -272,7 +272,7 @@ def pipeline(arguments: list[str]) -> None:
     from diffplan.cluster.pipeline import new_run_directory, point_latest, run_pipeline
     from diffplan.evaluation.table import format_table
 
-    run = parsed.out or new_run_directory("runs", name)
+    run = parsed.out or str(new_run_directory("runs", name))
     summaries = run_pipeline(
         parsed.config,
         run,
@@ -286,9 +286,9 @@ def pipeline(arguments: list[str]) -> None:
         announce=lambda line: show(line, flush=True),
     )
     if parsed.out is None:
-        point_latest(run)
+        point_latest(Path(run))
     show("\n" + format_table(summaries))
-    show(f"\nreport: {run / 'report.html'}")
+    show(f"\nreport: {run}/report.html")
 
 
 def data(arguments: list[str]) -> None:

@@ -19,9 +19,13 @@ class Progress:
         total: units of work.
         unit: name of a unit.
         initial: units done before, by a run that is resumed.
+        on_advance: called with the units done whenever they are counted.
     """
 
-    def __init__(self, label: str, total: int, unit: str, initial: int = 0) -> None:
+    def __init__(
+        self, label: str, total: int, unit: str, initial: int = 0, on_advance: Callable[[int], None] | None = None
+    ) -> None:
+        self._on_advance = on_advance
         terminal = sys.stderr.isatty()
         line = "{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
         self._bar: tqdm[Any] = tqdm(
@@ -43,6 +47,8 @@ class Progress:
                 {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in values.items()}, refresh=False
             )
         self._bar.update(num_done)
+        if self._on_advance is not None:
+            self._on_advance(int(self._bar.n))
 
     def move_to(self, done: int, **values: object) -> None:
         """Set the count of work done; never backwards."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
@@ -27,8 +26,8 @@ class TuneArguments:
 
     source: Positional[str]
     """Directory or URL of the checkpoint whose settings are searched; for a study of kind training, of the dataset."""
-    out: Path
-    """Directory of the search."""
+    out: str
+    """Directory or URL of the search."""
     study: str = DEFAULT_STUDY
     """What is searched for: a name of `tune --list`, or a JSON file of one's own."""
     preset: str | None = None
@@ -109,28 +108,30 @@ def _size(parsed: TuneArguments, study: Study, config: Config) -> SearchConfig:
 
 
 def _describe_best(parsed: TuneArguments, study: Study, best: dict[str, Any]) -> list[str]:
-    from diffplan.report.search_files import BEST, PARETO, PICTURE
+    from diffplan.report.search_files import BEST, PICTURE
 
     lines = [
         f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes "
         f"({', '.join(best['protocols'])}): score {best['score_mean']:.1f}, success {best['success_rate']:.1%}, "
         f"{1e3 * best['plan_seconds']:.1f} ms of planning in an episode",
-        f"settings: {parsed.out / BEST}",
+        f"settings: {parsed.out}/{BEST}",
     ]
     if study.is_pareto:
-        lines += _describe_front(parsed.out / PARETO)
+        lines += _describe_front(parsed.out)
     if study.kind == "training":
         options = shlex.join(best["train_arguments"])
         lines.append(f"train it: diffplan train {parsed.preset} --data {parsed.source} --out DIR {options}")
-    return [*lines, f"picture: {parsed.out / PICTURE}"]
+    return [*lines, f"picture: {parsed.out}/{PICTURE}"]
 
 
-def _describe_front(path: Path) -> list[str]:
+def _describe_front(out: str) -> list[str]:
     import json
 
+    from diffplan.data.store import open_store
+    from diffplan.report.search_files import PARETO
     from diffplan.terminal import draw_table
 
-    front = json.loads(path.read_text())
+    front = json.loads(open_store(out).read(PARETO))
     rows = [
         [
             point["settings_file"],
@@ -142,7 +143,7 @@ def _describe_front(path: Path) -> list[str]:
         for point in front["points"]
     ]
     table = draw_table(("Pareto front", "score", "success", "planning", ""), rows)
-    return ["", *table, "", f"front: {path}"]
+    return ["", *table, "", f"front: {out}/{PARETO}"]
 
 
 def describe_studies() -> list[str]:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from diffplan import cli
 from diffplan.cluster.pipeline import new_run_directory, point_latest, run_pipeline
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import open_dataset
@@ -35,6 +36,35 @@ def test_a_run_holds_what_others_rely_on(run: Path) -> None:
         "collect", "train", "tune", "evaluate maze2d", "evaluate multi2d", "report",
     ]  # fmt: skip
     assert record["command"] == "this test"
+
+
+def test_the_status_of_a_run_tells_what_every_stage_did_and_cost(
+    run: Path, tiny_config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status", str(run), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    stages = {stage["stage"]: stage for stage in record["stages"]}
+    assert {name: (stage["state"], stage["done"], stage["total"]) for name, stage in stages.items()} == {
+        "collect": ("done", 6_000, 6_000),
+        "train": ("done", tiny_config.training.num_steps, tiny_config.training.num_steps),
+        "tune": ("done", 3, 3),
+        "evaluate maze2d": ("done", 4, 4),
+        "evaluate multi2d": ("done", 4, 4),
+        "report": ("done", 1, 1),
+    }
+    for stage in stages.values():
+        assert stage["attempts"] == 1
+        assert 0 < stage["cpu_hours"] <= 2 * stage["seconds"] / 3_600 + 1e-9
+        assert stage["gpu_hours"] == 0
+    assert record["cpu_hours"] == pytest.approx(sum(stage["cpu_hours"] for stage in stages.values()))
+    assert cli.main(["status", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "stage", "collect", "train", "tune", "evaluate", "evaluate", "report", "total",
+    ]  # fmt: skip
+    for part, stage in (("dataset", "collect"), ("checkpoint", "train"), ("search", "tune"), ("evaluation/maze2d", "")):
+        assert cli.main(["status", str(run / part)]) == 0
+        assert f"{stage}" in capsys.readouterr().out.splitlines()[1]
 
 
 def test_evaluation_plans_with_the_settings_that_the_search_found(run: Path) -> None:

@@ -17,15 +17,18 @@ from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, r
 from diffplan.cluster.units import run_units
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_manifest, write_snapshot
+from diffplan.data.dataset import TrajectoryDataset, open_dataset, pin_commits, read_manifest
 from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest
 from diffplan.data.store import LocalStore, Store, open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError, DataError
 from diffplan.progress import Progress
+from diffplan.usage import record_usage
 
 LISTING_SECONDS = 2.0
-"""How often a coordinator looks for units that another one has collected."""
+"""How often a coordinator looks for units that another one has collected, at most."""
+LISTING_SHARE = 0.02
+"""Share of its time that it spends on that, at most: a listing takes longer the more units there are."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,16 @@ def _collect(
 
             unit_steps = collection.episodes_per_unit * collection.episode_steps
             done_steps = (collection.num_units - len(missing)) * unit_steps
-            with Progress("collect", collection.num_units * unit_steps, "steps", initial=done_steps) as progress:
+            total = collection.num_units * unit_steps
+            with (
+                record_usage(
+                    store, "collect", cpus=num_workers, total=total, unit="steps", initial=done_steps
+                ) as usage,
+                Progress("collect", total, "steps", initial=done_steps, on_advance=usage.count) as progress,
+            ):
                 units = _iterate_missing(store, missing, lambda: progress.advance(unit_steps))
                 run_units(units, spawn, num_workers, lambda unit, report: progress.advance(unit_steps))
-    dataset = open_dataset(store)
-    return open_dataset(store, snapshot=write_snapshot(dataset))
+    return open_dataset(store, snapshot=pin_commits(store, manifest))
 
 
 def _iterate_missing(store: Store, missing: set[int], on_found: Any) -> Iterator[int]:
@@ -129,11 +137,13 @@ def _iterate_missing(store: Store, missing: set[int], on_found: Any) -> Iterator
     """
     order = list(missing)
     random.SystemRandom().shuffle(order)
-    listed_at = time.monotonic()
+    next_listing = time.monotonic() + LISTING_SECONDS
     done: set[int] = set()
     for unit in order:
-        if time.monotonic() - listed_at > LISTING_SECONDS:
-            done, listed_at = set(list_committed_units(store)), time.monotonic()
+        if (since := time.monotonic()) > next_listing:
+            done = set(list_committed_units(store))
+            now = time.monotonic()
+            next_listing = now + max(LISTING_SECONDS, (now - since) / LISTING_SHARE)
         if unit in done:
             on_found()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import time
@@ -15,10 +16,19 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
+from diffplan.cluster.committer import adopt_variables, find_variables
 from diffplan.cluster.planner_actor import RemotePlanner, count_planners, spawn_planners
-from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, ray_session, require_resources
+from diffplan.cluster.runtime import (
+    ROLLOUT_POOL,
+    count_gpus,
+    count_workers,
+    prefer_pool,
+    ray_session,
+    require_resources,
+)
 from diffplan.cluster.units import run_units
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
+from diffplan.data.store import Store, open_store
 from diffplan.errors import ConfigError
 from diffplan.evaluation.policies import MakePolicy, follow_planner
 from diffplan.evaluation.protocol import apply_protocol
@@ -27,12 +37,13 @@ from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.evaluation.sources import PolicySource, find_policy
 from diffplan.evaluation.unit_results import UnitResults
 from diffplan.progress import Progress
+from diffplan.run_directory import SUMMARY
+from diffplan.usage import record_usage
 
 EPISODES_PER_UNIT = 25
 """Episodes that an actor plans for at once. Part of the protocol: it fixes which random numbers a plan sees."""
 NUM_RECORDED = 8
 """Episodes whose trajectories are kept for drawing."""
-SUMMARY = "summary.json"
 
 
 @ray.remote(num_cpus=1)
@@ -47,7 +58,9 @@ class EvaluationActor:
         seed: int,
         episodes: int,
         goal: Sequence[float] | None,
+        variables: dict[str, str],
     ) -> None:
+        adopt_variables(variables)  # the checkpoint may lie in an object store
         torch.set_num_threads(1)
         self._make_policy = load() if planner is None else follow_planner(RemotePlanner(planner))
         self._env, self._seed, self._episodes, self._goal = env, seed, episodes, goal
@@ -79,7 +92,7 @@ def evaluate(
 
     Args:
         policy: the policy, or its name; see `diffplan.evaluation.sources.find_policy`.
-        out: directory of the results; replaced if there are some.
+        out: directory or URL of the results; replaced if there are some.
         protocol: `maze2d` (fixed goal) or `multi2d` (a goal for each episode).
         episodes: number of episodes.
         seed: seed of the episodes; never overlaps with those of tuning.
@@ -97,10 +110,10 @@ def evaluate(
     Raises:
         ConfigError: unknown protocol, no episodes, a goal inside a wall, or to resume another evaluation.
         CheckpointError: no checkpoint, or a damaged one.
+        StoreError: the store of a URL cannot be reached.
         PlanningError: settings that the model cannot serve.
         ClusterError: too few CPUs, or actors or planners that keep dying.
     """
-    out = Path(out).absolute()
     for name, value in (("episodes", episodes), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
@@ -117,15 +130,15 @@ def evaluate(
         "goal": None if goal is None else list(goal),
         "episodes_per_unit": EPISODES_PER_UNIT,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / SUMMARY).unlink(missing_ok=True)  # written last: where it is, everything is
-    kept = UnitResults(out, {"protocol": protocol, "episodes": episodes, **config}, resume=resume)
+    store = open_store(out)
+    store.delete(SUMMARY)  # written last: where it is, everything is
+    kept = UnitResults(store, {"protocol": protocol, "episodes": episodes, **config}, resume=resume)
     done = kept.read()
     results = [result for unit in done.values() for result in unit]
 
     def on_done(unit: int, result: tuple[list[EpisodeResult], list[RecordedEpisode]]) -> None:
         if unit == 0:
-            save_recordings(out / "recordings.npz", result[1])
+            save_recordings(store, result[1])
         kept.write(unit, result[0])
         results.extend(result[0])
         progress.advance(len(result[0]), score=float(np.mean([r.score for r in results])))
@@ -144,11 +157,22 @@ def evaluate(
         take_turns = itertools.cycle(planners or [None])
         since = time.perf_counter()
         try:
-            with Progress("evaluate", episodes, "episodes", initial=len(results)) as progress:
+            with (
+                record_usage(
+                    store,
+                    "evaluate",
+                    cpus=num_workers + num_planners,
+                    gpus=min(num_planners, count_gpus()),
+                    total=episodes,
+                    unit="episodes",
+                    initial=len(results),
+                ) as usage,
+                Progress("evaluate", episodes, "episodes", initial=len(results), on_advance=usage.count) as progress,
+            ):
                 run_units(
                     units,
                     lambda: EvaluationActor.options(**prefer_pool(ROLLOUT_POOL)).remote(
-                        source.load, next(take_turns), env, seed, episodes, goal
+                        source.load, next(take_turns), env, seed, episodes, goal, find_variables()
                     ),
                     num_workers,
                     on_done,
@@ -159,14 +183,18 @@ def evaluate(
         wall_seconds = time.perf_counter() - since
     results.sort(key=lambda result: result.episode)
     summary = summarize(results, env_id=env.env_id, protocol=protocol, wall_seconds=wall_seconds, config=config)
-    pq.write_table(pa.Table.from_pylist(results_to_rows(results)), out / "episodes.parquet", compression="zstd")
-    (out / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    table = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(results_to_rows(results)), table, compression="zstd")
+    store.replace("episodes.parquet", table.getvalue().to_pybytes())
+    store.replace(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
     kept.remove()
     return summary
 
 
-def save_recordings(path: Path, recorded: list[RecordedEpisode]) -> None:
-    """Write trajectories and plans: arrays `observations_<i>`, `plan_<i>`, `goal_<i>` of the i-th recorded episode.
+def save_recordings(store: Store, recorded: list[RecordedEpisode]) -> None:
+    """Write trajectories and plans into `recordings.npz`.
+
+    It has the arrays `observations_<i>`, `plan_<i>`, `goal_<i>` of the i-th recorded episode.
 
     A policy without plans has empty ones.
     """
@@ -176,4 +204,6 @@ def save_recordings(path: Path, recorded: list[RecordedEpisode]) -> None:
         none = np.empty((0, *episode.observations.shape[1:]), dtype=np.float32)
         arrays[f"plan_{i}"] = none if episode.plan is None else episode.plan.observations
         arrays[f"goal_{i}"] = np.asarray(episode.result.goal)
-    np.savez_compressed(path, **arrays)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    store.replace("recordings.npz", content.getvalue())

@@ -16,27 +16,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffplan.checkpoint import is_checkpoint, load_checkpoint
+from diffplan.checkpoint import load_checkpoint
 from diffplan.cluster.collect import collect
 from diffplan.cluster.evaluate import evaluate
 from diffplan.cluster.runtime import ray_session
-from diffplan.cluster.train import RUN_NAME as TRAINING_RUN_NAME
 from diffplan.cluster.train import train_on_cluster
+from diffplan.cluster.train_storage import has_run, open_run
 from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, config_from_json, config_to_json
+from diffplan.data.dataset import list_snapshots
+from diffplan.data.store import Store, open_store
 from diffplan.errors import ConfigError
 from diffplan.planning.settings import load_settings
 from diffplan.report.page import write_report
+from diffplan.report.search_files import BEST
+from diffplan.run_directory import (
+    CHECKPOINT,
+    CONFIG,
+    DATASET,
+    EVALUATION,
+    PIPELINE,
+    REPORT,
+    SEARCH,
+    SUMMARY,
+    TENSORBOARD,
+)
+from diffplan.usage import record_usage
 
 PROTOCOLS = ("maze2d", "multi2d")
-DATASET, CHECKPOINT, SEARCH, EVALUATION, TENSORBOARD, REPORT = (
-    "dataset",
-    "checkpoint",
-    "search",
-    "evaluation",
-    "tensorboard",
-    "report.html",
-)
 
 
 @dataclass
@@ -66,7 +73,7 @@ def run_pipeline(
 
     Args:
         config: the experiment.
-        run: directory of the run.
+        run: directory or URL of the run.
         preset: name to record.
         command: command line to record.
         episodes: evaluation episodes of each protocol.
@@ -82,9 +89,11 @@ def run_pipeline(
     Raises:
         DiffplanError: whatever a stage raises; the stages before it stay done.
     """
-    run = Path(run).absolute()
-    _open_run(run, config, resume)
-    record = _read_record(run) or PipelineRecord(preset, command, {"cpus": os.cpu_count(), "arch": platform.machine()})
+    store = open_store(run)
+    _open_run(store, config, resume)
+    record = _read_record(store) or PipelineRecord(
+        preset, command, {"cpus": os.cpu_count(), "arch": platform.machine()}
+    )
     with ray_session():
 
         def stage(name: str, is_done: bool, work: Callable[[], Any]) -> None:
@@ -94,41 +103,41 @@ def run_pipeline(
             since = time.perf_counter()
             work()
             record.stages.append({"name": name, "seconds": round(time.perf_counter() - since, 1)})
-            (run / "pipeline.json").write_text(json.dumps(record.__dict__, indent=2) + "\n")
+            store.replace(PIPELINE, (json.dumps(record.__dict__, indent=2) + "\n").encode())
 
-        dataset, checkpoint, search = run / DATASET, run / CHECKPOINT, run / SEARCH
+        dataset, checkpoint, search = (store.locate(name) for name in (DATASET, CHECKPOINT, SEARCH))
         announce(f"[1/5] collect {config.collection.num_steps:,} steps of {config.env.env_id} into {dataset}")
         stage(
             "collect",
-            _is_collected(dataset),
+            bool(list_snapshots(open_store(dataset))),
             lambda: collect(config.env, config.collection, dataset, num_workers=num_workers, resume=resume),
         )
         announce(f"[2/5] train {config.training.num_steps:,} steps into {checkpoint}")
         stage(
             "train",
-            is_checkpoint(checkpoint) and load_checkpoint(checkpoint).step == config.training.num_steps,
+            _is_trained(checkpoint, config.training.num_steps),
             lambda: train_on_cluster(
                 config,
                 dataset,
                 checkpoint,
                 use_gpu=use_gpu,
-                resume=resume and (checkpoint / TRAINING_RUN_NAME).exists(),
-                tensorboard=run / TENSORBOARD,
+                resume=resume and has_run(open_run(checkpoint)),
+                tensorboard=store.locate(TENSORBOARD),
             ),
         )
         announce(f"[3/5] search {config.search.num_trials} planner settings into {search}")
         stage(
             "tune",
-            (search / "best.json").exists(),
+            _has(store, f"{SEARCH}/{BEST}"),
             lambda: tune_planner(checkpoint, search, resume=resume),
         )
-        settings = load_settings(search / "best.json")
+        settings = load_settings(f"{search}/{BEST}")
         for protocol in PROTOCOLS:
-            out = run / EVALUATION / protocol
+            out = store.locate(f"{EVALUATION}/{protocol}")
             announce(f"[4/5] evaluate {episodes} episodes of {protocol} into {out}")
             stage(
                 f"evaluate {protocol}",
-                (out / "summary.json").exists(),
+                _has(store, f"{EVALUATION}/{protocol}/{SUMMARY}"),
                 lambda out=out, protocol=protocol: evaluate(
                     checkpoint,
                     out,
@@ -137,11 +146,18 @@ def run_pipeline(
                     seed=seed,
                     settings=settings,
                     num_workers=num_workers,
+                    resume=resume,
                 ),
             )
-    announce(f"[5/5] report {run / REPORT}")
-    stage("report", False, lambda: write_report(run))
-    return {p: json.loads((run / EVALUATION / p / "summary.json").read_text()) for p in PROTOCOLS}
+    announce(f"[5/5] report {store.locate(REPORT)}")
+
+    def report() -> None:
+        with record_usage(store, "report", cpus=1) as usage:
+            write_report(store.uri)
+            usage.count(1)
+
+    stage("report", False, report)
+    return {p: json.loads(store.read(f"{EVALUATION}/{p}/{SUMMARY}")) for p in PROTOCOLS}
 
 
 def new_run_directory(parent: str | Path, preset: str) -> Path:
@@ -163,24 +179,31 @@ def point_latest(run: Path) -> None:
     temporary.replace(link)
 
 
-def _open_run(run: Path, config: Config, resume: bool) -> None:
-    path = run / "config.json"
-    if path.exists():
-        if not resume:
-            raise ConfigError(f"{run}: there is a run already; go on with it by --resume, or take another --out")
-        if config_from_json(Config, path.read_text()) != config:
-            raise ConfigError(
-                f"{run}: the run was begun with other settings; resume with the same, or take another --out"
-            )
+def _open_run(store: Store, config: Config, resume: bool) -> None:
+    try:
+        begun = store.read(CONFIG)
+    except FileNotFoundError:
+        store.replace(CONFIG, config_to_json(config).encode())
         return
-    run.mkdir(parents=True, exist_ok=True)
-    path.write_text(config_to_json(config))
+    if not resume:
+        raise ConfigError(f"{store.uri}: there is a run already; go on with it by --resume, or take another --out")
+    if config_from_json(Config, begun.decode()) != config:
+        raise ConfigError(
+            f"{store.uri}: the run was begun with other settings; resume with the same, or take another --out"
+        )
 
 
-def _read_record(run: Path) -> PipelineRecord | None:
-    path = run / "pipeline.json"
-    return PipelineRecord(**json.loads(path.read_text())) if path.exists() else None
+def _read_record(store: Store) -> PipelineRecord | None:
+    try:
+        return PipelineRecord(**json.loads(store.read(PIPELINE)))
+    except FileNotFoundError:
+        return None
 
 
-def _is_collected(dataset: Path) -> bool:
-    return (dataset / "snapshots").is_dir() and any((dataset / "snapshots").glob("*.parquet"))
+def _is_trained(checkpoint: str, num_steps: int) -> bool:
+    """Whether there is a whole checkpoint of so many steps."""
+    return open_run(checkpoint).is_whole("") and load_checkpoint(checkpoint).step == num_steps
+
+
+def _has(store: Store, name: str) -> bool:
+    return any(stored.name == name for stored in store.list(name.rpartition("/")[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,13 @@ class SearchProgress(tune.Callback):
         num_trials: of the whole search.
         metric: what is shown of the best trial.
         mode: `min` or `max`.
+        on_advance: called with the number of trials that are over.
     """
 
-    def __init__(self, journal: SearchJournal, num_trials: int, metric: str, mode: str) -> None:
+    def __init__(
+        self, journal: SearchJournal, num_trials: int, metric: str, mode: str, on_advance: Callable[[int], None]
+    ) -> None:
+        self._on_advance: Callable[[int], None] | None = on_advance
         self._journal: SearchJournal | None = journal
         self._num_done, self._num_trials = journal.num_finished, num_trials
         self._metric, self._choose = metric, min if mode == "min" else max
@@ -103,13 +108,15 @@ class SearchProgress(tune.Callback):
 
     def _count(self, value: float | None) -> None:
         if self._bar is None:
-            self._bar = Progress("tune", self._num_trials, "trials", initial=self._num_done)
+            self._bar = Progress(
+                "tune", self._num_trials, "trials", initial=self._num_done, on_advance=self._on_advance
+            )
         if value is not None:
             self._best = value if self._best is None else self._choose(self._best, value)
         self._bar.advance(1, **({} if self._best is None else {"best": float(self._best)}))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bar": None, "_journal": None}
+        return {**self.__dict__, "_bar": None, "_journal": None, "_on_advance": None}
 
 
 def _pick(result: dict[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,10 @@ import numpy as np
 
 from diffplan.checkpoint import is_checkpoint, load_checkpoint
 from diffplan.cluster.collect import collect
-from diffplan.cluster.evaluate import SUMMARY, evaluate
+from diffplan.cluster.evaluate import evaluate
 from diffplan.cluster.offline_rl import train_offline_rl
 from diffplan.cluster.runtime import ray_session
-from diffplan.cluster.train import RUN_NAME, train_on_cluster
+from diffplan.cluster.train import train_on_cluster
 from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, EnvConfig, SearchConfig
 from diffplan.config.offline_rl import Algorithm
@@ -41,6 +41,7 @@ from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
 from diffplan.presets import get_preset
 from diffplan.report.table1 import MAZES, METHOD_TITLES, PROTOCOL_TITLES, draw_table, format_page, make_row
+from diffplan.run_directory import RUN_NAME, SUMMARY
 from diffplan.suggestion import unknown_name
 from diffplan.training.companions import CALIBRATION, fit_companions
 from diffplan.tuning.studies import find_study

@@ -28,9 +28,9 @@ from diffplan.cluster.runtime import (
 )
 from diffplan.cluster.train_storage import (
     NUM_CHECKPOINTS,
-    RUN_NAME,
     TENSORBOARD,
     RunStorage,
+    find_newest_step,
     has_run,
     open_run,
     publish,
@@ -42,11 +42,11 @@ from diffplan.config import Config, config_to_json
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
 from diffplan.errors import CheckpointError, DataError
 from diffplan.progress import Progress
+from diffplan.run_directory import PIN_NAME, RUN_NAME
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
+from diffplan.usage import UsageRecorder, record_usage
 
-PIN_NAME = "pinned.json"
-"""Names the snapshot that a run trains on; checkpoints repeat it."""
 RESIZE_SECONDS = 60.0
 """Time between two looks whether an elastic run could have more workers; taking them costs a restart."""
 
@@ -132,7 +132,7 @@ def train_on_cluster(
             use_gpu = count_gpus() >= sizes[0]
         if cpus_per_worker is None:
             cpus_per_worker = 1 if use_gpu else max(int(ray.cluster_resources().get("CPU", 1)) // sizes[-1], 1)
-        each = {"CPU": cpus_per_worker, "GPU": int(use_gpu)}
+        each: dict[str, float] = {"CPU": cpus_per_worker, "GPU": int(use_gpu)}
         require_resources(
             sizes[0],
             each,
@@ -167,9 +167,20 @@ def train_on_cluster(
                 **storage.ray_storage(),
             ),
         )
-        with _ShownProgress(board, config.training.num_steps, [name for name in each if each[name]]):
-            _fit(trainer)
-    publish(storage)
+        # An elastic run begins with the fewest workers that it may, until its first report says how many there are.
+        usage = record_usage(
+            storage.uri,
+            "train",
+            cpus=sizes[0] * cpus_per_worker,
+            gpus=sizes[0] if use_gpu else 0,
+            total=config.training.num_steps,
+            unit="steps",
+            initial=find_newest_step(storage),
+        )
+        with usage as recorder:
+            with _ShownProgress(board, config.training.num_steps, recorder, each):
+                _fit(trainer)
+            publish(storage)
     sweep(storage)
     return storage.uri if "://" in storage.uri else Path(storage.uri)
 
@@ -228,12 +239,13 @@ def _find_cause(error: BaseException) -> BaseException:
 
 
 class _ShownProgress:
-    """Shows the board's progress from a thread while `fit` blocks, or what it waits for."""
+    """Shows and records the board's progress from a thread while `fit` blocks, or what it waits for."""
 
-    def __init__(self, board: Any, num_steps: int, resources: list[str]) -> None:
-        self._board, self._resources = board, resources
+    def __init__(self, board: Any, num_steps: int, recorder: UsageRecorder, each: dict[str, float]) -> None:
+        self._board, self._recorder, self._each = board, recorder, each
+        self._resources = [name for name in each if each[name]]
         self._wait_told_at: float | None = time.monotonic()
-        self._bar = Progress("train", num_steps, "steps")
+        self._bar = Progress("train", num_steps, "steps", on_advance=recorder.count)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -261,4 +273,6 @@ class _ShownProgress:
             return  # a late picture of progress is no reason to fail
         if latest:
             self._wait_told_at = None
+            num_workers = int(latest["num_workers"])
+            self._recorder.hold(num_workers * self._each["CPU"], num_workers * self._each.get("GPU", 0))
             self._bar.move_to(int(latest["step"]), loss=latest["loss"])

@@ -20,7 +20,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,14 +32,12 @@ from diffplan.cluster.committer import adopt_variables, find_variables
 from diffplan.data.object_store import ObjectStore
 from diffplan.data.store import LocalStore, open_store
 from diffplan.errors import CheckpointError
+from diffplan.run_directory import RUN_NAME, STEP_PREFIX
 
-RUN_NAME = "run"
-"""Folder of checkpoints and of Ray Train's own files under the output directory."""
 TENSORBOARD = "tensorboard"
 NUM_CHECKPOINTS = 2
 """Checkpoints that are kept to go on from."""
 RAY_NOTE = "checkpoint_manager_snapshot.json"
-STEP_PREFIX = "step_"
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs"}
 """Protocols of stores that have no directories."""
 
@@ -103,17 +100,11 @@ class LocalRun:
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file, whole or not at all."""
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        LocalStore(self.root).replace(name, content)
 
     def list_directories(self, name: str) -> list[str]:
         """Paths of the directories directly in a directory."""
-        directory = self.root / name
-        found = directory.iterdir() if directory.is_dir() else ()
-        return sorted(str(path.relative_to(self.root)) for path in found if path.is_dir())
+        return LocalStore(self.root).list_directories(name)
 
     def delete(self, name: str) -> None:
         """Delete a file or a directory, if there is one."""
@@ -168,7 +159,7 @@ class StoreRun:
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace an object."""
-        self._store.write(name, [content])
+        self._store.replace(name, content)
 
     def list_directories(self, name: str) -> list[str]:
         """Prefixes directly under a prefix."""
@@ -263,6 +254,12 @@ def list_checkpoints(storage: RunStorage) -> list[str]:
 def find_newest_checkpoint(storage: RunStorage) -> str | None:
     """The newest whole checkpoint of a run; None if there is none."""
     return next((name for name in reversed(list_checkpoints(storage)) if storage.is_whole(name)), None)
+
+
+def find_newest_step(storage: RunStorage) -> int:
+    """The step that a run goes on from; 0 if it begins."""
+    newest = find_newest_checkpoint(storage)
+    return 0 if newest is None else int(newest.rpartition(STEP_PREFIX)[2])
 
 
 def sweep(storage: RunStorage) -> None:

@@ -19,7 +19,6 @@ from torch.utils.tensorboard import SummaryWriter
 from diffplan import checkpoint as checkpoints
 from diffplan.cluster.committer import adopt_variables
 from diffplan.cluster.train_storage import (
-    STEP_PREFIX,
     EventFiles,
     find_newest_checkpoint,
     make_scratch_directory,
@@ -32,6 +31,7 @@ from diffplan.diffusion.denoiser import Denoiser
 from diffplan.environments import get_maze
 from diffplan.planning.planner import Planner
 from diffplan.report.figures import draw_sampled_plans, figure_to_array
+from diffplan.run_directory import STEP_PREFIX
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import TrainingProgress, train
 from diffplan.training.state import TrainingState
@@ -101,7 +101,7 @@ class _Reporter:
 
     def log(self, progress: TrainingProgress) -> None:
         """Show scalars."""
-        self._settings["board"].post.remote(asdict(progress))
+        self._settings["board"].post.remote({**asdict(progress), "num_workers": self._num_workers})
         for name in ("loss", "gradient_norm", "learning_rate"):
             self._writer.add_scalar(f"train/{name}", getattr(progress, name), progress.step)
         if progress.validation_loss is not None:

@@ -34,7 +34,14 @@ IS_FULL = "is_full"
 
 
 def run_planner_trial(
-    params: dict[str, Any], *, study: Study, config: Config, search: SearchConfig, envs: list[EnvConfig], source: str
+    params: dict[str, Any],
+    *,
+    study: Study,
+    config: Config,
+    search: SearchConfig,
+    envs: list[EnvConfig],
+    source: str,
+    variables: dict[str, str],
 ) -> None:
     """Evaluate settings of a finished model; each block adds episodes to those before.
 
@@ -45,8 +52,10 @@ def run_planner_trial(
         search: number and size of the blocks.
         envs: the environment under each protocol.
         source: the checkpoint.
+        variables: what its store needs (`find_variables`).
     """
     torch.set_num_threads(1)
+    adopt_variables(variables)
     planner = load_planner(source, apply_params(study, config, params).planning)
     results: list[EpisodeResult] = []
     for block in range(search.num_blocks):

@@ -23,7 +23,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from diffplan.checkpoint import CONFIG, load_checkpoint
 from diffplan.cluster.committer import find_variables
 from diffplan.cluster.proposals import JournalSearcher, SearchProgress
-from diffplan.cluster.runtime import count_gpus, ray_session, require_resources
+from diffplan.cluster.runtime import count_gpus, count_workers, ray_session, require_resources
+from diffplan.cluster.search_storage import SearchStorage, open_search, read_begun_at
 from diffplan.cluster.trials import run_planner_trial, run_training_trial
 from diffplan.config import Config, EnvConfig, SearchConfig, config_to_dict
 from diffplan.data.dataset import open_dataset, write_snapshot
@@ -32,13 +33,14 @@ from diffplan.evaluation.protocol import apply_protocol
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import with_settings
 from diffplan.pretrained import PREFIX
-from diffplan.report.search_files import BEST, write_search
+from diffplan.report.search_files import write_search
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
-from diffplan.tuning.journal import FILE_NAME, SearchJournal, hold_search, read_begun
+from diffplan.tuning.journal import SearchJournal
 from diffplan.tuning.metrics import LESS_IS_BETTER
 from diffplan.tuning.space import make_space, read_own_values
 from diffplan.tuning.studies import DEFAULT_STUDY, Study, find_study, size_search
+from diffplan.usage import record_usage
 
 RUN_NAME = "run"
 """Directory of what Tune itself writes."""
@@ -88,7 +90,7 @@ def tune_planner(
 
     Args:
         checkpoint: directory or URL of the checkpoint.
-        out: directory of the search.
+        out: directory or URL of the search.
         study: what is searched for, of kind `planner`; None for the study `planner`.
         search: size and protocols of the search; None for those of the study on the checkpoint's experiment.
         resume: go on with a search that was interrupted.
@@ -116,9 +118,9 @@ def tune_planner(
         source=source,
         identity={"checkpoint": zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes())},
         trial=run_planner_trial,
-        arguments={},
+        arguments={"variables": find_variables()},
     )
-    return _run(task, Path(out).absolute(), resume=resume)
+    return _run(task, out, resume=resume)
 
 
 def tune_training(
@@ -139,7 +141,7 @@ def tune_training(
     Args:
         data: directory or URL of the dataset; the search is pinned to its newest snapshot.
         config: the experiment that is varied.
-        out: directory of the search.
+        out: directory or URL of the search.
         study: what is searched for, of kind `training`; None for the study `training`.
         search: size and protocols of the search; None for those of the study on the experiment.
         num_training_steps: steps of a full trial; None for the study's share of the experiment's.
@@ -162,7 +164,7 @@ def tune_training(
     if num_training_steps < 1:
         raise ConfigError(f"num_training_steps: expected at least 1, got {num_training_steps}")
     search = size_search(study, config.search) if search is None else search
-    begun = read_begun(Path(out)) if resume else {}
+    begun = read_begun_at(out) if resume else {}
     dataset = open_dataset(data, snapshot=begun.get("snapshot"))
     index_windows(dataset, config, held_out=False)  # raises here, in one line, what would else fail in every trial
     check_condition(config.network, dataset)  # likewise
@@ -187,47 +189,59 @@ def tune_training(
             "variables": find_variables(),
         },
     )
-    return _run(task, Path(out).absolute(), resume=resume)
+    return _run(task, out, resume=resume)
 
 
-def _run(task: _Task, out: Path, *, resume: bool) -> dict[str, Any]:
+def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
     """Run the trials that are still to be run, and write what came out."""
-    if not resume and ((out / FILE_NAME).exists() or (out / BEST).exists()):
-        raise ConfigError(f"{out}: there is a search already; go on with it by --resume, or take another --out")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why trials fail is in trials.json
     since = time.perf_counter()
-    with hold_search(out), ray_session():
+    with open_search(out, resume=resume) as storage, ray_session():
         require_resources(1, {"CPU": 1}, "a search", "start a larger cluster")
         study, search = task.study, task.search
-        journal = _open_journal(task, out)
+        at_once = min(search.max_concurrent_trials, count_workers(None))
+        journal = _open_journal(task, storage)
         for _ in range(MAX_ATTEMPTS):
             num_left = search.num_trials - journal.num_finished
             if num_left <= 0:
                 break
-            _make_tuner(task, journal, out, num_left).fit()
+            with record_usage(
+                storage.store,
+                "tune",
+                cpus=at_once,
+                gpus=min(at_once, count_gpus()) if _trains_on_gpu(study) else 0,
+                total=search.num_trials,
+                unit="trials",
+                initial=journal.num_finished,
+            ) as usage:
+                _make_tuner(task, journal, storage.directory, num_left, usage.count).fit()
             if journal.num_lost == 0:  # what failed by itself would do so again
                 break
-            journal = _open_journal(task, out)
-    trials = journal.read_trials()
-    if not any(trial.is_full for trial in trials):
-        raise ClusterError(f"{out}: no trial succeeded; the first error was: {trials[0].error if trials else None}")
-    return write_search(
-        out,
-        study=study,
-        config=task.config,
-        search=search,
-        space=task.space,
-        trials=trials,
-        source=task.source,
-        wall_seconds=time.perf_counter() - since,
-    )
+            journal = _open_journal(task, storage)
+        trials = journal.read_trials()
+        if not any(trial.is_full for trial in trials):
+            storage.save()
+            first = trials[0].error if trials else None
+            raise ClusterError(f"{storage.store.uri}: no trial succeeded; the first error was: {first}")
+        best = write_search(
+            storage.directory,
+            study=study,
+            config=task.config,
+            search=search,
+            space=task.space,
+            trials=trials,
+            source=task.source,
+            wall_seconds=time.perf_counter() - since,
+        )
+        storage.publish()
+    return best
 
 
-def _open_journal(task: _Task, out: Path) -> SearchJournal:
+def _open_journal(task: _Task, storage: SearchStorage) -> SearchJournal:
     """The search in its file; what failed or was running there is proposed again."""
     study, search = task.study, task.search
     return SearchJournal(
-        out,
+        storage.directory,
         study,
         task.space,
         begun={
@@ -237,10 +251,17 @@ def _open_journal(task: _Task, out: Path) -> SearchJournal:
         },
         own=read_own_values(study, task.config),
         seed=search.seed,
+        on_finish=storage.save,
     )
 
 
-def _make_tuner(task: _Task, journal: SearchJournal, out: Path, num_trials: int) -> tune.Tuner:
+def _trains_on_gpu(study: Study) -> bool:
+    return study.kind == "training" and count_gpus() > 0
+
+
+def _make_tuner(
+    task: _Task, journal: SearchJournal, directory: Path, num_trials: int, on_advance: Callable[[int], None]
+) -> tune.Tuner:
     study, search = task.study, task.search
     metric = study.objectives[0]
     mode = "min" if LESS_IS_BETTER[metric] else "max"
@@ -253,9 +274,8 @@ def _make_tuner(task: _Task, journal: SearchJournal, out: Path, num_trials: int)
         source=task.source,
         **task.arguments,
     )
-    trains_on_gpu = study.kind == "training" and count_gpus() > 0
     return tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1, "gpu": 1} if trains_on_gpu else {"cpu": 1}),
+        tune.with_resources(trainable, {"cpu": 1, "gpu": 1} if _trains_on_gpu(study) else {"cpu": 1}),
         tune_config=tune.TuneConfig(
             num_samples=num_trials,
             max_concurrent_trials=search.max_concurrent_trials,
@@ -266,9 +286,9 @@ def _make_tuner(task: _Task, journal: SearchJournal, out: Path, num_trials: int)
         ),
         run_config=tune.RunConfig(
             name=RUN_NAME,
-            storage_path=str(out),
+            storage_path=str(directory),
             verbose=0,
-            callbacks=[SearchProgress(journal, search.num_trials, metric, mode)],
+            callbacks=[SearchProgress(journal, search.num_trials, metric, mode, on_advance)],
         ),
     )
 

@@ -73,7 +73,7 @@ def run_units(
                     starting[actor.__ray_ready__.remote()] = actor
             if not running and not waiting:
                 return
-            ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=1)
+            ready = _wait([*running, *starting])
             silent_seconds = 0 if ready else silent_seconds + 1
             if silent_seconds >= WAITING_SECONDS and silent_seconds % WAITING_SECONDS == 0 and not running:
                 sys.stderr.write(f"waiting for room for {len(starting)} workers; free: {describe_free(('CPU',))}\n")
@@ -114,6 +114,18 @@ def run_units(
     finally:
         for actor in [*idle, *starting.values(), *(actor for actor, _ in running.values())]:
             ray.kill(actor)
+
+
+def _wait(references: list[Any]) -> list[Any]:
+    """All that are ready, as soon as one is; none after a second.
+
+    A look at all costs time in proportion to their number, so that one for each unit would make up most of the
+    driver's work where there are thousands of actors. The busier the driver, the more are ready at each look.
+    """
+    ready, _ = ray.wait(references, num_returns=1, timeout=1)
+    if ready and len(references) > 1:
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+    return ready
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -204,15 +204,25 @@ def write_snapshot(dataset: TrajectoryDataset) -> int:
 
     Where the newest snapshot does already, no new one is written.
     """
+    return pin_commits(dataset.store, dataset.manifest)
+
+
+def pin_commits(store: Store, manifest: Manifest) -> int:
+    """`write_snapshot` of a dataset that is not open, which would read all its commits once more.
+
+    Raises:
+        DataError: no commits, or a damaged or missing shard.
+    """
     while True:
-        numbers = list_snapshots(dataset.store)
-        state = read_state(dataset.store, dataset.manifest)
+        numbers = list_snapshots(store)
+        state = read_state(store, manifest)
         if state is None:
-            raise DataError(f"{dataset.uri}: the dataset has no episodes to pin")
-        current = relocate(dataset.store, dataset.manifest, state)
+            raise DataError(f"{store.uri}: the dataset has no episodes to pin")
+        current = relocate(store, manifest, state)
         if current is state and state.number is not None:
             return state.number
-        number = write_state(dataset.store, dataset.manifest, replace(current, base=numbers[-1] if numbers else None))
+        _check_sizes(store, current)
+        number = write_state(store, manifest, replace(current, base=numbers[-1] if numbers else None))
         if number is not None:
             return number
 

@@ -231,13 +231,17 @@ class ObjectStore:
             pass
         else:
             return False
+        self.replace(name, content)
+        return True
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Create or replace an object, whole or not at all."""
         if not self._protocols.isdisjoint(_EXTRAS):
             self._put(name, content, RECORD_PART_BYTES)
-            return True
+            return
         temporary = f"{name.rpartition('/')[0]}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}".lstrip("/")
         self._put(temporary, content, RECORD_PART_BYTES)  # other file systems show files that are half written
         self._call(name, self._file_system.mv, self._path(temporary), self._path(name))
-        return True
 
     def write(self, name: str, pieces: Iterable[Any]) -> None:
         """Create an object of a name that nobody else uses from buffers that follow one another."""

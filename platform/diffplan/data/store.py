@@ -74,12 +74,20 @@ class Store(Protocol):
         """The objects directly in a directory ("" for the root), by name; none where there is no such directory."""
         ...
 
+    def list_directories(self, directory: str) -> list[str]:
+        """Names of the directories directly in a directory ("" for the root); none where there is none."""
+        ...
+
     def put_if_absent(self, name: str, content: bytes) -> bool:
         """Create an object with its whole content, durably, unless there is one; returns whether this call did."""
         ...
 
     def write(self, name: str, pieces: Iterable[Any]) -> None:
         """Create an object of a name that nobody else uses, durably, from buffers that follow one another."""
+        ...
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Create or replace an object, whole or not at all, durably."""
         ...
 
     def delete(self, name: str) -> None:
@@ -142,10 +150,17 @@ class LocalStore:
                     except OSError as error:  # a temporary file goes while it is looked at, a link leads to itself
                         if error.errno not in (errno.ENOENT, errno.ELOOP):
                             raise
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         prefix = f"{directory}/" if directory else ""
         return [StoredObject(prefix + name, s.st_size, s.st_mtime) for name, s in sorted(files)]
+
+    def list_directories(self, directory: str) -> list[str]:
+        """Names of the directories directly in a directory ("" for the root); none where there is none."""
+        path = self.root / directory
+        with _reading(path):
+            found = path.iterdir() if path.is_dir() else ()
+            return sorted(str(child.relative_to(self.root)) for child in found if child.is_dir())
 
     def put_if_absent(self, name: str, content: bytes) -> bool:
         """Create a file with its whole content, durably, unless there is one; returns whether this call did."""
@@ -178,6 +193,17 @@ class LocalStore:
                 path.unlink(missing_ok=True)  # the disk may be full
             raise
         path.chmod(0o444)  # shards never change
+        sync_directory(path.parent)
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Create or replace a file, whole or not at all, durably."""
+        path = self.root / name
+        temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            self._write_durably(temporary, [content])
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
 
     def _write_durably(self, path: Path, pieces: Iterable[Any]) -> None:

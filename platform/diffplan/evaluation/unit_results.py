@@ -7,13 +7,12 @@ results of something else are never mixed in.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from diffplan.data.store import LocalStore, Store, open_store
 from diffplan.errors import ConfigError
 from diffplan.evaluation.scores import EpisodeResult
 
@@ -21,10 +20,10 @@ UNITS, DESCRIPTION = "units", "evaluation.json"
 
 
 class UnitResults:
-    """Results of units in the directory of an evaluation.
+    """Results of units in the output of an evaluation.
 
     Args:
-        out: the directory.
+        out: its directory or URL.
         description: what is evaluated, as JSON values.
         resume: go on with the units that are there.
 
@@ -32,43 +31,45 @@ class UnitResults:
         ConfigError: to resume, and what is there was begun with something else.
     """
 
-    def __init__(self, out: Path, description: dict[str, Any], *, resume: bool) -> None:
-        self._directory = out / UNITS
+    def __init__(self, out: str | Path | Store, description: dict[str, Any], *, resume: bool) -> None:
+        self._store = open_store(out)
         description = json.loads(json.dumps(description))
-        path = self._directory / DESCRIPTION
-        if self._directory.exists() and resume:
-            begun = json.loads(path.read_text()) if path.exists() else None
+        if resume:
+            begun = self._read_description()
             if begun is not None and begun != description:
                 different = sorted(k for k in {*begun, *description} if begun.get(k) != description.get(k))
                 raise ConfigError(
-                    f"{out}: the evaluation there was begun with another {', '.join(different)}; resume it with the "
-                    "same, or take another --out"
+                    f"{self._store.uri}: the evaluation there was begun with another {', '.join(different)}; resume it "
+                    "with the same, or take another --out"
                 )
-        elif self._directory.exists():
-            shutil.rmtree(self._directory)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(description, indent=2) + "\n")
+        else:
+            self.remove()
+        self._store.replace(f"{UNITS}/{DESCRIPTION}", (json.dumps(description, indent=2) + "\n").encode())
+
+    def _read_description(self) -> dict[str, Any] | None:
+        try:
+            return json.loads(self._store.read(f"{UNITS}/{DESCRIPTION}"))
+        except FileNotFoundError:
+            return None
 
     def read(self) -> dict[int, list[EpisodeResult]]:
         """Results of the units that are done."""
+        names = [stored.name for stored in self._store.list(UNITS)]
+        units = {name: name.rpartition("/")[2].removesuffix(".json") for name in names}
         return {
-            int(path.stem): [EpisodeResult(**row) for row in json.loads(path.read_text())]
-            for path in self._directory.glob("[0-9]*.json")
+            int(unit): [EpisodeResult(**row) for row in json.loads(self._store.read(name))]
+            for name, unit in units.items()
+            if unit.isdigit()
         }
 
     def write(self, unit: int, results: list[EpisodeResult]) -> None:
         """Keep the results of a unit."""
-        _write(self._directory / f"{unit}.json", json.dumps([asdict(result) for result in results]) + "\n")
+        content = json.dumps([asdict(result) for result in results]) + "\n"
+        self._store.replace(f"{UNITS}/{unit}.json", content.encode())
 
     def remove(self) -> None:
         """Forget the units, once everything is in the summary."""
-        shutil.rmtree(self._directory)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        for stored in self._store.list(UNITS):
+            self._store.delete(stored.name)
+        if isinstance(self._store, LocalStore):
+            shutil.rmtree(self._store.root / UNITS, ignore_errors=True)

@@ -6,17 +6,29 @@ import json
 from pathlib import Path
 
 from diffplan.config import PlanningConfig, config_from_dict
+from diffplan.data.store import open_store
 from diffplan.errors import ConfigError
+
+
+def _read(where: str) -> bytes:
+    if "://" not in where:
+        return Path(where).read_bytes()
+    directory, _, name = where.rpartition("/")
+    return open_store(directory).read(name)
 
 
 def load_settings(path: str | Path) -> PlanningConfig:
     """Planner settings from a file that a search wrote (`best.json`), or from a plain JSON object of settings.
 
+    Args:
+        path: path or URL.
+
     Raises:
         ConfigError: no such file, or something else in it.
+        StoreError: the store of a URL cannot be reached.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(_read(str(path)))
     except FileNotFoundError:
         raise ConfigError(f"{path}: expected a settings file (such as search/best.json), got none there") from None
     except (ValueError, OSError) as error:

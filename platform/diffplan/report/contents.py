@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from diffplan.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from diffplan.config import Config, EnvConfig, PlanningConfig, config_from_dict
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.format import MANIFEST_NAME
+from diffplan.data.store import LocalStore, open_store
 from diffplan.environments import get_maze, get_reference_returns
 from diffplan.errors import DataError
 from diffplan.evaluation.protocol import PROTOCOLS
+from diffplan.run_directory import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
 
 MAX_CURVE_POINTS = 1_000
 MAX_POSITIONS = 1_000_000
@@ -70,7 +73,7 @@ class RunContents:
     """Everything of a run that its report shows.
 
     Attributes:
-        path: the run directory.
+        path: the run directory; of a run in an object store, made of its URL.
         dataset: what was collected.
         checkpoint: what was trained.
         curves: scalars of the training by name.
@@ -115,29 +118,55 @@ class RunContents:
         return self.config.planning if self.config else None
 
 
-def read_run(run: Path) -> RunContents:
+def read_run(where: str | Path) -> RunContents:
     """Read a run directory.
+
+    Args:
+        where: directory or URL. Of a URL, results are copied to this machine while they are read; the dataset and the
+            checkpoint are read as any others.
 
     Raises:
         DataError: nothing of a run is there, or a part is damaged.
         CheckpointError: the checkpoint is damaged.
         ConfigError: the environment cannot be made here.
+        StoreError: the store of a URL cannot be reached.
     """
-    dataset = open_dataset(run / "dataset") if (run / "dataset" / MANIFEST_NAME).is_file() else None
-    checkpoint = load_checkpoint(run / "checkpoint") if (run / "checkpoint" / CONFIG).is_file() else None
+    store = open_store(where)
+    if isinstance(store, LocalStore):
+        return _read_run(Path(where), str(where))
+    with tempfile.TemporaryDirectory(prefix="diffplan-") as directory:
+        parts = ["", SEARCH, TENSORBOARD, *(f"{EVALUATION}/{protocol}" for protocol in PROTOCOLS)]
+        for part in parts:
+            for stored in store.list(part):
+                path = Path(directory) / stored.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(store.read(stored.name))
+        return _read_run(Path(directory), store.uri)
+
+
+def _read_run(run: Path, where: str) -> RunContents:
+    """Read a run whose results lie in a directory, its dataset and checkpoint at a path or URL."""
+    has_dataset, has_checkpoint = (
+        name in {stored.name for stored in open_store(f"{where}/{part}").list("")}
+        for part, name in ((DATASET, MANIFEST_NAME), (CHECKPOINT, CONFIG))
+    )
+    dataset = open_dataset(f"{where}/{DATASET}") if has_dataset else None
+    checkpoint = load_checkpoint(f"{where}/{CHECKPOINT}") if has_checkpoint else None
     evaluations = {
-        protocol: _read_evaluation(run / "evaluation" / protocol)
+        protocol: _read_evaluation(run / EVALUATION / protocol)
         for protocol in PROTOCOLS
-        if (run / "evaluation" / protocol / "summary.json").is_file()
+        if (run / EVALUATION / protocol / SUMMARY).is_file()
     }
-    search = _read_search(run / "search") if (run / "search" / "best.json").is_file() else None
-    curves = _read_curves(run / "tensorboard")
+    search = _read_search(run / SEARCH) if (run / SEARCH / "best.json").is_file() else None
+    curves = _read_curves(run / TENSORBOARD)
     if not (dataset or checkpoint or evaluations or search or curves):
-        raise DataError(f"{run}: expected a pipeline run (dataset/, checkpoint/, evaluation/ …), got {_describe(run)}")
+        raise DataError(
+            f"{where}: expected a pipeline run (dataset/, checkpoint/, evaluation/ …), got {_describe(run)}"
+        )
     env = _find_env(dataset, checkpoint, evaluations)
-    pipeline = _read_object(run / "pipeline.json") if (run / "pipeline.json").is_file() else {}
+    pipeline = _read_object(run / PIPELINE) if (run / PIPELINE).is_file() else {}
     return RunContents(
-        path=run,
+        path=Path(where),
         dataset=dataset,
         checkpoint=checkpoint,
         curves=curves,
@@ -202,7 +231,7 @@ def _read_object(path: Path, *required: str) -> dict[str, Any]:
 
 def _read_evaluation(directory: Path) -> Evaluation:
     summary = _read_object(
-        directory / "summary.json", "env_id", "protocol", "episodes", "score_mean", "score_ci95", "success_rate"
+        directory / SUMMARY, "env_id", "protocol", "episodes", "score_mean", "score_ci95", "success_rate"
     )
     episodes, recordings = directory / "episodes.parquet", directory / "recordings.npz"
     try:

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import uuid
 from html import escape
 from pathlib import Path
 
+from diffplan.data.store import LocalStore, open_store
 from diffplan.report.contents import RunContents, read_run
 from diffplan.report.markup import Section
 from diffplan.report.sections import make_data, make_key_figures, make_making, make_scores, make_times, make_training
 from diffplan.report.sections_planning import make_plans, make_rollouts, make_search
 from diffplan.report.template import PAGE
+from diffplan.run_directory import REPORT
 
-FILE_NAME = "report.html"
 
-
-def write_report(run: str | Path) -> Path:
+def write_report(run: str | Path) -> Path | str:
     """Write the report page of a run into its directory, in place of the one there.
 
     Args:
-        run: directory with some of `dataset/`, `checkpoint/`, `tensorboard/`, `search/`, `evaluation/` and
+        run: directory or URL with some of `dataset/`, `checkpoint/`, `tensorboard/`, `search/`, `evaluation/` and
             `pipeline.json`. A line on the page stands for each stage that has not run.
 
     Returns:
-        Path of the page.
+        Path or URL of the page.
 
     Raises:
         DataError: nothing of a run is there, or a part is damaged.
         CheckpointError: the checkpoint is damaged.
         ConfigError: the environment cannot be made here.
+        StoreError: the store of a URL cannot be reached.
     """
-    directory = Path(run)
-    page = render_page(read_run(directory))
-    path, temporary = directory / FILE_NAME, directory / f".tmp-{uuid.uuid4().hex}"
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    page = render_page(read_run(run))
+    store = open_store(run)
+    store.replace(REPORT, page.encode())
+    return store.root / REPORT if isinstance(store, LocalStore) else store.locate(REPORT)
 
 
 def render_page(run: RunContents) -> str:

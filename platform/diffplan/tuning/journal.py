@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class SearchJournal:
         begun: what the search was begun with, as JSON values; a search goes on only with the same.
         own: the experiment's own settings, which are tried first.
         seed: of the proposals.
+        on_finish: called when a trial that is over is in the file.
 
     Raises:
         ConfigError: the file there is of a search that was begun with something else, or is damaged.
@@ -93,7 +94,9 @@ class SearchJournal:
         begun: dict[str, Any],
         own: dict[str, Any],
         seed: int,
+        on_finish: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_finish = on_finish
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
         self._is_pareto = study.is_pareto
@@ -164,14 +167,15 @@ class SearchJournal:
             is_full: whether it ran to its end.
         """
         trial = self._running.pop(name)
+        if metrics is not None:
+            trial.set_user_attr(_METRICS, metrics)
         if metrics is None:
             self._study.tell(trial, state=TrialState.FAIL)
-            return
-        trial.set_user_attr(_METRICS, metrics)
-        if is_full:
+        elif is_full:
             self._study.tell(trial, [metrics[objective] for objective in self._objectives])
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
+        self._on_finish()
 
     def explain_failure(self, name: str, error: str) -> None:
         """Note why a trial failed."""

@@ -1,0 +1,29 @@
+"""What lies where in a run directory.
+
+```
+<run>/config.json pipeline.json          the experiment; how the run was made
+      dataset/ checkpoint/ tensorboard/  what was collected and trained
+      search/best.json                   what the search found
+      evaluation/<protocol>/summary.json
+      report.html
+      usage/                             of the report; those of the other stages lie in their outputs
+```
+"""
+
+CONFIG, PIPELINE = "config.json", "pipeline.json"
+DATASET, CHECKPOINT, SEARCH, EVALUATION, TENSORBOARD, REPORT = (
+    "dataset",
+    "checkpoint",
+    "search",
+    "evaluation",
+    "tensorboard",
+    "report.html",
+)
+SUMMARY = "summary.json"
+"""Of an evaluation; written last."""
+PIN_NAME = "pinned.json"
+"""Of a training run: names the snapshot that it trains on; checkpoints repeat it."""
+RUN_NAME = "run"
+"""Of a training run: folder of checkpoints to go on from and of Ray Train's own files."""
+STEP_PREFIX = "step_"
+"""Begins the names of these checkpoints; their step follows."""

@@ -1,0 +1,78 @@
+"""`diffplan status`: how a run stands and what it has cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from diffplan.commands import parse, show
+from diffplan.status import StageStatus, read_status, to_record
+from diffplan.terminal import draw_table, format_duration, shorten_number
+
+HEADER = ("stage", "state", "done", "", "rate", "left", "CPU-hours", "GPU-hours", "attempts")
+
+
+@dataclasses.dataclass(kw_only=True)
+class StatusArguments:
+    """Say what of a run is done, running, interrupted or failed, and what it has cost."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """Directory or URL of a pipeline run, a dataset, a training run, a search or an evaluation."""
+    json: bool = False
+    """Write JSON."""
+
+
+def status(arguments: list[str]) -> None:
+    """`diffplan status`."""
+    parsed = parse(StatusArguments, arguments, "status")
+    stages = read_status(parsed.run)
+    if parsed.json:
+        show(json.dumps(to_record(parsed.run, stages), indent=2))
+    else:
+        show("\n".join(describe_status(stages)))
+
+
+def describe_status(stages: list[StageStatus]) -> list[str]:
+    """Lines of a table of stages, and of what there is to say of some."""
+    rows = [_describe_stage(stage) for stage in stages]
+    if len(stages) > 1:
+        costs = [_describe_cost(sum(hours or 0.0 for hours in each)) for each in _costs(stages)]
+        rows.append(["total", "", "", "", "", "", *costs, ""])
+    lines = draw_table(HEADER, rows, left=2)
+    for stage in stages:
+        if stage.values:
+            values = ", ".join(f"{name} {shorten_number(value)}" for name, value in stage.values.items())
+            lines.append(f"{stage.stage}: {values}")
+        if stage.error:
+            lines.append(f"{stage.stage} failed: {stage.error}")
+    if any(stage.state in ("interrupted", "failed") for stage in stages):
+        lines.append("go on: the same command with --resume")
+    return lines
+
+
+def _costs(stages: list[StageStatus]) -> tuple[list[float | None], list[float | None]]:
+    return [stage.cpu_hours for stage in stages], [stage.gpu_hours for stage in stages]
+
+
+def _describe_stage(stage: StageStatus) -> list[str]:
+    done = "?" if stage.done is None else f"{stage.done:,}"
+    total = "?" if stage.total is None else f"{stage.total:,}"
+    share = f"{stage.done / stage.total:.0%}" if stage.done is not None and stage.total else ""
+    return [
+        stage.stage,
+        stage.state,
+        f"{done} / {total} {stage.unit}",
+        share,
+        "" if stage.rate is None else f"{shorten_number(stage.rate)}/s",
+        "" if stage.seconds_left is None else format_duration(stage.seconds_left),
+        _describe_cost(stage.cpu_hours),
+        _describe_cost(stage.gpu_hours),
+        str(stage.attempts) if stage.attempts else "-",
+    ]
+
+
+def _describe_cost(hours: float | None) -> str:
+    return "-" if hours is None else f"{hours:,.3f}"
