@@ -12,7 +12,7 @@ from ray._private.runtime_env.packaging import _get_excludes
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from diffplan.cluster.runtime import ROLLOUT_POOL
-from diffplan.submit_commands import check_places
+from diffplan.submit_commands import _take_options, check_places
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -109,6 +109,16 @@ def test_manifests_have_what_the_operator_asks_for() -> None:
             assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
         (container,) = groups["training"]["template"]["spec"]["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/cluster.md"])
+def test_commands_of_the_documents_could_be_submitted(document: str) -> None:
+    lines = [line for line in (ROOT / document).read_text().splitlines() if line.startswith("diffplan submit ")]
+    assert lines
+    for line in lines:
+        arguments = shlex.split(line.replace("$PWD", str(ROOT)), comments=True)[2:]
+        _, (command, *rest) = _take_options(arguments)
+        check_places(command, rest)
 
 
 def test_the_entrypoint_of_the_job_is_a_command_of_ours() -> None:

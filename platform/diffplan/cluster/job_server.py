@@ -19,7 +19,9 @@ from diffplan.errors import ClusterError
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 CONNECT_SECONDS = 10
-"""Wait for a server to answer at all."""
+"""Wait for somebody to listen."""
+ANSWER_SECONDS = 60
+"""Wait for the first answer; a busy head takes its time."""
 PENDING_SECONDS = 20
 """Wait for a job to start, in silence; making its environment takes some of that."""
 POLL_SECONDS = 0.5
@@ -64,7 +66,7 @@ def _find_server(address: str) -> str:
     Ray itself would try for a minute. Raises `OSError` if nobody listens, `ValueError` for no address.
     """
     if address.startswith(("http://", "https://")):
-        requests.get(f"{address}/api/version", timeout=CONNECT_SECONDS)
+        requests.get(f"{address}/api/version", timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
         return address
     if "://" in address or ":" not in address:
         return address

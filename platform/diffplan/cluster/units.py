@@ -76,7 +76,7 @@ def run_units(
             ready = _wait([*running, *starting])
             silent_seconds = 0 if ready else silent_seconds + 1
             if silent_seconds >= WAITING_SECONDS and silent_seconds % WAITING_SECONDS == 0 and not running:
-                sys.stderr.write(f"waiting for room for {len(starting)} workers; free: {describe_free(('CPU',))}\n")
+                sys.stderr.write(f"waiting for room for workers ({len(starting)}); free: {describe_free(('CPU',))}\n")
             if silent_seconds >= START_TIMEOUT_SECONDS and silent_seconds >= _find_patience():
                 raise ClusterError(
                     f"actors: nothing finished for {silent_seconds} s; free: {describe_free(('CPU', 'GPU'))}; ask for "
