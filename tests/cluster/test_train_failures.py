@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.config import ScalingConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from training_curves import assert_equal_weights, read_scalars, train_without_ray
 
 from diffplan.checkpoint import load_checkpoint
@@ -134,6 +134,10 @@ def test_failures_count_in_a_row(tmp_path: Path, tiny_checkpoint: Path) -> None:
     storage.put_checkpoint(tiny_checkpoint, "run/step_00000012")
     assert [policy.make_decision(died) for _ in range(MAX_FAILURES)] == [FailureDecision.RETRY] * MAX_FAILURES
     assert policy.make_decision(died) is FailureDecision.RAISE
+    lost = ControllerError(ActorDiedError())  # while the workers were being started
+    assert [policy.make_decision(lost) for _ in range(MAX_FAILURES)] == [FailureDecision.RETRY] * MAX_FAILURES
+    assert policy.make_decision(lost) is FailureDecision.RAISE
+    assert policy.make_decision(ControllerError(ValueError("a defect"))) is FailureDecision.RAISE
     policy = _FailuresInARow(storage)
     assert policy.make_decision(WorkerGroupError("", {0: StoreError("no answer")})) is FailureDecision.RETRY
     assert policy.make_decision(WorkerGroupError("", {0: DataError("damaged")})) is FailureDecision.RAISE

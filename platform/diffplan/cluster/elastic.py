@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
@@ -160,6 +161,7 @@ class _FailuresInARow(DefaultFailurePolicy):
         super().__init__(FailureConfig(max_failures=MAX_FAILURES))
         self._storage = storage
         self._newest: str | None = None
+        self._deaths_at_start = 0
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Whether to go on."""
@@ -171,5 +173,9 @@ class _FailuresInARow(DefaultFailurePolicy):
         except DiffplanError:  # the store does not answer: nothing is known, and nothing is forgotten
             newest = self._newest
         if newest != self._newest:
-            self._newest, self._worker_group_failures = newest, 0
+            self._newest, self._worker_group_failures, self._deaths_at_start = newest, 0, 0
+        if isinstance(getattr(training_failed_error, "controller_failure", None), RayActorError):
+            # A worker that died, with its node say, while the group was being made; Ray takes that for its own fault.
+            self._deaths_at_start += 1
+            return FailureDecision.RETRY if self._deaths_at_start <= MAX_FAILURES else FailureDecision.RAISE
         return super().make_decision(training_failed_error)
