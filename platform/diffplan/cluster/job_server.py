@@ -25,6 +25,8 @@ ANSWER_SECONDS = 60
 PENDING_SECONDS = 20
 """Wait for a job to start, in silence; making its environment takes some of that."""
 POLL_SECONDS = 0.5
+STOP_SECONDS = 60
+"""Wait for a stopped job to end; Ray asks it first, and kills it if it takes too long (`RAY_JOB_STOP_WAIT_TIME_S`)."""
 MAX_LOST_CONNECTIONS = 10
 """Connections that may be lost in a row while a job is followed."""
 
@@ -130,9 +132,23 @@ class JobServer:
             return self._client.get_job_info(job)
 
     def stop(self, job: str) -> bool:
-        """End a job; whether it was still running."""
+        """End a job, and wait for its end; whether it was still running.
+
+        Raises:
+            ClusterError: an unknown job, or one that does not end.
+        """
         with self._clear_errors(job):
-            return self._client.stop_job(job)
+            if not self._client.stop_job(job):
+                return False
+        since = time.monotonic()
+        while not JobStatus(self.get(job).status).is_terminal():
+            if time.monotonic() - since > STOP_SECONDS:
+                raise ClusterError(
+                    f"{job}: was told to stop, and still runs after {STOP_SECONDS} s; `diffplan jobs status {job}` "
+                    "shows its end"
+                )
+            time.sleep(POLL_SECONDS)
+        return True
 
     def read_logs(self, job: str) -> str:
         """What a job has printed so far."""
