@@ -44,7 +44,9 @@ def describe_status(stages: list[StageStatus]) -> list[str]:
     lines = draw_table(HEADER, rows, left=2)
     for stage in stages:
         if stage.values:
-            values = ", ".join(f"{name} {shorten_number(value)}" for name, value in stage.values.items())
+            values = ", ".join(
+                f"{name.replace('_', ' ')} {shorten_number(value)}" for name, value in stage.values.items()
+            )
             lines.append(f"{stage.stage}: {values}")
         if stage.error:
             lines.append(f"{stage.stage} failed: {stage.error}")

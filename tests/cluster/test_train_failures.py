@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 import ray
 from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.util import placement_group_table
 from training_curves import assert_equal_weights, read_scalars, train_without_ray
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.cluster.elastic import MAX_FAILURES, _EvenShares, _FailuresInARow, find_sizes
+from diffplan.cluster.elastic import MAX_FAILURES, RunTrainer, _EvenShares, _FailuresInARow, find_sizes
 from diffplan.cluster.train import train_on_cluster
 from diffplan.cluster.train_storage import RAY_NOTE, find_newest_checkpoint, list_checkpoints, open_run, sweep
 from diffplan.config import Config, config_to_json, with_overrides
@@ -72,6 +75,29 @@ def test_a_run_grows_with_the_cluster_and_survives_a_node(
     assert steps == list(range(2, steps[-1] + 1, 2))
     sizes = [int(num_workers[step]) for step in steps]
     assert [size for before, size in pairwise([0, *sizes]) if size != before] == [1, 2, 1]
+
+
+def test_workers_that_die_at_their_start_leave_no_places_taken(
+    tiny_config: Config, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck = tmp_path / "struck"
+    struck.mkdir()
+
+    class Killer(WorkerGroupCallback):
+        def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+            if len(list(struck.iterdir())) < 2:
+                (struck / str(time.monotonic())).touch()
+                ray.kill(worker_group.get_workers()[0].actor)
+
+    make_callbacks = RunTrainer._create_default_callbacks
+    monkeypatch.setattr(RunTrainer, "_create_default_callbacks", lambda trainer: [*make_callbacks(trainer), Killer()])
+    out = train_on_cluster(tiny_config, tiny_dataset, tmp_path / "out", cpus_per_worker=1)
+    assert len(list(struck.iterdir())) == 2
+    states = [group["state"] for group in placement_group_table().values()]
+    assert len(states) >= 3
+    assert set(states) == {"REMOVED"}
+    expected = train_without_ray(tiny_config, tiny_dataset).average_weights()
+    assert_equal_weights(load_checkpoint(out).weights, expected, 0.0)
 
 
 def test_only_whole_checkpoints_are_gone_on_from(

@@ -53,8 +53,9 @@ def test_choices_that_cannot_be_are_left_out() -> None:
     name = "planning.num_sampling_steps"
     assert choices_of(study, name) == (4, 8, 16)
     assert choices_of(study, name, **{"diffusion.num_diffusion_steps": 8}) == (4, 8)
+    horizons = Study(vary={"planning.min_horizon": Among(among=(4, 6, 8, 12))})
     shortest = {"network.dim_mults": [1, 2, 4, 8], "windows.min_horizon": 8, "planning.min_horizon": 8}
-    assert choices_of(study, "planning.min_horizon", **shortest) == (8, 12)
+    assert choices_of(horizons, "planning.min_horizon", **shortest) == (8, 12)
 
     def refuse_scanning(config) -> None:
         if config.planning.horizon_rule == "scan":

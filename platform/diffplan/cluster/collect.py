@@ -13,8 +13,10 @@ import ray
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.cluster.committer import adopt_variables, find_variables, needs_committer, serialize_commits
+from diffplan.cluster.metrics import count_work
 from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, ray_session, require_resources
 from diffplan.cluster.units import run_units
+from diffplan.cluster.work_meter import meter_work
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, pin_commits, read_manifest
@@ -60,6 +62,7 @@ class CollectionActor:
     def run(self, unit: int) -> UnitReport:
         """Collect and commit one unit."""
         record = write_unit(self._store, self._manifest, unit, self._collector.collect(unit))
+        count_work("collect", "steps", record.shard.num_rows)
         return UnitReport(unit, record.shard.num_rows, len(record.episodes))
 
 
@@ -123,9 +126,15 @@ def _collect(
                     store, "collect", cpus=num_workers, total=total, unit="steps", initial=done_steps
                 ) as usage,
                 Progress("collect", total, "steps", initial=done_steps, on_advance=usage.count) as progress,
+                meter_work(store, "collect", "steps", usage, done_steps) as meter,
             ):
-                units = _iterate_missing(store, missing, lambda: progress.advance(unit_steps))
-                run_units(units, spawn, num_workers, lambda unit, report: progress.advance(unit_steps))
+                run_units(
+                    _iterate_missing(store, missing, lambda: progress.advance(unit_steps)),
+                    spawn,
+                    num_workers,
+                    lambda unit, report: progress.advance(report.num_steps),
+                    lambda actor, unit, seconds: meter.note(actor, unit_steps, seconds),
+                )
     return open_dataset(store, snapshot=pin_commits(store, manifest))
 
 

@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import (
@@ -27,6 +28,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingDecision,
     ScalingPolicy,
 )
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -98,6 +100,23 @@ class RunTrainer(TorchTrainer):
         return super()._initialize_and_run_controller(**arguments)
 
 
+class _TidyWorkerGroup(WorkerGroup):
+    """Gives its places back if it fails to start.
+
+    Ray does so only while workers are being made. A worker that dies later in the start left its places taken for ever,
+    and after a few of them the run waited for room in a cluster that it had filled itself.
+    """
+
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except Exception:
+            if self._worker_group_state is not None:
+                self._worker_group_state.shutdown()
+                self._clear_state()
+            raise
+
+
 class _OneReservation(ScalingPolicy):
     """Reserves room in the cluster under the name of the run.
 
@@ -110,7 +129,8 @@ class _OneReservation(ScalingPolicy):
         self._key = key
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Reserve."""
+        """Reserve; and it is here that something of ours first runs in the controller's process."""
+        TrainController.worker_group_cls = _TidyWorkerGroup
         super().after_controller_start(SimpleNamespace(run_id=self._key))  # type: ignore[arg-type]
 
 

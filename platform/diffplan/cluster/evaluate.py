@@ -17,6 +17,7 @@ import ray
 import torch
 
 from diffplan.cluster.committer import adopt_variables, find_variables
+from diffplan.cluster.metrics import count_work
 from diffplan.cluster.planner_actor import RemotePlanner, count_planners, spawn_planners
 from diffplan.cluster.runtime import (
     ROLLOUT_POOL,
@@ -27,6 +28,7 @@ from diffplan.cluster.runtime import (
     require_resources,
 )
 from diffplan.cluster.units import run_units
+from diffplan.cluster.work_meter import meter_work
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.data.store import Store, open_store
 from diffplan.errors import ConfigError
@@ -70,9 +72,11 @@ class EvaluationActor:
         first = unit * EPISODES_PER_UNIT
         episodes = range(first, min(first + EPISODES_PER_UNIT, self._episodes))
         recorded = NUM_RECORDED if unit == 0 else 0
-        return evaluate_episodes(
+        evaluated = evaluate_episodes(
             self._make_policy, self._env, episodes, seed=self._seed, goal=self._goal, num_recorded=recorded
         )
+        count_work("evaluate", "episodes", len(episodes))
+        return evaluated
 
 
 def evaluate(
@@ -143,6 +147,13 @@ def evaluate(
         results.extend(result[0])
         progress.advance(len(result[0]), score=float(np.mean([r.score for r in results])))
 
+    def on_busy(actor: str, unit: int, seconds: float) -> None:
+        scores = {
+            "score_mean": float(np.mean([r.score for r in results])),
+            "success_rate": float(np.mean([r.success for r in results])),
+        }
+        meter.note(actor, min(EPISODES_PER_UNIT, episodes - unit * EPISODES_PER_UNIT), seconds, **scores)
+
     with ray_session():
         units = [unit for unit in range(-(-episodes // EPISODES_PER_UNIT)) if unit not in done]
         num_planners = count_planners(num_planners) if units and source.load_planner is not None else 0
@@ -168,6 +179,7 @@ def evaluate(
                     initial=len(results),
                 ) as usage,
                 Progress("evaluate", episodes, "episodes", initial=len(results), on_advance=usage.count) as progress,
+                meter_work(store, "evaluate", "episodes", usage, len(results)) as meter,
             ):
                 run_units(
                     units,
@@ -176,6 +188,7 @@ def evaluate(
                     ),
                     num_workers,
                     on_done,
+                    on_busy,
                 )
         finally:
             for planner in planners:

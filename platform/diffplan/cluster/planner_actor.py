@@ -16,6 +16,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
+from diffplan.cluster.metrics import count_work
 from diffplan.cluster.runtime import count_gpus
 from diffplan.cluster.units import unwrap
 from diffplan.config import Config, PlanningConfig
@@ -63,6 +64,7 @@ class PlannerActor:
         generator = torch.Generator()
         generator.set_state(generator_state)
         plans = getattr(self._planner, method)(*arguments, generator, **named)
+        count_work("evaluate", "plans", len(plans))
         return plans, generator.get_state()
 
 

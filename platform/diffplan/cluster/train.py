@@ -28,7 +28,6 @@ from diffplan.cluster.runtime import (
 )
 from diffplan.cluster.train_storage import (
     NUM_CHECKPOINTS,
-    TENSORBOARD,
     RunStorage,
     find_newest_step,
     has_run,
@@ -42,7 +41,7 @@ from diffplan.config import Config, config_to_json
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
 from diffplan.errors import CheckpointError, DataError
 from diffplan.progress import Progress
-from diffplan.run_directory import PIN_NAME, RUN_NAME
+from diffplan.run_directory import PIN_NAME, RUN_NAME, TENSORBOARD
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
 from diffplan.usage import UsageRecorder, record_usage
@@ -275,4 +274,6 @@ class _ShownProgress:
             self._wait_told_at = None
             num_workers = int(latest["num_workers"])
             self._recorder.hold(num_workers * self._each["CPU"], num_workers * self._each.get("GPU", 0))
+            per_second = {"steps_per_second": latest["steps_per_second"]}
+            self._recorder.show(workers=num_workers, loss=latest["loss"], **per_second)
             self._bar.move_to(int(latest["step"]), loss=latest["loss"])

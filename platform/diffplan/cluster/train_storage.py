@@ -34,7 +34,6 @@ from diffplan.data.store import LocalStore, open_store
 from diffplan.errors import CheckpointError
 from diffplan.run_directory import RUN_NAME, STEP_PREFIX
 
-TENSORBOARD = "tensorboard"
 NUM_CHECKPOINTS = 2
 """Checkpoints that are kept to go on from."""
 RAY_NOTE = "checkpoint_manager_snapshot.json"
@@ -284,36 +283,6 @@ def publish(storage: RunStorage) -> None:
         raise CheckpointError(f"{storage.uri}: training ended without a checkpoint; go on with it by --resume")
     with storage.fetch(newest) as directory:
         storage.put_checkpoint(directory, "")
-
-
-class EventFiles:
-    """The directory that a worker writes TensorBoard files to, and their way into an object store.
-
-    A directory is written to as it is, so that curves move while training goes on. Files for an object store are
-    written on the worker's disk and put there with each checkpoint, up to the last scalar before it, and at the end.
-
-    Args:
-        where: directory or URL.
-    """
-
-    def __init__(self, where: str) -> None:
-        store = open_store(where)
-        self._store = store if isinstance(store, ObjectStore) else None
-        self._temporary = tempfile.TemporaryDirectory(prefix="diffplan-") if self._store else None
-        self.directory = self._temporary.name if self._temporary else str(Path(store.uri))
-
-    def measure(self) -> dict[str, int]:
-        """Sizes of the files now, by name; to be called when they have just been flushed. Empty for a directory."""
-        if self._store is None:
-            return {}
-        return {path.name: path.stat().st_size for path in Path(self.directory).iterdir()}
-
-    def upload(self, sizes: dict[str, int]) -> None:
-        """Put the files into the store, up to these sizes: what follows them may be half a record."""
-        for name, num_bytes in sizes.items():
-            assert self._store is not None
-            with (Path(self.directory) / name).open("rb") as file:
-                self._store.write(name, [file.read(num_bytes)])
 
 
 def make_scratch_directory(storage: RunStorage) -> Path:

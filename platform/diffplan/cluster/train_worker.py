@@ -18,8 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from diffplan import checkpoint as checkpoints
 from diffplan.cluster.committer import adopt_variables
+from diffplan.cluster.event_files import EventFiles
+from diffplan.cluster.metrics import count_work
 from diffplan.cluster.train_storage import (
-    EventFiles,
     find_newest_checkpoint,
     make_scratch_directory,
     open_run,
@@ -96,12 +97,15 @@ class _Reporter:
         self._files = EventFiles(settings["tensorboard"])
         # Steps after the checkpoint may have been logged before a failure; they are purged, so curves do not double.
         self._writer = SummaryWriter(self._files.directory, purge_step=state.step + 1)
+        self._counted = state.step
         self._is_put = threading.Event()
         self._is_put.set()
 
     def log(self, progress: TrainingProgress) -> None:
         """Show scalars."""
         self._settings["board"].post.remote({**asdict(progress), "num_workers": self._num_workers})
+        count_work("train", "steps", progress.step - self._counted)
+        self._counted = progress.step
         for name in ("loss", "gradient_norm", "learning_rate"):
             self._writer.add_scalar(f"train/{name}", getattr(progress, name), progress.step)
         if progress.validation_loss is not None:

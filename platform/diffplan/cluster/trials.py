@@ -14,6 +14,7 @@ import torch
 from ray import tune
 
 from diffplan.cluster.committer import adopt_variables
+from diffplan.cluster.metrics import count_work
 from diffplan.config import Config, EnvConfig, SearchConfig
 from diffplan.data.dataset import open_dataset
 from diffplan.diffusion.denoiser import Denoiser
@@ -126,4 +127,5 @@ def _evaluate(planner: Planner, envs: list[EnvConfig], search: SearchConfig, blo
     results: list[EpisodeResult] = []
     for env in envs:
         results += evaluate_episodes(planner, env, episodes, seed=search.seed, stream=Stream.TUNING)[0]
+    count_work("tune", "episodes", len(results))
     return results

@@ -7,6 +7,7 @@ repeat. Units are given to actors that have started, so that no unit is blamed f
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,6 +38,7 @@ def run_units(
     spawn: Callable[[], Any],
     num_actors: int,
     on_done: Callable[[int, Any], None],
+    on_busy: Callable[[str, int, float], None] = lambda actor, unit, seconds: None,
 ) -> None:
     """Run `actor.run.remote(unit)` for each unit.
 
@@ -45,6 +47,7 @@ def run_units(
         spawn: makes an actor with a method `run(unit)`.
         num_actors: actors to keep busy.
         on_done: called with each unit and its result, in the order of completion.
+        on_busy: called just after it with the id of the actor, the unit, and the seconds that the actor took.
 
     Raises:
         DiffplanError: what a unit raised, if the user can cure it.
@@ -55,7 +58,7 @@ def run_units(
     attempts: dict[int, int] = {}
     starting: dict[Any, Any] = {}
     idle: list[Any] = []
-    running: dict[Any, tuple[Any, int]] = {}
+    running: dict[Any, tuple[Any, int, float]] = {}
     silent_seconds = failed_starts = 0
     try:
         while True:
@@ -67,7 +70,7 @@ def run_units(
                 if idle:
                     actor, unit = idle.pop(), waiting.popleft()
                     attempts[unit] = attempts.get(unit, 0) + 1
-                    running[actor.run.remote(unit)] = (actor, unit)
+                    running[actor.run.remote(unit)] = (actor, unit, time.monotonic())
                 else:
                     actor = spawn()
                     starting[actor.__ray_ready__.remote()] = actor
@@ -96,7 +99,7 @@ def run_units(
                     else:
                         idle.append(actor)
                     continue
-                actor, unit = running.pop(reference)
+                actor, unit, since = running.pop(reference)
                 try:
                     result = ray.get(reference)
                 except RayActorError as error:
@@ -111,8 +114,9 @@ def run_units(
                 failed_starts = 0
                 idle.append(actor)
                 on_done(unit, result)
+                on_busy(actor._actor_id.hex(), unit, time.monotonic() - since)
     finally:
-        for actor in [*idle, *starting.values(), *(actor for actor, _ in running.values())]:
+        for actor in [*idle, *starting.values(), *(actor for actor, *_ in running.values())]:
             ray.kill(actor)
 
 
