@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, Terminated
 
 HELP = """\
 diffplan: planning with diffusion on Ray.
@@ -49,7 +49,10 @@ RESUMABLE = ("collect", "train", "tune", "evaluate", "pipeline")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for what the user can cure, 130 after Ctrl-C, 1 for a failed job."""
+    """Run a command and return its exit code.
+
+    It is 0, 2 for what the user can cure, 130 after Ctrl-C, 143 after SIGTERM, and 1 for a failed job.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         import textwrap
@@ -76,10 +79,10 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except DiffplanError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         kept = "; what is done is kept: go on with --resume" if name in RESUMABLE else ""
         sys.stderr.write(f"interrupted{kept}\n")
-        return 130
+        return 143 if isinstance(interrupt, Terminated) else 130
     except BrokenPipeError:  # the reader of our output has seen enough, as in `diffplan data info DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

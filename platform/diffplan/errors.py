@@ -38,3 +38,10 @@ class PlanningError(DiffplanError, ValueError):
 
 class ClusterError(DiffplanError):
     """The cluster cannot do what was asked, or workers kept failing."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end (SIGTERM), as when its job is stopped or its machine is taken away.
+
+    It is met like Ctrl-C: what is done is kept.
+    """

@@ -11,7 +11,7 @@ from diffplan.config import TrainingConfig, with_overrides
 from diffplan.data.dataset import open_dataset
 from diffplan.errors import CheckpointError
 from diffplan.training.batches import TrainingBatches
-from diffplan.training.loop import take_step, train
+from diffplan.training.loop import Request, take_step, train
 from diffplan.training.passes import compute_batch_loss, make_passes
 from diffplan.training.state import TrainingState, compute_lr_factor
 
@@ -226,6 +226,28 @@ def test_reports_and_checkpoints_come_when_due_and_at_the_end(dataset):
     assert [step for kind, step in calls if kind == "checkpoint"] == [4, 8, 11]
     assert [step for kind, step in calls if kind == "progress"] == [3, 4, 6, 8, 9, 11]
     assert calls[-2:] == [("progress", 11), ("checkpoint", 11)]
+
+
+def test_a_checkpoint_comes_when_asked_for_and_the_run_goes_on_as_if_it_had_not(dataset):
+    straight, batches = start(dataset, {"training.log_interval": 1})
+    train(straight, batches)
+    answers, saved = [Request.NOTHING, Request.CHECKPOINT, Request.NOTHING], []
+    asked, batches = start(dataset, {"training.log_interval": 1})
+    train(asked, batches, on_checkpoint=lambda p: saved.append(p.step), ask=lambda: answers.pop(0))
+    assert saved == [2, 4]
+    assert not answers  # nobody is asked at the end
+    assert_equal_to_the_last_bit(asked.state_dict(), straight.state_dict())
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(dataset):
+    straight, batches = start(dataset, {"training.log_interval": 1})
+    train(straight, batches)
+    saved = []
+    stopped, batches = start(dataset, {"training.log_interval": 1})
+    train(stopped, batches, on_checkpoint=lambda p: saved.append(p.step), ask=lambda: Request.STOP)
+    assert saved == [stopped.step] == [1]
+    train(stopped, batches)
+    assert_equal_to_the_last_bit(stopped.state_dict(), straight.state_dict())
 
 
 def test_loss_reported_is_the_mean_since_the_last_report(dataset):

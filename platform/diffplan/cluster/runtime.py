@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from diffplan.errors import ClusterError
+from diffplan.errors import ClusterError, Terminated
 
 WAITING_SECONDS = 30.0
 """Silence after which the user is told what workers wait for."""
@@ -29,6 +31,8 @@ for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+from ray._private.state import state  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 from ray.util import placement_group_table  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
@@ -48,9 +52,35 @@ def ray_session() -> Iterator[None]:
     dashboard = None if address == "auto" else False
     ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield
+        with on_termination(_raise_terminated):  # Ray's own handler would end the process with a code of its own
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def on_termination(handle: Callable[[], None]) -> Iterator[None]:
+    """Call a function in the main thread when the process is told to end (SIGTERM); nothing in other threads."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: handle())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_terminated() -> None:
+    raise Terminated
+
+
+def find_draining_nodes() -> set[str]:
+    """Nodes that will be taken away soon, as the cloud or the autoscaler has announced; none if Ray does not say."""
+    try:
+        return set(state.get_draining_nodes())
+    except RayError:
+        return set()
 
 
 def require_resources(count: int, each: Mapping[str, float], what: str, cure: str) -> None:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 import ray.train
@@ -22,7 +22,9 @@ from diffplan.cluster.runtime import (
     beside_driver,
     count_gpus,
     describe_free,
+    find_draining_nodes,
     has_pending_placement,
+    on_termination,
     ray_session,
     require_resources,
 )
@@ -39,11 +41,12 @@ from diffplan.cluster.train_worker import train_worker
 from diffplan.cluster.units import unwrap
 from diffplan.config import Config, config_to_json
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
-from diffplan.errors import CheckpointError, DataError
+from diffplan.errors import CheckpointError, DataError, Terminated
 from diffplan.progress import Progress
 from diffplan.run_directory import PIN_NAME, RUN_NAME, TENSORBOARD
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
+from diffplan.training.loop import Request
 from diffplan.usage import UsageRecorder, record_usage
 
 RESIZE_SECONDS = 60.0
@@ -52,11 +55,12 @@ RESIZE_SECONDS = 60.0
 
 @ray.remote(num_cpus=0)
 class ProgressBoard:
-    """Holds the newest progress of a run, so that the driver can show it wherever the workers are."""
+    """Holds the newest progress of a run for the driver, and what the driver asks of its workers."""
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._latest: dict[str, float] = {}
         self._variables = variables
+        self._request = Request.NOTHING
 
     def get_variables(self) -> dict[str, str]:
         """Endpoint and credentials of the dataset's store; not in the config of the run, which Ray shows and keeps."""
@@ -69,6 +73,17 @@ class ProgressBoard:
     def read(self) -> dict[str, float]:
         """The newest progress; empty before there is any."""
         return self._latest
+
+    def request(self, request: int) -> None:
+        """Ask for something; see `Request`."""
+        self._request = max(self._request, Request(request))
+
+    def take_request(self) -> int:
+        """What is asked for; a checkpoint is asked for once."""
+        request = self._request
+        if request == Request.CHECKPOINT:
+            self._request = Request.NOTHING
+        return int(request)
 
 
 def train_on_cluster(
@@ -177,8 +192,13 @@ def train_on_cluster(
             initial=find_newest_step(storage),
         )
         with usage as recorder:
-            with _ShownProgress(board, config.training.num_steps, recorder, each):
+            with (
+                _ShownProgress(board, config.training.num_steps, recorder, each) as shown,
+                on_termination(shown.terminate),
+            ):
                 _fit(trainer)
+            if shown.is_terminated and find_newest_step(storage) < config.training.num_steps:
+                raise Terminated
             publish(storage)
     sweep(storage)
     return storage.uri if "://" in storage.uri else Path(storage.uri)
@@ -238,7 +258,10 @@ def _find_cause(error: BaseException) -> BaseException:
 
 
 class _ShownProgress:
-    """Shows and records the board's progress from a thread while `fit` blocks, or what it waits for."""
+    """Shows and records the board's progress from a thread while `fit` blocks, or what it waits for.
+
+    It also asks the workers for a checkpoint where a node is about to be taken away, or the whole run is to end.
+    """
 
     def __init__(self, board: Any, num_steps: int, recorder: UsageRecorder, each: dict[str, float]) -> None:
         self._board, self._recorder, self._each = board, recorder, each
@@ -246,10 +269,24 @@ class _ShownProgress:
         self._wait_told_at: float | None = time.monotonic()
         self._bar = Progress("train", num_steps, "steps", on_advance=recorder.count)
         self._stop = threading.Event()
+        self._terminated, self._is_told = threading.Event(), False
+        self._draining: set[str] = set()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> None:
+    @property
+    def is_terminated(self) -> bool:
+        """Whether the run was to end before its time."""
+        return self._terminated.is_set()
+
+    def terminate(self) -> None:
+        """Have the workers save what they have, and then end; at once if they have nothing yet, or the second time."""
+        if self.is_terminated or self._wait_told_at is not None:
+            raise Terminated
+        self._terminated.set()
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
@@ -260,10 +297,23 @@ class _ShownProgress:
     def _watch(self) -> None:
         while not self._stop.wait(0.5):
             self._show()
+            self._ask()
             if self._wait_told_at is not None and time.monotonic() - self._wait_told_at > WAITING_SECONDS:
                 self._wait_told_at = time.monotonic()
                 if has_pending_placement():
                     self._bar.note(f"train: waiting for room for the workers; free: {describe_free(self._resources)}")
+
+    def _ask(self) -> None:
+        """Ask the workers for what has become necessary since the last time."""
+        if self.is_terminated and not self._is_told:
+            self._is_told = True
+            self._bar.note("train: told to end; saving a checkpoint first")
+            self._board.request.remote(Request.STOP)
+        draining = find_draining_nodes()
+        if draining - self._draining:
+            self._bar.note("train: a node will be taken away; saving a checkpoint")
+            self._board.request.remote(Request.CHECKPOINT)
+        self._draining = draining
 
     def _show(self) -> None:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
@@ -34,7 +35,7 @@ from diffplan.planning.planner import Planner
 from diffplan.report.figures import draw_sampled_plans, figure_to_array
 from diffplan.run_directory import STEP_PREFIX
 from diffplan.training.batches import TrainingBatches
-from diffplan.training.loop import TrainingProgress, train
+from diffplan.training.loop import Request, TrainingProgress, train
 from diffplan.training.state import TrainingState
 
 
@@ -76,7 +77,15 @@ def train_worker(settings: dict[str, Any]) -> None:
         else:  # every rank must report
             ray.train.report(_metrics(progress), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
 
-    train(state, batches, device=device, on_progress=on_progress, on_checkpoint=on_checkpoint)
+    def ask() -> Request:
+        if rank > 0:  # one asks for all
+            return Request.NOTHING
+        try:
+            return Request(ray.get(settings["board"].take_request.remote()))
+        except RayError:  # the board is gone with the driver, and this worker soon will be
+            return Request.NOTHING
+
+    train(state, batches, device=device, on_progress=on_progress, on_checkpoint=on_checkpoint, ask=ask)
     if reporter is not None:
         reporter.close()
 

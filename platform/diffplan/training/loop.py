@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,16 @@ class TrainingProgress:
     steps_per_second: float
     validation_loss: float | None = None
     stopped_early: bool = False
+
+
+class Request(enum.IntEnum):
+    """What is asked of a training that is under way."""
+
+    NOTHING = 0
+    CHECKPOINT = 1
+    """A checkpoint now, for the machine may be gone soon."""
+    STOP = 2
+    """A checkpoint now, and then the end."""
 
 
 def take_step(state: TrainingState, passes: Passes, batches: Sequence[TrainingBatch]) -> tuple[Tensor, Tensor]:
@@ -85,6 +96,15 @@ def _mean_over_workers(values: Tensor) -> Tensor:
     return values
 
 
+def _greatest_of_workers(request: Request, device: torch.device) -> Request:
+    """The most that any worker of a run is asked for; they all reach this together."""
+    if not is_distributed():
+        return request
+    value = torch.tensor(int(request), device=device)
+    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
+    return Request(int(value))
+
+
 @torch.no_grad()
 def validate(state: TrainingState, batches: Sequence[TrainingBatch], device: torch.device) -> float:
     """Mean loss of the averaged weights over all windows of all workers, which reach this together.
@@ -112,6 +132,7 @@ def train(
     num_steps: int | None = None,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     on_checkpoint: Callable[[TrainingProgress], None] | None = None,
+    ask: Callable[[], Request] | None = None,
 ) -> None:
     """Train until the config's number of steps, or until the loss on held-out episodes has stopped to improve.
 
@@ -124,7 +145,8 @@ def train(
         device: where the model lives.
         num_steps: stop at this step instead.
         on_progress: called every `log_interval` steps, at validations and at the end.
-        on_checkpoint: called every `checkpoint_interval` steps and at the end, after `on_progress`.
+        on_checkpoint: called every `checkpoint_interval` steps, when asked for and at the end, after `on_progress`.
+        ask: called after each `on_progress` but the last, to learn what is asked for; all workers give one or none.
     """
     training = state.config.training
     device = torch.device(device)
@@ -168,6 +190,10 @@ def train(
                 losses.clear()
                 if on_progress is not None:
                     on_progress(progress)
+                if ask is not None and not ended:
+                    request = _greatest_of_workers(ask(), device)
+                    due_checkpoint |= request >= Request.CHECKPOINT
+                    ended = request == Request.STOP
                 if due_checkpoint and on_checkpoint is not None:
                     on_checkpoint(progress)
                 since = time.perf_counter()
