@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -5,9 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from diffplan.cli import main
@@ -182,6 +185,35 @@ def test_trials_that_fail_are_recorded_with_their_errors(
             assert failed == (trial["error"] is not None) == (trial["objective"] is None)
             assert not failed or "planning.max_horizon: expected at least planning.min_horizon" in trial["error"]
         assert any(trial["error"] for trial in trials)
+
+
+def test_trials_whose_processes_died_are_tried_again(
+    tiny_checkpoint: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    study = Study(vary={"planning.position_gain": Between(low=3.0, high=30.0)})
+    changes = {"search.num_trials": 5, "search.num_blocks": 1, "search.protocols": ["maze2d"]}
+    struck: set[int] = set()
+    is_over = threading.Event()
+
+    def strike() -> None:
+        while len(struck) < 3 and not is_over.wait(0.01):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if process.pid not in struck and "ray::ImplicitFunc" in " ".join(process.cmdline()):
+                        process.kill()
+                        struck.add(process.pid)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        best = tune_planner(tiny_checkpoint, tmp_path, study=study, search=with_overrides(tiny_config, changes).search)
+    finally:
+        is_over.set()
+        thread.join()
+    assert len(struck) >= 3
+    trials = json.loads((tmp_path / "trials.json").read_text())
+    assert len(trials) == best["num_trials"] == 5
+    assert [trial["error"] for trial in trials] == [None] * 5
 
 
 def test_studies_are_of_the_kind_that_they_are_asked_as(

@@ -25,7 +25,7 @@ ANSWER_SECONDS = 60
 PENDING_SECONDS = 20
 """Wait for a job to start, in silence; making its environment takes some of that."""
 POLL_SECONDS = 0.5
-STOP_SECONDS = 60
+STOP_SECONDS = 90
 """Wait for a stopped job to end; Ray asks it first, and kills it if it takes too long (`RAY_JOB_STOP_WAIT_TIME_S`)."""
 MAX_LOST_CONNECTIONS = 10
 """Connections that may be lost in a row while a job is followed."""

@@ -15,7 +15,9 @@ from diffplan.progress import Progress
 from diffplan.tuning.journal import SearchJournal
 
 _DEATHS = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError", "NodeDiedError")
-"""What Ray calls it if a process or its machine is gone."""
+"""What Ray calls it if a process or its machine is gone, where it shows the kind of an error."""
+_DEATH = "The actor "
+"""How it begins where it shows only what happened; an error of the trial's own begins with the name of a function."""
 METRICS = ("objective", "score_mean", "success_rate", "plan_seconds", "episodes", "training_steps")
 
 
@@ -95,7 +97,7 @@ class SearchProgress(tune.Callback):
         # The file is still with the driver; `trial.get_error` looks for it where it will be copied to.
         path = Path(trial.error_file) if trial.error_file else None
         lines = path.read_text().strip().splitlines() if path is not None and path.exists() else []
-        died = any(name in line for line in lines for name in _DEATHS)
+        died = any(line.startswith(_DEATH) or any(name in line for name in _DEATHS) for line in lines)
         if self._journal is not None and lines and not died:
             self._journal.explain_failure(trial.trial_id, lines[-1])
         self._count(None)

@@ -201,10 +201,8 @@ def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
         study, search = task.study, task.search
         at_once = min(search.max_concurrent_trials, count_workers(None))
         journal = _open_journal(task, storage)
-        for _ in range(MAX_ATTEMPTS):
-            num_left = search.num_trials - journal.num_finished
-            if num_left <= 0:
-                break
+        num_barren = 0
+        while num_barren < MAX_ATTEMPTS and (num_left := search.num_trials - journal.num_finished) > 0:
             with record_usage(
                 storage.store,
                 "tune",
@@ -217,6 +215,8 @@ def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
                 _make_tuner(task, journal, storage.directory, num_left, usage.count).fit()
             if journal.num_lost == 0:  # what failed by itself would do so again
                 break
+            # A trial may be lost any number of times, as long as others come to their end in the meantime.
+            num_barren = 0 if search.num_trials - journal.num_finished < num_left else num_barren + 1
             journal = _open_journal(task, storage)
         trials = journal.read_trials()
         if not any(trial.is_full for trial in trials):
