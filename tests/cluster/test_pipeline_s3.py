@@ -50,6 +50,9 @@ def test_every_stage_leaves_its_output_in_the_store(run: Store) -> None:
     search = {stored.name.rpartition("/")[2] for stored in run.list("search")}
     assert search >= {"best.json", "trials.json", "importances.json", "study.journal", "search.png"}
     assert run.list_directories("search") == ["search/usage"]
+    for stage in ("dataset", "evaluation/maze2d"):
+        (events,) = run.list(f"{stage}/tensorboard")
+        assert "tfevents" in events.name
     for protocol in ("maze2d", "multi2d"):
         names = {stored.name.rpartition("/")[2] for stored in run.list(f"evaluation/{protocol}")}
         assert names == {"summary.json", "episodes.parquet", "recordings.npz"}

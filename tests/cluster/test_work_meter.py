@@ -2,16 +2,19 @@ import re
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from diffplan.behaviors.collection import make_manifest
 from diffplan.cluster import work_meter
-from diffplan.cluster.collect import collect
+from diffplan.cluster.collect import CollectionActor, collect
 from diffplan.cluster.evaluate import evaluate
 from diffplan.cluster.work_meter import meter_work
 from diffplan.data.store import open_store
+from diffplan.data.writer import create_dataset
 from diffplan.presets import get_preset
 from diffplan.status import read_status
 from diffplan.usage import read_usage, record_usage
@@ -98,8 +101,18 @@ def test_stages_leave_curves_and_metrics_of_ray(tmp_path: Path) -> None:
     for out in ("data", "scores"):
         (stage,) = read_status(tmp_path / out)
         assert stage.state == "done"
-    assert wait_for_metric("ray_diffplan_steps_total", "collect") >= config.collection.num_steps
-    assert wait_for_metric("ray_diffplan_episodes_total", "evaluate") >= 20
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_count_their_work_for_ray(tmp_path: Path) -> None:
+    config = get_preset("maze2d-umaze-smoke")
+    store = open_store(tmp_path)
+    manifest = create_dataset(store, make_manifest(config.env, config.collection))
+    collector: Any = CollectionActor.remote(store, config.env, config.collection, manifest, {})
+    report = ray.get(collector.run.remote(0))
+    assert wait_for_metric("ray_diffplan_steps_total", "collect") >= report.num_steps
+    ray.kill(collector)  # before that, the last counts of a process are still on their way
 
 
 def wait_for_metric(name: str, stage: str) -> float:

@@ -44,8 +44,9 @@ from diffplan.usage import record_usage
 
 RUN_NAME = "run"
 """Directory of what Tune itself writes."""
-MAX_ATTEMPTS = 20
-"""Times that the trials are run whose processes died, each time with what is left."""
+MAX_BARREN_ROUNDS = 5
+"""Rounds of trials whose processes died, in a row, in which none came to its end, before those that are left are given
+up."""
 _SIZES = ("num_trials", "max_concurrent_trials")
 """What may change when a search goes on; of the study, only what is not in `_SOUGHT`."""
 _SOUGHT = ("kind", "vary", "objectives")
@@ -202,7 +203,7 @@ def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
         at_once = min(search.max_concurrent_trials, count_workers(None))
         journal = _open_journal(task, storage)
         num_barren = 0
-        while num_barren < MAX_ATTEMPTS and (num_left := search.num_trials - journal.num_finished) > 0:
+        while num_barren < MAX_BARREN_ROUNDS and (num_left := search.num_trials - journal.num_finished) > 0:
             with record_usage(
                 storage.store,
                 "tune",
