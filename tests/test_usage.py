@@ -127,6 +127,27 @@ def test_the_rate_is_that_of_the_last_minute(tmp_path: Path, monkeypatch: pytest
     assert next(u for u in read_usage(tmp_path) if u.attempt == "other").rate == pytest.approx(20.0)
 
 
+def test_a_table_has_the_stages_that_were_begun_for_each_maze(tmp_path: Path) -> None:
+    (tmp_path / "table1_begun.json").write_text("{}")
+    for directory, name, text in (
+        ("umaze/search", "best.json", '{"num_trials": 8}'),
+        ("umaze/policies/iql-maze2d", "policy.json", "{}"),
+        ("umaze/policies/bc/run/step_00000100", "config.json", "{}"),
+        ("umaze/evaluation/maze2d/mppi", "summary.json", '{"episodes": 100}'),
+        ("large/search", "study.journal", ""),
+    ):
+        (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / directory / name).write_text(text)
+    stages = [(stage.stage, stage.state, stage.done, stage.total) for stage in read_status(tmp_path)]
+    assert stages == [
+        ("large: tune", "interrupted", None, None),
+        ("umaze: tune", "done", 8, 8),
+        ("umaze: train bc", "interrupted", 100, None),
+        ("umaze: train iql-maze2d", "done", 1, 1),
+        ("umaze: evaluate maze2d mppi", "done", 100, 100),
+    ]
+
+
 def test_a_run_without_records_has_a_state_but_no_cost(tmp_path: Path) -> None:
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "best.json").write_text('{"num_trials": 8}')

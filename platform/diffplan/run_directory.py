@@ -8,6 +8,13 @@
       report.html
       usage/                             of the report; those of the other stages lie in their outputs
 ```
+
+Of Table 1:
+
+```
+<out>/table1_begun.json                  what it is a table of
+      <maze>/dataset/ checkpoint/ search/ policies/<policy>/ evaluation/<protocol>/<method>/
+```
 """
 
 CONFIG, PIPELINE = "config.json", "pipeline.json"
@@ -19,6 +26,7 @@ DATASET, CHECKPOINT, SEARCH, EVALUATION, TENSORBOARD, REPORT = (
     "tensorboard",
     "report.html",
 )
+TABLE1_BEGUN, POLICIES = "table1_begun.json", "policies"
 SUMMARY = "summary.json"
 """Of an evaluation; written last."""
 PIN_NAME = "pinned.json"

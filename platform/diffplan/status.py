@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from diffplan.data.dataset import list_snapshots, read_manifest
 from diffplan.data.format import MANIFEST_NAME
 from diffplan.data.store import Store, open_store
 from diffplan.errors import DataError
+from diffplan.evaluation.baselines.offline_policy import DESCRIPTION as POLICY
 from diffplan.evaluation.protocol import PROTOCOLS
 from diffplan.evaluation.unit_results import DESCRIPTION, UNITS
 from diffplan.report.search_files import BEST
@@ -30,11 +31,13 @@ from diffplan.run_directory import (
     EVALUATION,
     PIN_NAME,
     PIPELINE,
+    POLICIES,
     REPORT,
     RUN_NAME,
     SEARCH,
     STEP_PREFIX,
     SUMMARY,
+    TABLE1_BEGUN,
 )
 from diffplan.tuning.journal import FILE_NAME as JOURNAL
 from diffplan.usage import Usage, read_usage
@@ -94,7 +97,9 @@ class _Output:
 
 
 def read_status(where: str | Path, now: float | None = None) -> list[StageStatus]:
-    """The stages of what lies at a path or URL: a dataset, a training run, a search, an evaluation or a pipeline run.
+    """The stages of what lies at a path or URL.
+
+    That is a dataset, a training run, a search, an evaluation, a pipeline run or a Table 1.
 
     Args:
         where: path or URL.
@@ -108,6 +113,8 @@ def read_status(where: str | Path, now: float | None = None) -> list[StageStatus
     store = open_store(where)
     files = {stored.name for stored in store.list("")}
     directories = set(store.list_directories(""))
+    if TABLE1_BEGUN in files:
+        return [stage for maze in sorted(directories) for stage in _read_table1(store, maze, now)]
     if MANIFEST_NAME in files:
         return [_judge(store, _read_dataset(store), now)]
     if files & {BEST, JOURNAL}:
@@ -150,6 +157,33 @@ def _read_pipeline(store: Store, now: float) -> list[StageStatus]:
     has_report = _has(store, REPORT)
     report = _Output("report", "stages", is_begun=has_report, is_whole=has_report, done=int(has_report), total=1)
     return [*found, _judge(store, report, now)]
+
+
+def _read_table1(table: Store, maze: str, now: float) -> list[StageStatus]:
+    """What has been begun for a maze; what else there will be, only the command knows."""
+    parts: list[tuple[str, Callable[[Store], _Output]]] = [
+        (DATASET, _read_dataset),
+        (CHECKPOINT, _read_training),
+        (SEARCH, _read_search),
+    ]
+    root = open_store(f"{table.uri}/{maze}")
+    for policy in _list_names(root, POLICIES):
+        parts.append((f"{POLICIES}/{policy}", lambda part, name=policy: _read_policy(part, name)))
+    for protocol in _list_names(root, EVALUATION):
+        for method in _list_names(root, f"{EVALUATION}/{protocol}"):
+            name = f"evaluate {protocol} {method}"
+            parts.append((f"{EVALUATION}/{protocol}/{method}", lambda part, name=name: _read_evaluation(part, name)))
+    found = []
+    for directory, read in parts:
+        part = open_store(f"{root.uri}/{directory}")
+        if part.list("") or part.list_directories(""):
+            output = read(part)
+            found.append(_judge(part, replace(output, stage=f"{maze}: {output.stage}"), now))
+    return found
+
+
+def _list_names(store: Store, directory: str) -> list[str]:
+    return sorted(name.rpartition("/")[2] for name in store.list_directories(directory))
 
 
 def _judge(store: Store, output: _Output, now: float) -> StageStatus:
@@ -230,6 +264,13 @@ def _read_training(store: Store) -> _Output:
     whole = [name for name in names if _has(store, f"{name}/{CHECKPOINT_CONFIG}")]
     steps = [int(name.rpartition(STEP_PREFIX)[2]) for name in whole]
     return _Output("train", "steps", is_begun=True, done=max(steps, default=0))
+
+
+def _read_policy(store: Store, name: str) -> _Output:
+    """A baseline: one that the loop trains, or one of RLlib, which is there as a whole or not at all."""
+    if _has(store, POLICY):
+        return _Output(f"train {name}", "policies", is_begun=True, is_whole=True, done=1, total=1)
+    return replace(_read_training(store), stage=f"train {name}")
 
 
 def _read_search(store: Store) -> _Output:

@@ -20,7 +20,7 @@ class StatusArguments:
     """Say what of a run is done, running, interrupted or failed, and what it has cost."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
-    """Directory or URL of a pipeline run, a dataset, a training run, a search or an evaluation."""
+    """Directory or URL of a pipeline run, a dataset, a training run, a search, an evaluation or a Table 1."""
     json: bool = False
     """Write JSON."""
 

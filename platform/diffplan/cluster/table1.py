@@ -41,7 +41,7 @@ from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
 from diffplan.presets import get_preset
 from diffplan.report.table1 import MAZES, METHOD_TITLES, PROTOCOL_TITLES, draw_table, format_page, make_row
-from diffplan.run_directory import RUN_NAME, SUMMARY
+from diffplan.run_directory import POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
 from diffplan.suggestion import unknown_name
 from diffplan.training.companions import CALIBRATION, fit_companions
 from diffplan.tuning.studies import find_study
@@ -149,7 +149,7 @@ def _begin(table: Table1) -> None:
     """Note what the results are of, and refuse to mix in those of another seed or size."""
     asked = {"seed": table.seed, "presets": f"maze2d-*{table.preset_suffix}", **dataclasses.asdict(table.size)}
     asked = json.loads(json.dumps(asked))
-    path = table.out / "table1_begun.json"
+    path = table.out / TABLE1_BEGUN
     if path.exists():
         begun = json.loads(path.read_text())
         if changed := [name for name in asked if begun.get(name) != asked[name]]:
@@ -266,7 +266,7 @@ class _Maze:
             checkpoint_interval=self._table.size.cloning_steps,
         )
         config = dataclasses.replace(self._config, training=training)
-        out = self._root / "policies" / "bc"
+        out = self._root / POLICIES / "bc"
         self._train(config, out, "the cloned policy")
         return out
 
@@ -293,7 +293,7 @@ class _Maze:
 
     def _policy(self, algorithm: Algorithm, protocol: str) -> Path:
         """A policy of offline reinforcement learning."""
-        out = self._root / "policies" / f"{algorithm}-{protocol}"
+        out = self._root / POLICIES / f"{algorithm}-{protocol}"
         if self._is_done(out, f"train {algorithm} for {protocol}"):
             return out
         single, conditioned = self._table.size.baseline_updates[algorithm]
