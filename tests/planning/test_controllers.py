@@ -188,3 +188,7 @@ def test_the_pace_is_that_of_the_settings_and_planned_actions_have_none():
         assert made.count_env_steps(plan) == -(-(plan.horizon - 1) * plan.stride // 2)
     with pytest.raises(PlanningError, match=r"planning.pace: expected 1 with planning.controller actions, .* got 2"):
         make_planner_with("actions", action_dim=2, pace=2.0)
+    with pytest.raises(
+        PlanningError, match=r"planning.max_lag: expected 0 with planning.controller actions, .* got 0.5"
+    ):
+        make_planner_with("actions", action_dim=2, max_lag=0.5)

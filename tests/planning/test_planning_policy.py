@@ -10,7 +10,13 @@ from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.layout import Layout
 from diffplan.planning.planner import Planner
-from diffplan.planning.policy import MAX_WAIT, MIN_STEPS_BETWEEN_PLANS, STRICTNESS_FACTOR, PlanningPolicy
+from diffplan.planning.policy import (
+    MAX_WAIT,
+    MAX_WAIT_OF_PLANS,
+    MIN_STEPS_BETWEEN_PLANS,
+    STRICTNESS_FACTOR,
+    PlanningPolicy,
+)
 from diffplan.types import Plan
 
 AT_REST = np.array([[1.0, 1.0, 0.0, 0.0]])
@@ -106,6 +112,48 @@ def test_deviation_makes_a_new_and_stricter_plan_even_if_it_is_later():
     limits = [limit.item() for _, _, limit in planner.asked]
     assert limits == pytest.approx([8.0, 8.0 * STRICTNESS_FACTOR, 8.0 * STRICTNESS_FACTOR**2])
     assert STRICTNESS_FACTOR < 1
+
+
+def make_way(horizon):
+    """A plan along the first axis, a tenth in each of its steps of five."""
+    xs = 1 + 0.1 * np.arange(horizon, dtype=np.float32)
+    return Plan(np.stack([xs, np.ones(horizon), np.zeros(horizon), np.zeros(horizon)], 1), None, 5, 0.0, True)
+
+
+def test_a_plan_waits_for_a_position_that_is_late_and_then_goes_on():
+    planner = ScriptedPlanner(make_way(41), max_lag=0.25)  # 200 steps
+    policy = make_policy(planner)
+    policy.reset(AT_REST, GOAL)
+    run(policy, 13)  # until the plan is 0.26 ahead
+    controller = policy._controller
+    assert controller.elapsed_env_steps().tolist() == [13]
+    run(policy, MAX_WAIT_OF_PLANS - 1)
+    assert controller.elapsed_env_steps().tolist() == [13]
+    run(policy, 5, AT_REST + np.array([0.2, 0, 0, 0]))
+    assert controller.elapsed_env_steps().tolist() == [18]
+    assert controller.waited_env_steps(np.arange(1)).tolist() == [0]
+    assert policy.num_plans.tolist() == [1]
+
+
+def test_a_plan_that_waits_for_long_is_given_up_for_a_stricter_one():
+    planner = ScriptedPlanner(make_way(41), make_way(30), max_lag=0.25)
+    policy = make_policy(planner)
+    policy.reset(AT_REST, GOAL)
+    run(policy, 13 + MAX_WAIT_OF_PLANS)
+    assert policy.num_plans.tolist() == [1]
+    run(policy, 1)
+    assert policy.num_plans.tolist() == [2]
+    assert policy.plans[0].horizon == 30
+    assert [limit.item() for _, _, limit in planner.asked] == pytest.approx([8.0, 8.0 * STRICTNESS_FACTOR])
+    assert policy._controller.waited_env_steps(np.arange(1)).tolist() == [0]
+
+
+def test_a_plan_waits_only_for_its_own_environment():
+    planner = ScriptedPlanner(make_way(41), make_way(41), max_lag=0.25)
+    policy = make_policy(planner)
+    policy.reset(np.repeat(AT_REST, 2, axis=0), np.repeat(GOAL, 2, axis=0))
+    run(policy, 20, np.array([AT_REST[0], AT_REST[0] + np.array([0.2, 0, 0, 0])]))
+    assert policy._controller.elapsed_env_steps().tolist() == [13, 20]
 
 
 def test_deviation_within_the_limit_is_tolerated():

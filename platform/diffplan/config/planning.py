@@ -84,6 +84,9 @@ class PlanningConfig:
     """Environment steps between two plans; 0 does not plan again while a plan is going well."""
     max_deviation: float = 0.7
     """Plan again where the position is further than this from the plan, in units; 0 never does."""
+    max_lag: float = 0.0
+    """The plan waits while the position is further than this from it, in units, and is given up if that lasts; 0 never
+    waits."""
     warm_start_steps: int = 0
     """Denoising steps of a plan that starts from what is left of the one before; 0 always plans from noise."""
     warm_start_level: float = 0.3
@@ -105,6 +108,7 @@ class PlanningConfig:
             "replan_interval",
             "max_speed_error",
             "max_deviation",
+            "max_lag",
             "guide_stop_step",
             "warm_start_steps",
         ):

@@ -45,6 +45,10 @@ class Controller(Protocol):
         """
         ...
 
+    def waited_env_steps(self, envs: np.ndarray) -> np.ndarray:
+        """How long the plans of some environments have been waiting for them, without a break, int[num]."""
+        ...
+
     def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
         """Actions float32[num, action_dim], and on to the next step of the plans.
 
@@ -56,10 +60,14 @@ class Controller(Protocol):
 
 
 class _Follower:
-    """What all controllers share: the plans, interpolated to every environment step, and how far each has come."""
+    """What all controllers share: the plans, interpolated to every environment step, and how far each has come.
 
-    def __init__(self, env: EnvConfig, interpolation: Interpolation, pace: float = 1.0) -> None:
-        self._env, self._pace = env, pace
+    A plan may wait for a position that has fallen behind (a reference governor). Else one that is late cuts its corners
+    into walls, and being late could not be told from being held up.
+    """
+
+    def __init__(self, env: EnvConfig, interpolation: Interpolation, pace: float = 1.0, max_lag: float = 0.0) -> None:
+        self._env, self._pace, self._max_lag = env, pace, max_lag or math.inf
         self._interpolation: Interpolation = interpolation
         self._positions, self._velocities = list(env.position_columns), list(env.velocity_columns)
 
@@ -70,7 +78,7 @@ class _Follower:
         self._lengths = np.array([len(reference) for reference in references], dtype=int)
         # Behind the end of a reference its last row, at rest, is repeated.
         self._references = np.stack([_repeat_last(reference, int(self._lengths.max())) for reference in references])
-        self._env_steps = np.zeros(len(plans), dtype=int)
+        self._env_steps, self._waited = np.zeros((2, len(plans)), dtype=int)
 
     def replace(self, i: int, plan: Plan) -> None:
         """Follow a new plan in one environment."""
@@ -81,7 +89,7 @@ class _Follower:
             missing = len(reference) - width
             self._references = np.pad(self._references, ((0, 0), (0, missing), (0, 0)), mode="edge")
         self._references[i] = _repeat_last(reference, self._references.shape[1])
-        self._env_steps[i] = 0
+        self._env_steps[i] = self._waited[i] = 0
 
     def remaining_env_steps(self) -> np.ndarray:
         """Environment steps until each plan ends, int[num_envs]; 0 once it has ended."""
@@ -100,14 +108,23 @@ class _Follower:
         ways = (self._targets(self._all if envs is None else envs) - observations)[:, self._positions]
         return np.sqrt((ways**2).sum(axis=1))
 
+    def waited_env_steps(self, envs: np.ndarray) -> np.ndarray:
+        """How long the plans of some environments have been waiting for them, without a break, int[num]."""
+        return self._waited[envs]
+
     @property
     def _all(self) -> np.ndarray:
         return np.arange(len(self._env_steps))
 
-    def _advance(self, envs: np.ndarray | None) -> np.ndarray:
-        """The environments that go on to the next step of their plans."""
+    def _advance(self, observations: np.ndarray, envs: np.ndarray | None) -> np.ndarray:
+        """The environments that act, whose plans go on to their next step or wait."""
         envs = self._all if envs is None else envs
-        self._env_steps[envs] += 1
+        if self._max_lag == math.inf:
+            self._env_steps[envs] += 1
+        else:
+            waits = self.deviations(observations, envs) > self._max_lag
+            self._env_steps[envs] += ~waits
+            self._waited[envs] = np.where(waits, self._waited[envs] + 1, 0)
         return envs
 
     def _targets(self, envs: np.ndarray) -> np.ndarray:
@@ -145,6 +162,7 @@ class TrackingController(_Follower):
         action_high: upper bounds of the action.
         interpolation: how plans go on between their steps.
         pace: how many times as fast plans are followed as they were planned; their velocities grow with it.
+        max_lag: a plan waits while the position is further than this from it; 0 never waits.
     """
 
     def __init__(
@@ -156,14 +174,15 @@ class TrackingController(_Follower):
         action_high: np.ndarray | float = 1.0,
         interpolation: Interpolation = "linear",
         pace: float = 1.0,
+        max_lag: float = 0.0,
     ) -> None:
-        super().__init__(env, interpolation, pace)
+        super().__init__(env, interpolation, pace, max_lag)
         self._gains = position_gain, velocity_gain
         self._bounds = action_low, action_high
 
     def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
         """Actions float32[num, action_dim]; see `Controller.act`."""
-        errors = self._targets(self._advance(envs)) - observations
+        errors = self._targets(self._advance(observations, envs)) - observations
         position_gain, velocity_gain = self._gains
         actions = position_gain * errors[:, self._positions] + velocity_gain * errors[:, self._velocities]
         return np.clip(actions, *self._bounds).astype(np.float32)
@@ -181,6 +200,7 @@ class InverseDynamicsController(_Follower):
         action_high: upper bounds of the action.
         interpolation: how plans go on between their steps.
         pace: how many times as fast plans are followed as they were planned; their velocities grow with it.
+        max_lag: a plan waits while the position is further than this from it; 0 never waits.
     """
 
     def __init__(
@@ -191,14 +211,15 @@ class InverseDynamicsController(_Follower):
         action_high: np.ndarray | float = 1.0,
         interpolation: Interpolation = "linear",
         pace: float = 1.0,
+        max_lag: float = 0.0,
     ) -> None:
-        super().__init__(env, interpolation, pace)
+        super().__init__(env, interpolation, pace, max_lag)
         self._predict = predict
         self._bounds = action_low, action_high
 
     def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
         """Actions float32[num, action_dim]; see `Controller.act`."""
-        targets = self._targets(self._advance(envs))
+        targets = self._targets(self._advance(observations, envs))
         return np.clip(self._predict(observations, targets), *self._bounds).astype(np.float32)
 
 
@@ -220,7 +241,7 @@ class ActionController(_Follower):
     def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
         """Actions float32[num, action_dim]; see `Controller.act`."""
         actions = []
-        for env in self._advance(envs):
+        for env in self._advance(observations, envs):
             plan = self._plans[env]
             if plan.actions is None:
                 raise ValueError("plans: expected planned actions, got plans of observations only")

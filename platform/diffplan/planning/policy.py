@@ -21,6 +21,10 @@ from diffplan.types import Plan
 MIN_STEPS_BETWEEN_PLANS = 10
 """A plan is followed for at least this many environment steps before a deviation from it counts."""
 
+MAX_WAIT_OF_PLANS = 20
+"""Environment steps that a plan waits for a position that has fallen behind, before something is held to be in the way.
+A ball that is only late is back in a few."""
+
 STRICTNESS_FACTOR = 0.8
 """What a plan that could not be followed multiplies the speed error admitted in the next one by."""
 
@@ -65,9 +69,9 @@ class PlanningPolicy:
     """Plans at the start of an episode, follows the plan, and plans again when the settings say so.
 
     There are two reasons to plan again: every `replan_interval` steps, for the sake of a sooner arrival (or, with warm
-    starts, to mend what is left of the plan); and a position further than `max_deviation` from the plan, because
-    something (a wall that the plan cut, a push) holds it up. A plan that could not be followed was too bold, so the
-    next must be more consistent than it had to.
+    starts, to mend what is left of the plan); and a position further than `max_deviation` from the plan, or one that
+    the plan has long been waiting for (`max_lag`), because something (a wall that the plan cut, a push) holds it up. A
+    plan that could not be followed was too bold, so the next must be more consistent than it had to.
 
     Args:
         planner: makes the plans; its settings give gains and replanning.
@@ -146,8 +150,10 @@ class PlanningPolicy:
     def _find_waiting(self, observations: np.ndarray, envs: np.ndarray) -> bool:
         """Whether some of these environments need a new plan, of the observations of all; remembers which."""
         settings, found = self._planner.settings, False
-        if settings.max_deviation:
-            lost = self._controller.deviations(observations[envs], envs) > settings.max_deviation
+        if settings.max_deviation or settings.max_lag:
+            lost = self._controller.waited_env_steps(envs) >= MAX_WAIT_OF_PLANS
+            if settings.max_deviation:
+                lost |= self._controller.deviations(observations[envs], envs) > settings.max_deviation
             lost &= self._steps_on_plan[envs] >= MIN_STEPS_BETWEEN_PLANS
             if lost.any():
                 self._lost[envs[lost]] = found = True
@@ -248,7 +254,9 @@ def make_controller(
     if settings.controller == "inverse_dynamics":
         predict = planner.inverse_dynamics
         assert predict is not None  # the planner refuses such settings without one
-        return InverseDynamicsController(env, predict, action_low, action_high, settings.interpolation, settings.pace)
+        return InverseDynamicsController(
+            env, predict, action_low, action_high, settings.interpolation, settings.pace, settings.max_lag
+        )
     return TrackingController(
         env,
         settings.position_gain,
@@ -257,4 +265,5 @@ def make_controller(
         action_high,
         settings.interpolation,
         settings.pace,
+        settings.max_lag,
     )

@@ -40,11 +40,13 @@ def check_settings(planner: Planner) -> None:
             "planning.controller: expected tracking or inverse_dynamics, for plans of this model hold no actions; "
             "train with --windows.columns actions_observations"
         )
-    if settings.controller == "actions" and settings.pace != 1:
-        raise PlanningError(
-            "planning.pace: expected 1 with planning.controller actions, which take as long as planned, "
-            f"got {settings.pace}"
-        )
+    if settings.controller == "actions":
+        for name, value, needed in (("pace", settings.pace, 1), ("max_lag", settings.max_lag, 0)):
+            if value != needed:
+                raise PlanningError(
+                    f"planning.{name}: expected {needed} with planning.controller actions, which take as long as "
+                    f"planned, got {value}"
+                )
     kind = config.network.condition
     for name, value, needed in (("target_return", settings.target_return, "returns"), ("task", settings.task, "task")):
         if value is not None and kind != needed:
