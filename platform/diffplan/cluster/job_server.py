@@ -22,6 +22,9 @@ CONNECT_SECONDS = 10
 """Wait for somebody to listen."""
 ANSWER_SECONDS = 60
 """Wait for the first answer; a busy head takes its time."""
+READY_SECONDS = 60
+"""Wait for a head that has just been started to take jobs; it answers some seconds before that."""
+_NOT_READY = "No available agent"
 PENDING_SECONDS = 20
 """Wait for a job to start, in silence; making its environment takes some of that."""
 POLL_SECONDS = 0.5
@@ -112,13 +115,20 @@ class JobServer:
             ClusterError: no node has so much, or the server refuses.
         """
         self._require_node(num_cpus, num_gpus)
-        with self._clear_errors():
-            return self._client.submit_job(
-                entrypoint=entrypoint,
-                runtime_env=runtime_env,
-                entrypoint_num_cpus=num_cpus or None,
-                entrypoint_num_gpus=num_gpus or None,
-            )
+        since = time.monotonic()
+        while True:
+            with self._clear_errors():
+                try:
+                    return self._client.submit_job(
+                        entrypoint=entrypoint,
+                        runtime_env=runtime_env,
+                        entrypoint_num_cpus=num_cpus or None,
+                        entrypoint_num_gpus=num_gpus or None,
+                    )
+                except RuntimeError as error:
+                    if _NOT_READY not in str(error) or time.monotonic() - since > READY_SECONDS:
+                        raise
+            time.sleep(POLL_SECONDS)
 
     def list(self) -> list[JobDetails]:
         """All submitted jobs that the cluster remembers, oldest first."""
