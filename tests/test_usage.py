@@ -174,7 +174,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (tmp_path / "thesis.tex").touch()
         assert main(["status", str(path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "expected a dataset, a training run, a search, an evaluation or a pipeline run" in line
+        assert "expected a dataset, a training run, a search, an evaluation, a pipeline run or a Table 1" in line
         assert got in line
     (tmp_path / "best.json").write_text("{")
     assert main(["status", str(tmp_path)]) == 2

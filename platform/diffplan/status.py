@@ -127,8 +127,8 @@ def read_status(where: str | Path, now: float | None = None) -> list[StageStatus
         return _read_pipeline(store, now)
     found = ", ".join(sorted(files | directories)[:4]) or "nothing"
     raise DataError(
-        f"{store.uri}: expected a dataset, a training run, a search, an evaluation or a pipeline run, got {found}; "
-        "give the --out of one"
+        f"{store.uri}: expected a dataset, a training run, a search, an evaluation, a pipeline run or a Table 1, "
+        f"got {found}; give the --out of one"
     )
 
 

@@ -45,7 +45,8 @@ class WorkMeter:
         from torch.utils.tensorboard import SummaryWriter  # late: it costs half a second
 
         self._stage, self._unit, self._usage = stage, unit, usage
-        self._done = initial
+        self._done = self._drawn_done = initial
+        self._values: dict[str, float] = {}
         self._recent: deque[_Work] = deque()
         self._began = self._drawn = time.monotonic()
         self._files = EventFiles(f"{store.uri}/{TENSORBOARD}")
@@ -62,19 +63,19 @@ class WorkMeter:
             values: further numbers for the curves, such as the mean score.
         """
         now = time.monotonic()
-        self._done += amount
+        self._done, self._values = self._done + amount, values
         self._recent.append(_Work(now, actor, amount, seconds))
         while now - self._recent[0].at > WINDOW_SECONDS:
             self._recent.popleft()
         if now - self._drawn >= CURVE_SECONDS:
             self._drawn = now
-            self._draw(now, values)
+            self._draw(now)
             self._upload()
 
     def finish(self) -> None:
-        """Draw what came last."""
-        if self._recent:
-            self._draw(time.monotonic(), {})
+        """Draw what came last, if that was not drawn yet."""
+        if self._drawn_done < self._done:
+            self._draw(time.monotonic())
         self._writer.close()
         self._upload()
 
@@ -96,12 +97,13 @@ class WorkMeter:
             f"fastest_{per_second}": rates[-1],
         }
 
-    def _draw(self, now: float, values: dict[str, float]) -> None:
+    def _draw(self, now: float) -> None:
+        self._drawn_done = self._done
         summary = self.summarize()
         self._usage.show(**summary)
         elapsed = min(now - self._began, WINDOW_SECONDS)
         rate = sum(work.amount for work in self._recent) / max(elapsed, 1e-6)
-        shown = {f"{self._unit}_per_second": rate, **summary, **values}
+        shown = {f"{self._unit}_per_second": rate, **summary, **self._values}
         for name, value in shown.items():
             self._writer.add_scalar(f"{self._stage}/{name}", value, self._done)
         self._writer.flush()
