@@ -47,7 +47,7 @@ class MazePaths:
     def clearances(self, positions: np.ndarray) -> np.ndarray:
         """Distance of positions float[..., 2] from the nearest wall, float64[...]; 0 in a wall. In units."""
         offsets = self._offsets(np.asarray(positions, dtype=np.float64))
-        return np.sqrt((offsets**2).sum(axis=-1)).min(axis=-1)
+        return np.sqrt((offsets**2).sum(axis=-1).min(axis=-1))
 
     def touches_wall(self, positions: np.ndarray) -> np.ndarray:
         """Whether a ball at positions float[..., 2] touches a wall, bool[...]."""

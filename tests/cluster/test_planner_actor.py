@@ -123,7 +123,11 @@ def test_it_has_what_policies_ask_of_a_planner(planners: list, tiny_checkpoint: 
         p.replan(old, np.array([0, 2, 5]), OBSERVATIONS, GOALS, g, max_speed_errors=np.full(3, 9.0))
         for p, old, g in zip((remote, planner), plans, generators, strict=True)
     ]
-    for one, other in (plans, again):
+    within = [
+        p.plan_within(OBSERVATIONS, GOALS, g, np.full(3, 99), max_speed_errors=np.full(3, 1e9))
+        for p, g in zip((remote, planner), generators, strict=True)
+    ]
+    for one, other in (plans, again, within):
         assert all(np.array_equal(a.observations, b.observations) for a, b in zip(one, other, strict=True))
     assert torch.equal(generators[0].get_state(), generators[1].get_state())
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffplan.networks.packing import Conv1d, Packing, Upsample1d, group_norm
+from diffplan.networks.packing import FEW_MULTIPLICATIONS, Conv1d, Packing, Upsample1d, group_norm, multiply
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -162,3 +162,23 @@ def test_what_is_laid_out_is_no_part_of_the_state():
     with torch.no_grad():
         layer(torch.zeros(2, 3), Packing(torch.tensor([2])))
     assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("steps", [1, 7, 400, 3001])
+def test_products_by_one_dnn_are_those_of_torch(steps):
+    torch.manual_seed(0)
+    x, matrix, bias = torch.randn(steps, 320), torch.randn(320, 64), torch.randn(64)
+    expected = (x.double() @ matrix.double() + bias).float()
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        product = multiply(x, matrix, bias)
+    torch.testing.assert_close(product, expected, atol=1e-4, rtol=1e-5)
+    called = {event.key for event in profile.key_averages()}
+    assert ("mkldnn::_linear_pointwise" in called) == (x.numel() * 64 >= FEW_MULTIPLICATIONS)
+
+
+def test_products_have_gradients():
+    x, matrix, bias = torch.randn(3000, 64), torch.randn(64, 32), torch.randn(32)
+    x.requires_grad_()
+    multiply(x, matrix, bias).sum().backward()
+    torch.testing.assert_close(x.grad, matrix.sum(dim=1).expand(3000, -1))

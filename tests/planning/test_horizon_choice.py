@@ -82,6 +82,37 @@ def test_a_prediction_that_is_too_cautious_is_taken():
     assert sum(map(len, network.batches)) == 3
 
 
+@pytest.mark.parametrize("factor", [0.3, 1.0])
+def test_plans_within_given_horizons_are_those_of_a_plan_that_are_so_short(factor):
+    planner, network, model = make_predicting(factor)
+    wanted, longest = [4, 8, 12, 16, 8], np.array([16, 7, 12, 13, 8])
+    plans = planner.plan_within(*make_rests(wanted), seeded(), longest)
+    assert [plan and plan.horizon for plan in plans] == [4, None, 12, None, 8]
+    assert all(plan is None or plan.consistent for plan in plans)
+    tried = sorted(h for batch in network.batches for h in batch)
+    # A prediction that is right spends nothing where no plan is short enough; no other tries what is too long.
+    assert tried == ([4, 8, 12] if factor == 1 else sorted([4, 4, *(8, 12), *(8, 12), *(4, 8)]))
+    assert model.asked == [5]
+
+
+def test_nothing_is_predicted_where_no_horizon_is_short_enough():
+    planner, network, model = make_predicting()
+    assert planner.plan_within(*make_rests([4, 8]), seeded(), np.array([3, -1])) == [None, None]
+    assert (network.batches, model.asked) == ([], [])
+
+
+def test_without_a_prediction_the_horizons_up_to_the_longest_are_scanned():
+    planner, network = make_straight_planner(max_speed_error=SPEED + 1e-3)
+    plans = planner.plan_within(*make_rests([12, 12]), seeded(), np.array([8, 12]))
+    assert [plan and plan.horizon for plan in plans] == [None, 12]
+    assert {h for batch in network.batches for h in batch} == {4, 8, 12}
+
+
+def test_a_longest_horizon_for_each_observation_is_expected():
+    with pytest.raises(PlanningError, match=r"max_horizons: expected shape \(2,\), one for each .*, got \(1,\)"):
+        make_predicting()[0].plan_within(*make_rests([4, 8]), seeded(), np.array([3]))
+
+
 def test_limits_of_each_environment_reach_the_horizon_model():
     planner, _, _ = make_predicting()
     limits = np.array([SPEED + 1e-3, 100.0, 1e-3])

@@ -36,10 +36,15 @@ class ScriptedPlanner:
         self.settings = replace(CONFIG.planning, **{"max_deviation": 0.0, "max_speed_error": 8.0, **settings})
         self.script = list(script)
         self.asked = []
+        self.max_horizons = []
 
     def plan(self, observations, goals, generator, *, max_speed_errors):
         self.asked.append((observations.copy(), goals.copy(), max_speed_errors.copy()))
         return [self.script.pop(0) for _ in observations]
+
+    def plan_within(self, observations, goals, generator, max_horizons, *, max_speed_errors):
+        self.max_horizons.append(max_horizons.tolist())
+        return self.plan(observations, goals, generator, max_speed_errors=max_speed_errors)
 
 
 def run(policy, num_steps, observations=AT_REST):
@@ -61,11 +66,10 @@ def test_one_plan_is_enough_without_replanning():
     assert planner.asked[0][2].tolist() == [8.0]
 
 
-def test_replanning_changes_over_only_to_a_consistent_plan_that_arrives_sooner():
-    first = make_plan(20)  # 95 steps
-    # At step 10, 85 steps remain: 17 plan steps are no sooner. At 20, 75: 14 are. At 30, 60: inconsistent.
-    same, sooner, bold = make_plan(18), make_plan(15), make_plan(4, consistent=False)
-    planner = ScriptedPlanner(first, same, sooner, bold, replan_interval=10)
+@pytest.mark.parametrize("pace", [1.0, 1.25])
+def test_replanning_changes_over_to_plans_that_arrive_sooner(pace):
+    first, sooner = make_plan(20), make_plan(15)  # the first takes 95 / pace steps
+    planner = ScriptedPlanner(first, None, sooner, None, replan_interval=10, pace=pace)
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     followed = []
@@ -74,15 +78,20 @@ def test_replanning_changes_over_only_to_a_consistent_plan_that_arrives_sooner()
         followed.append(policy.plans[0])
     assert all(plan is first for plan in followed[:20])
     assert all(plan is sooner for plan in followed[20:])
-    assert policy.num_plans.tolist() == [4]
+    assert policy.num_plans.tolist() == [2]  # where there was none, none was made
+    counted = policy._controller.count_env_steps
+    for (longest,), remaining in zip(
+        planner.max_horizons, (95 / pace - 10, 95 / pace - 20, 70 / pace - 10), strict=True
+    ):
+        assert counted(make_plan(longest)) < remaining <= counted(make_plan(longest + 1))
 
 
 def test_replanning_ends_with_the_plan():
-    planner = ScriptedPlanner(make_plan(3), *[make_plan(50)] * 2, replan_interval=4)  # 10 steps, asked at 4 and 8
+    planner = ScriptedPlanner(make_plan(3), None, None, replan_interval=4)  # 10 steps, asked at 4 and 8
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     run(policy, 40)
-    assert policy.num_plans.tolist() == [3]
+    assert planner.max_horizons == [[2], [1]]
 
 
 def test_only_environments_still_under_way_are_replanned():

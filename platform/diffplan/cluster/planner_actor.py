@@ -49,22 +49,22 @@ class PlannerActor:
 
     def call(
         self, method: str, arguments: tuple[Any, ...], generator_state: torch.Tensor, named: dict[str, Any]
-    ) -> tuple[list[Plan], torch.Tensor]:
+    ) -> tuple[list[Any], torch.Tensor]:
         """Plan by a method of the planner.
 
         Args:
-            method: `plan` or `replan`.
+            method: `plan`, `plan_within` or `replan`.
             arguments: those before the generator.
             generator_state: of the random numbers that the noise comes from.
             named: those behind it.
 
         Returns:
-            The plans, and the state of the random numbers after them.
+            What the method does, and the state of the random numbers after them.
         """
         generator = torch.Generator()
         generator.set_state(generator_state)
         plans = getattr(self._planner, method)(*arguments, generator, **named)
-        count_work("evaluate", "plans", len(plans))
+        count_work("evaluate", "plans", sum(plan is not None for plan in plans))
         return plans, generator.get_state()
 
 
@@ -96,7 +96,20 @@ class RemotePlanner:
         max_speed_errors: np.ndarray | None = None,
     ) -> list[Plan]:
         """Plan; see `Planner.plan`."""
-        return self._call("plan", (observations, goals), generator, max_speed_errors)
+        return self._call("plan", (observations, goals), generator, max_speed_errors=max_speed_errors)
+
+    def plan_within(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray,
+        generator: torch.Generator,
+        max_horizons: np.ndarray,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan | None]:
+        """Plan no longer than given horizons; see `Planner.plan_within`."""
+        named = {"max_horizons": max_horizons, "max_speed_errors": max_speed_errors}
+        return self._call("plan_within", (observations, goals), generator, **named)
 
     def replan(
         self,
@@ -109,12 +122,10 @@ class RemotePlanner:
         max_speed_errors: np.ndarray | None = None,
     ) -> list[Plan]:
         """Plan from what is left of the plans before; see `Planner.replan`."""
-        return self._call("replan", (previous, elapsed_env_steps, observations, goals), generator, max_speed_errors)
+        arguments = (previous, elapsed_env_steps, observations, goals)
+        return self._call("replan", arguments, generator, max_speed_errors=max_speed_errors)
 
-    def _call(
-        self, method: str, arguments: tuple[Any, ...], generator: torch.Generator, max_speed_errors: np.ndarray | None
-    ) -> list[Plan]:
-        named = {"max_speed_errors": max_speed_errors}
+    def _call(self, method: str, arguments: tuple[Any, ...], generator: torch.Generator, **named: Any) -> list[Any]:
         plans, state = self._get(self._actor.call.remote(method, arguments, generator.get_state(), named))
         generator.set_state(state.clone())  # what comes from Ray may not be written to
         return plans

@@ -36,6 +36,10 @@ class Controller(Protocol):
         """Environment steps that it takes to follow a plan."""
         ...
 
+    def sooner_horizons(self, envs: np.ndarray) -> np.ndarray:
+        """Horizons of the longest plans, of the same stride, that end before those of some environments, int[num]."""
+        ...
+
     def deviations(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
         """Distance between each observation's position and where its plan is now, float[num].
 
@@ -102,6 +106,11 @@ class _Follower:
     def count_env_steps(self, plan: Plan) -> int:
         """Environment steps that it takes to follow a plan."""
         return math.ceil((plan.horizon - 1) * plan.stride / self._pace)
+
+    def sooner_horizons(self, envs: np.ndarray) -> np.ndarray:
+        """Horizons of the longest plans, of the same stride, that end before those of some environments, int[num]."""
+        strides = np.array([self._plans[i].stride for i in envs])
+        return np.floor((self.remaining_env_steps()[envs] - 1) * self._pace / strides + 1e-9).astype(int) + 1
 
     def deviations(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
         """Distance between each observation's position and where its plan is now, float[num]."""

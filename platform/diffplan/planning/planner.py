@@ -18,11 +18,11 @@ from diffplan.diffusion.guides import as_guide, weighted_sum
 from diffplan.errors import PlanningError
 from diffplan.layout import Layout
 from diffplan.planning.horizon_model import HorizonModel
-from diffplan.planning.interpolation import interpolate
 from diffplan.planning.problem import Constraint, Problem
 from diffplan.planning.sampling import Asked, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.settings_check import check_settings
+from diffplan.planning.warm_start import keep_rest
 from diffplan.planning.waypoints import has_untimed, plan_untimed
 from diffplan.types import Plan
 
@@ -133,6 +133,60 @@ class Planner:
         ladder, first, predicted = self.choose_ladder(problem, candidates, limits, given=horizons is not None)
         return search_horizons(self, problem, ladder, first, limits, asked, self._steps, predicted=predicted)
 
+    def plan_within(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray,
+        generator: torch.Generator,
+        max_horizons: np.ndarray,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan | None]:
+        """Consistent plans of at most given horizons, as `plan` makes them; no time is spent on longer ones.
+
+        Args:
+            observations: as for `plan`.
+            goals: as for `plan`.
+            generator: as for `plan`.
+            max_horizons: the longest plan that is of use in each environment, in transitions, int[batch].
+            max_speed_errors: as for `plan`.
+
+        Returns:
+            For each environment a plan, or None: no plan that short was consistent, or is foreseen to be.
+
+        Raises:
+            PlanningError: as for `plan`; as many horizons as observations are expected.
+        """
+        problem = self._make_problem(observations, goals, ())
+        asked = self._ask(generator, None, None, None, keep_denoising=False)
+        limits = self._limits(max_speed_errors, len(problem))
+        if np.shape(max_horizons) != (len(problem),):
+            raise PlanningError(
+                f"max_horizons: expected shape ({len(problem)},), one for each observation, "
+                f"got {np.shape(max_horizons)}"
+            )
+        candidates = self._check_horizons(problem, self.settings.horizons)
+        plans: list[Plan | None] = [None] * len(problem)
+        num_rungs = np.searchsorted(candidates, max_horizons, side="right")
+        if not num_rungs.any():
+            return plans
+        ladder, first, predicted = self.choose_ladder(problem, candidates, limits)
+        rows = np.flatnonzero(first < num_rungs)
+        found = search_horizons(
+            self,
+            problem.take(rows),
+            ladder[rows],
+            first[rows],
+            limits[rows],
+            asked,
+            self._steps,
+            predicted=predicted,
+            num_rungs=num_rungs[rows],
+        )
+        for row, plan in zip(rows, found, strict=True):
+            plans[row] = plan if plan.consistent else None
+        return plans
+
     def choose_ladder(
         self, problem: Problem, horizons: tuple[int, ...], limits: np.ndarray, *, given: bool = False
     ) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -226,22 +280,9 @@ class Planner:
             )
         if np.min(elapsed_env_steps, initial=0) < 0:
             raise PlanningError(f"replan: expected elapsed steps of at least 0, got {np.min(elapsed_env_steps)}")
+        shortest = None if goals is None else self.shortest_horizon
         stride = self.config.windows.stride
-        lengths = np.array([plan.horizon for plan in previous])
-        if goals is not None:
-            lengths = np.maximum(lengths - np.asarray(elapsed_env_steps) // stride, self.shortest_horizon)
-        rest = np.zeros((len(problem), int(lengths.max()), self.layout.transition_dim), dtype=np.float32)
-        for i, (plan, elapsed, length) in enumerate(zip(previous, elapsed_env_steps, lengths, strict=True)):
-            last = (plan.horizon - 1) * plan.stride
-            times = (
-                np.linspace(elapsed, max(last, elapsed), length)
-                if goals is not None
-                else elapsed + stride * np.arange(length)
-            )
-            rest[i, :length, self.layout.observations] = interpolate(plan, self.config.env, times, "hermite")
-            if plan.actions is not None:
-                steps = np.minimum(times // plan.stride, plan.horizon - 1).astype(int)
-                rest[i, :length, self.layout.actions] = plan.actions[steps]
+        rest, lengths = keep_rest(previous, elapsed_env_steps, self.config.env, self.layout, stride, shortest)
         initial = torch.from_numpy(self.normalizer.normalize(rest))
         schedule = self.denoiser.schedule
         first = max(round(self.settings.warm_start_level * schedule.num_diffusion_steps) - 1, 0)

@@ -51,6 +51,18 @@ class PlannerLike(Protocol):
         """A plan for each environment."""
         ...
 
+    def plan_within(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray,
+        generator: torch.Generator,
+        max_horizons: np.ndarray,
+        *,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan | None]:
+        """A plan of at most a given horizon for each environment that has one."""
+        ...
+
     def replan(
         self,
         previous: Sequence[Plan],
@@ -186,7 +198,7 @@ class PlanningPolicy:
             self._change_over(int(i), plan)
 
     def _improve(self, observations: np.ndarray, indices: np.ndarray) -> None:
-        """Change over to a new plan where that arrives sooner than the present one, or mends it.
+        """Change over to a new plan where one arrives sooner than the present one, or mends it.
 
         Without this rule a policy never arrives: each new plan takes at least the shortest horizon.
         """
@@ -201,8 +213,18 @@ class PlanningPolicy:
         indices = indices[remaining[indices] > 0]
         if not indices.size:
             return
-        for i, plan in zip(indices, self._plan(observations, indices), strict=True):
-            if plan.consistent and self._controller.count_env_steps(plan) < remaining[i]:
+        since = time.perf_counter()
+        plans = self._planner.plan_within(
+            observations[indices],
+            self._goals[indices],
+            self._generator,
+            self._controller.sooner_horizons(indices),
+            max_speed_errors=self._max_speed_errors[indices],
+        )
+        self.plan_seconds += time.perf_counter() - since
+        for i, plan in zip(indices, plans, strict=True):
+            if plan is not None:
+                self.num_plans[i] += 1
                 self._change_over(int(i), plan)
 
     def _mend(self, observations: np.ndarray, indices: np.ndarray) -> None:

@@ -223,6 +223,8 @@ class Problem:
     def find_contradiction(self, horizon: int) -> int | None:
         """The step at which two different values are fixed in plans of a horizon that reaches all; None for no step."""
         timed = replace(self, fixed=tuple(fixed for fixed in self.fixed if fixed.is_timed))
+        if not timed.fixed and horizon > 1:
+            return None  # a start and a goal do not meet
         known = np.full((len(self), horizon, self.observations.shape[1]), np.nan, dtype=np.float32)
         rows = np.arange(len(self))[:, None]
         for placed in timed.place(np.full(len(self), horizon)):

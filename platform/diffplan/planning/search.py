@@ -35,6 +35,7 @@ def search_horizons(
     steps: Sequence[int],
     *,
     predicted: bool,
+    num_rungs: np.ndarray | None = None,
 ) -> list[Plan]:
     """Plans of the first horizon on each environment's ladder that is consistent and keeps all limits.
 
@@ -51,12 +52,13 @@ def search_horizons(
         steps: diffusion steps to denoise at.
         predicted: whether the first rung is likely to be the last, so that it is tried alone. Then each batch climbs
             twice as many rungs as the one before.
+        num_rungs: where each ladder ends, above `first`, int[batch]; None for its last rung.
 
     Returns:
         A plan for each environment; where no rung is consistent and within limits, the one that violates least, then
         the longest.
     """
-    num_rungs = ladder.shape[1]
+    ends = np.full(len(problem), ladder.shape[1]) if num_rungs is None else num_rungs
     best: list[Plan | None] = [None] * len(problem)
     waiting, rung = np.arange(len(problem)), first.copy()
     widest = 1 if predicted else ROWS_AT_ONCE
@@ -64,7 +66,7 @@ def search_horizons(
         width = min(widest, max(1, ROWS_AT_ONCE // (len(waiting) * asked.num_candidates)))
         widest *= 2
         tried = rung[waiting][:, None] + np.arange(width)
-        rows, places = np.nonzero(tried < num_rungs)
+        rows, places = np.nonzero(tried < ends[waiting][:, None])
         environments = waiting[rows]
         lengths = ladder[environments, tried[rows, places]]
         found: dict[int, Plan] = {}
@@ -78,7 +80,7 @@ def search_horizons(
                 best[waiting[row]] = plan = _better(best[waiting[row]], found[place])
                 done[row] = plan.consistent and plan.violation <= VIOLATION_TOLERANCE
         rung[waiting] += width
-        waiting = waiting[~done & (rung[waiting] < num_rungs)]
+        waiting = waiting[~done & (rung[waiting] < ends[waiting])]
     plans = [plan for plan in best if plan is not None]
     left = np.array([i for i, plan in enumerate(plans) if plan.violation > VIOLATION_TOLERANCE], dtype=int)
     if left.size and asked.guidance_scale and not asked.repair:
@@ -91,6 +93,7 @@ def search_horizons(
             replace(asked, repair=True),
             steps,
             predicted=predicted,
+            num_rungs=ends[left],
         )
         for i, plan in zip(left, repaired, strict=True):
             plans[i] = _better(plans[i], plan)

@@ -1,0 +1,56 @@
+"""What is left of plans that were followed for a while: where planning again may begin.
+
+Source: Janner et al. 2022, section 5.4 (warm-starting).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffplan.config import EnvConfig
+from diffplan.layout import Layout
+from diffplan.planning.interpolation import interpolate
+from diffplan.types import Plan
+
+
+def keep_rest(
+    previous: Sequence[Plan],
+    elapsed_env_steps: np.ndarray,
+    env: EnvConfig,
+    layout: Layout,
+    stride: int,
+    shortest: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rest of plans, as plans of the same stride.
+
+    Args:
+        previous: the plan that was followed in each environment.
+        elapsed_env_steps: environment steps since it was made, at least 0, int[batch].
+        env: which observation columns are positions and velocities.
+        layout: columns of a transition.
+        stride: environment steps between two steps of a plan.
+        shortest: plans end when they were to, and have at least so many steps; None: they keep their horizons, and
+            their last steps stand for what comes after.
+
+    Returns:
+        Transitions float32[batch, horizon, transition_dim] in environment units, 0 behind the end of a plan, and the
+        horizon of each, int[batch].
+    """
+    lengths = np.array([plan.horizon for plan in previous])
+    if shortest is not None:
+        lengths = np.maximum(lengths - np.asarray(elapsed_env_steps) // stride, shortest)
+    rest = np.zeros((len(previous), int(lengths.max()), layout.transition_dim), dtype=np.float32)
+    for i, (plan, elapsed, length) in enumerate(zip(previous, elapsed_env_steps, lengths, strict=True)):
+        last = (plan.horizon - 1) * plan.stride
+        times = (
+            elapsed + stride * np.arange(length)
+            if shortest is None
+            else np.linspace(elapsed, max(last, elapsed), length)
+        )
+        rest[i, :length, layout.observations] = interpolate(plan, env, times, "hermite")
+        if plan.actions is not None:
+            steps = np.minimum(times // plan.stride, plan.horizon - 1).astype(int)
+            rest[i, :length, layout.actions] = plan.actions[steps]
+    return rest, lengths
