@@ -84,7 +84,7 @@ class Packing:
 def multiply(
     x: Float[Tensor, "steps inputs"], matrix: Float[Tensor, "inputs outputs"], bias: Float[Tensor, " outputs"]
 ) -> Float[Tensor, "steps outputs"]:
-    """x matrix + bias, by oneDNN where that is faster and no gradient is wanted.
+    """The product of both and the bias, by oneDNN where that is faster and no gradient is wanted.
 
     On a CPU torch leaves products in single precision to MKL, which takes twice as long as oneDNN on processors that
     are not Intel's. What calls oneDNN is an operator that the compiler of torch writes into its code; it has no public
