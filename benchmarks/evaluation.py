@@ -1,9 +1,9 @@
 """How fast planners are evaluated: many episodes at once, planning included, against one episode at a time.
 
-Both run in one process on one core, turn by turn on the same episodes; a turn of single episodes takes a part of them,
-for all would take minutes. Seconds are the processor's for this process, so that other programs on the machine count
-as little as may be. Then the parts of one more block are measured. Actors run such blocks side by side, one on each
-CPU.
+One episode at a time, all in one process, and all in as many processes as the machine has cores, as the actors of
+`diffplan evaluate` run them, take turns on the same episodes; a turn of single episodes takes a part of them, for all
+would take minutes. Of one process the processor's seconds count, so that other programs on the machine matter as
+little as may be; of several the longest that one of them takes. Then the parts of one more block are measured.
 
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model pretrained:maze2d-large
 """
@@ -16,7 +16,9 @@ import os
 import platform as machine
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,6 +34,25 @@ from diffplan.seeding import Stream
 from diffplan_envs.maze_paths import MazePaths
 
 from mujoco.batch import Batch  # isort: skip  (after our physics, which chooses what mujoco draws with)
+
+
+PLANNERS: dict[str, Planner] = {}
+"""The planner of a process of `run_everywhere`."""
+
+
+def get_ready(model: str) -> None:
+    """Load the planner of a process, and compute what is computed once."""
+    torch.set_num_threads(1)
+    PLANNERS[model] = planner = load_planner(model)
+    evaluate_episodes(planner, apply_protocol("multi2d", planner.config.env), [0], seed=0, stream=Stream.TUNING)
+
+
+def time_episodes(model: str, episodes: Sequence[int], seed: int) -> float:
+    """Processor seconds of this process for episodes side by side."""
+    planner = PLANNERS[model]
+    since = time.process_time()
+    evaluate_episodes(planner, apply_protocol("multi2d", planner.config.env), episodes, seed=seed, stream=Stream.TUNING)
+    return time.process_time() - since
 
 
 def measure_parts(planner: Planner, env: EnvConfig, num: int) -> dict[str, float]:
@@ -50,6 +71,7 @@ def measure_parts(planner: Planner, env: EnvConfig, num: int) -> dict[str, float
 
     with (
         mock.patch.object(Planner, "plan", timed("planning", Planner.plan)),
+        mock.patch.object(Planner, "plan_within", timed("planning", Planner.plan_within)),
         mock.patch.object(Batch, "step", timed("physics", Batch.step)),
         mock.patch.object(MazePaths, "shortest_lengths", timed("shortest ways", MazePaths.shortest_lengths)),
     ):
@@ -64,29 +86,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pretrained:maze2d-large")
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--single", type=int, default=4, help="episodes of a turn that are run one at a time")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--single", type=int, default=10, help="episodes of a turn that are run one at a time")
+    parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("docs/results/evaluation.json"))
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    planner = load_planner(args.model)
+    get_ready(args.model)
+    planner = PLANNERS[args.model]
     env = apply_protocol("multi2d", planner.config.env)
-    evaluate_episodes(planner, env, [0], seed=0, stream=Stream.TUNING)  # what is computed once is computed here
-    together, single = [], []
-    for turn in range(args.turns):
-        since = time.process_time()
-        evaluate_episodes(planner, env, range(args.episodes), seed=turn, stream=Stream.TUNING)
-        together.append((time.process_time() - since) / args.episodes)
-        since = time.process_time()
-        for episode in range(args.single):
-            evaluate_episodes(planner, env, [episode], seed=turn, stream=Stream.TUNING)
-        single.append((time.process_time() - since) / args.single)
-        print(
-            f"turn {turn}: {1000 * together[-1]:6.1f} ms an episode at once, {1000 * single[-1]:7.1f} ms alone",
-            flush=True,
-        )
-    ratio = statistics.median(single) / statistics.median(together)
-    print(f"{args.episodes} episodes at once: {ratio:.1f} x the episodes a second of one at a time")
+    num_cores = os.cpu_count() or 1
+    together, everywhere, single = [], [], []
+    context = get_context("spawn")
+    with ProcessPoolExecutor(num_cores, context, initializer=get_ready, initargs=(args.model,)) as pool:
+        shares = [range(first, args.episodes, num_cores) for first in range(num_cores)]
+        for turn in range(args.turns):
+            together.append(time_episodes(args.model, range(args.episodes), turn) / args.episodes)
+            jobs = [pool.submit(time_episodes, args.model, share, turn) for share in shares]
+            everywhere.append(max(job.result() for job in jobs) / args.episodes)
+            alone = [time_episodes(args.model, [episode], turn) for episode in range(args.single)]
+            single.append(statistics.mean(alone))
+            print(
+                f"turn {turn}: {1000 * single[-1]:7.1f} ms an episode alone, {1000 * together[-1]:6.1f} ms at once, "
+                f"{1000 * everywhere[-1]:6.1f} ms on {num_cores} cores",
+                flush=True,
+            )
+    of_a_core = statistics.median(a / b for a, b in zip(single, together, strict=True))
+    of_the_machine = statistics.median(a / b for a, b in zip(single, everywhere, strict=True))
+    print(
+        f"{args.episodes} episodes at once: {of_a_core:.1f} x the episodes a second of one at a time on one core, "
+        f"{of_the_machine:.1f} x on {num_cores}"
+    )
     parts = measure_parts(planner, env, args.episodes)
     print("of the time at once: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in parts.items()))
     result = {
@@ -97,7 +125,9 @@ def main() -> None:
         "episodes_at_once": args.episodes,
         "seconds_an_episode_at_once": together,
         "seconds_an_episode_alone": single,
-        "speedup_over_one_at_a_time": ratio,
+        "seconds_an_episode_on_all_cores": everywhere,
+        "speedup_of_a_core": of_a_core,
+        "speedup_over_one_at_a_time": of_the_machine,
         "shares_of_the_time_at_once": parts,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)

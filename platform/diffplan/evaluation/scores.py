@@ -28,7 +28,7 @@ class EpisodeResult:
         length: steps of the episode.
         horizon: transitions in the first plan; None of a policy without plans.
         plan_speed_error: speed error of the first plan; None of a policy without plans.
-        num_plans: plans made; a search for a sooner one that finds none is no plan, though its seconds count.
+        num_plans: how often it planned; searches for a sooner plan that found none are counted.
         plan_seconds: seconds spent on its plans; the time of a batch is shared evenly over the plans in it.
         path_efficiency: length of the shortest way to the goal over the length travelled until it was first reached;
             None if it never was, if the episode began there, or where the environment knows no shortest ways.

@@ -93,7 +93,8 @@ class PlanningPolicy:
 
     Attributes:
         plans: the plan followed in each environment.
-        num_plans: plans made in each environment, int[num_envs].
+        num_plans: how often each environment was planned for, int[num_envs]; searches for a sooner plan that found none
+            are counted.
         plan_seconds: seconds spent planning, over all environments.
     """
 
@@ -222,9 +223,9 @@ class PlanningPolicy:
             max_speed_errors=self._max_speed_errors[indices],
         )
         self.plan_seconds += time.perf_counter() - since
+        self.num_plans[indices] += 1
         for i, plan in zip(indices, plans, strict=True):
             if plan is not None:
-                self.num_plans[i] += 1
                 self._change_over(int(i), plan)
 
     def _mend(self, observations: np.ndarray, indices: np.ndarray) -> None:
