@@ -42,7 +42,7 @@ def test_every_choice_of_every_study_is_a_valid_experiment_and_its_own_values_ar
 
 def test_a_range_is_widened_to_the_experiments_own_value() -> None:
     study = Study(vary={"planning.position_gain": Between(low=3.0, high=5.0, log=True)})
-    (distribution,) = make_space(study, CONFIG).values()
+    (distribution,) = make_space(study, with_overrides(CONFIG, {"planning.position_gain": 10.0})).values()
     assert distribution == FloatDistribution(3.0, 10.0, log=True)
     still = with_overrides(CONFIG, {"planning.position_gain": 0.0})  # 0 has no logarithm
     assert list(make_space(study, still).values()) == [FloatDistribution(0.0, 5.0)]
