@@ -32,10 +32,6 @@ class Controller(Protocol):
         """How far each plan has come, in environment steps of its own time, int[num_envs]."""
         ...
 
-    def count_env_steps(self, plan: Plan) -> int:
-        """Environment steps that it takes to follow a plan."""
-        ...
-
     def sooner_horizons(self, envs: np.ndarray) -> np.ndarray:
         """Horizons of the longest plans, of the same stride, that end before those of some environments, int[num]."""
         ...
