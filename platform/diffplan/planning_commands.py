@@ -97,11 +97,13 @@ def _format_calibration(result: dict[str, Any]) -> str:
     for i in shown:
         values = "  ".join(f"{v:6.2f}" for v in data["speed_errors"][i])
         lines.append(f"  horizon {data['horizons'][i]:4d}  {values}")
-    lines.append(f"plans within max_speed_error {plans['max_speed_error']:g}, and how often that was predicted rightly")
+    limits = " and ".join(f"{name} {plans[name]:g}" for name in ("max_speed_error", "max_departure") if plans[name])
+    lines.append(f"plans within {limits}, and how often that was predicted rightly")
     for horizon, share, accuracy in zip(plans["horizons"], plans["share_consistent"], plans["accuracy"], strict=True):
         if share is not None:
             lines.append(f"  horizon {horizon:4d}  {share:6.1%}  {accuracy:6.1%}")
     lines.append(f"inverse dynamics: error {result['inverse_dynamics_error']:.1%} of the spread of actions")
+    lines.append(f"the data visited {result['support_points']:,} places")
     return "\n".join(lines)
 
 
@@ -133,6 +135,8 @@ def plan(arguments: list[str]) -> None:
         f"({env_steps * planner.config.env.step_seconds:.2f} s)",
         f"speed error {made.speed_error:.2f} ({'consistent' if made.consistent else 'not consistent'})",
     ]
+    if made.departure is not None:
+        facts.append(f"at most {made.departure:.2f} from the data")
     if parsed.guides:
         facts.append(f"violation {made.violation:.3g}")
     show("; ".join(facts))
@@ -170,6 +174,7 @@ def _to_json(made: Plan) -> dict[str, Any]:
         "stride": made.stride,
         "speed_error": made.speed_error,
         "consistent": made.consistent,
+        "departure": made.departure,
         "violation": made.violation,
         "guide_score": made.guide_score,
     }

@@ -52,7 +52,9 @@ class Plan:
         actions: float32[horizon, action_dim], or None where plans hold observations only.
         stride: environment steps between two plan steps.
         speed_error: largest |Δposition/Δtime - mean velocity| in the plan, units per second; how consistent it is.
-        consistent: whether `speed_error` is within the planner's limit.
+        consistent: whether `speed_error` and `departure` are within the planner's limits.
+        departure: largest distance of the way from where the data have been, in units; None where no limit was set to
+            it.
         violation: by how much it violates the limits of the guides, in their units; 0 where it keeps them all.
         guide_score: what the guides score it, where they were asked.
         denoising: float32[num_sampling_steps, horizon, observation_dim], the plan after each denoising step, where it
@@ -64,6 +66,7 @@ class Plan:
     stride: int
     speed_error: float
     consistent: bool
+    departure: float | None = None
     violation: float = 0.0
     guide_score: float | None = None
     denoising: np.ndarray | None = None

@@ -47,9 +47,11 @@ def test_a_horizon_model_learns_which_horizon_is_the_first_consistent_one():
     indices = generator.integers(0, 4, 8000)
     # Every plan is of one horizon, and its noise moves its error.
     errors = needed_speeds(starts, goals)[np.arange(8000), indices] * np.exp(generator.normal(0, 0.1, 8000))
+    # Short plans to the right go through a wall.
+    departures = np.where((goals[:, 0] > 2) & (indices < 2), 0.5, 0.05)
     seen = []
     model = fit_horizon_model(
-        starts, goals, indices, errors, HORIZONS, quantile=0.5, num_steps=700, on_progress=seen.append
+        starts, goals, indices, errors, departures, HORIZONS, quantile=0.5, num_steps=700, on_progress=seen.append
     )
     assert seen == list(range(100, 701, 100))
     starts, goals = draw_problems(2000, 2)
@@ -60,6 +62,10 @@ def test_a_horizon_model_learns_which_horizon_is_the_first_consistent_one():
     assert len(set(right.tolist())) == 4
     assert (np.abs(found - right) <= 1).mean() > 0.99
     assert (found == right).mean() > 0.9
+    near = model.first_consistent(starts, goals, HORIZONS, limits, 0.2)
+    wanted = np.where(goals[:, 0] > 2, np.maximum(right, 2), right)
+    assert ((wanted != right).sum()) > 300
+    assert (near == wanted).mean() > 0.9
 
 
 def test_a_horizon_model_predicts_the_quantile_that_it_was_asked_for():
@@ -69,11 +75,11 @@ def test_a_horizon_model_predicts_the_quantile_that_it_was_asked_for():
     indices = np.zeros(4000, dtype=int)
     shares = []
     for quantile in (0.2, 0.5, 0.9):
-        model = fit_horizon_model(starts, goals, indices, errors, (4,), quantile=quantile, num_steps=200)
+        model = fit_horizon_model(starts, goals, indices, errors, 2 * errors, (4,), quantile=quantile, num_steps=200)
         with torch.no_grad():
-            predicted = model(torch.from_numpy(starts), torch.from_numpy(goals))[:, 0].numpy()
-        shares.append((np.log(errors) <= predicted).mean())
-    assert shares == pytest.approx([0.2, 0.5, 0.9], abs=0.08)
+            predicted = model(torch.from_numpy(starts), torch.from_numpy(goals))[:, :, 0].numpy()
+        shares.append((predicted >= np.log([errors, 2 * errors]).T).mean(axis=0))
+    np.testing.assert_allclose(shares, np.tile([[0.2], [0.5], [0.9]], 2), atol=0.08)
 
 
 def test_fitting_a_horizon_model_follows_from_the_seed_and_leaves_the_global_one_alone():
@@ -82,7 +88,9 @@ def test_fitting_a_horizon_model_follows_from_the_seed_and_leaves_the_global_one
     before = torch.random.get_rng_state()
 
     def fit(seed):
-        model = fit_horizon_model(starts, goals, np.zeros(100, int), np.ones(100), (4, 8), num_steps=3, seed=seed)
+        model = fit_horizon_model(
+            starts, goals, np.zeros(100, int), np.ones(100), np.ones(100), (4, 8), num_steps=3, seed=seed
+        )
         return torch.cat([p.flatten() for p in model.state_dict().values()])
 
     first, same, other = fit(0), fit(0), fit(1)

@@ -11,7 +11,9 @@ from diffplan.checkpoint import save_checkpoint, save_companion
 from diffplan.errors import CheckpointError, PlanningError
 from diffplan.planning.action_model import ActionModel
 from diffplan.planning.horizon_model import HorizonModel
-from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model
+from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model, save_support
+from diffplan.planning.planner import with_settings
+from diffplan.planning.support import Support
 from diffplan.training.state import TrainingState
 
 OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
@@ -54,6 +56,7 @@ def test_a_checkpoint_has_none_at_first(checkpoint):
     planner = load_planner(checkpoint)
     assert planner.horizon_model is None
     assert planner.inverse_dynamics is None
+    assert planner.support is None
     for settings in ({"horizon_rule": "predict"}, {"controller": "inverse_dynamics"}):
         with pytest.raises(PlanningError):
             load_planner(checkpoint, replace(CONFIG.planning, **settings))
@@ -64,8 +67,11 @@ def test_companions_come_back_with_their_planner(checkpoint):
     plain = load_planner(checkpoint)
     save_horizon_model(checkpoint, horizon_model)
     save_action_model(str(checkpoint), action_model)
+    save_support(checkpoint, Support(np.array([[1.0, 2.0], [3.0, 4.5]])))
     planner = load_planner(checkpoint, replace(CONFIG.planning, horizon_rule="predict", controller="inverse_dynamics"))
     assert planner.horizon_model.horizons == (4, 8, 12)
+    np.testing.assert_array_equal(planner.support.points, [[1.0, 2.0], [3.0, 4.5]])
+    assert with_settings(planner, num_candidates=2).support is planner.support
     observations, goals = torch.randn(5, 4), torch.randn(5, 2)
     assert torch.equal(planner.horizon_model(observations, goals), horizon_model(observations, goals))
     first, second = np.random.default_rng(0).normal(size=(2, 5, 4))
@@ -76,7 +82,7 @@ def test_companions_come_back_with_their_planner(checkpoint):
     )
 
 
-@pytest.mark.parametrize("name", ["horizon_model", "inverse_dynamics"])
+@pytest.mark.parametrize("name", ["horizon_model", "inverse_dynamics", "support"])
 @pytest.mark.parametrize(
     ("tensors", "settings"),
     [
@@ -86,6 +92,8 @@ def test_companions_come_back_with_their_planner(checkpoint):
         (make_horizon_model().state_dict(), {"horizons": [4, 8]}),
         ({**make_horizon_model().state_dict(), "more": torch.zeros(1)}, {"horizons": [4, 8, 12]}),
         (make_action_model(observation_dim=3).state_dict(), {"horizons": [4]}),
+        ({"points": torch.zeros(0, 2)}, {}),
+        ({"points": torch.zeros(5, 3)}, {}),
     ],
 )
 def test_a_companion_of_another_kind_is_refused_in_one_line(checkpoint, name, tensors, settings):

@@ -24,7 +24,10 @@ SPEED = 2.0
 
 
 class ToldErrors(HorizonModel):
-    """Knows the speed errors of straight lines from rest, times a factor; is asked for a number of problems."""
+    """Knows the speed errors of straight lines from rest, times a factor; is asked for a number of problems.
+
+    Departures it foresees for the two shortest horizons: 1, and then 0.1.
+    """
 
     def __init__(self, factor=1.0, horizons=HORIZONS):
         super().__init__(4, 2, horizons)
@@ -36,7 +39,9 @@ class ToldErrors(HorizonModel):
         self.asked.append(len(observations))
         distances = (goals - observations[:, :2]).abs().amax(dim=1, keepdim=True)
         seconds = STEP_SECONDS * (torch.tensor(self.horizons) - 1)
-        return (self.factor * distances / seconds).log()
+        errors = (self.factor * distances / seconds).log()
+        departures = torch.tensor([1.0, 1.0, 0.1, 0.1])[: len(self.horizons)].log()
+        return torch.stack([errors, departures.expand_as(errors)], dim=1)
 
 
 def make_rests(horizons):
@@ -169,11 +174,11 @@ def test_without_a_model_predicting_is_refused_and_auto_scans():
     assert planner.plan(*make_ways([8]), seeded())[0].horizon == 8
 
 
-def set_outputs(model, values):
-    """Make a model predict the same for all problems."""
+def set_outputs(model, errors, departures=(-9.0, -9.0, -9.0)):
+    """Make a model predict the same logarithms for all problems."""
     with torch.no_grad():
         model.layers[-1].weight.zero_()
-        model.layers[-1].bias.copy_(torch.tensor(values))
+        model.layers[-1].bias.copy_(torch.tensor([*errors, *departures]))
 
 
 def test_first_consistent_horizon_of_a_model():
@@ -191,6 +196,46 @@ def test_first_consistent_horizon_of_a_model():
     set_outputs(model, [np.log(8.0), np.log(2.0), np.log(0.5)])
     # Beyond the model's horizons its last word holds.
     assert model.first_consistent(observations, goals, (6, 40), np.array([4.1, 3.9, 0.4, 0.4])).tolist() == [0, 1, 1, 1]
+
+
+def test_first_horizon_of_a_model_that_is_consistent_and_near_the_data():
+    model = HorizonModel(4, 2, (4, 8, 12))
+    observations, goals = np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32)
+
+    def first(max_speed_error, max_departure):
+        return model.first_consistent(observations, goals, (4, 8, 12), np.array([max_speed_error]), max_departure)[0]
+
+    set_outputs(model, np.log([3.0, 2.0, 1.0]), np.log([0.1, 0.4, 0.2]))
+    assert [first(5.0, limit) for limit in (0.0, 0.5, 0.11)] == [0, 0, 0]
+    assert [first(2.5, limit) for limit in (0.0, 0.5, 0.25)] == [1, 1, 2]
+    # Where none keeps both limits, the one that exceeds its worse one by the smaller factor: 3 / 1, 4 / 1, 2 / 1.
+    assert first(1.0, 0.1) == 2
+
+
+def test_a_foreseen_departure_is_not_tried_if_it_is_limited_and_known():
+    from diffplan.planning.planner import Planner
+    from diffplan.planning.support import Support
+
+    planner, network, model = make_predicting()
+    observations, goals = make_rests([4])
+    ways = np.column_stack([np.linspace(1.0, 2.0, 500), np.full(500, 2.0)])
+
+    def tried(support, max_departure):
+        network.batches.clear()
+        settings = replace(planner.settings, max_departure=max_departure)
+        Planner(
+            planner.config,
+            planner.layout,
+            planner.denoiser,
+            planner.normalizer,
+            settings,
+            horizon_model=model,
+            support=support,
+        ).plan(observations, goals, seeded())
+        return network.batches
+
+    assert tried(Support(ways), 0.5) == [(12,)]
+    assert tried(Support(ways), 0.0) == tried(Support(ways), 2.0) == tried(None, 0.5) == [(4,)]
 
 
 @pytest.mark.parametrize(("horizons", "taken"), [((8,), 8), ((16, 12, 8), 8), ((5, 7, 9), 9), ((8, 8), 8)])

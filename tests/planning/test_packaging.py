@@ -14,8 +14,9 @@ from diffplan.checkpoint import load_checkpoint, load_training_state, save_check
 from diffplan.config import config_to_dict
 from diffplan.errors import CheckpointError
 from diffplan.planning.horizon_model import HorizonModel
-from diffplan.planning.loading import load_planner, save_horizon_model
+from diffplan.planning.loading import load_planner, save_horizon_model, save_support
 from diffplan.planning.packaging import package_planner
+from diffplan.planning.support import Support
 from diffplan.training.state import TrainingState
 
 OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
@@ -36,6 +37,7 @@ def checkpoint(tmp_path):
         training_state=state.state_dict(),
     )
     save_horizon_model(tmp_path / "source", HorizonModel(4, 2, (4, 8, 12), hidden_dim=16))
+    save_support(tmp_path / "source", Support(np.array([[1.0, 2.0]])))
     return tmp_path / "source"
 
 
@@ -48,6 +50,7 @@ def test_a_package_plans_as_its_source_but_for_half_precision(checkpoint, tmp_pa
     packaged, source = load_planner(tmp_path / "package"), load_planner(checkpoint, settings)
     assert packaged.settings == settings
     assert packaged.horizon_model is not None
+    np.testing.assert_array_equal(packaged.support.points, [[1.0, 2.0]])
     assert {value.dtype for value in packaged.denoiser.state_dict().values()} <= {torch.float32}
     mine, theirs = (p.plan_horizon(OBSERVATIONS, GOALS, 12, seeded(0))[0] for p in (packaged, source))
     np.testing.assert_allclose(mine.observations, theirs.observations, atol=0.02)

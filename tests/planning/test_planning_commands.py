@@ -94,11 +94,11 @@ def make_plan(capsys, checkpoint, *arguments):
 
 
 @pytest.mark.usefixtures("short_fits")
-def test_calibrate_leaves_companions_and_what_it_measured(capsys, checkpoint):
+def test_calibrate_leaves_companions_and_what_it_measured(capsys, checkpoint, dataset):
     code, out, _ = run(capsys, "calibrate", checkpoint, "--num_plans", 120)
     assert code == 0
     written = json.loads((checkpoint / "calibration.json").read_text())
-    assert set(written) == {"data", "plans", "inverse_dynamics_error", "dataset"}
+    assert set(written) == {"data", "plans", "inverse_dynamics_error", "support_points", "dataset"}
     assert written["data"]["horizons"] == list(CONFIG.windows.horizons)
     errors = np.array(written["data"]["speed_errors"])
     assert (errors >= 0).all()
@@ -108,6 +108,9 @@ def test_calibrate_leaves_companions_and_what_it_measured(capsys, checkpoint):
     planner = load_planner(checkpoint)
     assert planner.horizon_model.horizons == CONFIG.planning.horizons
     assert planner.inverse_dynamics(np.zeros((3, 4)), np.zeros((3, 4))).shape == (3, 2)
+    places = open_dataset(dataset).read_column("observation")[:, :2]
+    assert planner.support.distances(places).max() < 0.02
+    assert f"visited {len(planner.support.points):,} places" in out
     lines = out.splitlines()
     assert lines[0].startswith("speed error of real windows: quantiles 50.0%")
     assert f"inverse dynamics: error {written['inverse_dynamics_error']:.1%}" in out

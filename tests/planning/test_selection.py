@@ -18,11 +18,10 @@ SCORES = st.sampled_from([-1e9, -2.0, 0.0, 1e-3, 5.0])
 def cases(draw):
     shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 6)))
     violations, errors, scores = (draw(arrays.arrays(float, shape, elements=e)) for e in (VIOLATIONS, ERRORS, SCORES))
-    limits = draw(arrays.arrays(float, shape[0], elements=ERRORS))
     return (
         violations,
         errors,
-        limits,
+        draw(arrays.arrays(bool, shape)),
         draw(st.none() | st.just(scores)),
         draw(st.sampled_from(["consistency", "guide"])),
     )
@@ -31,18 +30,17 @@ def cases(draw):
 @given(cases())
 @settings(max_examples=300, deadline=None)
 def test_order_is_by_limits_then_consistency_then_the_guide_if_asked_then_speed_error(case):
-    violations, errors, limits, scores, selection = case
+    violations, errors, consistent, scores, selection = case
     order = rank(*case)
     for i, row in enumerate(order):
         assert sorted(row.tolist()) == list(range(violations.shape[1]))
 
         def worth(j, i=i):
             violated = violations[i, j] > VIOLATION_TOLERANCE
-            consistent = errors[i, j] <= limits[i]
-            by_guide = selection == "guide" and scores is not None and consistent
+            by_guide = selection == "guide" and scores is not None and consistent[i, j]
             return (
                 violations[i, j] if violated else 0.0,
-                not consistent,
+                not consistent[i, j],
                 -scores[i, j] if by_guide else 0.0,
                 errors[i, j],
             )
@@ -54,25 +52,27 @@ def test_order_is_by_limits_then_consistency_then_the_guide_if_asked_then_speed_
 @given(cases(), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
 def test_the_best_is_as_good_however_candidates_are_numbered(case, random):
-    violations, errors, limits, scores, selection = case
+    violations, errors, consistent, scores, selection = case
     numbers = list(range(violations.shape[1]))
     random.shuffle(numbers)
-    renumbered = (violations[:, numbers], errors[:, numbers], limits)
+    renumbered = (violations[:, numbers], errors[:, numbers], consistent[:, numbers])
     best = rank(*case)[:, 0]
     other = rank(*renumbered, None if scores is None else scores[:, numbers], selection)[:, 0]
     for i, (one, two) in enumerate(zip(best, np.array(numbers)[other], strict=True)):
         assert errors[i, one] == errors[i, two]
+        assert consistent[i, one] == consistent[i, two]
         assert (violations[i, one] > VIOLATION_TOLERANCE) == (violations[i, two] > VIOLATION_TOLERANCE)
 
 
 @given(cases())
 @settings(max_examples=100, deadline=None)
 def test_environments_are_ranked_apart(case):
-    violations, errors, limits, scores, selection = case
+    violations, errors, consistent, scores, selection = case
     whole = rank(*case)
     for i in range(len(whole)):
         part = slice(i, i + 1)
-        alone = rank(violations[part], errors[part], limits[part], None if scores is None else scores[part], selection)
+        told = None if scores is None else scores[part]
+        alone = rank(violations[part], errors[part], consistent[part], told, selection)
         np.testing.assert_array_equal(alone[0], whole[i])
 
 
@@ -85,5 +85,5 @@ def test_a_case_by_hand(selection, best):
     violations = np.array([[0.5, 0.0, 0.0, 0.0]])
     errors = np.array([[0.1, 0.2, 0.3, 9.0]])
     scores = np.array([[9.0, 1.0, 2.0, 8.0]])
-    order = rank(violations, errors, np.array([1.0]), scores, selection)[0].tolist()
+    order = rank(violations, errors, errors <= 1.0, scores, selection)[0].tolist()
     assert order == [best, 3 - best, 3, 0]

@@ -36,6 +36,10 @@ class PlanningConfig:
     max_speed_error: float = 10.0
     """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
 
+    max_departure: float = 0.0
+    """A plan is consistent only if it stays this close to where the data have been, in units of the positions. 0 asks
+    nothing of it, and neither does a checkpoint that does not know where they have been (`diffplan calibrate`)."""
+
     num_candidates: int = 2
     """Plans drawn for each horizon; the best is kept."""
     selection: Literal["consistency", "guide"] = "consistency"
@@ -107,6 +111,7 @@ class PlanningConfig:
             "guidance_scale",
             "replan_interval",
             "max_speed_error",
+            "max_departure",
             "max_deviation",
             "max_lag",
             "guide_stop_step",

@@ -1,11 +1,13 @@
 """What planning needs beside the diffuser, measured on data and on the model's own plans.
 
 * how consistent real windows are (`measure_consistency`): what `max_speed_error` is to be compared with;
-* the horizon model (`learn_horizons`).
+* the horizon model (`learn_horizons`);
+* where the data have been (`find_support`): what `max_departure` is measured from.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ from diffplan.errors import PlanningError
 from diffplan.planning.horizon import compute_speed_errors
 from diffplan.planning.horizon_model import HorizonModel, fit_horizon_model
 from diffplan.planning.planner import Planner, with_settings
+from diffplan.planning.support import Support
 from diffplan.seeding import Stream, make_generator, make_seed
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
@@ -76,6 +79,23 @@ def measure_consistency(
     }
 
 
+def find_support(dataset: TrajectoryDataset, config: Config) -> Support:
+    """Where the data have been.
+
+    Raises:
+        PlanningError: the environment has no positions.
+    """
+    columns = list(config.env.position_columns)
+    if not columns:
+        raise PlanningError("support: expected an environment with position_columns, got none")
+    statistics = dataset.statistics["observation"]
+    runs = (
+        dataset.column(shard, "observation")[first : first + count, columns]
+        for shard, first, count in dataset.iterate_runs()
+    )
+    return Support.fit(statistics.minimum[columns], statistics.maximum[columns], runs)
+
+
 def learn_horizons(
     planner: Planner,
     dataset: TrajectoryDataset,
@@ -87,11 +107,13 @@ def learn_horizons(
 ) -> tuple[HorizonModel, dict[str, Any]]:
     """Make plans of every horizon between places in the data, and fit a horizon model to how consistent they are.
 
+    And to how far they depart from the data, where the planner knows its support.
+
     Args:
         planner: makes the plans, with the sampler of its settings.
         dataset: where plans begin and end.
         num_plans: plans to learn from; a tenth more are made to test the model on.
-        quantile: of the speed error over the noise in plans, which is what the model predicts.
+        quantile: of speed error and departure over the noise in plans, which is what the model predicts.
         seed: of everything random here.
         on_progress: called with the plans made and their total.
 
@@ -105,13 +127,20 @@ def learn_horizons(
     config, settings = planner.config, planner.settings
     if not config.env.velocity_columns:
         raise PlanningError("horizon model: expected an environment with velocity_columns, got none")
-    plain = with_settings(planner, horizon_rule="scan", num_candidates=1, guidance_scale=0.0, selection="consistency")
+    plain = with_settings(
+        planner,
+        horizon_rule="scan",
+        num_candidates=1,
+        guidance_scale=0.0,
+        selection="consistency",
+        max_departure=math.inf,  # so that departures are measured
+    )
     horizons = settings.horizons
     total = round(1.1 * num_plans)
     starts, goals = _choose_ends(dataset, config, total, seed)
     generator = torch.Generator().manual_seed(make_seed(seed, Stream.CALIBRATION, 1))
     chosen = np.empty(total, dtype=np.int64)
-    errors = np.empty(total)
+    errors, departures = np.empty((2, total))
     # So few that there are a dozen batches of every horizon: one is held back, and none is without plans.
     at_once = max(1, min(PLANS_AT_ONCE, total // (12 * len(horizons))))
     for number, first in enumerate(range(0, total, at_once)):
@@ -119,19 +148,28 @@ def learn_horizons(
         rung = number % len(horizons)
         plans = plain.plan_horizon(starts[part], goals[part], horizons[rung], generator)
         chosen[part], errors[part] = rung, [plan.speed_error for plan in plans]
+        departures[part] = [plan.departure or 0.0 for plan in plans]
         if on_progress is not None:
             on_progress(part.stop, total)
     # Whole batches are held back, so that every horizon is among them.
     held = (np.arange(total) // at_once) // len(horizons) % 11 == 10
     model = fit_horizon_model(
-        starts[~held], goals[~held], chosen[~held], errors[~held], horizons, quantile=quantile, seed=seed
+        starts[~held],
+        goals[~held],
+        chosen[~held],
+        errors[~held],
+        departures[~held],
+        horizons,
+        quantile=quantile,
+        seed=seed,
     )
     test = held if held.any() else ~held
     with torch.no_grad():
         predicted = model(torch.from_numpy(starts[test]), torch.from_numpy(goals[test])).numpy()
-    predicted = np.exp(predicted[np.arange(test.sum()), chosen[test]])
-    limit = settings.max_speed_error
-    consistent, expected = errors[test] <= limit, predicted <= limit
+    predicted = np.exp(predicted[np.arange(test.sum()), :, chosen[test]])
+    limits = settings.max_speed_error, settings.max_departure or math.inf
+    found = np.stack([errors[test], departures[test]], axis=1)
+    consistent, expected = np.all(found <= limits, axis=1), np.all(predicted <= limits, axis=1)
     shares, accuracies = [], []
     for rung in range(len(horizons)):
         rows = chosen[test] == rung
@@ -139,7 +177,8 @@ def learn_horizons(
         accuracies.append(float((consistent == expected)[rows].mean()) if rows.any() else None)
     return model, {
         "horizons": list(horizons),
-        "max_speed_error": limit,
+        "max_speed_error": settings.max_speed_error,
+        "max_departure": settings.max_departure,
         "share_consistent": shares,
         "accuracy": accuracies,
         "num_plans": num_plans,

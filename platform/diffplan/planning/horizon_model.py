@@ -1,4 +1,4 @@
-"""A small network that knows beforehand how consistent a plan of each horizon would be.
+"""A small network that knows beforehand how consistent a plan of each horizon would be, and how near to the data.
 
 Planning with every horizon until one is consistent is what makes a plan expensive. What it finds depends smoothly on
 where the plan starts and ends, so a few tens of thousands of plans teach a network to predict it in microseconds. The
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 NEARLY_AS_CONSISTENT = 1.1
-"""Ratio of speed errors up to which plans are about as consistent as each other."""
+"""Ratio of speed errors, or of departures, up to which plans are about as consistent as each other."""
+LEAST_ERROR, LEAST_DEPARTURE = 1e-6, 1e-3
+"""What is below counts as this: logarithms are predicted."""
 
 
 class HorizonModel(nn.Module):
-    """Predicts the logarithm of the speed error of plans, one output for each horizon.
+    """Predicts the logarithms of the speed error of plans and of their departure from the data, for each horizon.
 
     Args:
         observation_dim: size of an observation.
@@ -42,16 +44,22 @@ class HorizonModel(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.ReLU(),
-            nn.Linear(hidden_dim, len(horizons)),
+            nn.Linear(hidden_dim, 2 * len(horizons)),
         )
 
     def forward(self, observations: Tensor, goals: Tensor) -> Tensor:
-        """Predicted log speed errors float[batch, horizons], from observations and goals in environment units."""
-        return self.layers((torch.cat([observations, goals], dim=1) - self.center) / self.scale)
+        """Predicted logarithms of speed errors and departures, float[batch, 2, horizons], in environment units."""
+        predicted = self.layers((torch.cat([observations, goals], dim=1) - self.center) / self.scale)
+        return predicted.unflatten(1, (2, -1))
 
     @torch.no_grad()
     def first_consistent(
-        self, observations: np.ndarray, goals: np.ndarray, horizons: tuple[int, ...], max_speed_errors: np.ndarray
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray,
+        horizons: tuple[int, ...],
+        max_speed_errors: np.ndarray,
+        max_departure: float = 0.0,
     ) -> np.ndarray:
         """Index of the first horizon that should be consistent.
 
@@ -62,17 +70,20 @@ class HorizonModel(nn.Module):
             goals: float32[batch, goal_dim].
             horizons: the horizons to choose from, ascending; between those of the model it is interpolated.
             max_speed_errors: float[batch], up to which a plan is consistent.
+            max_departure: up to which it is consistent; 0 for any.
 
         Returns:
             int[batch].
         """
         predicted = self(torch.from_numpy(observations), torch.from_numpy(goals)).numpy()
+        # By how much a horizon exceeds what is allowed.
+        excess = predicted[:, 0] - np.log(np.maximum(max_speed_errors, LEAST_ERROR))[:, None]
+        if max_departure:
+            excess = np.maximum(excess, predicted[:, 1] - np.log(max(max_departure, LEAST_DEPARTURE)))
         if horizons != self.horizons:
-            predicted = np.stack([np.interp(horizons, self.horizons, row) for row in predicted])
-        with np.errstate(divide="ignore"):
-            limits = np.log(max_speed_errors)[:, None]
-        limits = np.maximum(limits, predicted.min(axis=1, keepdims=True) + np.log(NEARLY_AS_CONSISTENT))
-        return (predicted <= limits).argmax(axis=1)
+            excess = np.stack([np.interp(horizons, self.horizons, row) for row in excess])
+        allowed = np.maximum(0.0, excess.min(axis=1, keepdims=True) + np.log(NEARLY_AS_CONSISTENT))
+        return (excess <= allowed).argmax(axis=1)
 
 
 def fit_horizon_model(
@@ -80,6 +91,7 @@ def fit_horizon_model(
     goals: np.ndarray,
     horizon_indices: np.ndarray,
     speed_errors: np.ndarray,
+    departures: np.ndarray,
     horizons: tuple[int, ...],
     *,
     quantile: float = 0.75,
@@ -95,8 +107,9 @@ def fit_horizon_model(
         goals: what they ended on, float32[plans, goal_dim].
         horizon_indices: which of the horizons each had, int[plans].
         speed_errors: float[plans].
+        departures: float[plans].
         horizons: the horizons.
-        quantile: what is predicted of the distribution of errors over the noise in plans (pinball loss).
+        quantile: what is predicted of the distributions of both over the noise in plans (pinball loss).
         num_steps: optimizer steps.
         batch_size: plans of a step.
         seed: of weights and batches.
@@ -109,13 +122,15 @@ def fit_horizon_model(
     model.center.copy_(torch.from_numpy(inputs.mean(axis=0)))
     model.scale.copy_(torch.from_numpy(np.maximum(inputs.std(axis=0), 1e-6)))
     starts, ends = torch.from_numpy(observations), torch.from_numpy(goals)
-    index, target = torch.from_numpy(horizon_indices), torch.from_numpy(np.log(np.maximum(speed_errors, 1e-6))).float()
+    index = torch.from_numpy(horizon_indices)[:, None, None].expand(-1, 2, 1)
+    logs = np.log(np.maximum(speed_errors, LEAST_ERROR)), np.log(np.maximum(departures, LEAST_DEPARTURE))
+    target = torch.from_numpy(np.stack(logs, axis=1)).float()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     generator = torch.Generator().manual_seed(seed)
     for step in range(1, num_steps + 1):
         rows = torch.randint(len(starts), (batch_size,), generator=generator)
-        predicted = model(starts[rows], ends[rows]).gather(1, index[rows, None])[:, 0]
+        predicted = model(starts[rows], ends[rows]).gather(2, index[rows])[:, :, 0]
         below = target[rows] - predicted
         loss = torch.maximum(quantile * below, (quantile - 1) * below).mean()
         optimizer.zero_grad(set_to_none=True)

@@ -20,9 +20,10 @@ from diffplan.planning.action_model import ActionModel
 from diffplan.planning.cloned_policy import ClonedPolicy
 from diffplan.planning.horizon_model import HorizonModel
 from diffplan.planning.planner import Planner
+from diffplan.planning.support import Support
 
 Model = TypeVar("Model", bound=torch.nn.Module)
-HORIZON_MODEL, INVERSE_DYNAMICS = "horizon_model", "inverse_dynamics"
+HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT = "horizon_model", "inverse_dynamics", "support"
 """Names of the companions."""
 
 
@@ -60,6 +61,7 @@ def load_planner(
         settings,
         horizon_model=_load_horizon_model(checkpoint) if companions else None,
         inverse_dynamics=None if action_model is None else action_model.predict,
+        support=_load_support(checkpoint) if companions else None,
         return_range=checkpoint.return_range,
         value=value,
         device=device,
@@ -144,6 +146,24 @@ def save_horizon_model(path: str | Path, model: HorizonModel) -> None:
 def save_action_model(path: str | Path, model: ActionModel) -> None:
     """Add inverse dynamics to a checkpoint."""
     save_companion(path, INVERSE_DYNAMICS, model.state_dict(), {})
+
+
+def save_support(path: str | Path, support: Support) -> None:
+    """Add to a checkpoint where its data have been."""
+    save_companion(path, SUPPORT, {"points": torch.from_numpy(support.points)}, {})
+
+
+def _load_support(checkpoint: Checkpoint) -> Support | None:
+    found = load_companion(checkpoint.path, SUPPORT)
+    if found is None:
+        return None
+    points = found[0].get("points", torch.zeros(0))
+    if points.ndim != 2 or points.shape[1] != len(checkpoint.config.env.position_columns) or not len(points):
+        raise CheckpointError(
+            f"{checkpoint.path}: a companion belongs to another model (places of shape {tuple(points.shape)}); run "
+            "`diffplan calibrate` again"
+        )
+    return Support(points.numpy())
 
 
 def _load_horizon_model(checkpoint: Checkpoint) -> HorizonModel | None:

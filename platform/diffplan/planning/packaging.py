@@ -10,7 +10,7 @@ import torch
 
 from diffplan.checkpoint import load_checkpoint, load_companion, save_companion, save_planning_checkpoint
 from diffplan.config import PlanningConfig
-from diffplan.planning.loading import HORIZON_MODEL, INVERSE_DYNAMICS
+from diffplan.planning.loading import HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT
 
 
 def package_planner(source: str | Path, target: str | Path, settings: PlanningConfig | None = None) -> int:
@@ -29,7 +29,7 @@ def package_planner(source: str | Path, target: str | Path, settings: PlanningCo
     """
     checkpoint, target = load_checkpoint(source), Path(target)
     config = checkpoint.config if settings is None else dataclasses.replace(checkpoint.config, planning=settings)
-    companions = {name: load_companion(source, name) for name in (HORIZON_MODEL, INVERSE_DYNAMICS)}
+    companions = {name: load_companion(source, name) for name in (HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT)}
     # Where the data lay is of no use elsewhere, and tells of a machine.
     dataset = {key: value for key, value in checkpoint.dataset.items() if key == "uuid"}
     save_planning_checkpoint(

@@ -22,6 +22,7 @@ from diffplan.planning.problem import Constraint, Problem
 from diffplan.planning.sampling import Asked, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.settings_check import check_settings
+from diffplan.planning.support import Support
 from diffplan.planning.warm_start import keep_rest
 from diffplan.planning.waypoints import has_untimed, plan_untimed
 from diffplan.types import Plan
@@ -40,6 +41,7 @@ class Planner:
         settings: how to plan; None for those of the config.
         horizon_model: predicts which horizon will be consistent; needed by `horizon_rule="predict"`.
         inverse_dynamics: (observations, next observations) -> actions, for the controller of that name.
+        support: where the data have been; None where that is not known, and `max_departure` is not asked for.
         return_range: returns that the network was told as 0 and as 1, where it is conditioned on returns.
         value: a learned value, added to the guides of the settings; on the device already.
         device: where the model denoises. Everything that is given and returned is on the CPU, and so is the noise
@@ -59,6 +61,7 @@ class Planner:
         *,
         horizon_model: HorizonModel | None = None,
         inverse_dynamics: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        support: Support | None = None,
         return_range: tuple[float, float] | None = None,
         value: Guide | None = None,
         device: torch.device | str = "cpu",
@@ -71,6 +74,7 @@ class Planner:
         self.settings = config.planning if settings is None else settings
         self.horizon_model = horizon_model
         self.inverse_dynamics = inverse_dynamics
+        self.support = support
         self.return_range = return_range
         check_settings(self)
         self.value = value
@@ -213,7 +217,8 @@ class Planner:
             or self.settings.horizon_rule == "scan"
         ):
             return ladder, np.zeros(len(problem), dtype=int), False
-        return ladder, model.first_consistent(problem.observations, goals, horizons, limits), True
+        departure = self.settings.max_departure if self.support is not None else 0.0
+        return ladder, model.first_consistent(problem.observations, goals, horizons, limits, departure), True
 
     @property
     def shortest_horizon(self) -> int:
@@ -383,6 +388,7 @@ def with_settings(planner: Planner, **changes: object) -> Planner:
         replace(planner.settings, **changes),  # type: ignore[arg-type]
         horizon_model=planner.horizon_model,
         inverse_dynamics=planner.inverse_dynamics,
+        support=planner.support,
         return_range=planner.return_range,
         value=planner.value,
         device=planner.device,

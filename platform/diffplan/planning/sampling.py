@@ -94,6 +94,10 @@ def sample_plans(
     errors = compute_speed_errors(
         observations, env.position_columns, env.velocity_columns, planner.step_seconds, row_lengths
     ).reshape(-1, num)
+    consistent, departures = errors <= limits[:, None], None
+    if planner.settings.max_departure and planner.support is not None:
+        departures = planner.support.departures(observations, env, planner.step_seconds, row_lengths).reshape(-1, num)
+        consistent &= departures <= planner.settings.max_departure
     violations, scores = np.zeros_like(errors), None
     if guidance is not None:
         with torch.no_grad():
@@ -102,10 +106,10 @@ def sample_plans(
             violations = guidance.violation(exact, constraints.lengths).cpu().numpy().reshape(-1, num)
             violations = np.nan_to_num(violations, nan=np.inf)  # what cannot be told is not kept
             scores = guidance.score(exact, -1, constraints.lengths).cpu().numpy().reshape(-1, num)
-    chosen = rank(violations, errors, limits, scores, planner.settings.selection)[:, 0]
+    chosen = rank(violations, errors, consistent, scores, planner.settings.selection)[:, 0]
     noisy = normalizer.unnormalize(torch.stack(kept, dim=1).cpu()).numpy() if kept else None
     plans = []
-    for i, (candidate, limit, length) in enumerate(zip(chosen, limits, lengths, strict=True)):
+    for i, (candidate, length) in enumerate(zip(chosen, lengths, strict=True)):
         row = i * num + candidate
         plans.append(
             Plan(
@@ -113,7 +117,8 @@ def sample_plans(
                 actions=transitions[row, :length, layout.actions] if layout.action_dim else None,
                 stride=planner.config.windows.stride,
                 speed_error=float(errors[i, candidate]),
-                consistent=bool(errors[i, candidate] <= limit),
+                consistent=bool(consistent[i, candidate]),
+                departure=None if departures is None else float(departures[i, candidate]),
                 violation=float(violations[i, candidate]),
                 guide_score=None if scores is None else float(scores[i, candidate]),
                 denoising=None if noisy is None else noisy[row, :, :length, layout.observations],

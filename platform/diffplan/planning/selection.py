@@ -15,7 +15,7 @@ VIOLATION_TOLERANCE = 1e-4
 def rank(
     violations: np.ndarray,
     speed_errors: np.ndarray,
-    max_speed_errors: np.ndarray,
+    consistent: np.ndarray,
     guide_scores: np.ndarray | None,
     selection: Selection,
 ) -> np.ndarray:
@@ -27,7 +27,7 @@ def rank(
     Args:
         violations: float[batch, candidates].
         speed_errors: float[batch, candidates].
-        max_speed_errors: float[batch], up to which a plan is consistent.
+        consistent: bool[batch, candidates].
         guide_scores: float[batch, candidates], None where there are no guides.
         selection: who decides among consistent candidates.
 
@@ -35,9 +35,8 @@ def rank(
         int[batch, candidates], indices of candidates.
     """
     violated = np.where(violations > VIOLATION_TOLERANCE, violations, 0.0)
-    inconsistent = speed_errors > max_speed_errors[:, None]
     keys = [speed_errors]
     if selection == "guide" and guide_scores is not None:
         # Among inconsistent plans the guides have no say: they may score what cannot be.
-        keys.append(np.where(inconsistent, 0.0, -guide_scores))
-    return np.lexsort((*keys, inconsistent, violated), axis=1)
+        keys.append(np.where(consistent, -guide_scores, 0.0))
+    return np.lexsort((*keys, ~consistent, violated), axis=1)

@@ -11,8 +11,8 @@ from diffplan.checkpoint import load_checkpoint
 from diffplan.config import PlanningConfig
 from diffplan.data.dataset import open_dataset
 from diffplan.errors import ConfigError
-from diffplan.planning.calibration import learn_horizons, measure_consistency
-from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model
+from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
+from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model, save_support
 from diffplan.progress import follow
 from diffplan.training import inverse_dynamics
 
@@ -28,7 +28,7 @@ def fit_companions(
     quantile: float = 0.75,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Fit a horizon model and inverse dynamics, and add them to a checkpoint.
+    """Fit a horizon model and inverse dynamics, learn where the data have been, and add these to a checkpoint.
 
     Args:
         checkpoint: its directory.
@@ -55,6 +55,7 @@ def fit_companions(
     settings = dataclasses.replace(settings, horizon_rule="scan", controller="tracking")
     planner = load_planner(checkpoint, settings, companions=False)
     dataset = open_dataset(uri)
+    planner.support = support = find_support(dataset, planner.config)
     consistency = measure_consistency(dataset, planner.config, planner.config.windows.horizons, seed=seed)
     with follow("plans", "plans") as report:
         model, plans = learn_horizons(
@@ -64,6 +65,13 @@ def fit_companions(
         action_model, action_error = inverse_dynamics.fit_action_model(dataset, seed=seed, on_progress=report)
     save_horizon_model(checkpoint, model)
     save_action_model(checkpoint, action_model)
-    result = {"data": consistency, "plans": plans, "inverse_dynamics_error": action_error, "dataset": str(uri)}
+    save_support(checkpoint, support)
+    result = {
+        "data": consistency,
+        "plans": plans,
+        "inverse_dynamics_error": action_error,
+        "support_points": len(support.points),
+        "dataset": str(uri),
+    }
     (Path(checkpoint) / CALIBRATION).write_text(json.dumps(result, indent=2) + "\n")
     return result

@@ -1,0 +1,76 @@
+"""Where data have been, and how far plans depart from it.
+
+A model invents ways that nobody went: it joins two corridors through the wall between them, and such a plan may well be
+consistent with itself. What gives it away is that no data are there. Positions alone are judged, for what the data
+lack of velocities and directions the model is meant to compose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from diffplan.config import EnvConfig
+from diffplan.diffusion.guidance import hermite
+
+CELLS = 200
+"""Cells along the axis on which the positions range widest: a visited cell counts as one point of the support."""
+
+POINTS_PER_STEP = 4
+"""Points at which the way between two plan steps is looked at."""
+
+
+class Support:
+    """Positions that data have visited, thinned to one point per cell.
+
+    Args:
+        points: float[points, positions], at least one.
+    """
+
+    def __init__(self, points: np.ndarray) -> None:
+        self.points = np.asarray(points, dtype=np.float32)
+        self._tree = KDTree(self.points)
+
+    @classmethod
+    def fit(cls, low: np.ndarray, high: np.ndarray, positions: Iterable[np.ndarray]) -> Support:
+        """The support of data.
+
+        Args:
+            low: least position on each axis, float[positions].
+            high: greatest position on each axis.
+            positions: the data in parts, float[rows, positions] each.
+        """
+        low = np.asarray(low, dtype=np.float64)
+        spacing = max(float((high - low).max()), 1e-9) / CELLS
+        visited = np.zeros((0, len(low)), dtype=np.int32)
+        for part in positions:
+            cells = np.floor((part - low) / spacing).astype(np.int32)
+            visited = np.unique(np.concatenate([visited, np.unique(cells, axis=0)]), axis=0)
+        return cls(low + (visited + 0.5) * spacing)
+
+    def distances(self, positions: np.ndarray) -> np.ndarray:
+        """Distance of positions to the nearest point of the support, float64[...], of float[..., positions]."""
+        return self._tree.query(positions)[0]
+
+    def departures(
+        self, observations: np.ndarray, env: EnvConfig, step_seconds: float, lengths: np.ndarray
+    ) -> np.ndarray:
+        """How far each plan departs from the data: the largest distance of a point on its way, float64[plans].
+
+        Args:
+            observations: float[plans, horizon, observation_dim] in environment units.
+            env: which columns are positions and velocities; the way between two steps is the cubic that has both.
+            step_seconds: seconds between two steps of a plan.
+            lengths: steps of each plan, int[plans].
+        """
+        positions = observations[:, :, list(env.position_columns)].astype(np.float64)
+        s = (np.arange(POINTS_PER_STEP) / POINTS_PER_STEP)[:, None]
+        before, after = positions[:, :-1, None], positions[:, 1:, None]
+        slopes = step_seconds * observations[:, :, list(env.velocity_columns)].astype(np.float64)
+        ways = hermite(s, before, after, slopes[:, :-1, None], slopes[:, 1:, None])
+        counted = np.arange(1, positions.shape[1])[None] < lengths[:, None]
+        distances = np.zeros(ways.shape[:3])
+        distances[counted] = self.distances(ways[counted])
+        return distances.max(axis=(1, 2), initial=0.0)
