@@ -160,6 +160,7 @@ def test_a_run_without_records_has_a_state_but_no_cost(tmp_path: Path) -> None:
     assert {name: stage.state for name, stage in stages.items()} == {
         "collect": "not begun",
         "train": "not begun",
+        "calibrate": "not begun",
         "tune": "done",
         "evaluate maze2d": "interrupted",
         "evaluate multi2d": "not begun",

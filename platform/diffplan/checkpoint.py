@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from diffplan.config import Config, config_from_dict, config_to_dict
 from diffplan.data.cache import cache_directory
@@ -115,7 +115,7 @@ def _save(directory: Path, checkpoint: Checkpoint, training_state: dict[str, Any
         "observation_dim": checkpoint.layout.observation_dim,
         "action_dim": checkpoint.layout.action_dim,
         "return_range": None if checkpoint.return_range is None else list(checkpoint.return_range),
-        "files": {name: _describe(directory / name) for name in names},
+        "files": {name: _describe((directory / name).read_bytes()) for name in names},
         "config": config_to_dict(checkpoint.config),
     }
     _write_record(directory, record)
@@ -125,29 +125,29 @@ def save_companion(path: str | Path, name: str, tensors: dict[str, torch.Tensor]
     """Add a small model to a whole checkpoint, or replace the one of that name.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, its directory or URL.
         name: of the companion.
         tensors: its weights.
         settings: what else is needed to make it, as JSON values.
 
     Raises:
         CheckpointError: no checkpoint there.
+        StoreError: the store cannot be reached or refuses.
     """
-    if "://" in str(path):
-        raise CheckpointError(f"{path}: expected a local checkpoint to add {name} to; copy the checkpoint here first")
-    directory = Path(path)
-    record = _read_record(directory)
+    store = open_store(path)
+    try:
+        record = _parse_record(store.read(CONFIG), str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_checkpoint(path) from None
     file_name = f"{name}.safetensors"
-    temporary = directory / f".tmp-{uuid.uuid4().hex}"
     values = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    save_file(values, temporary, metadata={"settings": json.dumps(settings)})
-    described = _describe(temporary)
+    content = save(values, metadata={"settings": json.dumps(settings)})
     others = {key: value for key, value in record["files"].items() if key != file_name}
     if file_name in record["files"]:
         # Cut short between file and record, the checkpoint has none of that name rather than a wrong one.
-        _write_record(directory, {**record, "files": others})
-    temporary.rename(directory / file_name)
-    _write_record(directory, {**record, "files": {**others, file_name: described}})
+        store.replace(CONFIG, _format_record({**record, "files": others}))
+    store.replace(file_name, content)
+    store.replace(CONFIG, _format_record({**record, "files": {**others, file_name: _describe(content)}}))
 
 
 def load_companion(path: str | Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
@@ -169,15 +169,18 @@ def load_companion(path: str | Path, name: str) -> tuple[dict[str, torch.Tensor]
         raise CheckpointError(f"{file}: expected a companion model ({error}); run `diffplan calibrate` again") from None
 
 
-def _describe(path: Path) -> dict[str, int]:
-    content = path.read_bytes()
+def _describe(content: bytes) -> dict[str, int]:
     return {"num_bytes": len(content), "crc32": zlib.crc32(content)}
+
+
+def _format_record(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2) + "\n").encode()
 
 
 def _write_record(directory: Path, record: dict[str, Any]) -> None:
     temporary = directory / f".tmp-{uuid.uuid4().hex}"
-    with temporary.open("w") as file:
-        file.write(json.dumps(record, indent=2) + "\n")
+    with temporary.open("wb") as file:
+        file.write(_format_record(record))
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(directory / CONFIG)

@@ -150,6 +150,8 @@ class PipelineArguments:
     """Actors of collection and evaluation; as many as there are CPUs if not given."""
     use_gpu: bool | None = None
     """As that of train."""
+    num_plans: int = 40_000
+    """Plans that the calibration learns from."""
     resume: bool = False
     """Go on with the run at --out, from the stage that was interrupted."""
 
@@ -261,6 +263,8 @@ def parse_pipeline(arguments: list[str]) -> PipelineArguments:
     parsed = parse(PipelineArguments, arguments, "pipeline PRESET", {"config": preset})
     if parsed.resume and parsed.out is None:
         raise ConfigError("--resume: expected --out DIR, the run to go on with, got none")
+    if parsed.num_plans < 1:
+        raise ConfigError(f"--num_plans: expected at least 1, got {parsed.num_plans}")
     return parsed
 
 
@@ -282,6 +286,7 @@ def pipeline(arguments: list[str]) -> None:
         seed=parsed.seed,
         num_workers=parsed.num_workers,
         use_gpu=parsed.use_gpu,
+        num_plans=parsed.num_plans,
         resume=parsed.resume,
         announce=lambda line: show(line, flush=True),
     )

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class CalibrateArguments:
     """Measure how consistent data and plans are, and fit the small models that planning uses beside the diffuser."""
 
-    checkpoint: Positional[Path]
-    """Directory of the checkpoint; it gains a horizon model, inverse dynamics and calibration.json."""
+    checkpoint: Positional[str]
+    """Directory or URL of the checkpoint; it gains its companions and calibration.json."""
     data: str | None = None
     """Directory or URL of the dataset; that of the checkpoint if not given."""
     settings: Path | None = None
@@ -76,7 +76,9 @@ def calibrate(arguments: list[str]) -> None:
             "calibrate: expected --quantile in (0, 1) and --num_plans >= 1, "
             f"got {parsed.quantile} and {parsed.num_plans}"
         )
-    from diffplan.training.companions import CALIBRATION, fit_companions
+    from diffplan.data.store import open_store
+    from diffplan.run_directory import CALIBRATION
+    from diffplan.training.companions import fit_companions
 
     result = fit_companions(
         parsed.checkpoint,
@@ -87,7 +89,7 @@ def calibrate(arguments: list[str]) -> None:
         seed=parsed.seed,
     )
     show(_format_calibration(result))
-    show(f"calibration: {parsed.checkpoint / CALIBRATION}")
+    show(f"calibration: {open_store(parsed.checkpoint).locate(CALIBRATION)}")
 
 
 def _format_calibration(result: dict[str, Any]) -> str:

@@ -6,7 +6,8 @@
       search/best.json                   what the search found
       evaluation/<protocol>/summary.json
       report.html
-      usage/                             of the report; those of the other stages lie in their outputs
+      usage/                             of the report; those of the other stages lie in their outputs, that of the
+                                         calibration in checkpoint/calibration/
 ```
 
 Of Table 1:
@@ -35,3 +36,5 @@ RUN_NAME = "run"
 """Of a training run: folder of checkpoints to go on from and of Ray Train's own files."""
 STEP_PREFIX = "step_"
 """Begins the names of these checkpoints; their step follows."""
+CALIBRATION, CALIBRATION_USAGE = "calibration.json", "calibration"
+"""Of a checkpoint: what `diffplan calibrate` measured, written last; and the directory with the records of its cost."""

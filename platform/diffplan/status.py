@@ -25,6 +25,8 @@ from diffplan.evaluation.protocol import PROTOCOLS
 from diffplan.evaluation.unit_results import DESCRIPTION, UNITS
 from diffplan.report.search_files import BEST
 from diffplan.run_directory import (
+    CALIBRATION,
+    CALIBRATION_USAGE,
     CHECKPOINT,
     CONFIG,
     DATASET,
@@ -138,6 +140,11 @@ def _read_pipeline(store: Store, now: float) -> list[StageStatus]:
     stages: list[tuple[str, Callable[[Store], _Output], _Output]] = [
         (DATASET, _read_dataset, _Output("collect", "steps", total=_count_steps(collection) if collection else None)),
         (CHECKPOINT, _read_training, _Output("train", "steps", total=config.training.num_steps if config else None)),
+        (
+            f"{CHECKPOINT}/{CALIBRATION_USAGE}",
+            lambda _: _read_calibration(open_store(f"{store.uri}/{CHECKPOINT}")),
+            _Output("calibrate", "plans"),
+        ),
         (SEARCH, _read_search, _Output("tune", "trials", total=config.search.num_trials if config else None)),
     ]
     for protocol in PROTOCOLS:
@@ -264,6 +271,12 @@ def _read_training(store: Store) -> _Output:
     whole = [name for name in names if _has(store, f"{name}/{CHECKPOINT_CONFIG}")]
     steps = [int(name.rpartition(STEP_PREFIX)[2]) for name in whole]
     return _Output("train", "steps", is_begun=True, done=max(steps, default=0))
+
+
+def _read_calibration(checkpoint: Store) -> _Output:
+    measured = _read_object(checkpoint, CALIBRATION)
+    number = measured["plans"]["num_plans"] if measured else None
+    return _Output("calibrate", "plans", is_begun=True, is_whole=bool(measured), done=number, total=number)
 
 
 def _read_policy(store: Store, name: str) -> _Output:

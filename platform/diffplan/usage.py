@@ -44,7 +44,7 @@ class Usage:
 
     Attributes:
         attempt: its name; names sort by the time of their beginning.
-        stage: `collect`, `train`, `tune`, `evaluate` or `report`.
+        stage: `collect`, `train`, `calibrate`, `tune`, `evaluate` or `report`.
         outcome: how it ended, or `running` until it has.
         host: where it was driven from.
         began: seconds since 1970.

@@ -1,10 +1,16 @@
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from diffplan.cluster.collect import collect
 from diffplan.config import Config, with_overrides
+from diffplan.planning import calibration
+from diffplan.planning.horizon_model import fit_horizon_model
 from diffplan.presets import get_preset
+from diffplan.training import inverse_dynamics
+from diffplan.training.inverse_dynamics import fit_action_model
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +40,15 @@ def tiny_config() -> Config:
             "search.num_blocks": 2,
         },
     )
+
+
+@pytest.fixture(scope="module")
+def short_fits() -> Iterator[None]:
+    """Companions fitted in a few steps, for what they come to is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "fit_horizon_model", partial(fit_horizon_model, num_steps=20))
+        patch.setattr(inverse_dynamics, "fit_action_model", partial(fit_action_model, num_steps=20, num_test_pairs=200))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture(scope="module")
-def run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(short_fits: None, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("pipeline") / "run"
-    run_pipeline(tiny_config, run, preset="tiny", command="this test", episodes=4)
+    run_pipeline(tiny_config, run, preset="tiny", command="this test", episodes=4, num_plans=200)
     return run
 
 
@@ -24,6 +24,7 @@ def test_a_run_holds_what_others_rely_on(run: Path) -> None:
     for name in (
         "dataset/_dataset.json",
         "checkpoint/model.safetensors",
+        "checkpoint/calibration.json",
         "search/best.json",
         "evaluation/maze2d/summary.json",
         "evaluation/multi2d/summary.json",
@@ -33,7 +34,7 @@ def test_a_run_holds_what_others_rely_on(run: Path) -> None:
         assert (run / name).exists(), name
     record = json.loads((run / "pipeline.json").read_text())
     assert [stage["name"] for stage in record["stages"]] == [
-        "collect", "train", "tune", "evaluate maze2d", "evaluate multi2d", "report",
+        "collect", "train", "calibrate", "tune", "evaluate maze2d", "evaluate multi2d", "report",
     ]  # fmt: skip
     assert record["command"] == "this test"
 
@@ -47,6 +48,7 @@ def test_the_status_of_a_run_tells_what_every_stage_did_and_cost(
     assert {name: (stage["state"], stage["done"], stage["total"]) for name, stage in stages.items()} == {
         "collect": ("done", 6_000, 6_000),
         "train": ("done", tiny_config.training.num_steps, tiny_config.training.num_steps),
+        "calibrate": ("done", 200, 200),
         "tune": ("done", 3, 3),
         "evaluate maze2d": ("done", 4, 4),
         "evaluate multi2d": ("done", 4, 4),
@@ -60,7 +62,7 @@ def test_the_status_of_a_run_tells_what_every_stage_did_and_cost(
     assert cli.main(["status", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        "stage", "collect", "train", "tune", "evaluate", "evaluate", "report", "total",
+        "stage", "collect", "train", "calibrate", "tune", "evaluate", "evaluate", "report", "total",
     ]  # fmt: skip
     for part, stage in (("dataset", "collect"), ("checkpoint", "train"), ("search", "tune"), ("evaluation/maze2d", "")):
         assert cli.main(["status", str(run / part)]) == 0
@@ -84,7 +86,8 @@ def test_resuming_runs_only_what_is_missing(run: Path, tiny_config: Config) -> N
         tiny_config, run, preset="tiny", command="again", episodes=4, resume=True, announce=lines.append
     )
     assert [line for line in lines if "done before" in line] == [
-        "collect: done before", "train: done before", "tune: done before", "evaluate maze2d: done before",
+        "collect: done before", "train: done before", "calibrate: done before", "tune: done before",
+        "evaluate maze2d: done before",
     ]  # fmt: skip
     assert open_dataset(run / "dataset").content_hash() == content
     assert (run / "checkpoint" / "model.safetensors").stat().st_mtime_ns == model

@@ -35,8 +35,8 @@ def make_bucket(server: S3Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(url: str, tiny_config: Config) -> Store:
-    run_pipeline(tiny_config, url, preset="tiny", command="this test", episodes=4)
+def run(url: str, short_fits: None, tiny_config: Config) -> Store:
+    run_pipeline(tiny_config, url, preset="tiny", command="this test", episodes=4, num_plans=200)
     return open_store(url)
 
 
@@ -69,7 +69,7 @@ def test_its_status_is_read_from_the_store(run: Store, capsys: pytest.CaptureFix
     assert cli.main(["status", run.uri, "--json"]) == 0
     stages = json.loads(capsys.readouterr().out)["stages"]
     assert [stage["stage"] for stage in stages] == [
-        "collect", "train", "tune", "evaluate maze2d", "evaluate multi2d", "report",
+        "collect", "train", "calibrate", "tune", "evaluate maze2d", "evaluate multi2d", "report",
     ]  # fmt: skip
     assert {stage["state"] for stage in stages} == {"done"}
     assert all(stage["cpu_hours"] > 0 and stage["attempts"] == 1 for stage in stages)
@@ -86,7 +86,8 @@ def test_resuming_runs_only_what_is_missing(run: Store, tiny_config: Config) -> 
         tiny_config, run.uri, preset="tiny", command="", episodes=4, resume=True, announce=lines.append
     )
     assert [line for line in lines if "done before" in line] == [
-        "collect: done before", "train: done before", "tune: done before", "evaluate maze2d: done before",
+        "collect: done before", "train: done before", "calibrate: done before", "tune: done before",
+        "evaluate maze2d: done before",
     ]  # fmt: skip
     assert summaries["multi2d"]["score_mean"] == gone["score_mean"]
     assert (run.read("search/study.journal"), run.read("evaluation/maze2d/summary.json")) == kept
@@ -100,6 +101,9 @@ def test_each_command_takes_urls(run: Store, url: str, capsys: pytest.CaptureFix
     assert cli.main(arguments) == 0
     assert f"summary: {url}-results/summary.json" in capsys.readouterr().out
     assert read(open_store(f"{url}-results"), "summary.json")["episodes"] == 2
+    assert cli.main(["calibrate", f"{url}/checkpoint", "--num_plans", "30"]) == 0
+    assert f"calibration: {url}/checkpoint/calibration.json" in capsys.readouterr().out
+    assert read(run, "checkpoint/calibration.json")["plans"]["num_plans"] == 30
     assert cli.main(["report", url]) == 0
     assert f"report: {url}/report.html" in capsys.readouterr().out
     assert cli.main([*arguments[:6], "--settings", f"{url}/search/none.json", *arguments[8:]]) == 2

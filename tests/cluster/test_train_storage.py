@@ -16,6 +16,7 @@ from diffplan.checkpoint import (
     is_checkpoint,
     is_uploaded,
     load_checkpoint,
+    load_companion,
     load_training_state,
     save_companion,
 )
@@ -65,8 +66,12 @@ def test_a_run_lives_in_an_object_store(tiny_config: Config, tiny_dataset: Path,
     assert np.isfinite(plan.observations).all()
     with pytest.raises(CheckpointError, match=f"{url}: there is a training run already; go on with it by --resume"):
         train_on_cluster(config, tiny_dataset, url)
-    with pytest.raises(CheckpointError, match="expected a local checkpoint"):
-        save_companion(url, "any", {}, {})
+    for value in (1.0, 2.0):
+        save_companion(url, "any", {"a": torch.tensor([value])}, {"b": 3})
+        tensors, settings = load_companion(url, "any") or ({}, {})
+        assert (tensors["a"].tolist(), settings) == ([value], {"b": 3})
+    with pytest.raises(CheckpointError, match=f"{url}-none: expected a checkpoint"):
+        save_companion(f"{url}-none", "any", {}, {})
 
     store.delete("run/step_00000012/model.safetensors")  # an upload that was cut short
     longer = with_overrides(config, {"training.num_steps": 20})

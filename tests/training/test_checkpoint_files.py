@@ -365,7 +365,7 @@ def test_interrupted_companion_leaves_the_checkpoint_usable(tmp_path, monkeypatc
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{checkpoints.__name__}.save_file", fail)
+        patch.setattr("os.fsync", fail)
         with pytest.raises(OSError, match="disk full"):
             add_companion(tmp_path)
     assert is_checkpoint(tmp_path)
@@ -379,7 +379,7 @@ def test_a_companion_cut_short_is_none_rather_than_a_wrong_one(tmp_path, monkeyp
     save(tmp_path)
     other = add_companion(tmp_path, "inverse_dynamics", seed=5)
     before = add_companion(tmp_path, seed=0, horizons=[4]) if old else None
-    rename, renamed = pathlib.Path.rename, []
+    rename, renamed = pathlib.Path.replace, []
 
     def rename_until_killed(source, target):
         renamed.append(pathlib.Path(target).name)
@@ -387,7 +387,7 @@ def test_a_companion_cut_short_is_none_rather_than_a_wrong_one(tmp_path, monkeyp
             raise KeyboardInterrupt
         return rename(source, target)
 
-    monkeypatch.setattr(pathlib.Path, "rename", rename_until_killed)
+    monkeypatch.setattr(pathlib.Path, "replace", rename_until_killed)
     finished = not old and place == 2  # where there was no such companion, no record without it is written
     with nullcontext() if finished else pytest.raises(KeyboardInterrupt):
         add_companion(tmp_path, seed=1, horizons=[8])

@@ -1,4 +1,4 @@
-"""The whole path in one command: collect, train, search, evaluate, report, under one run directory.
+"""The whole path in one command: collect, train, calibrate, search, evaluate, report, under one run directory.
 
 ```
 <run>/dataset/ checkpoint/ search/best.json evaluation/<protocol>/summary.json tensorboard/ report.html pipeline.json
@@ -31,6 +31,7 @@ from diffplan.planning.settings import load_settings
 from diffplan.report.page import write_report
 from diffplan.report.search_files import BEST
 from diffplan.run_directory import (
+    CALIBRATION,
     CHECKPOINT,
     CONFIG,
     DATASET,
@@ -41,6 +42,7 @@ from diffplan.run_directory import (
     SUMMARY,
     TENSORBOARD,
 )
+from diffplan.training.companions import fit_companions
 from diffplan.usage import record_usage
 
 PROTOCOLS = ("maze2d", "multi2d")
@@ -66,6 +68,7 @@ def run_pipeline(
     seed: int = 0,
     num_workers: int | None = None,
     use_gpu: bool | None = None,
+    num_plans: int = 40_000,
     resume: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -80,6 +83,7 @@ def run_pipeline(
         seed: evaluation seed.
         num_workers: actors of collection and evaluation; None for as many as there are CPUs.
         use_gpu: as that of `train_on_cluster`.
+        num_plans: plans that the calibration learns from.
         resume: go on with a run that is there.
         announce: called with a line when a stage begins.
 
@@ -106,13 +110,13 @@ def run_pipeline(
             store.replace(PIPELINE, (json.dumps(record.__dict__, indent=2) + "\n").encode())
 
         dataset, checkpoint, search = (store.locate(name) for name in (DATASET, CHECKPOINT, SEARCH))
-        announce(f"[1/5] collect {config.collection.num_steps:,} steps of {config.env.env_id} into {dataset}")
+        announce(f"[1/6] collect {config.collection.num_steps:,} steps of {config.env.env_id} into {dataset}")
         stage(
             "collect",
             bool(list_snapshots(open_store(dataset))),
             lambda: collect(config.env, config.collection, dataset, num_workers=num_workers, resume=resume),
         )
-        announce(f"[2/5] train {config.training.num_steps:,} steps into {checkpoint}")
+        announce(f"[2/6] train {config.training.num_steps:,} steps into {checkpoint}")
         stage(
             "train",
             _is_trained(checkpoint, config.training.num_steps),
@@ -125,7 +129,13 @@ def run_pipeline(
                 tensorboard=store.locate(TENSORBOARD),
             ),
         )
-        announce(f"[3/5] search {config.search.num_trials} planner settings into {search}")
+        announce(f"[3/6] calibrate {checkpoint}")
+        stage(
+            "calibrate",
+            _has(store, f"{CHECKPOINT}/{CALIBRATION}"),
+            lambda: fit_companions(checkpoint, num_plans=num_plans),
+        )
+        announce(f"[4/6] search {config.search.num_trials} planner settings into {search}")
         stage(
             "tune",
             _has(store, f"{SEARCH}/{BEST}"),
@@ -134,7 +144,7 @@ def run_pipeline(
         settings = load_settings(f"{search}/{BEST}")
         for protocol in PROTOCOLS:
             out = store.locate(f"{EVALUATION}/{protocol}")
-            announce(f"[4/5] evaluate {episodes} episodes of {protocol} into {out}")
+            announce(f"[5/6] evaluate {episodes} episodes of {protocol} into {out}")
             stage(
                 f"evaluate {protocol}",
                 _has(store, f"{EVALUATION}/{protocol}/{SUMMARY}"),
@@ -149,7 +159,7 @@ def run_pipeline(
                     resume=resume,
                 ),
             )
-    announce(f"[5/5] report {store.locate(REPORT)}")
+    announce(f"[6/6] report {store.locate(REPORT)}")
 
     def report() -> None:
         with record_usage(store, "report", cpus=1) as usage:

@@ -41,9 +41,9 @@ from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
 from diffplan.presets import get_preset
 from diffplan.report.table1 import MAZES, METHOD_TITLES, PROTOCOL_TITLES, draw_table, format_page, make_row
-from diffplan.run_directory import POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
+from diffplan.run_directory import CALIBRATION, POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
 from diffplan.suggestion import unknown_name
-from diffplan.training.companions import CALIBRATION, fit_companions
+from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
 
 METHODS = tuple(method for method in METHOD_TITLES if method != "limit")

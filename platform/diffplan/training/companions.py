@@ -10,13 +10,14 @@ from typing import Any
 from diffplan.checkpoint import load_checkpoint
 from diffplan.config import PlanningConfig
 from diffplan.data.dataset import open_dataset
+from diffplan.data.store import open_store
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
 from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model, save_support
 from diffplan.progress import follow
+from diffplan.run_directory import CALIBRATION, CALIBRATION_USAGE
 from diffplan.training import inverse_dynamics
-
-CALIBRATION = "calibration.json"
+from diffplan.usage import record_usage
 
 
 def fit_companions(
@@ -31,7 +32,7 @@ def fit_companions(
     """Fit a horizon model and inverse dynamics, learn where the data have been, and add these to a checkpoint.
 
     Args:
-        checkpoint: its directory.
+        checkpoint: its directory or URL.
         data: directory or URL of the dataset; None for that of the checkpoint.
         settings: planner settings whose sampler and horizons are learned; None for those of the checkpoint.
         num_plans: plans that the horizon model learns from.
@@ -45,6 +46,7 @@ def fit_companions(
         CheckpointError: no checkpoint, or a damaged one.
         ConfigError: it does not say what it was trained on, and no data are given.
         DataError: the dataset is missing or damaged.
+        StoreError: a store cannot be reached or refuses.
     """
     loaded = load_checkpoint(checkpoint)
     uri = data or loaded.dataset.get("path") or loaded.dataset.get("uri")
@@ -54,24 +56,31 @@ def fit_companions(
     # Settings that want a horizon model are what this makes one for.
     settings = dataclasses.replace(settings, horizon_rule="scan", controller="tracking")
     planner = load_planner(checkpoint, settings, companions=False)
-    dataset = open_dataset(uri)
-    planner.support = support = find_support(dataset, planner.config)
-    consistency = measure_consistency(dataset, planner.config, planner.config.windows.horizons, seed=seed)
-    with follow("plans", "plans") as report:
-        model, plans = learn_horizons(
-            planner, dataset, num_plans=num_plans, quantile=quantile, seed=seed, on_progress=report
-        )
-    with follow("actions", "steps") as report:
-        action_model, action_error = inverse_dynamics.fit_action_model(dataset, seed=seed, on_progress=report)
-    save_horizon_model(checkpoint, model)
-    save_action_model(checkpoint, action_model)
-    save_support(checkpoint, support)
-    result = {
-        "data": consistency,
-        "plans": plans,
-        "inverse_dynamics_error": action_error,
-        "support_points": len(support.points),
-        "dataset": str(uri),
-    }
-    (Path(checkpoint) / CALIBRATION).write_text(json.dumps(result, indent=2) + "\n")
+    dataset, store = open_dataset(uri), open_store(checkpoint)
+    usage_store = open_store(store.locate(CALIBRATION_USAGE))
+    with record_usage(usage_store, "calibrate", cpus=1, total=num_plans, unit="plans") as usage:
+        planner.support = support = find_support(dataset, planner.config)
+        consistency = measure_consistency(dataset, planner.config, planner.config.windows.horizons, seed=seed)
+        with follow("plans", "plans") as report:
+
+            def count(done: int, total: int) -> None:
+                report(done, total)
+                usage.count(min(done, num_plans))
+
+            model, plans = learn_horizons(
+                planner, dataset, num_plans=num_plans, quantile=quantile, seed=seed, on_progress=count
+            )
+        with follow("actions", "steps") as report:
+            action_model, action_error = inverse_dynamics.fit_action_model(dataset, seed=seed, on_progress=report)
+        save_horizon_model(checkpoint, model)
+        save_action_model(checkpoint, action_model)
+        save_support(checkpoint, support)
+        result = {
+            "data": consistency,
+            "plans": plans,
+            "inverse_dynamics_error": action_error,
+            "support_points": len(support.points),
+            "dataset": str(uri),
+        }
+        store.replace(CALIBRATION, (json.dumps(result, indent=2) + "\n").encode())
     return result
