@@ -57,19 +57,21 @@ def test_a_plan_departs_as_far_as_the_farthest_point_of_its_way():
     support = Support(np.array([[0.0, 0.0], [4.0, 0.0]]))
     straight = np.zeros((1, 2, 4))
     straight[0, 1, 0] = 4.0
-    resting = support.departures(straight, ENV, STEP_SECONDS, np.array([2]))
-    assert resting == pytest.approx(2.0)  # half-way, where the cubic of two rests is too
+    resting, ends = support.departures(straight, ENV, STEP_SECONDS, np.array([2]))
+    assert (resting[0], ends[0]) == (pytest.approx(2.0), 0.0)  # half-way, where the cubic of two rests is too
     # Sideways velocities v and -v lift the cubic by v Δt / 4 in the middle: (2, v Δt / 4).
     curved = straight.copy()
     curved[0, :, 3] = 12.0 / STEP_SECONDS, -12.0 / STEP_SECONDS
-    assert support.departures(curved, ENV, STEP_SECONDS, np.array([2])) == pytest.approx(np.hypot(2, 3))
+    assert support.departures(curved, ENV, STEP_SECONDS, np.array([2]))[0] == pytest.approx(np.hypot(2, 3))
 
 
 def test_what_follows_the_end_of_a_plan_does_not_count():
     support = Support(np.zeros((1, 2)))
     observations = np.zeros((2, 5, 4))
     observations[:, 3:, 0] = 100.0
-    np.testing.assert_allclose(support.departures(observations, ENV, STEP_SECONDS, np.array([3, 5])), [0.0, 100.0])
+    ways, ends = support.departures(observations, ENV, STEP_SECONDS, np.array([3, 5]))
+    np.testing.assert_allclose(ways, [0.0, 100.0])
+    np.testing.assert_allclose(ends, [0.0, 100.0])
 
 
 def test_a_plan_away_from_the_data_is_not_consistent():
@@ -90,6 +92,22 @@ def test_a_plan_away_from_the_data_is_not_consistent():
     assert plan.departure == pytest.approx(0.15, abs=0.03)
 
 
+@pytest.mark.parametrize("far", ["start", "goal"])
+def test_a_start_or_goal_off_the_data_is_no_fault_of_the_plan(far):
+    planner, _ = make_straight_planner()
+    observations, goals = make_ways([8])
+    ways = np.column_stack([np.linspace(1.0, goals[0, 0], 400), np.full(400, 2.0)])
+    first, last = (100, 400) if far == "start" else (0, 300)
+    (plan,) = with_support(planner, fit(ways[first:last]), max_departure=0.05).plan(observations, goals, seeded())
+    assert (plan.horizon, plan.consistent) == (8, True)
+    assert plan.departure == pytest.approx((goals[0, 0] - 1.0) / 4, rel=0.05)
+
+
+def test_rows_that_are_not_finite_are_no_place():
+    positions = np.array([[0.0, 0.0], [np.nan, 1.0], [1.0, np.inf], [1.0, 1.0]])
+    assert len(Support.fit(np.zeros(2), np.ones(2), [positions]).points) == 2
+
+
 def test_a_candidate_that_keeps_to_the_data_is_better_than_a_steadier_one():
     planner, _ = make_straight_planner(speed_offsets=(0.0, 3.0), max_speed_error=100.0, num_candidates=2, min_horizon=8)
     observations, goals = make_ways([8])
@@ -100,7 +118,7 @@ def test_a_candidate_that_keeps_to_the_data_is_better_than_a_steadier_one():
         """Of two candidates the first is far from the data."""
 
         def departures(self, observations, env, step_seconds, lengths):
-            return np.tile([1.0, 0.1], len(observations) // 2)
+            return np.tile([1.0, 0.1], len(observations) // 2), np.zeros(len(observations))
 
     near = with_support(planner, OffTheFirst(np.zeros((1, 2))), max_departure=0.5)
     (plan,) = near.plan(observations, goals, seeded())

@@ -37,8 +37,9 @@ class PlanningConfig:
     """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
 
     max_departure: float = 0.0
-    """A plan is consistent only if it stays this close to where the data have been, in units of the positions. 0 asks
-    nothing of it, and neither does a checkpoint that does not know where they have been (`diffplan calibrate`)."""
+    """A plan is consistent only if it stays this close to where the data have been, or as close as its start and goal
+    are, in units of the positions. 0 asks nothing of it, and neither does a checkpoint that does not know where they
+    have been (`diffplan calibrate`)."""
 
     num_candidates: int = 2
     """Plans drawn for each horizon; the best is kept."""

@@ -96,8 +96,9 @@ def sample_plans(
     ).reshape(-1, num)
     consistent, departures = errors <= limits[:, None], None
     if planner.settings.max_departure and planner.support is not None:
-        departures = planner.support.departures(observations, env, planner.step_seconds, row_lengths).reshape(-1, num)
-        consistent &= departures <= planner.settings.max_departure
+        found = planner.support.departures(observations, env, planner.step_seconds, row_lengths)
+        departures, given = (array.reshape(-1, num) for array in found)
+        consistent &= departures <= np.maximum(planner.settings.max_departure, given)
     violations, scores = np.zeros_like(errors), None
     if guidance is not None:
         with torch.no_grad():

@@ -40,13 +40,14 @@ class Support:
         Args:
             low: least position on each axis, float[positions].
             high: greatest position on each axis.
-            positions: the data in parts, float[rows, positions] each.
+            positions: the data in parts, float[rows, positions] each; rows that are not finite do not count.
         """
         low = np.asarray(low, dtype=np.float64)
         spacing = max(float((high - low).max()), 1e-9) / CELLS
         visited = np.zeros((0, len(low)), dtype=np.int32)
         for part in positions:
-            cells = np.floor((part - low) / spacing).astype(np.int32)
+            known = part[np.isfinite(part).all(axis=1)]
+            cells = np.floor((known - low) / spacing).astype(np.int32)
             visited = np.unique(np.concatenate([visited, np.unique(cells, axis=0)]), axis=0)
         return cls(low + (visited + 0.5) * spacing)
 
@@ -56,14 +57,18 @@ class Support:
 
     def departures(
         self, observations: np.ndarray, env: EnvConfig, step_seconds: float, lengths: np.ndarray
-    ) -> np.ndarray:
-        """How far each plan departs from the data: the largest distance of a point on its way, float64[plans].
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How far each plan departs from the data, and how far its ends do, which it cannot help.
 
         Args:
             observations: float[plans, horizon, observation_dim] in environment units.
             env: which columns are positions and velocities; the way between two steps is the cubic that has both.
             step_seconds: seconds between two steps of a plan.
             lengths: steps of each plan, int[plans].
+
+        Returns:
+            The largest distance of a point on the way of each plan, and the larger one of its first and its last point,
+            float64[plans] each.
         """
         positions = observations[:, :, list(env.position_columns)].astype(np.float64)
         s = (np.arange(POINTS_PER_STEP) / POINTS_PER_STEP)[:, None]
@@ -73,4 +78,6 @@ class Support:
         counted = np.arange(1, positions.shape[1])[None] < lengths[:, None]
         distances = np.zeros(ways.shape[:3])
         distances[counted] = self.distances(ways[counted])
-        return distances.max(axis=(1, 2), initial=0.0)
+        last = self.distances(positions[np.arange(len(positions)), lengths - 1])
+        way = np.maximum(distances.max(axis=(1, 2), initial=0.0), last)
+        return way, np.maximum(distances[:, 0, 0], last)
