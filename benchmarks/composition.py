@@ -177,6 +177,10 @@ def solve(model: str, kind: str, number: int, args: argparse.Namespace) -> tuple
         guide_stop_step=args.guide_stop_step,
         sampler=args.sampler,
         selection="consistency",
+        # Plans are followed as they are, for it is what they say that is measured; in a hurry corners are cut.
+        pace=1.0,
+        max_lag=0.0,
+        max_deviation=0.7,
     )
     maze = get_maze(planner.config.env)
     problem = (
