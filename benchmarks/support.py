@@ -1,0 +1,117 @@
+"""What it is worth that plans keep to where the data have been: the same planners with `max_departure` and without.
+
+How many first plans lead through a wall, of which the planner knows nothing; what that costs in steps at walls and in
+the score. The settings are those that came with the planner, chosen with the limit; so each planner is also shown
+as careful without it: with smaller speed errors.
+
+    OMP_NUM_THREADS=1 python benchmarks/support.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform as machine
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from diffplan.environments import get_maze
+from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.rollout import evaluate_episodes
+from diffplan.evaluation.scores import compute_interval
+from diffplan.planning.interpolation import interpolate
+from diffplan.planning.loading import load_planner
+from diffplan.planning.policy import PlanningPolicy
+from diffplan.types import Plan
+
+MAZES = ("umaze", "medium", "large")
+VARIANTS: dict[str, dict[str, float]] = {
+    "kept to the data": {},
+    "not kept": {"max_departure": 0.0},
+    "not kept, speed errors of two thirds": {"max_departure": 0.0, "max_speed_error": 2 / 3},
+    "not kept, speed errors of a third": {"max_departure": 0.0, "max_speed_error": 1 / 3},
+}
+"""Settings that are changed; speed errors are factors."""
+
+
+def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) -> dict[str, Any]:
+    """Evaluate a variant of a planner."""
+    torch.set_num_threads(1)
+    planner = load_planner(f"pretrained:maze2d-{maze}")
+    changes = dict(VARIANTS[variant])
+    if "max_speed_error" in changes:
+        changes["max_speed_error"] *= planner.settings.max_speed_error
+    planner = load_planner(f"pretrained:maze2d-{maze}", replace(planner.settings, **changes))
+    env = apply_protocol(protocol, planner.config.env)
+    plans: list[Plan] = []
+    reset = PlanningPolicy.reset
+
+    def keep(policy: PlanningPolicy, observations: np.ndarray, goals: np.ndarray) -> None:
+        reset(policy, observations, goals)
+        plans.extend(policy.plans)
+
+    with mock.patch.object(PlanningPolicy, "reset", keep):
+        results, _ = evaluate_episodes(planner, env, range(episodes), seed=seed)
+    layout, columns = get_maze(env), list(env.position_columns)
+    assert layout is not None
+    through_walls = []
+    for plan in plans:
+        every_step = np.arange((plan.horizon - 1) * plan.stride + 1.0)
+        way = interpolate(plan, env, every_step, planner.settings.interpolation)[:, columns]
+        through_walls.append(not layout.is_free(way).all())
+    scores = [result.score for result in results]
+    return {
+        "maze": maze,
+        "protocol": protocol,
+        "variant": variant,
+        "settings": {name: getattr(planner.settings, name) for name in ("max_departure", "max_speed_error")},
+        "episodes": episodes,
+        "score_mean": float(np.mean(scores)),
+        "score_ci95": list(compute_interval(scores)),
+        "success_rate": float(np.mean([result.success for result in results])),
+        "plans_through_walls": float(np.mean(through_walls)),
+        "wall_steps_mean": float(np.mean([result.num_collision_steps or 0 for result in results])),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mazes", nargs="+", default=list(MAZES), choices=MAZES)
+    parser.add_argument("--episodes", type=int, default=100, help="of each protocol and variant")
+    parser.add_argument("--seed", type=int, default=101)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/support.json"))
+    args = parser.parse_args()
+    cells = [(m, v, p) for m in args.mazes for p in ("maze2d", "multi2d") for v in VARIANTS]
+    rows = []
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(measure, *cell, args.episodes, args.seed) for cell in cells]
+        print(f"{'':50}      score   success  through a wall  steps at walls")
+        for job in jobs:
+            row = job.result()
+            rows.append(row)
+            print(
+                f"{row['maze']:7} {row['protocol']:8} {row['variant']:37} {row['score_mean']:7.1f}  "
+                f"{row['success_rate']:8.1%}  {row['plans_through_walls']:14.1%}  {row['wall_steps_mean']:14.1f}",
+                flush=True,
+            )
+    result = {
+        "rows": rows,
+        "seed": args.seed,
+        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
+        "command": f"OMP_NUM_THREADS=1 python benchmarks/support.py --episodes {args.episodes} --seed {args.seed}",
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
