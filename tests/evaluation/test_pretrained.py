@@ -31,6 +31,7 @@ def test_a_planner_is_small_and_tells_nothing_of_where_it_was_made(name: str) ->
         "normalization.json",
         "horizon_model.safetensors",
         "inverse_dynamics.safetensors",
+        "support.safetensors",
     }
     for file in files:
         content = file.read_bytes()
