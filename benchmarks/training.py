@@ -1,8 +1,8 @@
 """How fast training is, each number beside what it is measured against, in one run.
 
 * Steps against a plain loop of the usual kind, written out below: the same network, batch and data, items one by one
-  through a `DataLoader`, torch's own Mish, Adam over all tensors, an average of the weights in Python. Blocks of steps
-  take turns.
+  through a `DataLoader`, torch's own Mish, convolutions of steps that lie next to each other in memory, Adam over all
+  tensors, an average of the weights in Python. Blocks of steps take turns.
 * What a step costs beside its forward and backward passes.
 * Two workers (gloo, one thread each) against one worker of one thread, the same global batch.
 * Resident memory of a training on a dataset of 40 M steps (`--large-data`, from `diffplan collect`).
@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -24,27 +25,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.normalization import Normalizer
+from diffplan.data.prefetch import Prefetcher
 from diffplan.diffusion.schedule import make_schedule
-from diffplan.networks import blocks
+from diffplan.networks import blocks, packing, temporal_unet
 from diffplan.networks.factory import make_network
 from diffplan.presets import get_preset
+from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import take_step, train
-from diffplan.training.passes import make_passes
+from diffplan.training.passes import make_ahead, make_passes
 from diffplan.training.state import TrainingState, compute_lr_factor
 
 HORIZON = 32
@@ -131,24 +135,43 @@ class PlainLoop:
 
 
 class OurLoop:
-    """Steps of `diffplan.training`, as `train` takes them but for the thread that makes batches ahead."""
+    """Steps of `diffplan.training`, as `train` takes them."""
 
     def __init__(self, config: Config, dataset: TrajectoryDataset) -> None:
+        keep_freed_memory()
         self.batches = TrainingBatches(config, dataset)
         self.state = TrainingState(config, self.batches.layout)
         self.passes = make_passes(self.state, CPU)
+        self.steps = iter(Prefetcher(make_ahead(self.batches.make_step, CPU), range(config.training.num_steps)))
+        self.prepared = self.batches.make(0)
 
     def take_step(self) -> None:
         """One optimizer step."""
-        take_step(self.state, self.passes, self.batches.make_step(self.state.step))
+        take_step(self.state, self.passes, next(self.steps))
 
     def pass_through(self) -> None:
         """A forward and a backward pass alone."""
         self.passes(self.prepared)
 
-    def prepare(self) -> None:
-        """Make the batch of `pass_through`."""
-        self.prepared = self.batches.make(0)
+
+@contextlib.contextmanager
+def layers_of_the_usual_kind() -> Iterator[None]:
+    """Layers computed as in the code of Janner et al. 2022, by the same functions of torch on the same layout."""
+
+    def lay_out(x: Tensor) -> Tensor:
+        return x.transpose(1, 2)[:, :, None].contiguous()
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor, convolution: Callable[..., Tensor], **kwargs: Any) -> Tensor:
+        return convolution(x, weight[:, :, None], bias, **kwargs)  # what torch makes of one over a single dimension
+
+    with (
+        mock.patch.object(blocks, "mish", F.mish),
+        mock.patch.object(temporal_unet, "mish", lambda embedding: embedding),
+        mock.patch.object(blocks.ActivatedBefore, "forward", lambda _, embedding: F.mish(embedding)),
+        mock.patch.object(temporal_unet, "lay_out", lay_out),
+        mock.patch.object(packing, "convolve", convolve),
+    ):
+        yield
 
 
 def time_block(step: Callable[[], None], num_steps: int) -> float:
@@ -159,31 +182,57 @@ def time_block(step: Callable[[], None], num_steps: int) -> float:
     return (time.perf_counter() - start) / num_steps
 
 
-def compare(config: Config, dataset: TrajectoryDataset, rounds: int, block: int) -> dict[str, Any]:
-    """Our steps, the plain loop's with and without a loader process, and passes alone; blocks of each take turns."""
-    ours = OurLoop(config, dataset)
-    ours.prepare()
-    plain = {f"plain_{n}_loader_processes": PlainLoop(config, dataset, n) for n in (0, 1)}
+LOOPS: dict[int, PlainLoop | OurLoop] = {}
+"""The loops of a process of `compare`: ours in one, the plain ones, by their loader processes, in another."""
+OURS = -1
+REST_SECONDS = 0.3
+"""Between turns, for what the last one left to be done: loaders fill their queues, threads stop to spin."""
 
-    def of_the_usual_kind(loop: PlainLoop) -> float:
-        with mock.patch.object(blocks, "mish", F.mish):
-            return time_block(loop.take_step, block)
 
+def make_loop(config: Config, data: str, kind: int) -> None:
+    """Make a loop in this process."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    dataset = open_dataset(data)
+    LOOPS[kind] = OurLoop(config, dataset) if kind == OURS else PlainLoop(config, dataset, kind)
+
+
+def time_loop(kind: int, what: str, block: int) -> float:
+    """Seconds of a step, or of what else the loop does, in this process."""
+    with contextlib.nullcontext() if kind == OURS else layers_of_the_usual_kind():
+        return time_block(getattr(LOOPS[kind], what), block)
+
+
+def count_parameters() -> int:
+    """Parameters of our network."""
+    ours = LOOPS[OURS]
+    assert isinstance(ours, OurLoop)
+    return sum(parameter.numel() for parameter in ours.state.network.parameters())
+
+
+def compare(config: Config, data: str, rounds: int, block: int) -> dict[str, Any]:
+    """Our steps, the plain loop's with and without a loader process, and passes alone; blocks of each take turns.
+
+    Ours run in a process of their own, for what we do about memory holds for a whole process.
+    """
+    spawn = multiprocessing.get_context("spawn")
     times: dict[str, list[float]] = {}
-    for turn in range(rounds + 1):
-        measured = {
-            "ours": time_block(ours.take_step, block),
-            "passes": time_block(ours.pass_through, block),
-            **{name: of_the_usual_kind(loop) for name, loop in plain.items()},
-        }
-        if turn:  # the first warms up
-            for name, seconds in measured.items():
-                times.setdefault(name, []).append(seconds)
-    best_plain = [min(pair) for pair in zip(*(times[name] for name in plain), strict=True)]
+    with ProcessPoolExecutor(1, spawn) as our_process, ProcessPoolExecutor(1, spawn) as plain_process:
+        loops = [("ours", our_process, OURS, "take_step"), ("passes", our_process, OURS, "pass_through")]
+        plain = [(f"plain_{n}_loader_processes", plain_process, n, "take_step") for n in (0, 1)]
+        for process, kind in ((our_process, OURS), (plain_process, 0), (plain_process, 1)):
+            process.submit(make_loop, config, data, kind).result()
+        for turn in range(rounds + 1):
+            for name, process, kind, what in loops + plain:
+                time.sleep(REST_SECONDS)
+                seconds = process.submit(time_loop, kind, what, block).result()
+                if turn:  # the first warms up
+                    times.setdefault(name, []).append(seconds)
+        parameters = our_process.submit(count_parameters).result()
+    best_plain = [min(pair) for pair in zip(*(times[name] for name, *_ in plain), strict=True)]
     return {
         "batch_size": config.training.batch_size,
         "horizon": HORIZON,
-        "parameters": sum(p.numel() for p in ours.state.network.parameters()),
+        "parameters": parameters,
         **{f"{name}_milliseconds": 1e3 * statistics.median(values) for name, values in times.items()},
         "samples_per_second": config.training.batch_size / statistics.median(times["ours"]),
         "speedup_over_plain_loop": statistics.median(p / o for p, o in zip(best_plain, times["ours"], strict=True)),
@@ -248,6 +297,7 @@ torch.set_num_threads(2)
 from diffplan.config import with_overrides
 from diffplan.data.dataset import open_dataset
 from diffplan.presets import get_preset
+from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import train
 from diffplan.training.state import TrainingState
@@ -282,16 +332,14 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=15, help="steps of a turn")
     parser.add_argument("--out", type=Path, default=Path("docs/results/training.json"))
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
     preset = get_preset(args.preset)
     windows = dataclasses.replace(preset.windows, min_horizon=HORIZON, max_horizon=HORIZON)
     fixed = dataclasses.replace(preset, windows=windows)
-    dataset = open_dataset(args.data)
     sizes = {}
     print("batch    ours ms  passes ms  plain ms (0, 1 loader processes)  over plain  overhead")
     for batch_size in args.batch_sizes:
         config = with_overrides(fixed, {"training.batch_size": batch_size})
-        sizes[str(batch_size)] = row = compare(config, dataset, args.rounds, args.block)
+        sizes[str(batch_size)] = row = compare(config, args.data, args.rounds, args.block)
         print(
             f"{batch_size:5d}  {row['ours_milliseconds']:9.1f}  {row['passes_milliseconds']:9.1f}  "
             f"{row['plain_0_loader_processes_milliseconds']:9.1f}, {row['plain_1_loader_processes_milliseconds']:8.1f}"

@@ -97,3 +97,20 @@ def test_items_are_made_ahead():
     with Prefetcher(make, range(10), 4) as items:
         assert next(iter(items)) == 0
         assert third.wait(5)
+
+
+def test_several_are_made_in_a_row_once_half_are_gone():
+    made = []
+    with Prefetcher(lambda key: made.append(key) or key, range(1000), 8) as items:
+        wait_until(lambda: len(made) == 8)
+        for taken, _ in zip(range(1, 9), items, strict=False):
+            expected = 8 if taken < 4 else 12 if taken < 8 else 16
+            wait_until(lambda number=expected: len(made) == number)
+            time.sleep(0.02)
+            assert len(made) == expected
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)

@@ -5,22 +5,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
+from diffplan.networks.blocks import lay_out
 from diffplan.networks.packing import FEW_MULTIPLICATIONS, Conv1d, Packing, Upsample1d, group_norm, multiply
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
 def make_packed(lengths, channels, seed=0):
-    """A packing, its steps in double precision, and the trajectories one by one."""
+    """A packing, its steps in double precision, and the trajectories one by one, as images one pixel high."""
     torch.manual_seed(seed)
     packing = Packing(torch.tensor(lengths, dtype=torch.int32))
     x = torch.randn(sum(lengths), channels, dtype=torch.float64)
-    return packing, x, [row.T[None] for row in x.split(lengths)]
+    return packing, x, [lay_out(row[None]) for row in x.split(lengths)]
 
 
 def joined(rows):
-    return torch.cat([row[0].T for row in rows])
+    return torch.cat([row[0, :, 0].T for row in rows])
 
 
 @settings(deadline=None)
@@ -30,7 +32,7 @@ def test_packing_and_padding_undo_each_other_and_nothing_of_the_padding_is_taken
     assert len(packing) == sum(lengths)
     padded = packing.pad(x, 11)
     for i, row in enumerate(rows):
-        assert torch.equal(padded[i, : lengths[i]], row[0].T)
+        assert torch.equal(padded[i, : lengths[i]], row[0, :, 0].T)
         assert (padded[i, lengths[i] :] == 0).all()
         padded[i, lengths[i] :] = torch.nan
     assert torch.equal(packing.pack(padded), x)
@@ -43,7 +45,7 @@ def test_sums_and_spreads_are_those_of_each_trajectory(lengths):
     packing, x, rows = make_packed(lengths, 3)
     sums = packing.sum(x)
     assert packing.spread(sums).shape == x.shape
-    torch.testing.assert_close(sums, torch.cat([row.sum(dim=2) for row in rows]))
+    torch.testing.assert_close(sums, torch.cat([row.sum(dim=(2, 3)) for row in rows]))
     expected = torch.cat([total.expand(length, -1) for total, length in zip(sums, lengths, strict=True)])
     assert torch.equal(packing.spread(sums), expected)
 
@@ -91,6 +93,36 @@ def test_gradients_of_steps_and_weights_are_those_of_each_trajectory_alone(layer
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(
+    "layer", [Conv1d(3, 4, 1), Conv1d(3, 4, 5), Conv1d(3, 3, 3, stride=2), Conv1d(4, 3, 1), Upsample1d(3)]
+)
+def test_of_images_one_pixel_high_it_is_what_torch_makes_of_a_single_dimension(layer, apart):
+    layer = copy.deepcopy(layer).double()
+    torch.manual_seed(0)
+    x = torch.randn(2, 7, layer.in_channels, dtype=torch.float64, requires_grad=True)
+    images = lay_out(x).contiguous() if apart else lay_out(x)
+    of_torch = F.conv_transpose1d if isinstance(layer, Upsample1d) else F.conv1d
+    expected = of_torch(x.mT, layer.weight, layer.bias, layer.stride, layer.padding)
+    expected_gradients = torch.autograd.grad(expected.square().sum(), [x, layer.weight, layer.bias])
+    got = layer(images)
+    torch.testing.assert_close(got[:, :, 0], expected)
+    assert apart or got.is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(
+        torch.autograd.grad(got.square().sum(), [x, layer.weight, layer.bias]), expected_gradients, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(images), got)
+
+
+def test_channels_of_a_trajectory_stay_next_to_each_other():
+    x = torch.randn(2, 7, 3)
+    assert lay_out(x).shape == (2, 3, 1, 7)
+    assert lay_out(x).data_ptr() == x.data_ptr()
+    assert lay_out(x).is_contiguous(memory_format=torch.channels_last)
+
+
 def change_in_place(layer):  # as averages of weights do, which are never trained
     with torch.no_grad():
         layer.weight.mul_(2)
@@ -98,7 +130,7 @@ def change_in_place(layer):  # as averages of weights do, which are never traine
 
 def take_an_optimizer_step(layer):
     optimizer = torch.optim.Adam(layer.train().parameters(), lr=0.1, fused=True)
-    layer(torch.ones(1, 3, 6, dtype=layer.weight.dtype)).square().sum().backward()
+    layer(torch.ones(1, 3, 1, 6, dtype=layer.weight.dtype)).square().sum().backward()
     optimizer.step()
 
 
@@ -125,7 +157,7 @@ def test_weights_that_changed_are_laid_out_anew(make, change):
             change(layer)
         x = x.to(layer.weight.dtype)
         after = layer(x, packing)
-        expected = joined([layer(row.T[None]) for row in x.split([2, 6])])
+        expected = joined([layer(lay_out(row[None])) for row in x.split([2, 6])])
     torch.testing.assert_close(after, expected)
     assert after.dtype != before.dtype or not torch.allclose(after, before)
 

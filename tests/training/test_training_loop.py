@@ -139,6 +139,19 @@ def test_gradients_are_clipped_and_their_norm_before_it_returned(dataset):
     assert clipped.item() == pytest.approx(0.01, rel=1e-3)
 
 
+def test_gradients_within_the_limit_are_left_as_they_are(dataset):
+    free, _ = with_step_taken(dataset, None)
+    limited, norm = with_step_taken(dataset, 1e3)
+    assert norm < 1e3
+    assert torch.equal(free.parameters.gradient, limited.parameters.gradient)
+    assert torch.equal(free.parameters.flat, limited.parameters.flat)
+
+
+def with_step_taken(dataset, limit):
+    state, batches = start(dataset, {"training.max_gradient_norm": limit})
+    return state, take_step(state, make_passes(state, CPU), batches.make_step(0))[1]
+
+
 def _with_passes(started):
     state, batches = started
     return state, make_passes(state, CPU), batches.make_step(0)

@@ -6,7 +6,9 @@ computes the padding too, and masks around every layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -131,6 +133,28 @@ class _LaidOut(nn.Module):
         return self._matrix
 
 
+def convolve(
+    x: Float[Tensor, "batch inputs 1 horizon"],
+    weight: Float[Tensor, "..."],
+    bias: Float[Tensor, " outputs"],
+    convolution: Callable[..., Tensor],
+    **settings: Any,
+) -> Float[Tensor, "batch outputs 1 new_horizon"]:
+    """A convolution over time, as one of images one pixel high.
+
+    On a CPU, where channels lie next to each other in memory, one of single steps is a matrix product; and where
+    gradients are wanted, the bias is added apart, for oneDNN takes its gradient slowly, and the weights are laid out as
+    the images are, once for both passes.
+    """
+    if x.device.type == "cpu" and weight.shape[2] == 1:
+        return F.linear(x.movedim(1, -1), weight[:, :, 0], bias).movedim(-1, 1)
+    weight = weight[:, :, None]
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return convolution(x, weight, bias, **settings)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return convolution(x, weight, **settings).add_(bias[:, None, None])
+
+
 class Conv1d(_LaidOut, nn.Conv1d):
     """A convolution over time, of odd kernel size and a stride of 1 or 2, of batches of one length or packed ones."""
 
@@ -140,15 +164,15 @@ class Conv1d(_LaidOut, nn.Conv1d):
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "..."], packing: Packing | None = None
     ) -> Float[Tensor, "..."]:
-        """What it gives for each trajectory alone: [batch, channels, horizon], or [steps, channels] with a packing.
+        """What it gives for each trajectory alone: [batch, channels, 1, horizon], or [steps, channels] with a packing.
 
         With a stride of 2 the result is packed as `packing.halved`.
         """
-        if packing is None:
-            return super().forward(x)
-        size, stride = self.kernel_size[0], self.stride[0]
-        windows = x if size == 1 else packing.windows(x, size, stride)
         assert self.bias is not None
+        size, stride = self.kernel_size[0], self.stride[0]
+        if packing is None:
+            return convolve(x, self.weight, self.bias, F.conv2d, stride=(1, stride), padding=(0, size // 2))
+        windows = x if size == 1 else packing.windows(x, size, stride)
         return multiply(windows, self._get_matrix(), self.bias)
 
     def _lay_out(self) -> Float[Tensor, "inputs outputs"]:
@@ -165,9 +189,9 @@ class Upsample1d(_LaidOut, nn.ConvTranspose1d):
         self, x: Float[Tensor, "..."], packing: Packing | None = None
     ) -> Float[Tensor, "..."]:
         """See `Conv1d.forward`; the result is in a packing of twice the lengths."""
-        if packing is None:
-            return super().forward(x)
         assert self.bias is not None
+        if packing is None:
+            return convolve(x, self.weight, self.bias, F.conv_transpose2d, stride=(1, 2), padding=(0, 1))
         both = multiply(packing.windows(x, 3), self._get_matrix(), self.bias.repeat(2))
         return both.view(-1, self.out_channels)
 

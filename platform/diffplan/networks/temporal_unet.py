@@ -12,7 +12,6 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffplan.config import NetworkConfig
 from diffplan.networks.blocks import (
@@ -21,6 +20,8 @@ from diffplan.networks.blocks import (
     NoAttention,
     ResidualTemporalBlock,
     SinusoidalEmbedding,
+    lay_out,
+    mish,
 )
 from diffplan.networks.condition import ConditionEmbedding
 from diffplan.networks.packing import Conv1d, Packing, Upsample1d
@@ -105,15 +106,14 @@ class TemporalUnet(nn.Module):
         """
         horizon = x.shape[1]
         check_lengths(horizon, lengths, self.min_horizon)
-        embedding = self.condition(self.embedding(diffusion_step), condition)
+        embedding = mish(self.condition(self.embedding(diffusion_step), condition))
         packing = None
         if lengths is not None:
             packing = Packing(-(-lengths // self.min_horizon) * self.min_horizon)
             hidden = packing.pack(repeat_last_step(x, lengths, int(packing.lengths.max())))
         else:
-            hidden = x.transpose(1, 2)
-            if padding := -horizon % self.min_horizon:
-                hidden = F.pad(hidden, (0, padding), mode="replicate")
+            padding = -horizon % self.min_horizon
+            hidden = lay_out(torch.cat([x, x[:, -1:].expand(-1, padding, -1)], dim=1) if padding else x)
         skips = []
         for first, second, attention, downsample in self.down:  # type: ignore[misc]
             hidden = attention(second(first(hidden, embedding, packing), embedding, packing), packing)
@@ -131,4 +131,4 @@ class TemporalUnet(nn.Module):
         packing = skips.pop()[1]
         for layer in self.final:
             hidden = layer(hidden, packing)
-        return hidden[:, :, :horizon].transpose(1, 2) if packing is None else packing.pad(hidden, horizon)
+        return hidden[:, :, 0, :horizon].transpose(1, 2) if packing is None else packing.pad(hidden, horizon)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffplan.config import NetworkConfig
-from diffplan.networks.blocks import ResidualTemporalBlock, SinusoidalEmbedding
+from diffplan.networks.blocks import ResidualTemporalBlock, SinusoidalEmbedding, lay_out, mish
 from diffplan.networks.packing import Conv1d, Packing
 from diffplan.networks.ragged import check_lengths
 
@@ -81,14 +81,17 @@ class ValueNetwork(nn.Module):
         """
         check_lengths(x.shape[1], lengths, self.min_horizon)
         packing = None if lengths is None else Packing(lengths)
-        hidden = x.transpose(1, 2) if packing is None else packing.pack(x)
+        hidden = lay_out(x) if packing is None else packing.pack(x)
         embedding = self.embedding(diffusion_step)
+        activated = mish(embedding)
         for *blocks, downsample in [*self.levels, *self.narrowing]:  # type: ignore[misc]
             for block in blocks:
-                hidden = block(hidden, embedding, packing)
+                hidden = block(hidden, activated, packing)
             hidden = downsample(hidden, packing)
             packing = None if packing is None else packing.halved
-        pooled = hidden.mean(dim=-1) if packing is None else packing.sum(hidden) / packing.lengths[:, None].to(hidden)
+        pooled = (
+            hidden.mean(dim=(2, 3)) if packing is None else packing.sum(hidden) / packing.lengths[:, None].to(hidden)
+        )
         return self.head(torch.cat([pooled, embedding], dim=-1))[:, 0]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.data.prefetch import Prefetcher
+from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batches import TrainingBatch, TrainingBatches
 from diffplan.training.passes import Passes, adopt, compute_batch_loss, make_ahead, make_passes
 from diffplan.training.state import TrainingState
@@ -70,8 +71,11 @@ def take_step(state: TrainingState, passes: Passes, batches: Sequence[TrainingBa
         # One call for all gradients, once a step: passes are too short to hide more of them behind.
         torch.distributed.all_reduce(gradient)
         gradient /= torch.distributed.get_world_size()
-    limit = float("inf") if training.max_gradient_norm is None else training.max_gradient_norm
-    gradient_norm = nn.utils.clip_grad_norm_([state.parameters.flat], limit)
+    gradient_norm = torch.linalg.vector_norm(gradient)
+    limit = training.max_gradient_norm
+    # On a GPU asking for the norm would mean to wait for it; there what is within the limit is multiplied by 1.
+    if limit is not None and (gradient.device.type == "cuda" or gradient_norm > limit):
+        nn.utils.clip_grads_with_norm_([state.parameters.flat], limit, gradient_norm)
     state.optimizer.step()
     state.lr_scheduler.step()
     state.step += 1
@@ -139,6 +143,8 @@ def train(
     Where `torch.distributed` is initialised, this process is one worker of several, which all call this: each with its
     own rows of the same batches. Gradients are averaged over them, so that they stay equal.
 
+    On a CPU the process keeps freed memory from now on (`keep_freed_memory`).
+
     Args:
         state: where to go on from; advanced in place.
         batches: this worker's batches.
@@ -150,6 +156,8 @@ def train(
     """
     training = state.config.training
     device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     passes = make_passes(state, device)
     last_step = training.num_steps if num_steps is None else num_steps
     if state.early_stopping.is_due:
