@@ -3,7 +3,8 @@
 One episode at a time, all in one process, and all in as many processes as the machine has cores, as the actors of
 `diffplan evaluate` run them, take turns on the same episodes; a turn of single episodes takes a part of them, for all
 would take minutes. Of one process the processor's seconds count, so that other programs on the machine matter as
-little as may be; of several the longest that one of them takes. Then the parts of one more block are measured.
+little as may be; of several the longest that one of them takes. Then the parts of one more block, and of single
+episodes, are measured.
 
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model pretrained:maze2d-large
 """
@@ -55,8 +56,8 @@ def time_episodes(model: str, episodes: Sequence[int], seed: int) -> float:
     return time.process_time() - since
 
 
-def measure_parts(planner: Planner, env: EnvConfig, num: int) -> dict[str, float]:
-    """Shares of the processor's time that parts of an evaluation take."""
+def measure_parts(planner: Planner, env: EnvConfig, blocks: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Milliseconds of the processor that the parts of an evaluation take for each episode, block by block."""
     seconds: dict[str, float] = {"planning": 0.0, "physics": 0.0, "shortest ways": 0.0}
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,10 +77,11 @@ def measure_parts(planner: Planner, env: EnvConfig, num: int) -> dict[str, float
         mock.patch.object(MazePaths, "shortest_lengths", timed("shortest ways", MazePaths.shortest_lengths)),
     ):
         since = time.process_time()
-        evaluate_episodes(planner, env, range(num), seed=0, stream=Stream.TUNING)
-        total = time.process_time() - since
-    shares = {name: value / total for name, value in seconds.items()}
-    return {**shares, "everything else": 1 - sum(shares.values())}
+        for episodes in blocks:
+            evaluate_episodes(planner, env, episodes, seed=0, stream=Stream.TUNING)
+        seconds["everything else"] = time.process_time() - since - sum(seconds.values())
+    num = sum(len(episodes) for episodes in blocks)
+    return {name: 1000 * value / num for name, value in seconds.items()}
 
 
 def main() -> None:
@@ -115,8 +117,12 @@ def main() -> None:
         f"{args.episodes} episodes at once: {of_a_core:.1f} x the episodes a second of one at a time on one core, "
         f"{of_the_machine:.1f} x on {num_cores}"
     )
-    parts = measure_parts(planner, env, args.episodes)
-    print("of the time at once: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in parts.items()))
+    parts = {
+        "at once": measure_parts(planner, env, [range(args.episodes)]),
+        "alone": measure_parts(planner, env, [[episode] for episode in range(2 * args.single)]),
+    }
+    for name, milliseconds in parts.items():
+        print(f"an episode {name}: " + ", ".join(f"{part} {value:.1f} ms" for part, value in milliseconds.items()))
     result = {
         "command": f"OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model {args.model}",
         "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
@@ -128,7 +134,7 @@ def main() -> None:
         "seconds_an_episode_on_all_cores": everywhere,
         "speedup_of_a_core": of_a_core,
         "speedup_over_one_at_a_time": of_the_machine,
-        "shares_of_the_time_at_once": parts,
+        "milliseconds_of_an_episode": parts,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -50,8 +50,22 @@ class MazePaths:
         return np.sqrt((offsets**2).sum(axis=-1).min(axis=-1))
 
     def touches_wall(self, positions: np.ndarray) -> np.ndarray:
-        """Whether a ball at positions float[..., 2] touches a wall, bool[...]."""
-        return self.clearances(positions) <= BALL_RADIUS + CONTACT_MARGIN
+        """Whether a ball at positions float[..., 2] touches a wall, bool[...].
+
+        It is much smaller than a cell, so that of the cells around its own only the three on its side can be near.
+        """
+        reach = BALL_RADIUS + CONTACT_MARGIN
+        from_corner = np.asarray(positions, dtype=np.float64) - (CELL_CENTER_OFFSET - 0.5)
+        cells = np.floor(from_corner).astype(int)
+        inside = from_corner - cells - 0.5
+        sides = np.where(inside < 0, -1, 1)
+        gaps = 0.5 - np.abs(inside)
+        near = gaps <= reach
+        walls = np.pad(self.maze.walls, 3)  # nothing stands beyond the maze
+        (i, j), (side_i, side_j) = np.moveaxis(cells + 3, -1, 0), np.moveaxis(sides, -1, 0)
+        i, j = np.clip(i, 1, walls.shape[0] - 2), np.clip(j, 1, walls.shape[1] - 2)
+        touches = walls[i, j] | (near[..., 0] & walls[i + side_i, j]) | (near[..., 1] & walls[i, j + side_j])
+        return touches | (((gaps**2).sum(axis=-1) <= reach**2) & walls[i + side_i, j + side_j])
 
     def shortest_lengths(self, starts: np.ndarray, goals: np.ndarray, goal_radius: float = 0.0) -> np.ndarray:
         """Length of the shortest way of the ball's centre from a start until it is within a distance of a goal.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from diffplan.config import EnvConfig
 from diffplan.environments import get_shortest_path_lengths, get_touches_wall, make_env, make_vector_env
 from diffplan_envs.maze import BALL_RADIUS, Maze, make_maze
-from diffplan_envs.maze_paths import MazePaths, make_maze_paths
+from diffplan_envs.maze_paths import CONTACT_MARGIN, MazePaths, make_maze_paths
 
 MAZES = ["open", "umaze", "medium"]
 
@@ -128,6 +128,17 @@ def test_a_ball_touches_a_wall_from_the_step_on_which_mujoco_stops_it():
     assert touches[first, 0]
     assert not touches[: first - 1, 0].any()
     assert touches[-10:, 0].any()  # pressed on the wall
+
+
+@pytest.mark.parametrize("name", MAZES)
+def test_a_ball_touches_a_wall_just_where_the_clearance_is_small(name: str):
+    paths = make_maze_paths(make_maze(name))
+    size = np.array(paths.maze.walls.shape)
+    positions = np.random.default_rng(0).uniform(-4.0, size + 4.0, (20, 1000, 2))  # beyond the maze too
+    expected = paths.clearances(positions) <= BALL_RADIUS + CONTACT_MARGIN
+    assert 0.05 < expected.mean() < 0.5
+    assert (paths.touches_wall(positions) == expected).all()
+    assert paths.touches_wall(positions[0, 0]) == expected[0, 0]
 
 
 def test_lengths_travelled_in_the_environment_are_never_shorter():

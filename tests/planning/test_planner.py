@@ -219,13 +219,13 @@ def test_shortest_consistent_horizon_is_the_same_alone_and_among_many(num):
 
 
 def test_none_is_planned_again_once_it_has_its_plan():
-    wanted = [4] * 20 + [8] * 10 + [12] * 5 + [16] * 5
+    wanted = [4] * 100 + [8] * 50 + [12] * 25 + [16] * 25
     planner, network = make_straight_planner()
     planner.plan(*make_ways(wanted), seeded())
     drawn = Counter(horizon for batch in network.batches for horizon in batch)
-    assert drawn[4] == 40
-    assert (drawn[8], drawn[12]) == (20, 10)
-    assert drawn[16] <= 10  # few are left by then, so this horizon may be drawn together with the one before
+    assert drawn[4] == 200
+    assert (drawn[8], drawn[12]) == (100, 50)
+    assert drawn[16] <= 50  # few are left by then, so this horizon may be drawn together with the one before
 
 
 def test_few_environments_have_several_horizons_drawn_at_once():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-DEPTH = 8
+DEPTH = 16
 
 
 class Prefetcher(Generic[T]):
