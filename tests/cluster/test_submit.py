@@ -1,15 +1,20 @@
 """Commands as jobs, against a head with a job server and token authentication."""
 
+import asyncio
+import contextlib
+import os
 import re
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from local_head import ROOT, Head, start_head
 
 from diffplan.cli import main
+from diffplan.cluster import job_server
 from diffplan.cluster import submit as submit_module
 from diffplan.cluster.submit import EXCLUDES, check_upload, make_entrypoint, make_runtime_env
 from diffplan.errors import ClusterError, ConfigError
@@ -108,6 +113,35 @@ def test_a_job_that_is_not_waited_for_can_be_looked_at_and_stopped(head: Head, u
     logs = head.run("jobs", "logs", job)
     assert "begun with" in logs.stdout
     assert re.search(rf"{job} +stopped ", head.run("jobs", "list").stdout)
+
+
+def test_ctrl_c_ends_the_waiting_for_what_swallows_a_cancellation() -> None:
+    class Client:
+        ended = False
+
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            yield "begun\n"
+            while not self.ended:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.05)
+            yield "ended\n"
+
+    written: list[str] = []
+
+    def write(text: str) -> None:
+        written.append(text)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    client, since = Client(), time.monotonic()
+    tail = job_server._Tail(client, "job", write)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        tail.follow()
+    assert time.monotonic() - since < 5
+    client.ended = True
+    for thread in threading.enumerate():
+        if thread.name == "follow":
+            thread.join(5)
+    assert written == ["begun\n"]  # nothing is written behind the back of who has left
 
 
 def test_mistakes_at_the_server_are_one_line(head: Head) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -185,7 +186,7 @@ class JobServer:
         while True:
             before = tail.num_written
             try:
-                asyncio.run(tail.run())
+                tail.follow()
                 details = self._client.get_job_info(job)
             except (RuntimeError, OSError, aiohttp.ClientError) as error:  # those of requests are OSErrors
                 lost = 1 if tail.num_written > before else lost + 1
@@ -307,11 +308,38 @@ class _Tail:
     def __init__(self, client: JobSubmissionClient, job: str, write: Callable[[str], object]) -> None:
         self._client, self._job, self._write = client, job, write
         self.num_written = 0
+        self._left = False
 
-    async def run(self) -> None:
-        """Hand on new text until the job ends."""
+    def follow(self) -> None:
+        """Hand on new text until the job ends.
+
+        The event loop has a thread of its own, so that Ctrl-C ends the waiting at once: in the main thread asyncio
+        would only cancel the task, and what the task waits for can swallow that.
+        """
+        errors: list[BaseException] = []
+        self._left = False
+
+        def run() -> None:
+            try:
+                asyncio.run(self._run())
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True, name="follow")
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(POLL_SECONDS)
+        finally:
+            self._left = True
+        if errors:
+            raise errors[0]
+
+    async def _run(self) -> None:
         seen = 0  # each connection begins with the first line
         async for text in self._client.tail_job_logs(self._job):
+            if self._left:
+                return
             start = max(self.num_written - seen, 0)
             seen += len(text)
             if start < len(text):
