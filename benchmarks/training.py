@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -142,7 +143,7 @@ class OurLoop:
         self.batches = TrainingBatches(config, dataset)
         self.state = TrainingState(config, self.batches.layout)
         self.passes = make_passes(self.state, CPU)
-        self.steps = iter(Prefetcher(make_ahead(self.batches.make_step, CPU), range(config.training.num_steps)))
+        self.steps = iter(Prefetcher(make_ahead(self.batches.make_step, CPU), itertools.count()))
         self.prepared = self.batches.make(0)
 
     def take_step(self) -> None:
@@ -158,7 +159,7 @@ class OurLoop:
 def layers_of_the_usual_kind() -> Iterator[None]:
     """Layers computed as in the code of Janner et al. 2022, by the same functions of torch on the same layout."""
 
-    def lay_out(x: Tensor) -> Tensor:
+    def as_images(x: Tensor) -> Tensor:
         return x.transpose(1, 2)[:, :, None].contiguous()
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor, convolution: Callable[..., Tensor], **kwargs: Any) -> Tensor:
@@ -168,7 +169,7 @@ def layers_of_the_usual_kind() -> Iterator[None]:
         mock.patch.object(blocks, "mish", F.mish),
         mock.patch.object(temporal_unet, "mish", lambda embedding: embedding),
         mock.patch.object(blocks.ActivatedBefore, "forward", lambda _, embedding: F.mish(embedding)),
-        mock.patch.object(temporal_unet, "lay_out", lay_out),
+        mock.patch.object(temporal_unet, "as_images", as_images),
         mock.patch.object(packing, "convolve", convolve),
     ):
         yield

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from diffplan.networks.blocks import lay_out
+from diffplan.networks.blocks import as_images
 from diffplan.networks.packing import FEW_MULTIPLICATIONS, Conv1d, Packing, Upsample1d, group_norm, multiply
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
@@ -18,7 +18,7 @@ def make_packed(lengths, channels, seed=0):
     torch.manual_seed(seed)
     packing = Packing(torch.tensor(lengths, dtype=torch.int32))
     x = torch.randn(sum(lengths), channels, dtype=torch.float64)
-    return packing, x, [lay_out(row[None]) for row in x.split(lengths)]
+    return packing, x, [as_images(row[None]) for row in x.split(lengths)]
 
 
 def joined(rows):
@@ -101,7 +101,7 @@ def test_of_images_one_pixel_high_it_is_what_torch_makes_of_a_single_dimension(l
     layer = copy.deepcopy(layer).double()
     torch.manual_seed(0)
     x = torch.randn(2, 7, layer.in_channels, dtype=torch.float64, requires_grad=True)
-    images = lay_out(x).contiguous() if apart else lay_out(x)
+    images = as_images(x).contiguous() if apart else as_images(x)
     of_torch = F.conv_transpose1d if isinstance(layer, Upsample1d) else F.conv1d
     expected = of_torch(x.mT, layer.weight, layer.bias, layer.stride, layer.padding)
     expected_gradients = torch.autograd.grad(expected.square().sum(), [x, layer.weight, layer.bias])
@@ -118,9 +118,9 @@ def test_of_images_one_pixel_high_it_is_what_torch_makes_of_a_single_dimension(l
 
 def test_channels_of_a_trajectory_stay_next_to_each_other():
     x = torch.randn(2, 7, 3)
-    assert lay_out(x).shape == (2, 3, 1, 7)
-    assert lay_out(x).data_ptr() == x.data_ptr()
-    assert lay_out(x).is_contiguous(memory_format=torch.channels_last)
+    assert as_images(x).shape == (2, 3, 1, 7)
+    assert as_images(x).data_ptr() == x.data_ptr()
+    assert as_images(x).is_contiguous(memory_format=torch.channels_last)
 
 
 def change_in_place(layer):  # as averages of weights do, which are never trained
@@ -157,7 +157,7 @@ def test_weights_that_changed_are_laid_out_anew(make, change):
             change(layer)
         x = x.to(layer.weight.dtype)
         after = layer(x, packing)
-        expected = joined([layer(lay_out(row[None])) for row in x.split([2, 6])])
+        expected = joined([layer(as_images(row[None])) for row in x.split([2, 6])])
     torch.testing.assert_close(after, expected)
     assert after.dtype != before.dtype or not torch.allclose(after, before)
 

@@ -13,7 +13,7 @@ from diffplan.networks.blocks import (
     LinearAttention,
     ResidualTemporalBlock,
     SinusoidalEmbedding,
-    lay_out,
+    as_images,
 )
 from diffplan.networks.factory import count_parameters
 from diffplan.networks.temporal_unet import TemporalUnet
@@ -117,7 +117,7 @@ def test_shorter_horizon_is_refused(dim_mults):
 
 def test_only_what_the_levels_do_not_divide_is_padded(monkeypatch):
     network, widths = make_network(), []
-    monkeypatch.setattr(temporal_unet, "lay_out", lambda x: widths.append(x.shape[1]) or lay_out(x))
+    monkeypatch.setattr(temporal_unet, "as_images", lambda x: widths.append(x.shape[1]) or as_images(x))
     for horizon in (4, 7, 8, 9):
         network(*make_input(network, horizon))
     assert widths == [4, 8, 8, 12]

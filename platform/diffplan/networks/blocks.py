@@ -1,6 +1,6 @@
 """Building blocks of the temporal U-Net.
 
-Inside, trajectories of one length are [batch, channels, 1, horizon], as images one pixel high (`lay_out`); those of
+Inside, trajectories of one length are [batch, channels, 1, horizon], as images one pixel high (`as_images`); those of
 different lengths are packed as [steps, channels], and the blocks are told how (`packing`).
 
 Source: Janner et al. 2022, appendix C, and `diffuser/models/helpers.py` of its code release (sizes and order of
@@ -46,7 +46,7 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def lay_out(x: Float[Tensor, "batch horizon channels"]) -> Float[Tensor, "batch channels 1 horizon"]:
+def as_images(x: Float[Tensor, "batch horizon channels"]) -> Float[Tensor, "batch channels 1 horizon"]:
     """Trajectories of one length as the blocks take them: as images one pixel high.
 
     On a CPU their channels stay next to each other in memory, of which oneDNN makes more; torch keeps such an order,

@@ -20,7 +20,7 @@ from diffplan.networks.blocks import (
     NoAttention,
     ResidualTemporalBlock,
     SinusoidalEmbedding,
-    lay_out,
+    as_images,
     mish,
 )
 from diffplan.networks.condition import ConditionEmbedding
@@ -113,7 +113,7 @@ class TemporalUnet(nn.Module):
             hidden = packing.pack(repeat_last_step(x, lengths, int(packing.lengths.max())))
         else:
             padding = -horizon % self.min_horizon
-            hidden = lay_out(torch.cat([x, x[:, -1:].expand(-1, padding, -1)], dim=1) if padding else x)
+            hidden = as_images(torch.cat([x, x[:, -1:].expand(-1, padding, -1)], dim=1) if padding else x)
         skips = []
         for first, second, attention, downsample in self.down:  # type: ignore[misc]
             hidden = attention(second(first(hidden, embedding, packing), embedding, packing), packing)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffplan.config import NetworkConfig
-from diffplan.networks.blocks import ResidualTemporalBlock, SinusoidalEmbedding, lay_out, mish
+from diffplan.networks.blocks import ResidualTemporalBlock, SinusoidalEmbedding, as_images, mish
 from diffplan.networks.packing import Conv1d, Packing
 from diffplan.networks.ragged import check_lengths
 
@@ -81,7 +81,7 @@ class ValueNetwork(nn.Module):
         """
         check_lengths(x.shape[1], lengths, self.min_horizon)
         packing = None if lengths is None else Packing(lengths)
-        hidden = lay_out(x) if packing is None else packing.pack(x)
+        hidden = as_images(x) if packing is None else packing.pack(x)
         embedding = self.embedding(diffusion_step)
         activated = mish(embedding)
         for *blocks, downsample in [*self.levels, *self.narrowing]:  # type: ignore[misc]
