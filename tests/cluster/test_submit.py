@@ -115,7 +115,16 @@ def test_a_job_that_is_not_waited_for_can_be_looked_at_and_stopped(head: Head, u
     assert re.search(rf"{job} +stopped ", head.run("jobs", "list").stdout)
 
 
-def test_ctrl_c_ends_the_waiting_for_what_swallows_a_cancellation() -> None:
+@pytest.mark.parametrize("seconds_to_start", [0, 0.3])
+def test_ctrl_c_ends_the_waiting_for_what_swallows_a_cancellation(
+    seconds_to_start: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_slowly(thread: threading.Thread) -> None:
+        start(thread)
+        time.sleep(seconds_to_start)  # Ctrl-C comes while the thread is still being started
+
     class Client:
         ended = False
 
@@ -130,8 +139,10 @@ def test_ctrl_c_ends_the_waiting_for_what_swallows_a_cancellation() -> None:
 
     def write(text: str) -> None:
         written.append(text)
-        os.kill(os.getpid(), signal.SIGINT)
+        if text == "begun\n":
+            os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
     client, since = Client(), time.monotonic()
     tail = job_server._Tail(client, "job", write)  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):

@@ -326,8 +326,8 @@ class _Tail:
                 errors.append(error)
 
         thread = threading.Thread(target=run, daemon=True, name="follow")
-        thread.start()
         try:
+            thread.start()  # waits for the thread, so Ctrl-C can end this too
             while thread.is_alive():
                 thread.join(POLL_SECONDS)
         finally:
