@@ -10,6 +10,7 @@ from diffplan.checkpoint import load_checkpoint, load_training_state, save_check
 from diffplan.config import TrainingConfig, with_overrides
 from diffplan.data.dataset import open_dataset
 from diffplan.errors import CheckpointError
+from diffplan.training import flat_parameters
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import Request, take_step, train
 from diffplan.training.passes import compute_batch_loss, make_passes
@@ -78,6 +79,32 @@ def test_two_steps_a_checkpoint_and_two_steps_are_four_steps(dataset, tmp_path, 
     name = "final.1.weight"
     assert not torch.equal(resumed.network.state_dict()[name], untrained.network.state_dict()[name])
     assert not torch.equal(resumed.average_weights()[name], resumed.network.state_dict()[name])
+
+
+def test_weights_of_convolutions_lie_as_images_in_the_flat_array(dataset):
+    state, batches = start(dataset)
+    take_step(state, make_passes(state, CPU), batches.make_step(0))
+    convolutions = [m for m in state.network.modules() if isinstance(m, torch.nn.Conv1d | torch.nn.ConvTranspose1d)]
+    assert len(convolutions) > 5
+    begin, end = (state.parameters.flat.data_ptr() + 4 * i for i in (0, len(state.parameters.flat)))
+    for layer in convolutions:
+        for weight in (layer.weight, layer.weight.grad):
+            assert weight[:, :, None].is_contiguous(memory_format=torch.channels_last)
+        assert begin <= layer.weight.data_ptr() < end
+
+
+def test_a_state_goes_on_where_weights_lie_in_the_order_of_their_shape(dataset, monkeypatch):
+    state, batches = start(dataset)
+    train(state, batches, num_steps=2)
+    saved = copy.deepcopy(state.state_dict())
+    train(state, batches)
+    monkeypatch.setattr(flat_parameters, "lie_as_images", lambda device: False)  # as on a GPU
+    elsewhere, batches = start(dataset, {"training.seed": 1})
+    elsewhere.load_state_dict(saved)
+    assert elsewhere.network.final[0].convolution.weight.is_contiguous()
+    assert_equal_to_the_last_bit(elsewhere.state_dict(), saved)
+    train(elsewhere, TrainingBatches(state.config, dataset))
+    torch.testing.assert_close(elsewhere.state_dict(), state.state_dict(), rtol=1e-3, atol=1e-5)
 
 
 def test_first_weights_follow_from_the_seed_and_leave_the_global_stream_alone(dataset):

@@ -144,7 +144,7 @@ def convolve(
 
     On a CPU, where channels lie next to each other in memory, one of single steps is a matrix product; and where
     gradients are wanted, the bias is added apart, for oneDNN takes its gradient slowly, and the weights are laid out as
-    the images are, once for both passes.
+    the images are, once for both passes; those of `training.flat_parameters` already are.
     """
     if x.device.type == "cpu" and weight.shape[2] == 1:
         return F.linear(x.movedim(1, -1), weight[:, :, 0], bias).movedim(-1, 1)

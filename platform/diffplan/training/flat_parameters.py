@@ -13,10 +13,19 @@ ALIGNMENT = 16
 """Every parameter begins at a multiple of so many numbers (64 bytes in single precision), as libraries like it."""
 
 
+def lie_as_images(device: torch.device) -> bool:
+    """Whether weights of convolutions have their channels next to each other in memory, on a device."""
+    return device.type == "cpu"
+
+
 class FlatParameters(nn.Module):
     """Moves the parameters of a network into one, of which they are views from then on.
 
     The network's state dict, its forward and its backward pass stay what they were.
+
+    On a CPU the weights of convolutions lie as the images that they are applied to, channels next to each other
+    (`networks.packing.convolve`), which would otherwise be made of them in every pass. Files hold them in the order of
+    their shape (`to_plain`), so that training can go on on another device.
 
     Args:
         network: all of its parameters are trained, and of one dtype and on one device.
@@ -29,6 +38,8 @@ class FlatParameters(nn.Module):
         super().__init__()
         parameters = list(network.parameters())
         self._offsets: list[int] = []
+        self._shapes = [parameter.shape for parameter in parameters]
+        self._are_images = lie_as_images(parameters[0].device)
         size = 0
         for parameter in parameters:
             self._offsets.append(size)
@@ -47,7 +58,7 @@ class FlatParameters(nn.Module):
     def tie(self, network: nn.Module) -> None:
         """Take the values of a network of the same shape, and make its parameters views of these from now on."""
         for parameter, values, gradient in zip(
-            network.parameters(), self._views(self.flat, network), self._views(self.gradient, network), strict=True
+            network.parameters(), self._views(self.flat), self._views(self.gradient), strict=True
         ):
             values.copy_(parameter)
             parameter.data = values
@@ -60,11 +71,31 @@ class FlatParameters(nn.Module):
     @torch.no_grad()
     def copy_to(self, network: nn.Module) -> None:
         """Write the values into the parameters of a network of the same shape."""
-        for parameter, values in zip(network.parameters(), self._views(self.flat, network), strict=True):
+        for parameter, values in zip(network.parameters(), self._views(self.flat), strict=True):
             parameter.copy_(values)
 
-    def _views(self, flat: Tensor, network: nn.Module) -> list[Tensor]:
-        return [
-            flat.detach()[offset : offset + parameter.numel()].view_as(parameter)
-            for offset, parameter in zip(self._offsets, network.parameters(), strict=True)
-        ]
+    def to_plain(self, flat: Tensor) -> Tensor:
+        """A copy of an array like `flat` (its moments, its average), each parameter in the order of its shape."""
+        plain = torch.zeros_like(flat)
+        for values, laid_out in zip(self._views(plain, are_images=False), self._views(flat), strict=True):
+            values.copy_(laid_out)
+        return plain
+
+    def from_plain(self, plain: Tensor) -> Tensor:
+        """An array like `flat` from what `to_plain` has made of it, on this or on another device."""
+        flat = torch.zeros_like(plain)
+        for laid_out, values in zip(self._views(flat), self._views(plain, are_images=False), strict=True):
+            laid_out.copy_(values)
+        return flat
+
+    def _views(self, flat: Tensor, are_images: bool | None = None) -> list[Tensor]:
+        """The parameters in an array like `flat`; where weights are no images, they lie in the order of their shape."""
+        are_images = self._are_images if are_images is None else are_images
+        views = []
+        for offset, shape in zip(self._offsets, self._shapes, strict=True):
+            values = flat.detach()[offset : offset + shape.numel()]
+            if are_images and len(shape) == 3:
+                views.append(values.view(shape[0], shape[2], shape[1]).transpose(1, 2))
+            else:
+                views.append(values.view(shape))
+        return views

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,8 +68,8 @@ class TrainingState:
         return {
             "step": self.step,
             "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "average": self._rearrange(self.average.state_dict(), self.parameters.to_plain),
+            "optimizer": self._rearrange(self.optimizer.state_dict(), self.parameters.to_plain),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "early_stopping": self.early_stopping.state_dict(),
         }
@@ -77,14 +78,22 @@ class TrainingState:
         """Go on from a state; raises `CheckpointError` if it is that of another network."""
         try:
             self.network.load_state_dict(state["network"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.load_state_dict(self._rearrange(state["average"], self.parameters.from_plain))
+            self.optimizer.load_state_dict(self._rearrange(state["optimizer"], self.parameters.from_plain))
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
             self.early_stopping.load_state_dict(state["early_stopping"])
             self.step = state["step"]
         except (KeyError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise CheckpointError(f"training state: it belongs to another network or version ({first})") from None
+
+    def _rearrange(self, value: Any, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        """The same state with all arrays like the flat parameters rearranged."""
+        if isinstance(value, dict):
+            return {key: self._rearrange(item, rearrange) for key, item in value.items()}
+        if isinstance(value, torch.Tensor) and value.shape == self.parameters.flat.shape:
+            return rearrange(value)
+        return value
 
 
 def compute_lr_factor(step: int, training: TrainingConfig) -> float:
