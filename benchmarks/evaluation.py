@@ -1,10 +1,10 @@
 """How fast planners are evaluated: many episodes at once, planning included, against one episode at a time.
 
-One episode at a time, all in one process, and all in as many processes as the machine has cores, as the actors of
-`diffplan evaluate` run them, take turns on the same episodes; a turn of single episodes takes a part of them, for all
-would take minutes. Of one process the processor's seconds count, so that other programs on the machine matter as
-little as may be; of several the longest that one of them takes. Then the parts of one more block, and of single
-episodes, are measured.
+One episode at a time, all in one process, and in as many processes as the machine has cores, in the units that the
+actors of `diffplan evaluate` run, take turns on the same episodes; a turn of single episodes takes a part of them, for
+all would take minutes. Of one process the processor's seconds count, so that other programs on the machine matter as
+little as may be; of several the most that one of them takes. Then the parts of one more block, and of single episodes,
+are measured.
 
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model pretrained:maze2d-large
 """
@@ -17,6 +17,7 @@ import os
 import platform as machine
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -26,6 +27,7 @@ from unittest import mock
 
 import torch
 
+from diffplan.cluster.evaluate import EPISODES_PER_UNIT
 from diffplan.config import EnvConfig
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
@@ -38,7 +40,7 @@ from mujoco.batch import Batch  # isort: skip  (after our physics, which chooses
 
 
 PLANNERS: dict[str, Planner] = {}
-"""The planner of a process of `run_everywhere`."""
+"""The planner of each process."""
 
 
 def get_ready(model: str) -> None:
@@ -54,6 +56,22 @@ def time_episodes(model: str, episodes: Sequence[int], seed: int) -> float:
     since = time.process_time()
     evaluate_episodes(planner, apply_protocol("multi2d", planner.config.env), episodes, seed=seed, stream=Stream.TUNING)
     return time.process_time() - since
+
+
+def time_unit(model: str, episodes: Sequence[int], seed: int) -> tuple[int, float]:
+    """This process, and its processor seconds for a unit."""
+    return os.getpid(), time_episodes(model, episodes, seed)
+
+
+def time_units(pool: ProcessPoolExecutor, model: str, num_episodes: int, seed: int) -> float:
+    """Processor seconds of the process that has the most to do, of those that share the units of an evaluation."""
+    episodes = range(num_episodes)
+    units = [episodes[first : first + EPISODES_PER_UNIT] for first in range(0, num_episodes, EPISODES_PER_UNIT)]
+    seconds: Counter[int] = Counter()
+    for job in [pool.submit(time_unit, model, unit, seed) for unit in units]:
+        process, of_unit = job.result()
+        seconds[process] += of_unit
+    return max(seconds.values())
 
 
 def measure_parts(planner: Planner, env: EnvConfig, blocks: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -99,11 +117,9 @@ def main() -> None:
     together, everywhere, single = [], [], []
     context = get_context("spawn")
     with ProcessPoolExecutor(num_cores, context, initializer=get_ready, initargs=(args.model,)) as pool:
-        shares = [range(first, args.episodes, num_cores) for first in range(num_cores)]
         for turn in range(args.turns):
             together.append(time_episodes(args.model, range(args.episodes), turn) / args.episodes)
-            jobs = [pool.submit(time_episodes, args.model, share, turn) for share in shares]
-            everywhere.append(max(job.result() for job in jobs) / args.episodes)
+            everywhere.append(time_units(pool, args.model, args.episodes, turn) / args.episodes)
             alone = [time_episodes(args.model, [episode], turn) for episode in range(args.single)]
             single.append(statistics.mean(alone))
             print(
@@ -129,6 +145,7 @@ def main() -> None:
         "env_id": env.env_id,
         "protocol": "multi2d",
         "episodes_at_once": args.episodes,
+        "episodes_of_a_unit": EPISODES_PER_UNIT,
         "seconds_an_episode_at_once": together,
         "seconds_an_episode_alone": single,
         "seconds_an_episode_on_all_cores": everywhere,

@@ -42,7 +42,7 @@ from diffplan.progress import Progress
 from diffplan.run_directory import SUMMARY
 from diffplan.usage import record_usage
 
-EPISODES_PER_UNIT = 25
+EPISODES_PER_UNIT = 50
 """Episodes that an actor plans for at once. Part of the protocol: it fixes which random numbers a plan sees."""
 NUM_RECORDED = 8
 """Episodes whose trajectories are kept for drawing."""
