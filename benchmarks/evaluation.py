@@ -17,7 +17,7 @@ import os
 import platform as machine
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -67,7 +67,7 @@ def time_units(pool: ProcessPoolExecutor, model: str, num_episodes: int, seed: i
     """Processor seconds of the process that has the most to do, of those that share the units of an evaluation."""
     episodes = range(num_episodes)
     units = [episodes[first : first + EPISODES_PER_UNIT] for first in range(0, num_episodes, EPISODES_PER_UNIT)]
-    seconds: Counter[int] = Counter()
+    seconds: dict[int, float] = defaultdict(float)
     for job in [pool.submit(time_unit, model, unit, seed) for unit in units]:
         process, of_unit = job.result()
         seconds[process] += of_unit

@@ -37,6 +37,7 @@ from diffplan.run_directory import STEP_PREFIX
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import Request, TrainingProgress, train
 from diffplan.training.state import TrainingState
+from diffplan.training.threads import compute_alone
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -153,6 +154,7 @@ class _Reporter:
         scratch = make_scratch_directory(self._storage)
 
         def put(checkpoint: Checkpoint, name: str) -> Checkpoint:
+            compute_alone()
             try:
                 checkpoints.save_checkpoint(scratch, **content)
                 self._files.upload(event_sizes)  # before the checkpoint: what it has, the curves have

@@ -15,6 +15,7 @@ from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batches import TrainingBatch, TrainingBatches
 from diffplan.training.passes import Passes, adopt, compute_batch_loss, make_ahead, make_passes
 from diffplan.training.state import TrainingState
+from diffplan.training.threads import keep_team
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def train(
     device = torch.device(device)
     if device.type == "cpu":
         keep_freed_memory()
+        keep_team()
     passes = make_passes(state, device)
     last_step = training.num_steps if num_steps is None else num_steps
     if state.early_stopping.is_due:

@@ -18,6 +18,7 @@ from torch import Tensor
 from diffplan.training.acceleration import autocast, compile_model, records_graphs
 from diffplan.training.batches import TrainingBatch
 from diffplan.training.state import TrainingState
+from diffplan.training.threads import compute_alone
 
 Passes = Callable[[TrainingBatch], Tensor]
 """Adds the gradient of a batch's loss, divided by the batches of a step, to the gradients of the network, and returns
@@ -117,10 +118,16 @@ def make_ahead(
 ) -> Callable[[int], list[TrainingBatch]]:
     """What a thread calls to make the batches of coming steps on the device while the present one is computed.
 
-    On a GPU it works in a stream of its own, so that its copies wait for no step; `adopt` what it makes before use.
+    On a CPU that thread computes alone. On a GPU it works in a stream of its own, so that its copies wait for no step;
+    `adopt` what it makes before use.
     """
     if device.type != "cuda":
-        return make_step
+
+        def make_alone(step: int) -> list[TrainingBatch]:
+            compute_alone()
+            return make_step(step)
+
+        return make_alone
     torch.cuda.synchronize(device)  # what the readers keep on the GPU is there
     stream = torch.cuda.Stream(device)
 
