@@ -50,3 +50,8 @@ def test_only_the_thread_that_trains_has_a_team(team_of_two, tmp_path, monkeypat
     train(TrainingState(config, batches.layout), batches, on_progress=lambda _: trained.append(torch.get_num_threads()))
     assert made == {step: ("prefetch", 1) for step in range(3)}
     assert trained == [2, 2, 2]
+    later = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert later == [2]  # another training, in a thread that has not computed yet, has a team too

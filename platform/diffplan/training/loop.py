@@ -159,7 +159,6 @@ def train(
     device = torch.device(device)
     if device.type == "cpu":
         keep_freed_memory()
-        keep_team()
     passes = make_passes(state, device)
     last_step = training.num_steps if num_steps is None else num_steps
     if state.early_stopping.is_due:
@@ -172,7 +171,8 @@ def train(
     held_out = batches.make_validation()
     losses: list[Tensor] = []
     since = time.perf_counter()
-    with Prefetcher(make_ahead(batches.make_step, device), range(state.step, last_step)) as prefetched:
+    ahead = make_ahead(batches.make_step, device)
+    with keep_team(), Prefetcher(ahead, range(state.step, last_step)) as prefetched:
         for step_batches in prefetched:
             adopt(step_batches, device)
             learning_rate = float(state.lr_scheduler.get_last_lr()[0])

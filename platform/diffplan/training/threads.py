@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -13,12 +16,21 @@ def compute_alone() -> None:
     to be woken for every layer: a step of a small network then takes twice as long, for good. So beside the thread that
     trains, those that make batches or put checkpoints away compute alone.
 
-    For threads that have not computed yet this becomes the default; see `keep_team`.
+    For threads that have not computed yet this becomes the default, until `keep_team` ends.
     """
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
 
-def keep_team() -> None:
-    """Have the calling thread compute with as many as by default now, whatever becomes the default."""
-    torch.set_num_threads(torch.get_num_threads())
+@contextmanager
+def keep_team() -> Iterator[None]:
+    """The calling thread computes with as many as by default, whatever the default becomes meanwhile; then it is that.
+
+    torch has one call for a thread's number and for the default of threads that have not computed yet.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
