@@ -6,7 +6,7 @@ from plan_batches import LAYOUT, OFFSET, UNITS, draw_x, to_plans
 
 from diffplan.diffusion.constraints import Constraints, fix, no_constraints
 from diffplan.diffusion.guidance import Guidance, PlanBatch
-from diffplan.diffusion.guides import Function, KeepOut, weighted_sum
+from diffplan.diffusion.guides import Function, KeepOut, SpeedLimit, weighted_sum
 from diffplan.diffusion.samplers import sample_ddim, sample_ddpm
 from diffplan.diffusion.schedule import make_cosine_schedule
 
@@ -122,6 +122,32 @@ def test_guides_never_see_what_stands_behind_a_plan():
     scores, moved = guidance.score(x, 5, lengths), guidance.move(x, 0.3, 5, lengths)
     violations = guidance.violation(x, lengths)
     assert seen == 3 * [(2, [0, 3]), (3, [2]), (4, [1])]
+    for i, length in enumerate(lengths.tolist()):
+        alone = x[i : i + 1, :length]
+        plain = dataclasses.replace(guidance, view=view)
+        torch.testing.assert_close(scores[i : i + 1], plain.score(alone, 5))
+        torch.testing.assert_close(violations[i : i + 1], plain.violation(alone))
+        torch.testing.assert_close(moved[i : i + 1, :length], plain.move(alone, 0.3, 5))
+    assert torch.isnan(moved[padding]).all()
+    _, gradient = guidance.through(lambda noisy: 1.0 * noisy, x, 5, lengths)
+    assert torch.equal(gradient[padding], torch.zeros_like(gradient[padding]))
+
+
+def test_guides_that_take_plans_of_several_horizons_are_asked_once():
+    lengths, x = torch.tensor([2, 4, 3, 2]), draw_x(4, HORIZON)
+    padding = torch.arange(HORIZON)[None] >= lengths[:, None]
+    x[padding] = torch.nan
+    seen = []
+
+    def watch(part, rows, diffusion_step):
+        seen.append((tuple(part.shape), rows))
+        return view(part, rows, diffusion_step)
+
+    guide = weighted_sum(SpeedLimit(0.5), KeepOut((1.0, 2.0), 1.5))
+    guidance = Guidance(guide, watch, 0.02, max_gradient=2.0)
+    scores, moved = guidance.score(x, 5, lengths), guidance.move(x, 0.3, 5, lengths)
+    violations = guidance.violation(x, lengths)
+    assert seen == 3 * [((4, HORIZON, 5), None)]
     for i, length in enumerate(lengths.tolist()):
         alone = x[i : i + 1, :length]
         plain = dataclasses.replace(guidance, view=view)

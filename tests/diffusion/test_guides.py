@@ -7,7 +7,7 @@ import torch
 from plan_batches import STEP_SECONDS, draw_x, place, to_plans
 
 from diffplan.config import NetworkConfig
-from diffplan.diffusion.guidance import Guide, LimitingGuide
+from diffplan.diffusion.guidance import Guide, LimitingGuide, takes_lengths
 from diffplan.diffusion.guides import (
     Function,
     GoalDistance,
@@ -64,6 +64,34 @@ def test_plans_are_scored_each_for_itself(guide):
         torch.testing.assert_close(guide.score(together)[i : i + 1], guide.score(alone), rtol=1e-12, atol=1e-12)
         if isinstance(guide, LimitingGuide):
             torch.testing.assert_close(guide.violation(together)[i : i + 1], guide.violation(alone))
+
+
+@pytest.mark.parametrize("velocities", [True, False])
+@pytest.mark.parametrize("guide", [guide for guide in READY if takes_lengths(guide)], ids=repr)
+def test_plans_of_several_horizons_are_scored_each_for_itself(guide, velocities):
+    lengths, x = torch.tensor([1, 6, 3, 2]), draw_x(4, 6, seed=1)
+    goals = torch.cat([GOALS, GOALS[:1]])
+
+    def at_once(x):
+        plans = to_plans(x, goals=goals, velocities=velocities)
+        return dataclasses.replace(plans, lengths=lengths)
+
+    (gradient,) = torch.autograd.grad(guide.score(at_once(leaf := x.clone().requires_grad_(True))).sum(), leaf)
+    for i, length in enumerate(lengths.tolist()):
+        alone = x[i : i + 1, :length].clone().requires_grad_(True)
+        plan = to_plans(alone, goals=goals[i : i + 1], velocities=velocities)
+        torch.testing.assert_close(guide.score(at_once(x))[i : i + 1], guide.score(plan))
+        (expected,) = torch.autograd.grad(guide.score(plan).sum(), alone)
+        torch.testing.assert_close(gradient[i : i + 1, :length], expected)
+        assert (gradient[i, length:] == 0).all()
+        if isinstance(guide, LimitingGuide):
+            torch.testing.assert_close(guide.violation(at_once(x))[i : i + 1], guide.violation(plan))
+
+
+def test_ready_guides_take_plans_of_several_horizons_and_so_do_their_sums():
+    assert all(takes_lengths(guide) for guide in READY if not isinstance(guide, Function))
+    assert not takes_lengths(Function(lambda plans: plans.positions.sum(dim=(1, 2))))
+    assert not takes_lengths(weighted_sum(GoalDistance(), lambda plans: plans.positions.sum(dim=(1, 2))))
 
 
 @pytest.mark.parametrize("guide", LIMITS, ids=repr)

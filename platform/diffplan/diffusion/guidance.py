@@ -13,14 +13,15 @@ A guide J maximises. Source of the three places where its gradient can be taken:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffplan.layout import Layout
+from diffplan.networks.ragged import valid_steps
 
 Target = Literal["noisy", "denoised", "network"]
 
@@ -34,7 +35,9 @@ _OVER_RELAXATION = 1.1
 
 @dataclass(frozen=True)
 class PlanBatch:
-    """Plans of one horizon, as a guide sees them: differentiable and in environment units.
+    """Plans, as a guide sees them: differentiable and in environment units.
+
+    They are of one horizon, unless a guide says that it takes others too (`takes_lengths`).
 
     Attributes:
         transitions: the plans.
@@ -45,6 +48,8 @@ class PlanBatch:
         step_seconds: seconds between two steps.
         diffusion_step: how noisy the plans are; -1 for clean ones.
         goals: the position that each plan must end on; None where there is none.
+        lengths: steps of each plan, for guides that take plans of several horizons; None: all steps. Behind its end a
+            plan holds finite numbers without a meaning.
     """
 
     transitions: Float[Tensor, "batch horizon transition"]
@@ -55,6 +60,7 @@ class PlanBatch:
     step_seconds: float
     diffusion_step: int = -1
     goals: Float[Tensor, "batch goal"] | None = None
+    lengths: Int[Tensor, " batch"] | None = None
 
     @property
     def observations(self) -> Float[Tensor, "batch horizon observation"]:
@@ -99,6 +105,18 @@ class PlanBatch:
             between = before + s * (after - before)
         return torch.cat([between.flatten(1, 2), positions[:, -1:]], dim=1)
 
+    def ends(self, points_per_step: int = 1) -> Int[Tensor, " batch"] | None:
+        """The last point of each plan among those of `path`, or its last step; None where it is the last of all."""
+        return None if self.lengths is None else (self.lengths - 1) * points_per_step
+
+    def within(self, points_per_step: int = 1) -> Bool[Tensor, "batch points"] | None:
+        """Which points of `path`, or which steps, belong to each plan; None where all of them do."""
+        ends = self.ends(points_per_step)
+        if ends is None:
+            return None
+        num_points = (self.transitions.shape[1] - 1) * points_per_step + 1
+        return torch.arange(num_points, device=ends.device) <= ends[:, None]
+
 
 def hermite(s: Any, before: Any, after: Any, leaving: Any, arriving: Any) -> Any:
     """The cubic of given ends and slopes at s in [0, 1], of tensors or NumPy arrays."""
@@ -113,11 +131,20 @@ def hermite(s: Any, before: Any, after: Any, leaving: Any, arriving: Any) -> Any
 
 @runtime_checkable
 class Guide(Protocol):
-    """A differentiable score of plans."""
+    """A differentiable score of plans.
+
+    One that has an attribute `takes_lengths` which is true is given plans of several horizons in one batch, with
+    `PlanBatch.lengths`; any other is asked for those of each horizon apart, which takes longer.
+    """
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Scores, to be maximised."""
         ...
+
+
+def takes_lengths(guide: Guide) -> bool:
+    """Whether a guide says that it takes plans of several horizons in one batch."""
+    return bool(getattr(guide, "takes_lengths", False))
 
 
 @runtime_checkable
@@ -136,7 +163,7 @@ class Guidance:
     Attributes:
         guide: the score.
         view: makes the plans that a guide sees from rows of the batch: (x in model space, rows or None for all,
-            diffusion step) -> plans.
+            diffusion step) -> plans of one horizon.
         scale: strength; with 0 the guide is not even evaluated.
         num_guide_steps: gradient steps in each denoising step (one where the gradient goes through the network).
         target: where the gradient is taken.
@@ -201,14 +228,31 @@ class Guidance:
 
     def score(self, x: Tensor, diffusion_step: int, lengths: Tensor | None = None) -> Float[Tensor, " batch"]:
         """Scores of plans in model space."""
-        return _over_lengths(x, lengths, lambda part, rows: self.guide.score(self.view(part, rows, diffusion_step)))
+        return self._evaluate(self.guide.score, x, lengths, diffusion_step)
 
     def violation(self, x: Tensor, lengths: Tensor | None = None) -> Float[Tensor, " batch"]:
         """By how much clean plans violate the limits of the guide; 0 where it has none."""
         guide = self.guide
         if not isinstance(guide, LimitingGuide):
             return x.new_zeros(len(x))
-        return _over_lengths(x, lengths, lambda part, rows: guide.violation(self.view(part, rows, -1)))
+        return self._evaluate(guide.violation, x, lengths, -1)
+
+    def _evaluate(
+        self, function: Callable[[PlanBatch], Tensor], x: Tensor, lengths: Tensor | None, diffusion_step: int
+    ) -> Float[Tensor, " batch"]:
+        """What a function of the guide gives for each plan; it never sees what stands behind one."""
+        if lengths is None:
+            return function(self.view(x, None, diffusion_step))
+        if takes_lengths(self.guide):
+            own = x.masked_fill(~valid_steps(lengths, x.shape[1])[:, :, None], 0.0)
+            return function(replace(self.view(own, None, diffusion_step), lengths=lengths))
+        result = x.new_zeros(len(x))
+        distinct: Sequence[int] = torch.unique(lengths).tolist()
+        for length in distinct:
+            rows = (lengths == length).nonzero()[:, 0]
+            of_length = function(self.view(x[rows, :length], rows, diffusion_step))
+            result = result.index_put((rows,), of_length.to(x.dtype))
+        return result
 
     def repair(
         self,
@@ -262,17 +306,3 @@ def _gradient(total: Tensor, leaf: Tensor) -> Tensor:
         return torch.zeros_like(leaf)
     (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
     return torch.zeros_like(leaf) if gradient is None else gradient
-
-
-def _over_lengths(
-    x: Tensor, lengths: Tensor | None, evaluate: Callable[[Tensor, Tensor | None], Tensor]
-) -> Float[Tensor, " batch"]:
-    """Evaluate plans of each length together, so that guides never see what stands behind a plan."""
-    if lengths is None:
-        return evaluate(x, None)
-    result = x.new_zeros(len(x))
-    distinct: Sequence[int] = torch.unique(lengths).tolist()
-    for length in distinct:
-        rows = (lengths == length).nonzero()[:, 0]
-        result = result.index_put((rows,), evaluate(x[rows, :length], rows).to(x.dtype))
-    return result

@@ -4,19 +4,22 @@ A guide scores each plan, higher is better; one that states a limit also says by
 are means over the steps of a plan, so that weights mean the same at every horizon; those of zones are sums. What a
 guide says of positions holds along the way between steps too. Guides refuse plans that they cannot score with
 `PlanningError`, a `ValueError`.
+
+Those that are no functions, networks or expressions of others take plans of several horizons in one batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from diffplan.diffusion.guidance import Guide, LimitingGuide, PlanBatch
+from diffplan.diffusion.guidance import Guide, LimitingGuide, PlanBatch, takes_lengths
 from diffplan.errors import PlanningError
 
 _POINTS_SCORED = 4
@@ -29,17 +32,20 @@ _POINTS_CHECKED = 16
 class GoalDistance:
     """Be at the goal, soon: minus the mean distance of the positions to the goal of their plan."""
 
+    takes_lengths: ClassVar[bool] = True
+
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Scores, in units of length."""
         if plans.goals is None:
             raise PlanningError("guide goal_distance: expected plans with goals, got plans without; give goals to plan")
         squares = (plans.positions - plans.goals.to(plans.positions)[:, None]).square().sum(dim=-1)
-        return -(squares + 1e-6).sqrt().mean(dim=1)  # the slope is finite at the goal
+        return -_mean((squares + 1e-6).sqrt(), plans.within())  # the slope is finite at the goal
 
 
 class _Zone:
     """A zone that positions must stay out of; subclasses tell how far points are from it."""
 
+    takes_lengths: ClassVar[bool] = True
     margin: float
 
     def distance(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
@@ -49,11 +55,11 @@ class _Zone:
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Minus the squared depth in zone and margin, summed over the steps: a longer way round must not dilute it."""
         depth = torch.relu(self.margin - self.distance(plans.path(_POINTS_SCORED)))
-        return -depth.square().sum(dim=1) / _POINTS_SCORED
+        return -_sum(depth.square(), plans.within(_POINTS_SCORED)) / _POINTS_SCORED
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Depth of the deepest point of the path, in units of length; the margin is free."""
-        return torch.relu(-self.distance(plans.path(_POINTS_CHECKED))).amax(dim=1)
+        return _max(torch.relu(-self.distance(plans.path(_POINTS_CHECKED))), plans.within(_POINTS_CHECKED))
 
 
 @dataclass(frozen=True)
@@ -128,23 +134,33 @@ class TargetRegion:
     center: Sequence[float]
     radius: float
     at: Literal["end", "any", "all"] = "end"
+    takes_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _require(self.radius >= 0, "target_region", "a radius of at least 0", self.radius)
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Minus the squared distance to the region: at the end, of the nearest point, or the mean along the path."""
-        outside = self._outside(plans.path())
+        outside = self._outside(plans.path(_POINTS_SCORED))
         if self.at == "all":
-            return -outside.square().mean(dim=1)
-        return -(outside[:, -1] if self.at == "end" else outside.amin(dim=1)).square()
+            return -_mean(outside.square(), plans.within(_POINTS_SCORED))
+        return -self._nearest(outside, plans, _POINTS_SCORED).square()
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Distance to the region: at the end, of the nearest point, or of the farthest; in units of length."""
         outside = self._outside(plans.path(_POINTS_CHECKED))
         if self.at == "all":
-            return outside.amax(dim=1)
-        return outside[:, -1] if self.at == "end" else outside.amin(dim=1)
+            return _max(outside, plans.within(_POINTS_CHECKED))
+        return self._nearest(outside, plans, _POINTS_CHECKED)
+
+    def _nearest(
+        self, outside: Float[Tensor, "batch points"], plans: PlanBatch, points_per_step: int
+    ) -> Float[Tensor, " batch"]:
+        """The distance of the last point, or of the nearest one."""
+        if self.at == "end":
+            return _last(outside, plans.ends(points_per_step))
+        within = plans.within(points_per_step)
+        return (outside if within is None else outside.masked_fill(~within, torch.inf)).amin(dim=1)
 
     def _outside(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
         return torch.relu(_distances(points, self.center, "target_region") - self.radius)
@@ -170,18 +186,22 @@ class SpeedLimit:
     """
 
     max_speed: float
+    takes_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _require(self.max_speed >= 0, "speed_limit", "a speed of at least 0", self.max_speed)
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Minus the mean squared excess."""
-        return -_mean(self._excess(plans).square())
+        excess = self._excess(plans)
+        return -_mean(excess.square(), _last_of(excess, plans.within()))
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """The largest excess, in units per second."""
         # A plan of one step may have no speed at all, and the maximum needs one.
-        return torch.nn.functional.pad(self._excess(plans), (0, 1)).amax(dim=1)
+        excess = self._excess(plans)
+        within = _last_of(excess, plans.within())
+        return _max(F.pad(excess, (0, 1)), None if within is None else F.pad(within, (0, 1)))
 
     def _excess(self, plans: PlanBatch) -> Float[Tensor, "batch steps"]:
         velocities = plans.velocities if plans.velocity_columns else plans.positions.diff(dim=1) / plans.step_seconds
@@ -195,13 +215,16 @@ class Smoothness:
     Accelerations are differences of the velocities, or second differences of the positions where there are none.
     """
 
+    takes_lengths: ClassVar[bool] = True
+
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Scores, in (units per second²)²; 0 for plans too short to accelerate."""
         if plans.velocity_columns:
             accelerations = plans.velocities.diff(dim=1) / plans.step_seconds
         else:
             accelerations = plans.positions.diff(n=2, dim=1) / plans.step_seconds**2
-        return -_mean(accelerations.square().sum(dim=-1))
+        squares = accelerations.square().sum(dim=-1)
+        return -_mean(squares, _last_of(squares, plans.within()))
 
 
 @dataclass(frozen=True)
@@ -264,6 +287,11 @@ class WeightedSum:
     """
 
     terms: tuple[tuple[float, Guide], ...]
+
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether all of them take plans of several horizons in one batch."""
+        return all(takes_lengths(guide) for _, guide in self.terms)
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """The weighted sum of the scores."""
@@ -335,6 +363,31 @@ def _distances(
     return torch.linalg.vector_norm(points - _vector(points, center, guide), dim=-1)
 
 
-def _mean(values: Float[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
-    """Means over the steps, 0 where there are none."""
-    return values.sum(dim=1) / max(values.shape[1], 1)
+def _sum(values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch points"] | None) -> Float[Tensor, " batch"]:
+    """Sums over the points that belong to each plan; None: all."""
+    return (values if within is None else values.masked_fill(~within, 0.0)).sum(dim=1)
+
+
+def _mean(
+    values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch points"] | None
+) -> Float[Tensor, " batch"]:
+    """Means over the points that belong to each plan, 0 where there are none."""
+    num = max(values.shape[1], 1) if within is None else within.sum(dim=1).clamp(min=1)
+    return _sum(values, within) / num
+
+
+def _max(values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch points"] | None) -> Float[Tensor, " batch"]:
+    """The largest of values of at least 0 that belong to each plan."""
+    return (values if within is None else values.masked_fill(~within, 0.0)).amax(dim=1)
+
+
+def _last(values: Float[Tensor, "batch points"], ends: Int[Tensor, " batch"] | None) -> Float[Tensor, " batch"]:
+    """The values of the last points."""
+    return values[:, -1] if ends is None else values.gather(1, ends[:, None])[:, 0]
+
+
+def _last_of(
+    differences: Float[Tensor, "batch differences"], within: Bool[Tensor, "batch steps"] | None
+) -> Bool[Tensor, "batch differences"] | None:
+    """Which differences between steps belong to each plan: those that end on a step of it."""
+    return None if within is None else within[:, within.shape[1] - differences.shape[1] :]
