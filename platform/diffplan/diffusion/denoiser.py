@@ -15,8 +15,8 @@ class Denoiser(nn.Module):
     """Estimates the clean trajectory in a noisy one.
 
     Args:
-        network: maps (x_noisy, diffusion_step) to a prediction of the same shape; takes `lengths` and `condition` where
-            it can serve ragged batches and conditions.
+        network: maps (x_noisy, diffusion_step) to a prediction of the same shape; it is given the step once for the
+            whole batch, int[1]. Takes `lengths` and `condition` where it can serve ragged batches and conditions.
         schedule: the noise schedule.
         prediction: what the network predicts.
         clip: largest absolute value of an estimate in model space; None for no limit.
@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
         condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
         """The denoised trajectories before any clipping; see `forward`."""
-        steps = torch.full((len(x_noisy),), diffusion_step, device=x_noisy.device)
+        steps = torch.full((1,), diffusion_step, device=x_noisy.device)
         alpha_bar = self.schedule.alpha_bar_at(diffusion_step)
         told = {} if lengths is None else {"lengths": lengths}
         if condition is not None:

@@ -128,12 +128,15 @@ class ResidualTemporalBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "..."],
-        embedding: Float[Tensor, "batch embedding"],
+        embedding: Float[Tensor, "#batch embedding"],
         packing: Packing | None = None,
     ) -> Float[Tensor, "..."]:
         """Apply the block."""
         added = self.embedding(embedding)
-        added = added[:, :, None, None] if packing is None else packing.spread(added)
+        if packing is None:
+            added = added[:, :, None, None]
+        elif len(added) > 1:  # one embedding is that of all
+            added = packing.spread(added)
         hidden = self.second(self.first(x, packing) + added, packing)
         return hidden + (self.residual(x, packing) if isinstance(self.residual, Conv1d) else x)
 
@@ -162,7 +165,7 @@ class LinearAttention(nn.Module):
         """Apply the block."""
         if packing is None:
             return self._attend(x[:, :, 0], None)[:, :, None]
-        horizon = int(packing.lengths.max())
+        horizon = packing.longest
         padded = packing.pad(x, horizon).transpose(1, 2)  # every step looks at all others, so steps are no batch here
         attended = self._attend(padded, valid_steps(packing.lengths, horizon))
         return packing.pack(attended.transpose(1, 2))

@@ -36,7 +36,7 @@ class ConditionEmbedding(nn.Module):
 
     def forward(
         self,
-        embedding: Float[Tensor, "batch dim"],
+        embedding: Float[Tensor, "#batch dim"],
         condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None,
     ) -> Float[Tensor, "batch dim"]:
         """The embedding of the diffusion step with that of the condition added.

@@ -87,7 +87,7 @@ class GatheringNetwork(nn.Module):
         ]
         whole = _Call(
             torch.cat([F.pad(call.x, (0, 0, 0, horizon - call.x.shape[1])) for call in calls]),
-            torch.cat([call.diffusion_step for call in calls]),
+            torch.cat([call.diffusion_step.expand(len(call.x)) for call in calls]),
             torch.cat(lengths),
             None if calls[0].condition is None else torch.cat([c.condition for c in calls if c.condition is not None]),
         )

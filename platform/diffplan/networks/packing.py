@@ -14,6 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_PACKINGS = WeakTensorKeyDictionary()
+"""Packings of lengths that are still in use, with the version of the tensor that they were made of: the passes of a
+sampler are of the same plans."""
 
 FEW_MULTIPLICATIONS = 1_000_000
 """Up to so many, the products of MKL are done before those of oneDNN have begun."""
@@ -26,12 +31,24 @@ class Packing:
         lengths: steps of each trajectory, at least 1.
     """
 
+    @classmethod
+    def of(cls, lengths: Int[Tensor, " batch"], multiple: int) -> Packing:
+        """The packing of lengths rounded up to a multiple; one for all passes that are given the same tensor."""
+        version, made = _PACKINGS.get(lengths, (-1, {}))
+        if version != lengths._version:
+            made = {}
+        if multiple not in made:
+            made[multiple] = cls(-(-lengths // multiple) * multiple)
+            _PACKINGS[lengths] = (lengths._version, made)
+        return made[multiple]
+
     def __init__(self, lengths: Int[Tensor, " batch"]) -> None:
         self.lengths = lengths.long()
         self.rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), self.lengths)
         """The trajectory that each step belongs to."""
         self.starts = self.lengths.cumsum(0) - self.lengths
         """Where each trajectory begins."""
+        self.longest = int(self.lengths.max())
         self.order = torch.arange(len(self.rows), device=lengths.device)
         self.steps = self.order - self.starts[self.rows]
         """The number of each step in its trajectory."""
@@ -51,7 +68,7 @@ class Packing:
 
     def pad(self, x: Float[Tensor, "steps channels"], horizon: int) -> Float[Tensor, "batch horizon channels"]:
         """The trajectories as a padded batch, 0 behind their ends; what is beyond the horizon is cut off."""
-        padded = x.new_zeros(len(self.lengths), max(horizon, int(self.lengths.max())), x.shape[1])
+        padded = x.new_zeros(len(self.lengths), max(horizon, self.longest), x.shape[1])
         return padded.index_put((self.rows, self.steps), x)[:, :horizon]
 
     def sum(self, x: Float[Tensor, "steps channels"]) -> Float[Tensor, "batch channels"]:

@@ -84,7 +84,7 @@ class TemporalUnet(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch horizon transition"],
-        diffusion_step: Int[Tensor, " batch"],
+        diffusion_step: Int[Tensor, " #batch"],
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
@@ -93,7 +93,7 @@ class TemporalUnet(nn.Module):
 
         Args:
             x: noisy trajectories in model space, of a horizon of at least `min_horizon`.
-            diffusion_step: how noisy each is.
+            diffusion_step: how noisy each is; one number where all are alike.
             lengths: steps of each trajectory, at least `min_horizon`; what stands behind them is padding and of no
                 effect. None: all steps.
             condition: return or task of each; see `ConditionEmbedding`.
@@ -109,8 +109,8 @@ class TemporalUnet(nn.Module):
         embedding = mish(self.condition(self.embedding(diffusion_step), condition))
         packing = None
         if lengths is not None:
-            packing = Packing(-(-lengths // self.min_horizon) * self.min_horizon)
-            hidden = packing.pack(repeat_last_step(x, lengths, int(packing.lengths.max())))
+            packing = Packing.of(lengths, self.min_horizon)
+            hidden = packing.pack(repeat_last_step(x, lengths, packing.longest))
         else:
             padding = -horizon % self.min_horizon
             hidden = as_images(torch.cat([x, x[:, -1:].expand(-1, padding, -1)], dim=1) if padding else x)

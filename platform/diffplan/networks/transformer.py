@@ -110,7 +110,7 @@ class TemporalTransformer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch horizon transition"],
-        diffusion_step: Int[Tensor, " batch"],
+        diffusion_step: Int[Tensor, " #batch"],
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
@@ -119,7 +119,7 @@ class TemporalTransformer(nn.Module):
 
         Args:
             x: noisy trajectories in model space, of a horizon of at least 2.
-            diffusion_step: how noisy each is.
+            diffusion_step: how noisy each is; one number where all are alike.
             lengths: steps of each trajectory, at least 2; what stands behind them is padding and of no effect. None:
                 all steps.
             condition: return or task of each; see `ConditionEmbedding`.
