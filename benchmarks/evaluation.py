@@ -7,6 +7,8 @@ little as may be; of several the most that one of them takes. Then the parts of 
 are measured.
 
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model pretrained:maze2d-large
+
+On a machine of many cores units of 50 episodes leave most of them without work: `--episodes_per_unit 7`.
 """
 
 from __future__ import annotations
@@ -27,9 +29,8 @@ from unittest import mock
 
 import torch
 
-from diffplan.cluster.evaluate import EPISODES_PER_UNIT
 from diffplan.config import EnvConfig
-from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.protocol import EPISODES_PER_UNIT, apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner
@@ -63,10 +64,10 @@ def time_unit(model: str, episodes: Sequence[int], seed: int) -> tuple[int, floa
     return os.getpid(), time_episodes(model, episodes, seed)
 
 
-def time_units(pool: ProcessPoolExecutor, model: str, num_episodes: int, seed: int) -> float:
+def time_units(pool: ProcessPoolExecutor, model: str, num_episodes: int, of_a_unit: int, seed: int) -> float:
     """Processor seconds of the process that has the most to do, of those that share the units of an evaluation."""
     episodes = range(num_episodes)
-    units = [episodes[first : first + EPISODES_PER_UNIT] for first in range(0, num_episodes, EPISODES_PER_UNIT)]
+    units = [episodes[first : first + of_a_unit] for first in range(0, num_episodes, of_a_unit)]
     seconds: dict[int, float] = defaultdict(float)
     for job in [pool.submit(time_unit, model, unit, seed) for unit in units]:
         process, of_unit = job.result()
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--single", type=int, default=10, help="episodes of a turn that are run one at a time")
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--episodes_per_unit", type=int, default=EPISODES_PER_UNIT)
     parser.add_argument("--out", type=Path, default=Path("docs/results/evaluation.json"))
     args = parser.parse_args()
     get_ready(args.model)
@@ -119,7 +121,8 @@ def main() -> None:
     with ProcessPoolExecutor(num_cores, context, initializer=get_ready, initargs=(args.model,)) as pool:
         for turn in range(args.turns):
             together.append(time_episodes(args.model, range(args.episodes), turn) / args.episodes)
-            everywhere.append(time_units(pool, args.model, args.episodes, turn) / args.episodes)
+            everywhere.append(time_units(pool, args.model, args.episodes, args.episodes_per_unit, turn))
+            everywhere[-1] /= args.episodes
             alone = [time_episodes(args.model, [episode], turn) for episode in range(args.single)]
             single.append(statistics.mean(alone))
             print(
@@ -145,7 +148,7 @@ def main() -> None:
         "env_id": env.env_id,
         "protocol": "multi2d",
         "episodes_at_once": args.episodes,
-        "episodes_of_a_unit": EPISODES_PER_UNIT,
+        "episodes_of_a_unit": args.episodes_per_unit,
         "seconds_an_episode_at_once": together,
         "seconds_an_episode_alone": single,
         "seconds_an_episode_on_all_cores": everywhere,

@@ -23,6 +23,7 @@ from diffplan.config import (
     WindowConfig,
 )
 from diffplan.errors import ConfigError
+from diffplan.evaluation.protocol import EPISODES_PER_UNIT
 from diffplan.presets import get_preset, list_presets
 from diffplan.terminal import format_bytes
 
@@ -123,6 +124,9 @@ class EvaluateArguments:
     """Actors that run environments, one CPU each; as many as there are CPUs left if not given."""
     num_planners: int | None = None
     """Actors that plan for all of them; one for each GPU if not given. With 0 each plans for itself."""
+    episodes_per_unit: int = EPISODES_PER_UNIT
+    """Episodes that an actor evaluates at once; as much a part of what is evaluated as the seed. With more actors than
+    units, some have nothing to do."""
     resume: bool = False
     """Go on with an evaluation that was interrupted."""
 
@@ -243,6 +247,7 @@ def evaluate(arguments: list[str]) -> None:
         goal=parsed.goal,
         num_workers=parsed.num_workers,
         num_planners=parsed.num_planners,
+        episodes_per_unit=parsed.episodes_per_unit,
         resume=parsed.resume,
     )
     show(format_table({parsed.protocol: summary}))

@@ -5,9 +5,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from diffplan.cluster.evaluate import EPISODES_PER_UNIT, NUM_RECORDED, evaluate
+from diffplan.cluster.evaluate import NUM_RECORDED, evaluate
 from diffplan.config import EnvConfig
 from diffplan.errors import CheckpointError, ClusterError, ConfigError
+from diffplan.evaluation.protocol import EPISODES_PER_UNIT
 from diffplan.evaluation.scores import EpisodeResult
 from diffplan.evaluation.sources import find_policy
 from diffplan.evaluation.unit_results import UnitResults
@@ -69,6 +70,29 @@ def test_the_number_of_workers_changes_no_score(result: Path, tiny_checkpoint: P
     columns = ["seed", "start", "goal", "undiscounted_return", "success", "horizon"]
     one, two = (pq.read_table(path / "episodes.parquet", columns=columns) for path in (result, tmp_path / "two"))
     assert one.equals(two)
+
+
+def test_smaller_units_are_other_evaluations_of_the_same_episodes(
+    result: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    write = UnitResults.write
+    monkeypatch.setattr(
+        UnitResults,
+        "write",
+        lambda self, unit, results: (done.append((unit, len(results))), write(self, unit, results)),
+    )
+    settings = {"protocol": "multi2d", "episodes": 11, "seed": 3}
+    summary = evaluate(tiny_checkpoint, tmp_path / "small", **settings, episodes_per_unit=4)
+    assert sorted(done) == [(0, 4), (1, 4), (2, 3)]
+    assert summary["config"]["episodes_per_unit"] == 4
+    columns = ["episode", "seed", "start", "goal"]
+    large, small = (
+        pq.read_table(path / "episodes.parquet", columns=columns).slice(0, 11) for path in (result, tmp_path / "small")
+    )
+    assert small.equals(large)
+    with pytest.raises(ConfigError, match="episodes_per_unit: expected at least 1, got 0"):
+        evaluate(tiny_checkpoint, tmp_path / "none", **settings, episodes_per_unit=0)
 
 
 def test_a_goal_of_ones_own(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import ray
 import torch
 
 from diffplan.cluster import evaluate as evaluation
-from diffplan.cluster.evaluate import EPISODES_PER_UNIT, evaluate
+from diffplan.cluster.evaluate import evaluate
 from diffplan.cluster.planner_actor import RemotePlanner, count_planners, spawn_planners
 from diffplan.errors import ClusterError, ConfigError, PlanningError
+from diffplan.evaluation.protocol import EPISODES_PER_UNIT
 from diffplan.evaluation.sources import find_policy
 from diffplan.evaluation.unit_results import UnitResults
 from diffplan.planning.loading import load_planner

@@ -33,7 +33,7 @@ from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.data.store import Store, open_store
 from diffplan.errors import ConfigError
 from diffplan.evaluation.policies import MakePolicy, follow_planner
-from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.protocol import EPISODES_PER_UNIT, apply_protocol
 from diffplan.evaluation.rollout import RecordedEpisode, evaluate_episodes
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.evaluation.sources import PolicySource, find_policy
@@ -42,8 +42,6 @@ from diffplan.progress import Progress
 from diffplan.run_directory import SUMMARY
 from diffplan.usage import record_usage
 
-EPISODES_PER_UNIT = 50
-"""Episodes that an actor plans for at once. Part of the protocol: it fixes which random numbers a plan sees."""
 NUM_RECORDED = 8
 """Episodes whose trajectories are kept for drawing."""
 
@@ -59,18 +57,20 @@ class EvaluationActor:
         env: EnvConfig,
         seed: int,
         episodes: int,
+        episodes_per_unit: int,
         goal: Sequence[float] | None,
         variables: dict[str, str],
     ) -> None:
         adopt_variables(variables)  # the checkpoint may lie in an object store
         torch.set_num_threads(1)
         self._make_policy = load() if planner is None else follow_planner(RemotePlanner(planner))
-        self._env, self._seed, self._episodes, self._goal = env, seed, episodes, goal
+        self._env, self._seed, self._goal = env, seed, goal
+        self._episodes, self._episodes_per_unit = episodes, episodes_per_unit
 
     def run(self, unit: int) -> tuple[list[EpisodeResult], list[RecordedEpisode]]:
         """Evaluate the episodes of one unit; those of the first are recorded."""
-        first = unit * EPISODES_PER_UNIT
-        episodes = range(first, min(first + EPISODES_PER_UNIT, self._episodes))
+        first = unit * self._episodes_per_unit
+        episodes = range(first, min(first + self._episodes_per_unit, self._episodes))
         recorded = NUM_RECORDED if unit == 0 else 0
         evaluated = evaluate_episodes(
             self._make_policy, self._env, episodes, seed=self._seed, goal=self._goal, num_recorded=recorded
@@ -90,6 +90,7 @@ def evaluate(
     settings: PlanningConfig | None = None,
     num_workers: int | None = None,
     num_planners: int | None = None,
+    episodes_per_unit: int = EPISODES_PER_UNIT,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a policy and write `summary.json`, `episodes.parquet` and `recordings.npz` into `out`.
@@ -106,6 +107,8 @@ def evaluate(
         num_planners: actors that plan for all of them, on GPUs where there are any, and one CPU each; None for one for
             each GPU, 0 for none: then those that run environments plan for themselves. A policy that follows no
             planner needs none.
+        episodes_per_unit: episodes that an actor evaluates at once. Part of what is evaluated: other random numbers go
+            with another number. Many actors need small units to have something to do; few are faster with large ones.
         resume: go on with an evaluation that was interrupted; the units that it has done are not done again.
 
     Returns:
@@ -118,7 +121,8 @@ def evaluate(
         PlanningError: settings that the model cannot serve.
         ClusterError: too few CPUs, or actors or planners that keep dying.
     """
-    for name, value in (("episodes", episodes), ("num_workers", num_workers)):
+    counts = {"episodes": episodes, "num_workers": num_workers, "episodes_per_unit": episodes_per_unit}
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
     if num_planners is not None and num_planners < 0:
@@ -132,7 +136,7 @@ def evaluate(
         **source.record,
         "seed": seed,
         "goal": None if goal is None else list(goal),
-        "episodes_per_unit": EPISODES_PER_UNIT,
+        "episodes_per_unit": episodes_per_unit,
     }
     store = open_store(out)
     store.delete(SUMMARY)  # written last: where it is, everything is
@@ -152,10 +156,10 @@ def evaluate(
             "score_mean": float(np.mean([r.score for r in results])),
             "success_rate": float(np.mean([r.success for r in results])),
         }
-        meter.note(actor, min(EPISODES_PER_UNIT, episodes - unit * EPISODES_PER_UNIT), seconds, **scores)
+        meter.note(actor, min(episodes_per_unit, episodes - unit * episodes_per_unit), seconds, **scores)
 
     with ray_session():
-        units = [unit for unit in range(-(-episodes // EPISODES_PER_UNIT)) if unit not in done]
+        units = [unit for unit in range(-(-episodes // episodes_per_unit)) if unit not in done]
         num_planners = count_planners(num_planners) if units and source.load_planner is not None else 0
         num_workers = max(count_workers(None) - num_planners, 1) if num_workers is None else num_workers
         require_resources(
@@ -184,7 +188,14 @@ def evaluate(
                 run_units(
                     units,
                     lambda: EvaluationActor.options(**prefer_pool(ROLLOUT_POOL)).remote(
-                        source.load, next(take_turns), env, seed, episodes, goal, find_variables()
+                        source.load,
+                        next(take_turns),
+                        env,
+                        seed,
+                        episodes,
+                        episodes_per_unit,
+                        goal,
+                        find_variables(),
                     ),
                     num_workers,
                     on_done,
