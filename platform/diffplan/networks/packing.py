@@ -29,6 +29,8 @@ class Packing:
 
     Args:
         lengths: steps of each trajectory, at least 1.
+        num_steps: their sum, where it is known; on a GPU asking for it would mean to wait.
+        longest: the longest of those that count, where it is known.
     """
 
     @classmethod
@@ -42,17 +44,36 @@ class Packing:
             _PACKINGS[lengths] = (lengths._version, made)
         return made[multiple]
 
-    def __init__(self, lengths: Int[Tensor, " batch"]) -> None:
+    @classmethod
+    def filled(cls, lengths: Int[Tensor, " batch"], multiple: int, num_steps: int, longest: int) -> Packing:
+        """A packing of a given number of steps, so that its shapes do not depend on the lengths.
+
+        Args:
+            lengths: steps of each trajectory; they are rounded up to a multiple.
+            multiple: of how many steps.
+            num_steps: steps of the batch. Those that are left make one more trajectory, the last, of no meaning.
+            longest: the most that any of the lengths may be.
+        """
+        lengths = -(-lengths // multiple) * multiple
+        return cls(torch.cat([lengths, (num_steps - lengths.sum())[None]]), num_steps, longest)
+
+    def __init__(
+        self, lengths: Int[Tensor, " batch"], num_steps: int | None = None, longest: int | None = None
+    ) -> None:
         self.lengths = lengths.long()
-        self.rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), self.lengths)
+        self._is_filled = num_steps is not None
+        num_steps = int(self.lengths.sum()) if num_steps is None else num_steps
+        numbers = torch.arange(len(lengths), device=lengths.device)
+        self.rows = torch.repeat_interleave(numbers, self.lengths, output_size=num_steps)
         """The trajectory that each step belongs to."""
         self.starts = self.lengths.cumsum(0) - self.lengths
         """Where each trajectory begins."""
-        self.longest = int(self.lengths.max())
+        self.longest = int(self.lengths.max()) if longest is None else longest
         self.order = torch.arange(len(self.rows), device=lengths.device)
         self.steps = self.order - self.starts[self.rows]
         """The number of each step in its trajectory."""
         self._windows: dict[int, Tensor] = {}
+        self._paddings: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,19 +81,32 @@ class Packing:
     @cached_property
     def halved(self) -> Packing:
         """Every other step of each trajectory, the first one included."""
-        return Packing((self.lengths + 1) // 2)
+        if not self._is_filled:
+            return Packing((self.lengths + 1) // 2)
+        return Packing((self.lengths + 1) // 2, (len(self) + 1) // 2, (self.longest + 1) // 2)
 
     def pack(self, x: Float[Tensor, "batch horizon channels"]) -> Float[Tensor, "steps channels"]:
-        """The steps of a padded batch."""
-        return x[self.rows, self.steps]
+        """The steps of a padded batch; what fills a filled packing is anything."""
+        if not self._is_filled:
+            return x[self.rows, self.steps]
+        return x[self.rows.clamp(max=len(x) - 1), self.steps.clamp(max=x.shape[1] - 1)]
 
     def pad(self, x: Float[Tensor, "steps channels"], horizon: int) -> Float[Tensor, "batch horizon channels"]:
         """The trajectories as a padded batch, 0 behind their ends; what is beyond the horizon is cut off."""
-        padded = x.new_zeros(len(self.lengths), max(horizon, self.longest), x.shape[1])
-        return padded.index_put((self.rows, self.steps), x)[:, :horizon]
+        if horizon not in self._paddings:
+            steps = torch.arange(horizon, device=self.rows.device)
+            index = (self.starts[:, None] + steps).clamp(max=len(self) - 1)
+            self._paddings[horizon] = index.view(-1), (steps >= self.lengths[:, None])[:, :, None]
+        index, behind = self._paddings[horizon]
+        return x.index_select(0, index).view(-1, horizon, x.shape[1]).masked_fill(behind, 0.0)
 
     def sum(self, x: Float[Tensor, "steps channels"]) -> Float[Tensor, "batch channels"]:
-        """Sums over the steps of each trajectory."""
+        """Sums over the steps of each trajectory; of the one that fills a filled packing, anything.
+
+        On a GPU one thread would add up all steps of a trajectory (`embedding_bag`), one after the other.
+        """
+        if x.device.type == "cuda":
+            return self.pad(x, self.longest).sum(dim=1)
         return F.embedding_bag(self.order, x, self.starts, mode="sum")
 
     def spread(self, values: Float[Tensor, "batch channels"]) -> Float[Tensor, "steps channels"]:
@@ -92,10 +126,11 @@ class Packing:
         key = kernel_size * stride
         if key not in self._windows:
             offsets = torch.arange(kernel_size, device=self.rows.device) - kernel_size // 2
-            around = self.steps[:, None] + offsets
-            inside = (around >= 0) & (around < self.lengths[self.rows][:, None])
-            index = torch.where(inside, self.order[:, None] + offsets, len(self))  # where a step of zeros stands
-            self._windows[key] = (index if stride == 1 else index[self.steps % 2 == 0]).reshape(-1)
+            middles = self if stride == 1 else self.halved
+            around = stride * middles.steps[:, None] + offsets
+            inside = (around >= 0) & (around < self.lengths[middles.rows][:, None])
+            index = self.starts[middles.rows][:, None] + around
+            self._windows[key] = torch.where(inside, index, len(self)).view(-1)  # where a step of zeros stands
         with_zeros = torch.cat([x, x.new_zeros(1, x.shape[1])])
         return with_zeros.index_select(0, self._windows[key]).view(-1, kernel_size * x.shape[1])
 

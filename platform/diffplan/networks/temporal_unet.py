@@ -88,6 +88,7 @@ class TemporalUnet(nn.Module):
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
         """Predict for noisy trajectories.
 
@@ -97,6 +98,8 @@ class TemporalUnet(nn.Module):
             lengths: steps of each trajectory, at least `min_horizon`; what stands behind them is padding and of no
                 effect. None: all steps.
             condition: return or task of each; see `ConditionEmbedding`.
+            packing: of these lengths, `Packing.filled`, with the horizon as the longest; nothing is checked then, and
+                nothing waits for a GPU.
 
         Returns:
             What the network was trained to predict, in model space; in the padding, numbers without a meaning.
@@ -105,11 +108,13 @@ class TemporalUnet(nn.Module):
             ValueError: a trajectory is too short, or there is a condition that the network does not take.
         """
         horizon = x.shape[1]
-        check_lengths(horizon, lengths, self.min_horizon)
+        if packing is None:
+            check_lengths(horizon, lengths, self.min_horizon)
         embedding = mish(self.condition(self.embedding(diffusion_step), condition))
-        packing = None
+        if packing is not None and len(embedding) > 1:
+            embedding = torch.cat([embedding, embedding[-1:]])  # for what fills the batch
         if lengths is not None:
-            packing = Packing.of(lengths, self.min_horizon)
+            packing = Packing.of(lengths, self.min_horizon) if packing is None else packing
             hidden = packing.pack(repeat_last_step(x, lengths, packing.longest))
         else:
             padding = -horizon % self.min_horizon
@@ -131,4 +136,6 @@ class TemporalUnet(nn.Module):
         packing = skips.pop()[1]
         for layer in self.final:
             hidden = layer(hidden, packing)
-        return hidden[:, :, 0, :horizon].transpose(1, 2) if packing is None else packing.pad(hidden, horizon)
+        if packing is None:
+            return hidden[:, :, 0, :horizon].transpose(1, 2)
+        return packing.pad(hidden, horizon)[: len(x)]

@@ -15,6 +15,7 @@ from diffplan.diffusion.guides import Value
 from diffplan.errors import CheckpointError, ConfigError
 from diffplan.networks.factory import make_network
 from diffplan.networks.policy_network import PolicyNetwork
+from diffplan.networks.recorded import record_passes
 from diffplan.networks.value_network import ValueNetwork
 from diffplan.planning.action_model import ActionModel
 from diffplan.planning.cloned_policy import ClonedPolicy
@@ -56,7 +57,7 @@ def load_planner(
     return Planner(
         checkpoint.config,
         checkpoint.layout,
-        Denoiser.make(network, checkpoint.config.diffusion),
+        Denoiser.make(record_passes(network, device), checkpoint.config.diffusion),
         checkpoint.normalizer,
         settings,
         horizon_model=_load_horizon_model(checkpoint) if companions else None,

@@ -1,0 +1,185 @@
+"""Passes of a network on a GPU, recorded once for each shape of batch and launched as one.
+
+A pass of a small network is some hundred kernels of a few microseconds each, and launching them one by one takes the
+host several times as long as running them takes the GPU. A CUDA graph launches all of them at once, but has fixed
+shapes, and plans are of any number and of any lengths. So batches are filled up to one of a few shapes.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffplan.networks.packing import Packing
+from diffplan.networks.ragged import check_lengths
+from diffplan.networks.temporal_unet import TemporalUnet
+
+MOST_STEPS = 2**17
+"""Steps of a batch up to which passes are recorded; the kernels of larger ones take longer than launching them."""
+_LEAST_STEPS = 64
+_NUM_WARM_UP_PASSES = 2
+"""Passes before one is recorded: libraries choose their kernels and allocate in the first."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape of batch.
+
+    Attributes:
+        num_rows: trajectories.
+        num_steps: steps of all of them together, each length rounded up, and of what fills the rest.
+        horizon: steps that the longest may have.
+    """
+
+    num_rows: int
+    num_steps: int
+    horizon: int
+
+    @classmethod
+    def holding(cls, num_rows: int, num_steps: int, longest: int, multiple: int) -> Shape:
+        """The smallest of a few shapes that holds a batch.
+
+        Args:
+            num_rows: trajectories of the batch.
+            num_steps: the sum of their lengths, each rounded up to the multiple.
+            longest: the longest of them.
+            multiple: lengths are rounded up to it; that many steps at least are left for each row that fills.
+        """
+        rows = _power_of_two(num_rows)
+        least = num_steps + (rows - num_rows + 1) * multiple
+        grain = max(_LEAST_STEPS, _power_of_two(least) // 8)  # at most a fifth is for nothing
+        return cls(rows, -(-least // grain) * grain, max(_power_of_two(longest), multiple))
+
+
+class RecordedNetwork(nn.Module):
+    """A denoising U-Net whose passes on a GPU are recorded as CUDA graphs.
+
+    What cannot be recorded is computed as it is: on a CPU, where gradients are wanted, with conditions, and large
+    batches. Weights must not move once a pass is recorded.
+
+    Args:
+        network: in evaluation mode; takes plans of any lengths.
+    """
+
+    def __init__(self, network: TemporalUnet) -> None:
+        super().__init__()
+        self.network = network
+        self._recordings: dict[Shape, _Recording] = {}
+        self._measured: tuple[Tensor, int, int, int] | None = None
+        self._lock = threading.Lock()
+        self._memory: tuple[int, int] | None = None
+        """Where all recordings keep what lies between their kernels; they are never replayed at the same time."""
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch horizon transition"],
+        diffusion_step: Int[Tensor, " #batch"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "batch horizon transition"]:
+        """What the network gives; see its `forward`."""
+        told = {} if condition is None else {"condition": condition}
+        if x.device.type != "cuda" or torch.is_grad_enabled() or told or not len(x):
+            return self.network(x, diffusion_step, lengths=lengths, **told)
+        with self._lock:
+            shape = self._shape_of(x, lengths)
+            if shape.num_steps > MOST_STEPS:
+                return self.network(x, diffusion_step, lengths=lengths)
+            if shape not in self._recordings:
+                self._recordings[shape] = self._record(shape, x)
+            return self._recordings[shape].replay(x, diffusion_step, lengths)
+
+    def _shape_of(self, x: Tensor, lengths: Tensor | None) -> Shape:
+        """The shape that holds a batch; the passes of a sampler ask for it with one and the same tensor of lengths."""
+        multiple = self.network.min_horizon
+        if lengths is None:
+            check_lengths(x.shape[1], None, multiple)
+            rounded = -(-x.shape[1] // multiple) * multiple
+            return Shape.holding(len(x), len(x) * rounded, x.shape[1], multiple)
+        if self._measured is None or self._measured[0] is not lengths or self._measured[1] != lengths._version:
+            on_host = lengths.cpu()
+            check_lengths(x.shape[1], on_host, multiple)
+            total = int((-(-on_host // multiple) * multiple).sum())
+            self._measured = (lengths, lengths._version, total, int(on_host.max()))
+        _, _, total, longest = self._measured
+        return Shape.holding(len(x), total, longest, multiple)
+
+    def _record(self, shape: Shape, like: Tensor) -> _Recording:
+        device, multiple = like.device, self.network.min_horizon
+        x = like.new_zeros(shape.num_rows, shape.horizon, like.shape[2])
+        lengths = torch.full((shape.num_rows,), multiple, device=device)
+        diffusion_step = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(_NUM_WARM_UP_PASSES):
+                run_filled(self.network, x, diffusion_step, lengths, shape.num_steps)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        if self._memory is None:
+            self._memory = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode="thread_local"):
+            output = run_filled(self.network, x, diffusion_step, lengths, shape.num_steps)
+        return _Recording(graph, x, diffusion_step, lengths, output, multiple)
+
+
+def record_passes(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """A network for planning on a device: one that records its passes, on a GPU and where it can."""
+    recordable = torch.device(device).type == "cuda" and isinstance(network, TemporalUnet)
+    return RecordedNetwork(network) if recordable else network
+
+
+def run_filled(
+    network: TemporalUnet,
+    x: Float[Tensor, "batch horizon transition"],
+    diffusion_step: Int[Tensor, " batch"],
+    lengths: Int[Tensor, " batch"],
+    num_steps: int,
+) -> Float[Tensor, "batch horizon transition"]:
+    """A pass of plans of any lengths whose shapes depend on no length, and that never waits for the device.
+
+    Args:
+        network: the network.
+        x: noisy trajectories; the horizon is a multiple of the network's `min_horizon`.
+        diffusion_step: how noisy each is.
+        lengths: steps of each.
+        num_steps: steps of the packed batch; more than the lengths, rounded up, add up to.
+    """
+    packing = Packing.filled(lengths, network.min_horizon, num_steps, x.shape[1])
+    return network(x, diffusion_step, lengths=lengths, packing=packing)
+
+
+@dataclass(frozen=True)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    x: Tensor
+    diffusion_step: Tensor
+    lengths: Tensor
+    output: Tensor
+    multiple: int
+
+    def replay(self, x: Tensor, diffusion_step: Tensor, lengths: Tensor | None) -> Tensor:
+        """The pass for a batch that the recording holds."""
+        batch, horizon, _ = x.shape
+        width = min(horizon, self.x.shape[1])  # of a batch, no more than its longest trajectory counts
+        self.x[:batch, :width].copy_(x[:, :width])
+        self.diffusion_step[:batch].copy_(diffusion_step)
+        self.lengths[batch:].fill_(self.multiple)
+        if lengths is None:
+            self.lengths[:batch].fill_(horizon)
+        else:
+            self.lengths[:batch].copy_(lengths)
+        self.graph.replay()
+        output = x.new_zeros(x.shape)
+        output[:, :width] = self.output[:batch, :width]
+        return output
+
+
+def _power_of_two(number: int) -> int:
+    """The least power of two that is no smaller."""
+    return 1 << max(number - 1, 0).bit_length()
