@@ -143,7 +143,8 @@ def main() -> None:
     for name, milliseconds in parts.items():
         print(f"an episode {name}: " + ", ".join(f"{part} {value:.1f} ms" for part, value in milliseconds.items()))
     result = {
-        "command": f"OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model {args.model}",
+        "command": f"OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model {args.model} --turns {args.turns}"
+        f" --episodes_per_unit {args.episodes_per_unit}",
         "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
         "env_id": env.env_id,
         "protocol": "multi2d",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from diffplan.data.quantile_map import QuantileMap
 from diffplan.data.statistics import ColumnStatistics
@@ -27,6 +28,13 @@ class Normalizer:
     center: np.ndarray
     scale: np.ndarray
     quantile_map: QuantileMap | None = None
+    _tensors: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Center and scale where they were asked for: copying them to a GPU each time would mean to wait for it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tensors": {}}  # others may have no such device
 
     @classmethod
     def fit(cls, statistics: list[ColumnStatistics], kind: Literal["limits", "gaussian", "quantile"]) -> Normalizer:
@@ -98,7 +106,10 @@ class Normalizer:
     def _like(self, values: Any) -> tuple[Any, Any]:
         if isinstance(values, np.ndarray):
             return self.center, self.scale
-        return values.new_tensor(self.center), values.new_tensor(self.scale)
+        key = (values.device, values.dtype)
+        if key not in self._tensors:
+            self._tensors[key] = values.new_tensor(self.center), values.new_tensor(self.scale)
+        return self._tensors[key]
 
     def to_json(self) -> str:
         """JSON text; the inverse of `from_json`."""

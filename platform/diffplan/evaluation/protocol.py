@@ -16,7 +16,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 """Arguments of the environment under each protocol. Maze2D keeps the goal of D4RL, Multi2D draws one per episode."""
 
 EPISODES_PER_UNIT = 50
-"""Episodes that are evaluated at once, unless another number is asked for. It fixes which random numbers a plan sees."""
+"""Episodes that are evaluated at once, if no other number is asked for. It fixes which random numbers a plan sees."""
 
 
 def apply_protocol(name: str, env: EnvConfig) -> EnvConfig:

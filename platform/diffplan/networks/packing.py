@@ -36,12 +36,12 @@ class Packing:
     @classmethod
     def of(cls, lengths: Int[Tensor, " batch"], multiple: int) -> Packing:
         """The packing of lengths rounded up to a multiple; one for all passes that are given the same tensor."""
-        version, made = _PACKINGS.get(lengths, (-1, {}))
-        if version != lengths._version:
-            made = {}
+        known: tuple[int, dict[int, Packing]] | None = _PACKINGS.get(lengths)
+        if known is None or known[0] != lengths._version:
+            _PACKINGS[lengths] = known = (lengths._version, {})
+        made = known[1]
         if multiple not in made:
             made[multiple] = cls(-(-lengths // multiple) * multiple)
-            _PACKINGS[lengths] = (lengths._version, made)
         return made[multiple]
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -71,7 +72,7 @@ class RecordedNetwork(nn.Module):
         self._recordings: dict[Shape, _Recording] = {}
         self._measured: tuple[Tensor, int, int, int] | None = None
         self._lock = threading.Lock()
-        self._memory: tuple[int, int] | None = None
+        self._memory: Any = None
         """Where all recordings keep what lies between their kernels; they are never replayed at the same time."""
 
     def forward(
@@ -130,8 +131,9 @@ class RecordedNetwork(nn.Module):
 
 def record_passes(network: nn.Module, device: torch.device | str) -> nn.Module:
     """A network for planning on a device: one that records its passes, on a GPU and where it can."""
-    recordable = torch.device(device).type == "cuda" and isinstance(network, TemporalUnet)
-    return RecordedNetwork(network) if recordable else network
+    if torch.device(device).type == "cuda" and isinstance(network, TemporalUnet):
+        return RecordedNetwork(network)
+    return network
 
 
 def run_filled(
