@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -104,18 +103,6 @@ def test_a_start_or_goal_off_the_data_is_no_fault_of_the_plan(far):
     assert plan.departure == pytest.approx((goals[0, 0] - 1.0) / 4, rel=0.05)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_finds_the_same_distances(monkeypatch):
-    generator = np.random.default_rng(0)
-    support = Support(generator.random((500, 2)))
-    positions = 2 * generator.random((300, 4, 2))
-    for pairs in (2**25, 700):
-        monkeypatch.setattr("diffplan.planning.support._COMPARED_AT_ONCE", pairs)
-        found = support.distances(positions, torch.device("cuda"))
-        assert found.dtype == np.float64
-        np.testing.assert_allclose(found, support.distances(positions), atol=1e-6)
-
-
 def test_rows_that_are_not_finite_are_no_place():
     positions = np.array([[0.0, 0.0], [np.nan, 1.0], [1.0, np.inf], [1.0, 1.0]])
     assert len(Support.fit(np.zeros(2), np.ones(2), [positions]).points) == 2
@@ -130,7 +117,7 @@ def test_a_candidate_that_keeps_to_the_data_is_better_than_a_steadier_one():
     class OffTheFirst(Support):
         """Of two candidates the first is far from the data."""
 
-        def departures(self, observations, env, step_seconds, lengths, device):
+        def departures(self, observations, env, step_seconds, lengths):
             return np.tile([1.0, 0.1], len(observations) // 2), np.zeros(len(observations))
 
     near = with_support(planner, OffTheFirst(np.zeros((1, 2))), max_departure=0.5)

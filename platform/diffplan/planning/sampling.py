@@ -96,7 +96,7 @@ def sample_plans(
     ).reshape(-1, num)
     consistent, departures = errors <= limits[:, None], None
     if planner.settings.max_departure and planner.support is not None:
-        found = planner.support.departures(observations, env, planner.step_seconds, row_lengths, planner.device)
+        found = planner.support.departures(observations, env, planner.step_seconds, row_lengths)
         departures, given = (array.reshape(-1, num) for array in found)
         consistent &= departures <= np.maximum(planner.settings.max_departure, given)
     violations, scores = np.zeros_like(errors), None

@@ -21,13 +21,9 @@ FIRST_RUNGS = 16
 """Rungs of a ladder that a scan over horizons tries at first: more cost more than they save, since the first consistent
 horizon ends the scan."""
 
-ROWS_AT_ONCE = {"cpu": 128, "cuda": 512}
-"""Plans of several rungs that are drawn in one batch, at most. On a CPU core a batch of 128 takes about three times as
-long as one of ten, and where one rung was not consistent, the next one seldom is; on a GPU a batch of 512 takes about
-twice as long as one of ten."""
-
-FIRST_OF_PREDICTED = {"cpu": 1, "cuda": 4}
-"""Rungs that are tried at first where the first is likely to be the last."""
+ROWS_AT_ONCE = 128
+"""Plans of several rungs that are drawn in one batch, at most. On a CPU core a batch of so many takes about three times
+as long as one of ten, and where one rung was not consistent, the next one seldom is."""
 
 ROWS_OF_A_BATCH = 512
 """Plans that are drawn in one batch, at most about so many: more would take memory and save nothing."""
@@ -58,8 +54,8 @@ def search_horizons(
         limits: speed errors up to which plans are consistent, float[batch].
         asked: what else is asked.
         steps: diffusion steps to denoise at.
-        predicted: whether the first rung is likely to be the last, so that few are tried with it. Then each batch
-            climbs twice as many rungs as the one before.
+        predicted: whether the first rung is likely to be the last, so that it is tried alone. Then each batch climbs
+            twice as many rungs as the one before.
         num_rungs: where each ladder ends, above `first`, int[batch]; None for its last rung.
 
     Returns:
@@ -69,10 +65,9 @@ def search_horizons(
     ends = np.full(len(problem), ladder.shape[1]) if num_rungs is None else num_rungs
     best: list[Plan | None] = [None] * len(problem)
     waiting, rung = np.arange(len(problem)), first.copy()
-    kind = planner.device.type
-    widest = FIRST_OF_PREDICTED.get(kind, 1) if predicted else FIRST_RUNGS
+    widest = 1 if predicted else FIRST_RUNGS
     while waiting.size:
-        width = min(widest, max(1, ROWS_AT_ONCE.get(kind, 128) // (len(waiting) * asked.num_candidates)))
+        width = min(widest, max(1, ROWS_AT_ONCE // (len(waiting) * asked.num_candidates)))
         widest *= 2
         tried = rung[waiting][:, None] + np.arange(width)
         rows, places = np.nonzero(tried < ends[waiting][:, None])

@@ -10,22 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from scipy.spatial import KDTree
 
 from diffplan.config import EnvConfig
 from diffplan.diffusion.guidance import hermite
-
-CPU = torch.device("cpu")
 
 CELLS = 200
 """Cells along the axis on which the positions range widest: a visited cell counts as one point of the support."""
 
 POINTS_PER_STEP = 4
 """Points at which the way between two plan steps is looked at."""
-
-_COMPARED_AT_ONCE = 2**25
-"""Pairs of positions and points of the support whose distances a GPU keeps at once."""
 
 
 class Support:
@@ -38,7 +32,6 @@ class Support:
     def __init__(self, points: np.ndarray) -> None:
         self.points = np.asarray(points, dtype=np.float32)
         self._tree = KDTree(self.points)
-        self._on_devices: dict[torch.device, torch.Tensor] = {}
 
     @classmethod
     def fit(cls, low: np.ndarray, high: np.ndarray, positions: Iterable[np.ndarray]) -> Support:
@@ -58,28 +51,12 @@ class Support:
             visited = np.unique(np.concatenate([visited, np.unique(cells, axis=0)]), axis=0)
         return cls(low + (visited + 0.5) * spacing)
 
-    def distances(self, positions: np.ndarray, device: torch.device = CPU) -> np.ndarray:
-        """Distance of positions to the nearest point of the support, float64[...], of float[..., positions].
-
-        A GPU compares each position with every point, in single precision.
-        """
-        if device.type != "cuda":
-            return self._tree.query(positions)[0]
-        if device not in self._on_devices:
-            self._on_devices[device] = torch.from_numpy(self.points).to(device)
-        points, flat = self._on_devices[device], positions.reshape(-1, positions.shape[-1]).astype(np.float32)
-        parts = torch.from_numpy(flat).to(device).split(max(1, _COMPARED_AT_ONCE // len(points)))
-        exact = "donot_use_mm_for_euclid_dist"
-        nearest = [torch.cdist(part, points, compute_mode=exact).amin(dim=1) for part in parts]
-        return torch.cat(nearest).cpu().numpy().reshape(positions.shape[:-1]).astype(np.float64)
+    def distances(self, positions: np.ndarray) -> np.ndarray:
+        """Distance of positions to the nearest point of the support, float64[...], of float[..., positions]."""
+        return self._tree.query(positions)[0]
 
     def departures(
-        self,
-        observations: np.ndarray,
-        env: EnvConfig,
-        step_seconds: float,
-        lengths: np.ndarray,
-        device: torch.device = CPU,
+        self, observations: np.ndarray, env: EnvConfig, step_seconds: float, lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """How far each plan departs from the data, and how far its ends do, which it cannot help.
 
@@ -88,7 +65,6 @@ class Support:
             env: which columns are positions and velocities; the way between two steps is the cubic that has both.
             step_seconds: seconds between two steps of a plan.
             lengths: steps of each plan, int[plans].
-            device: where distances are computed.
 
         Returns:
             The largest distance of a point on the way of each plan, and the larger one of its first and its last point,
@@ -102,7 +78,7 @@ class Support:
         counted = np.arange(1, positions.shape[1])[None] < lengths[:, None]
         distances = np.zeros(ways.shape[:3])
         ends = positions[np.arange(len(positions)), lengths - 1]
-        found = self.distances(np.concatenate([ends, ways[counted].reshape(-1, ends.shape[1])]), device)
+        found = self.distances(np.concatenate([ends, ways[counted].reshape(-1, ends.shape[1])]))
         last, distances[counted] = found[: len(ends)], found[len(ends) :].reshape(-1, POINTS_PER_STEP)
         way = np.maximum(distances.max(axis=(1, 2), initial=0.0), last)
         return way, np.maximum(distances[:, 0, 0], last)
