@@ -101,6 +101,22 @@ def test_on_a_cpu_networks_are_what_they_are():
         assert torch.equal(got, NETWORK(x, torch.tensor([3]), lengths=lengths))
 
 
+def test_what_cannot_be_recorded_is_computed_all_the_same(monkeypatch):
+    def fail(self, shape, like):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(RecordedNetwork, "_can_record", lambda self, device: True)
+    monkeypatch.setattr(RecordedNetwork, "_record", fail)
+    x, lengths = torch.randn(2, 8, TRANSITION_DIM), torch.tensor([8, 5])
+    pattern = (
+        "^a pass on the GPU could not be recorded, and takes longer: operation not permitted when stream is capturing$"
+    )
+    with torch.no_grad(), pytest.warns(UserWarning, match=pattern):
+        got = RecordedNetwork(NETWORK)(x, torch.tensor([3]), lengths=lengths)
+    with torch.no_grad():
+        assert torch.equal(got, NETWORK(x, torch.tensor([3]), lengths=lengths))
+
+
 @needs_gpu
 def test_recorded_passes_are_the_network_whatever_was_recorded_before():
     network = copy.deepcopy(NETWORK).cuda()

@@ -8,6 +8,7 @@ shapes, and plans are of any number and of any lengths. So batches are filled up
 from __future__ import annotations
 
 import threading
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +60,8 @@ class Shape:
 class RecordedNetwork(nn.Module):
     """A denoising U-Net whose passes on a GPU are recorded as CUDA graphs.
 
-    What cannot be recorded is computed as it is: on a CPU, where gradients are wanted, with conditions, and large
-    batches. Weights must not move once a pass is recorded.
+    What cannot be recorded is computed as it is: on a CPU, where gradients are wanted, with conditions, large batches,
+    and, with a warning, where recording fails. Weights must not move once a pass is recorded.
 
     Args:
         network: in evaluation mode; takes plans of any lengths.
@@ -85,15 +86,29 @@ class RecordedNetwork(nn.Module):
     ) -> Float[Tensor, "batch horizon transition"]:
         """What the network gives; see its `forward`."""
         told = {} if condition is None else {"condition": condition}
-        if x.device.type != "cuda" or torch.is_grad_enabled() or told or not len(x):
+        if torch.is_grad_enabled() or told or not len(x) or not self._can_record(x.device):
             return self.network(x, diffusion_step, lengths=lengths, **told)
         with self._lock:
-            shape = self._shape_of(x, lengths)
-            if shape.num_steps > MOST_STEPS:
-                return self.network(x, diffusion_step, lengths=lengths)
-            if shape not in self._recordings:
-                self._recordings[shape] = self._record(shape, x)
-            return self._recordings[shape].replay(x, diffusion_step, lengths)
+            recording = self._find_recording(self._shape_of(x, lengths), x)
+            if recording is not None:
+                return recording.replay(x, diffusion_step, lengths)
+        return self.network(x, diffusion_step, lengths=lengths)
+
+    def _can_record(self, device: torch.device) -> bool:
+        return device.type == "cuda"
+
+    def _find_recording(self, shape: Shape, like: Tensor) -> _Recording | None:
+        """The recording of a shape, made if need be; None where the shape is too large or that fails."""
+        if shape.num_steps > MOST_STEPS:
+            return None
+        if shape not in self._recordings:
+            try:
+                self._recordings[shape] = self._record(shape, like)
+            except RuntimeError as error:  # torch's, also where another thread did what no recording bears
+                first = str(error).partition("\n")[0]
+                warnings.warn(f"a pass on the GPU could not be recorded, and takes longer: {first}", stacklevel=2)
+                return None
+        return self._recordings[shape]
 
     def _shape_of(self, x: Tensor, lengths: Tensor | None) -> Shape:
         """The shape that holds a batch; the passes of a sampler ask for it with one and the same tensor of lengths."""
