@@ -1,4 +1,4 @@
-"""How fast plans are made on a GPU, against a CPU: batches of 1 to 4096 plans, and 100 episodes at once.
+"""How fast plans are made on a GPU, against a CPU: batches of 1 to 1024 plans, and 100 episodes at once.
 
 Runs without Ray. The noise in plans is drawn on the CPU, so both devices plan from the same noise; the largest
 difference between their plans is reported too.
@@ -87,8 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pretrained:maze2d-large")
     parser.add_argument("--device", default="cuda", help="device that is compared with the CPU")
-    parser.add_argument("--largest", type=int, default=4096, help="largest batch on the device")
-    parser.add_argument("--largest-cpu", type=int, default=1024, help="largest batch on the CPU, which takes seconds")
+    parser.add_argument("--largest", type=int, default=1024, help="largest batch on the device")
+    parser.add_argument("--largest-cpu", type=int, default=256, help="largest batch on the CPU, which takes seconds")
     parser.add_argument("--horizon", type=int, default=32)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--turns", type=int, default=3)
@@ -127,7 +127,8 @@ def main() -> None:
         )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result = {
-        "command": f"python benchmarks/planning_gpu.py --model {args.model} --device {args.device}",
+        "command": f"python benchmarks/planning_gpu.py --model {args.model} --device {args.device} "
+        f"--largest {args.largest} --largest-cpu {args.largest_cpu}",
         "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}, {gpu or 'no GPU'}",
         "threads": args.threads,
         "horizon_of_one_run": args.horizon,

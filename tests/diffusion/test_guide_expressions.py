@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 import string
 import sys
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_batches import draw_x, place, to_plans
 
+from diffplan.diffusion.guidance import takes_lengths
 from diffplan.diffusion.guide_expressions import MAX_LENGTH, parse_guide, parse_guides
 from diffplan.diffusion.guides import (
     Function,
@@ -110,6 +112,39 @@ def test_expressions_are_what_one_would_write_by_hand(text, by_hand):
             gradient = torch.autograd.grad(scores.sum() + 0 * x.sum(), x)[0]
             results.append((scores, gradient))
         torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-mean(norm(position - goal)) + 0.1 * mean(action)",
+        "sum(position[:, :, 0] * time) - max(norm(velocity))",
+        "min(position[..., 1]) + mean(goal) + max(goal - position)",
+        "mean(sqrt(abs(position) + 1)) - sum(maximum(velocity, 0.5)) + keep_out([1, 2], 0.5)",
+        "mean(position - mean(position))",
+        "mean(log(square(position) + 1))",
+    ],
+)
+def test_plans_of_several_horizons_are_scored_in_one_batch(text):
+    guide, lengths = parse_guide(text), torch.tensor([1, 5, 3])
+    assert takes_lengths(guide)
+    x = draw_x(3, 5).requires_grad_(True)
+    inside = torch.arange(5) < lengths[:, None]
+    own = x.masked_fill(~inside[:, :, None], 0.0)
+    scores = guide.score(dataclasses.replace(to_plans(own, goals=GOALS), lengths=lengths))
+    (gradient,) = torch.autograd.grad(scores.sum(), x)
+    assert (gradient[~inside] == 0).all()
+    for i, length in enumerate(lengths.tolist()):
+        alone = x[i : i + 1, :length].detach().requires_grad_(True)
+        score = guide.score(to_plans(alone, goals=GOALS[i : i + 1]))
+        torch.testing.assert_close(scores[i : i + 1], score)
+        torch.testing.assert_close(gradient[i : i + 1, :length], torch.autograd.grad(score.sum(), alone)[0])
+
+
+@pytest.mark.parametrize("text", ["mean(position[:, -1])", "mean(position[:, 1:3])", "max(position[:, 0] - goal)"])
+def test_where_steps_are_picked_each_horizon_is_scored_apart(text):
+    assert not takes_lengths(parse_guide(text))
+    assert takes_lengths(parse_guide(text.replace("-1", ":").replace("1:3", ":").replace("0]", ":]")))
 
 
 @pytest.mark.parametrize(

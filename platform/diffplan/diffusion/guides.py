@@ -5,7 +5,7 @@ are means over the steps of a plan, so that weights mean the same at every horiz
 guide says of positions holds along the way between steps too. Guides refuse plans that they cannot score with
 `PlanningError`, a `ValueError`.
 
-Those that are no functions, networks or expressions of others take plans of several horizons in one batch.
+All but functions and networks take plans of several horizons in one batch.
 """
 
 from __future__ import annotations

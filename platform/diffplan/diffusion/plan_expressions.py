@@ -68,6 +68,11 @@ class Field:
         """Axes that it has."""
         return FIELDS[self.name][0]
 
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether plans of several horizons may be evaluated in one batch."""
+        return True
+
     def evaluate(self, plans: PlanBatch) -> Float[Tensor, "_ steps columns"]:
         """Its values.
 
@@ -88,11 +93,19 @@ class Operation:
         axes: axes that the result has.
         function: the function.
         arguments: its arguments; a list of numbers has one for each column.
+        picks_steps: whether the result has other steps than the plans, so that nobody knows where those of each end.
     """
 
     axes: frozenset[int]
     function: Callable[..., Tensor]
     arguments: tuple[Any, ...]
+    picks_steps: bool = False
+
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether plans of several horizons may be evaluated in one batch."""
+        parts = (argument for argument in self.arguments if isinstance(argument, (Field, Operation)))
+        return not self.picks_steps and all(part.takes_lengths for part in parts)
 
     def evaluate(self, plans: PlanBatch) -> Float[Tensor, "_ steps columns"]:
         """The values of the function.
@@ -111,6 +124,29 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Reduction(Operation):
+    """A function over the steps and columns of a part of a plan.
+
+    Attributes:
+        name: which of `REDUCTIONS`.
+    """
+
+    name: str = ""
+
+    def evaluate(self, plans: PlanBatch) -> Float[Tensor, "_ steps columns"]:
+        """The values of the function over the steps that belong to each plan; raises as its argument does."""
+        (argument,) = self.arguments
+        values, within = argument.evaluate(plans), plans.within()
+        if within is None or STEPS not in argument.axes:
+            return self.function(values)
+        behind = ~within[:, :, None]
+        if self.name in ("max", "min"):
+            return self.function(values.masked_fill(behind, -torch.inf if self.name == "max" else torch.inf))
+        total = values.masked_fill(behind, 0.0).sum(dim=(STEPS, COLUMNS), keepdim=True)
+        return total if self.name == "sum" else total / (within.sum(dim=1)[:, None, None] * values.shape[COLUMNS])
+
+
+@dataclass(frozen=True)
 class Expression:
     """A tensor expression as a guide.
 
@@ -121,6 +157,11 @@ class Expression:
 
     text: str
     root: Field | Operation = field(repr=False)
+
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether plans of several horizons may be scored in one batch: not where single steps are picked."""
+        return self.root.takes_lengths
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Its value for each plan.
@@ -145,13 +186,19 @@ def combine(function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> Oper
 
 def reduce(name: str, argument: Field | Operation) -> Operation:
     """One of `REDUCTIONS`."""
-    return Operation(argument.axes - ({COLUMNS} if name == "norm" else _BOTH), REDUCTIONS[name], (argument,))
+    if name == "norm":
+        return Operation(argument.axes - {COLUMNS}, REDUCTIONS[name], (argument,))
+    return Reduction(argument.axes - _BOTH, REDUCTIONS[name], (argument,), name=name)
 
 
 def take(argument: Field | Operation, picks: dict[int, int | slice]) -> Operation:
     """Some steps and columns: one, which removes the axis, or a slice."""
     left = frozenset(axis for axis in argument.axes if isinstance(picks[axis], slice))
-    return Operation(left, functools.partial(_take, tuple(picks.items())), (argument,))
+    return Operation(left, functools.partial(_take, tuple(picks.items())), (argument,), _picks_steps(picks))
+
+
+def _picks_steps(picks: dict[int, int | slice]) -> bool:
+    return picks.get(STEPS, slice(None)) != slice(None)
 
 
 def _match(function: Callable[..., Tensor], shared: tuple[int, ...], *values: Tensor) -> Tensor:
