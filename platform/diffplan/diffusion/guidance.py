@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffplan.layout import Layout
-from diffplan.networks.ragged import valid_steps
 
 Target = Literal["noisy", "denoised", "network"]
 
@@ -244,7 +243,8 @@ class Guidance:
         if lengths is None:
             return function(self.view(x, None, diffusion_step))
         if takes_lengths(self.guide):
-            own = x.masked_fill(~valid_steps(lengths, x.shape[1])[:, :, None], 0.0)
+            behind = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+            own = x.masked_fill(behind[:, :, None], 0.0)
             return function(replace(self.view(own, None, diffusion_step), lengths=lengths))
         result = x.new_zeros(len(x))
         distinct: Sequence[int] = torch.unique(lengths).tolist()
