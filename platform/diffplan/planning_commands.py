@@ -32,7 +32,7 @@ class CalibrateArguments:
     """Planner settings whose sampler and horizons are learned; those of the checkpoint if not given."""
     num_plans: int = 40_000
     """Plans that the horizon model learns from."""
-    quantile: float = 0.75
+    quantile: float = 0.65
     """What the horizon model predicts of the speed errors of a horizon: 0.5 is their median, more is more cautious."""
     seed: int = 0
     """Seed of everything random in it."""

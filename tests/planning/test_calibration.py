@@ -51,7 +51,16 @@ def test_a_horizon_model_learns_which_horizon_is_the_first_consistent_one():
     departures = np.where((goals[:, 0] > 2) & (indices < 2), 0.5, 0.05)
     seen = []
     model = fit_horizon_model(
-        starts, goals, indices, errors, departures, HORIZONS, quantile=0.5, num_steps=700, on_progress=seen.append
+        starts,
+        goals,
+        indices,
+        errors,
+        departures,
+        HORIZONS,
+        (0, 1),
+        quantile=0.5,
+        num_steps=700,
+        on_progress=seen.append,
     )
     assert seen == list(range(100, 701, 100))
     starts, goals = draw_problems(2000, 2)
@@ -75,7 +84,7 @@ def test_a_horizon_model_predicts_the_quantile_that_it_was_asked_for():
     indices = np.zeros(4000, dtype=int)
     shares = []
     for quantile in (0.2, 0.5, 0.9):
-        model = fit_horizon_model(starts, goals, indices, errors, 2 * errors, (4,), quantile=quantile, num_steps=200)
+        model = fit_horizon_model(starts, goals, indices, errors, 2 * errors, (4,), (0, 1), quantile=quantile, num_steps=200)
         with torch.no_grad():
             predicted = model(torch.from_numpy(starts), torch.from_numpy(goals))[:, :, 0].numpy()
         shares.append((predicted >= np.log([errors, 2 * errors]).T).mean(axis=0))
@@ -89,7 +98,7 @@ def test_fitting_a_horizon_model_follows_from_the_seed_and_leaves_the_global_one
 
     def fit(seed):
         model = fit_horizon_model(
-            starts, goals, np.zeros(100, int), np.ones(100), np.ones(100), (4, 8), num_steps=3, seed=seed
+            starts, goals, np.zeros(100, int), np.ones(100), np.ones(100), (4, 8), (0, 1), num_steps=3, seed=seed
         )
         return torch.cat([p.flatten() for p in model.state_dict().values()])
 
@@ -162,7 +171,7 @@ def test_a_learned_model_spares_the_planner_most_horizons(learned, steady):
     plans = predicting.plan(starts, goals, seeded())
     assert all(two.consistent for one, two in zip(scanning, plans, strict=True) if one.consistent)
     assert np.mean([one.horizon == two.horizon for one, two in zip(scanning, plans, strict=True)]) > 0.7
-    assert sum(map(len, predicting.denoiser.network.batches)) < 1.5 * len(starts)
+    assert sum(map(len, predicting.denoiser.network.batches)) < 1.7 * len(starts)  # 4 without
     assert steady.num_steps > 0
 
 

@@ -38,7 +38,7 @@ def checkpoint(tmp_path):
 
 def make_horizon_model(horizons=(4, 8, 12)):
     torch.manual_seed(1)
-    model = HorizonModel(4, 2, horizons, hidden_dim=16)
+    model = HorizonModel(4, (0, 1), horizons, hidden_dim=16)
     model.center.copy_(torch.arange(6.0))
     model.scale.fill_(2.0)
     return model

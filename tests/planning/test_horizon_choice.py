@@ -30,7 +30,7 @@ class ToldErrors(HorizonModel):
     """
 
     def __init__(self, factor=1.0, horizons=HORIZONS):
-        super().__init__(4, 2, horizons)
+        super().__init__(4, (0, 1), horizons)
         self.factor = factor
         self.asked = []
 
@@ -182,7 +182,7 @@ def set_outputs(model, errors, departures=(-9.0, -9.0, -9.0)):
 
 
 def test_first_consistent_horizon_of_a_model():
-    model = HorizonModel(4, 2, (4, 8, 12))
+    model = HorizonModel(4, (0, 1), (4, 8, 12))
     set_outputs(model, [np.log(8.0), np.log(2.0), np.log(0.5)])
     observations, goals = np.zeros((4, 4), np.float32), np.zeros((4, 2), np.float32)
     limits = np.array([9.0, 2.01, 1.9, 0.1])
@@ -199,7 +199,7 @@ def test_first_consistent_horizon_of_a_model():
 
 
 def test_first_horizon_of_a_model_that_is_consistent_and_near_the_data():
-    model = HorizonModel(4, 2, (4, 8, 12))
+    model = HorizonModel(4, (0, 1), (4, 8, 12))
     observations, goals = np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32)
 
     def first(max_speed_error, max_departure):

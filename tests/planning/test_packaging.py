@@ -36,7 +36,7 @@ def checkpoint(tmp_path):
         dataset={"path": "/somewhere/data", "uuid": "12ab", "snapshot": 3},
         training_state=state.state_dict(),
     )
-    save_horizon_model(tmp_path / "source", HorizonModel(4, 2, (4, 8, 12), hidden_dim=16))
+    save_horizon_model(tmp_path / "source", HorizonModel(4, (0, 1), (4, 8, 12), hidden_dim=16))
     save_support(tmp_path / "source", Support(np.array([[1.0, 2.0]])))
     return tmp_path / "source"
 

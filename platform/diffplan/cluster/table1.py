@@ -74,7 +74,7 @@ class Table1Size:
             num_trials=32, episodes_per_block=25, num_blocks=6, max_concurrent_trials=2
         )
     )
-    num_plans: int = 40_000
+    num_plans: int = 200_000
 
 
 SMOKE = Table1Size(

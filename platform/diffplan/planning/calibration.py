@@ -101,7 +101,7 @@ def learn_horizons(
     dataset: TrajectoryDataset,
     *,
     num_plans: int = 40_000,
-    quantile: float = 0.75,
+    quantile: float = 0.65,
     seed: int = 0,
     on_progress: Report | None = None,
 ) -> tuple[HorizonModel, dict[str, Any]]:
@@ -160,6 +160,7 @@ def learn_horizons(
         errors[~held],
         departures[~held],
         horizons,
+        config.env.position_columns,
         quantile=quantile,
         seed=seed,
     )

@@ -8,7 +8,8 @@ costs time, never consistency.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,27 +21,46 @@ LEAST_ERROR, LEAST_DEPARTURE = 1e-6, 1e-3
 """What is below counts as this: logarithms are predicted."""
 
 
+LEAST_FIT_STEPS, FIT_STEPS_PER_PLAN = 4_000, 0.06
+"""Optimizer steps of a fit, by default."""
+
+WAVES = (0.5, 1.0, 2.0, 4.0)
+"""How often waves of the positions repeat over their range.
+
+Where a wall stands between start and goal, the horizon jumps from one place to the next. Networks learn such edges from
+waves of coordinates far sooner than from coordinates (Tancik et al. 2020, Fourier features).
+"""
+
+
 class HorizonModel(nn.Module):
     """Predicts the logarithms of the speed error of plans and of their departure from the data, for each horizon.
 
     Args:
         observation_dim: size of an observation.
-        goal_dim: size of a goal.
+        position_columns: columns of an observation that hold a position; a goal is one.
         horizons: the horizons, ascending.
         hidden_dim: width of the two hidden layers.
     """
 
     center: Tensor
     scale: Tensor
+    low: Tensor
+    span: Tensor
 
-    def __init__(self, observation_dim: int, goal_dim: int, horizons: tuple[int, ...], hidden_dim: int = 256) -> None:
+    def __init__(
+        self, observation_dim: int, position_columns: Sequence[int], horizons: tuple[int, ...], hidden_dim: int = 256
+    ) -> None:
         super().__init__()
+        goal_dim = len(position_columns)
         input_dim = observation_dim + goal_dim
         self.horizons = horizons
+        self._places = [*position_columns, *range(observation_dim, input_dim)]
         self.register_buffer("center", torch.zeros(input_dim))
         self.register_buffer("scale", torch.ones(input_dim))
+        self.register_buffer("low", torch.zeros(2 * goal_dim))
+        self.register_buffer("span", torch.ones(()))
         self.layers = nn.Sequential(
-            nn.Linear(input_dim, hidden_dim),
+            nn.Linear(input_dim + 2 * len(WAVES) * 2 * goal_dim, hidden_dim),
             nn.ReLU(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.ReLU(),
@@ -49,8 +69,20 @@ class HorizonModel(nn.Module):
 
     def forward(self, observations: Tensor, goals: Tensor) -> Tensor:
         """Predicted logarithms of speed errors and departures, float[batch, 2, horizons], in environment units."""
-        predicted = self.layers((torch.cat([observations, goals], dim=1) - self.center) / self.scale)
-        return predicted.unflatten(1, (2, -1))
+        inputs = torch.cat([observations, goals], dim=1)
+        places = (inputs[:, self._places] - self.low) / self.span
+        angles = 2 * math.pi * torch.cat([wave * places for wave in WAVES], dim=1)
+        features = torch.cat([(inputs - self.center) / self.scale, angles.sin(), angles.cos()], dim=1)
+        return self.layers(features).unflatten(1, (2, -1))
+
+    def adapt(self, inputs: np.ndarray) -> None:
+        """Take center, scale and range from observations with the goals beside them, float32[rows, columns]."""
+        self.center.copy_(torch.from_numpy(inputs.mean(axis=0)))
+        self.scale.copy_(torch.from_numpy(np.maximum(inputs.std(axis=0), 1e-6)))
+        places = inputs[:, self._places].reshape(len(inputs), 2, -1)
+        low, high = places.min(axis=(0, 1)), places.max(axis=(0, 1))
+        self.low.copy_(torch.from_numpy(np.tile(low, 2)))
+        self.span.fill_(max(float((high - low).max()), 1e-6))  # one for all axes: a wall is as thick on each
 
     @torch.no_grad()
     def first_consistent(
@@ -93,9 +125,10 @@ def fit_horizon_model(
     speed_errors: np.ndarray,
     departures: np.ndarray,
     horizons: tuple[int, ...],
+    position_columns: Sequence[int],
     *,
-    quantile: float = 0.75,
-    num_steps: int = 4_000,
+    quantile: float = 0.65,
+    num_steps: int | None = None,
     batch_size: int = 512,
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
@@ -109,18 +142,18 @@ def fit_horizon_model(
         speed_errors: float[plans].
         departures: float[plans].
         horizons: the horizons.
+        position_columns: columns of an observation that hold a position.
         quantile: what is predicted of the distributions of both over the noise in plans (pinball loss).
-        num_steps: optimizer steps.
+        num_steps: optimizer steps; None for as many as pay for so many plans.
         batch_size: plans of a step.
         seed: of weights and batches.
         on_progress: called with the number of every hundredth step.
     """
+    num_steps = max(LEAST_FIT_STEPS, round(FIT_STEPS_PER_PLAN * len(observations))) if num_steps is None else num_steps
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = HorizonModel(observations.shape[1], goals.shape[1], horizons)
-    inputs = np.concatenate([observations, goals], axis=1)
-    model.center.copy_(torch.from_numpy(inputs.mean(axis=0)))
-    model.scale.copy_(torch.from_numpy(np.maximum(inputs.std(axis=0), 1e-6)))
+        model = HorizonModel(observations.shape[1], position_columns, horizons)
+    model.adapt(np.concatenate([observations, goals], axis=1))
     starts, ends = torch.from_numpy(observations), torch.from_numpy(goals)
     index = torch.from_numpy(horizon_indices)[:, None, None].expand(-1, 2, 1)
     logs = np.log(np.maximum(speed_errors, LEAST_ERROR)), np.log(np.maximum(departures, LEAST_DEPARTURE))

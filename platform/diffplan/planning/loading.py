@@ -172,10 +172,13 @@ def _load_horizon_model(checkpoint: Checkpoint) -> HorizonModel | None:
     if found is None:
         return None
     weights, settings = found
-    goal_dim = len(checkpoint.config.env.position_columns)
+    position_columns = checkpoint.config.env.position_columns
     return _filled(
         lambda: HorizonModel(
-            checkpoint.layout.observation_dim, goal_dim, tuple(settings["horizons"]), len(weights["layers.0.bias"])
+            checkpoint.layout.observation_dim,
+            position_columns,
+            tuple(settings["horizons"]),
+            len(weights["layers.0.bias"]),
         ),
         weights,
         checkpoint,

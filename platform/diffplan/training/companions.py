@@ -26,7 +26,7 @@ def fit_companions(
     data: str | Path | None = None,
     settings: PlanningConfig | None = None,
     num_plans: int = 40_000,
-    quantile: float = 0.75,
+    quantile: float = 0.65,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Fit a horizon model and inverse dynamics, learn where the data have been, and add these to a checkpoint.
