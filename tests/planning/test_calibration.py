@@ -84,7 +84,9 @@ def test_a_horizon_model_predicts_the_quantile_that_it_was_asked_for():
     indices = np.zeros(4000, dtype=int)
     shares = []
     for quantile in (0.2, 0.5, 0.9):
-        model = fit_horizon_model(starts, goals, indices, errors, 2 * errors, (4,), (0, 1), quantile=quantile, num_steps=200)
+        model = fit_horizon_model(
+            starts, goals, indices, errors, 2 * errors, (4,), (0, 1), quantile=quantile, num_steps=200
+        )
         with torch.no_grad():
             predicted = model(torch.from_numpy(starts), torch.from_numpy(goals))[:, :, 0].numpy()
         shares.append((predicted >= np.log([errors, 2 * errors]).T).mean(axis=0))
