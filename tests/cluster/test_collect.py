@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from diffplan.behaviors.collection import make_manifest
 from diffplan.cluster.collect import collect
 from diffplan.config import Config, with_overrides
 from diffplan.data.commit import list_committed_units, read_commit
-from diffplan.data.dataset import list_snapshots, open_dataset
-from diffplan.data.format import commit_name
-from diffplan.data.store import open_store
+from diffplan.data.dataset import list_snapshots, open_dataset, read_manifest
+from diffplan.data.format import Manifest, commit_name
+from diffplan.data.store import TEMPORARY_PREFIX, Store, open_store
 from diffplan.data.verification import find_damage
+from diffplan.data.writer import create_dataset
 from diffplan.errors import ClusterError, DataError
 from diffplan.presets import get_preset
 
@@ -99,6 +101,28 @@ def test_two_coordinators_at_once_collect_each_unit_once(config: Config, undistu
     assert hashes == [undisturbed, undisturbed]
     assert list_committed_units(open_store(root)) == list(range(8))
     assert not any(find_damage(open_store(root)))
+
+
+def test_a_coordinator_that_begins_just_after_another_goes_on_with_its_dataset(
+    config: Config, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other has looked for a dataset, found none, and now finds the files of the first."""
+    root, looks = tmp_path / "data", []
+
+    def read_late(store: Store) -> Manifest:
+        if not looks:
+            looks.append("none yet")
+            create_dataset(root, make_manifest(config.env, config.collection))
+            (root / "usage").mkdir()
+            (root / f"{TEMPORARY_PREFIX}0").touch()
+            raise DataError(f"{root}: expected a dataset")
+        return read_manifest(store)
+
+    monkeypatch.setattr("diffplan.cluster.collect.read_manifest", read_late)
+    assert collect(config.env, config.collection, root, num_workers=1, resume=True).content_hash() == undisturbed
+    assert looks
+    with pytest.raises(DataError, match="there is a dataset already"):
+        collect(config.env, config.collection, root)
 
 
 def test_a_dataset_is_never_taken_for_another(config: Config, tmp_path: Path) -> None:

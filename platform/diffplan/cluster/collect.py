@@ -21,7 +21,7 @@ from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, pin_commits, read_manifest
 from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest
-from diffplan.data.store import LocalStore, Store, open_store
+from diffplan.data.store import TEMPORARY_PREFIX, LocalStore, Store, open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError, DataError
 from diffplan.progress import Progress
@@ -163,9 +163,9 @@ def _open_manifest(store: Store, env: EnvConfig, collection: CollectionConfig, r
     try:
         manifest = read_manifest(store)
     except DataError:
-        if not _is_new(store):
-            raise
-        return create_dataset(store, make_manifest(env, collection))
+        if _is_new(store):
+            return create_dataset(store, make_manifest(env, collection))
+        manifest = read_manifest(store)  # damaged, or another coordinator has made it just now
     if not resume:
         raise DataError(f"{store.uri}: there is a dataset already; go on with it by --resume, or take another --out")
     if manifest.collection is None:
@@ -186,12 +186,17 @@ def _open_manifest(store: Store, env: EnvConfig, collection: CollectionConfig, r
 
 def _is_new(store: Store) -> bool:
     """Whether a dataset can be begun here; raises `DataError` if other files are in the way."""
-    if any(stored.name == MANIFEST_NAME for stored in store.list("")):
-        return False
+    others = False
     if isinstance(store, LocalStore) and store.root.exists():
         known = {SHARDS, COMMITS, SNAPSHOTS}
-        if not store.root.is_dir() or any(path.name not in known for path in store.root.iterdir()):
-            raise DataError(
-                f"{store.uri}: expected a new or empty directory or a dataset, got other files; take another --out"
-            )
+        others = not store.root.is_dir() or any(
+            path.name not in known and not path.name.startswith(TEMPORARY_PREFIX) for path in store.root.iterdir()
+        )
+    # After the others: a coordinator that begins writes this first.
+    if any(stored.name == MANIFEST_NAME for stored in store.list("")):
+        return False
+    if others:
+        raise DataError(
+            f"{store.uri}: expected a new or empty directory or a dataset, got other files; take another --out"
+        )
     return True

@@ -42,7 +42,7 @@ class TransformerBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch horizon embed"],
-        modulation: tuple[Float[Tensor, "batch 1 embed"], ...],
+        modulation: tuple[Float[Tensor, "#batch 1 embed"], ...],
         rotation: tuple[Float[Tensor, "horizon 1 1 head"], Float[Tensor, "horizon 1 1 head"]],
         mask: Tensor | None,
     ) -> Float[Tensor, "batch horizon embed"]:
