@@ -106,11 +106,34 @@ def test_scores_that_do_not_depend_on_the_plans_move_nothing():
     assert torch.equal(dataclasses.replace(constant, max_gradient=1.0).move(x, 0.3, 5), x)
 
 
+LENGTHS = torch.tensor([2, 4, 3, 2])
+
+
+def draw_unequal():
+    """Plans of several lengths, with NaN behind their ends."""
+    x = draw_x(4, HORIZON)
+    x[torch.arange(HORIZON) >= LENGTHS[:, None]] = torch.nan
+    return x
+
+
+def check_each_alone(guidance, x):
+    """What a guide makes of plans of several lengths is what it makes of each plan alone."""
+    padding = torch.isnan(x)
+    scores, moved = guidance.score(x, 5, LENGTHS), guidance.move(x, 0.3, 5, LENGTHS)
+    violations = guidance.violation(x, LENGTHS)
+    plain = dataclasses.replace(guidance, view=view)
+    for i, length in enumerate(LENGTHS.tolist()):
+        alone = x[i : i + 1, :length]
+        torch.testing.assert_close(scores[i : i + 1], plain.score(alone, 5))
+        torch.testing.assert_close(violations[i : i + 1], plain.violation(alone))
+        torch.testing.assert_close(moved[i : i + 1, :length], plain.move(alone, 0.3, 5))
+    assert torch.isnan(moved[padding]).all()
+    _, gradient = guidance.through(lambda noisy: 1.0 * noisy, x, 5, LENGTHS)
+    assert torch.equal(gradient[padding], torch.zeros_like(gradient[padding]))
+
+
 def test_guides_never_see_what_stands_behind_a_plan():
-    lengths, x = torch.tensor([2, 4, 3, 2]), draw_x(4, HORIZON)
-    padding = torch.arange(HORIZON)[None] >= lengths[:, None]
-    x[padding] = torch.nan
-    seen = []
+    x, seen = draw_unequal(), []
 
     def watch(part, rows, diffusion_step):
         seen.append((part.shape[1], rows.tolist()))
@@ -119,25 +142,12 @@ def test_guides_never_see_what_stands_behind_a_plan():
 
     guide = weighted_sum(bowl, KeepOut((1.0, 2.0), 1.5))
     guidance = Guidance(guide, watch, 0.02, max_gradient=2.0)
-    scores, moved = guidance.score(x, 5, lengths), guidance.move(x, 0.3, 5, lengths)
-    violations = guidance.violation(x, lengths)
-    assert seen == 3 * [(2, [0, 3]), (3, [2]), (4, [1])]
-    for i, length in enumerate(lengths.tolist()):
-        alone = x[i : i + 1, :length]
-        plain = dataclasses.replace(guidance, view=view)
-        torch.testing.assert_close(scores[i : i + 1], plain.score(alone, 5))
-        torch.testing.assert_close(violations[i : i + 1], plain.violation(alone))
-        torch.testing.assert_close(moved[i : i + 1, :length], plain.move(alone, 0.3, 5))
-    assert torch.isnan(moved[padding]).all()
-    _, gradient = guidance.through(lambda noisy: 1.0 * noisy, x, 5, lengths)
-    assert torch.equal(gradient[padding], torch.zeros_like(gradient[padding]))
+    check_each_alone(guidance, x)
+    assert seen == 4 * [(2, [0, 3]), (3, [2]), (4, [1])]
 
 
 def test_guides_that_take_plans_of_several_horizons_are_asked_once():
-    lengths, x = torch.tensor([2, 4, 3, 2]), draw_x(4, HORIZON)
-    padding = torch.arange(HORIZON)[None] >= lengths[:, None]
-    x[padding] = torch.nan
-    seen = []
+    x, seen = draw_unequal(), []
 
     def watch(part, rows, diffusion_step):
         seen.append((tuple(part.shape), rows))
@@ -145,18 +155,8 @@ def test_guides_that_take_plans_of_several_horizons_are_asked_once():
 
     guide = weighted_sum(SpeedLimit(0.5), KeepOut((1.0, 2.0), 1.5))
     guidance = Guidance(guide, watch, 0.02, max_gradient=2.0)
-    scores, moved = guidance.score(x, 5, lengths), guidance.move(x, 0.3, 5, lengths)
-    violations = guidance.violation(x, lengths)
-    assert seen == 3 * [((4, HORIZON, 5), None)]
-    for i, length in enumerate(lengths.tolist()):
-        alone = x[i : i + 1, :length]
-        plain = dataclasses.replace(guidance, view=view)
-        torch.testing.assert_close(scores[i : i + 1], plain.score(alone, 5))
-        torch.testing.assert_close(violations[i : i + 1], plain.violation(alone))
-        torch.testing.assert_close(moved[i : i + 1, :length], plain.move(alone, 0.3, 5))
-    assert torch.isnan(moved[padding]).all()
-    _, gradient = guidance.through(lambda noisy: 1.0 * noisy, x, 5, lengths)
-    assert torch.equal(gradient[padding], torch.zeros_like(gradient[padding]))
+    check_each_alone(guidance, x)
+    assert seen == 4 * [((4, HORIZON, 5), None)]
 
 
 def test_violations_are_those_of_guides_with_limits():
