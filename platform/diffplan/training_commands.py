@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 
 import torch
 
@@ -21,6 +19,7 @@ from diffplan.training.cost import (
     estimate_seconds,
     measure_matmul_throughput,
 )
+from diffplan.training.threads import keep_team
 
 GIGA = 1e9
 BUSY_SHARE = 0.5
@@ -68,7 +67,7 @@ def describe_cost(name: str, config: Config, data: str, num_threads: int | None 
         ConfigError: the config does not fit the data.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with _threads(num_threads or torch.get_num_threads()):
+    with keep_team(num_threads or None):
         cost = estimate_cost(config, open_dataset(data), device)
         where = f"{device}, not compiled" if device == "cuda" else f"{device}, threads: {torch.get_num_threads()}"
     total, *parts = _describe_memory(cost)
@@ -123,14 +122,3 @@ def _describe_memory(cost: TrainingCost) -> list[str]:
     }
     named = [f"{name} {format_bytes(num_bytes)}" for name, num_bytes in parts.items() if num_bytes]
     return [format_bytes(memory.total), *named]
-
-
-@contextlib.contextmanager
-def _threads(num_threads: int) -> Iterator[None]:
-    """So many threads of torch inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -23,14 +23,15 @@ def compute_alone() -> None:
 
 
 @contextmanager
-def keep_team() -> Iterator[None]:
-    """The calling thread computes with as many as by default, whatever the default becomes meanwhile; then it is that.
+def keep_team(num_threads: int | None = None) -> Iterator[None]:
+    """The calling thread computes with so many, whatever the default becomes meanwhile; then that is what it was.
 
-    torch has one call for a thread's number and for the default of threads that have not computed yet.
+    None: as many as by default. torch has one call for a thread's number and for the default of threads that have not
+    computed yet.
     """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if num_threads is None else num_threads)
     try:
         yield
     finally:
-        torch.set_num_threads(num_threads)
+        torch.set_num_threads(before)
