@@ -23,8 +23,8 @@ import numpy as np
 
 from diffplan.cli import run_command
 from diffplan.data.dataset import open_dataset
-from diffplan.environments import get_maze
-from diffplan.presets import get_preset
+from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.tasks.registry import get_preset
 
 PRESET = "maze2d-umaze"
 HALF = json.dumps({"maze": "#####/#GOO#/###O#/#####/#####"})

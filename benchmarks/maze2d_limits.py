@@ -18,17 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.behaviors.waypoint import WaypointBehavior
 from diffplan.config import EnvConfig
-from diffplan.environments import (
-    get_episode_limit,
-    get_limit_returns,
-    get_maze,
-    get_reference_returns,
-    make_simulator,
-    make_vector_env,
-)
+from diffplan.environments import get_episode_limit, make_simulator, make_vector_env
 from diffplan.seeding import Stream, make_generator, make_seed
+from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze, get_reference_returns
+from diffplan.tasks.maze2d.waypoint import WaypointBehavior
 from diffplan_envs.maze_limits import StateLattice, limit_steps
 
 MAZES = ("UMaze", "Medium", "Large")

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.behaviors import Behavior
 from diffplan.behaviors.random import RandomBehavior
-from diffplan.behaviors.waypoint import POSITION_GAIN, VELOCITY_GAIN, WaypointBehavior
 from diffplan.config import EnvConfig
-from diffplan.environments import get_episode_limit, get_maze, get_reference_returns, make_vector_env
+from diffplan.environments import get_episode_limit, make_vector_env
 from diffplan.seeding import Stream, make_generator, make_seed
+from diffplan.tasks.contracts import Behavior
+from diffplan.tasks.maze2d.environment import get_maze, get_reference_returns
+from diffplan.tasks.maze2d.waypoint import POSITION_GAIN, VELOCITY_GAIN, WaypointBehavior
 
 MAZES = ("UMaze", "Medium", "Large")
 POLICIES = (("random", "Maze2D"), ("straight", "Maze2D"), ("waypoint", "Maze2D"), ("waypoint", "Multi2D"))

@@ -30,7 +30,7 @@ from diffplan.cluster.collect import collect
 from diffplan.cluster.runtime import ray_session
 from diffplan.cluster.train import train_on_cluster
 from diffplan.config import Config, with_overrides
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 
 
 def make_config(num_steps: int) -> Config:

@@ -31,7 +31,7 @@ from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.evaluation.scores import compute_interval
 from diffplan.planning.loading import load_planner
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import TrainingProgress, train
 from diffplan.training.state import TrainingState

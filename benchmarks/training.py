@@ -45,7 +45,7 @@ from diffplan.data.prefetch import Prefetcher
 from diffplan.diffusion.schedule import make_schedule
 from diffplan.networks import blocks, packing, temporal_unet
 from diffplan.networks.factory import make_network
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import take_step, train
@@ -297,7 +297,7 @@ import sys, torch
 torch.set_num_threads(2)
 from diffplan.config import with_overrides
 from diffplan.data.dataset import open_dataset
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import train

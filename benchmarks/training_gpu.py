@@ -29,7 +29,7 @@ from training import HORIZON, PlainLoop
 
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import TrainingProgress, train
 from diffplan.training.state import TrainingState

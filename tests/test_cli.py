@@ -12,7 +12,7 @@ from diffplan.cli import main
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.writer import create_dataset, write_unit
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.state import TrainingState
 

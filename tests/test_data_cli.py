@@ -22,7 +22,7 @@ from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uui
 from diffplan.data.store import open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.data_commands import ACTIONS, parse_source
-from diffplan.environments import get_maze
+from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.types import Episode
 
 UMAZE = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")

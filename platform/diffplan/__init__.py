@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffplan.planning.loading import load_planner
     from diffplan.planning.planner import Planner
     from diffplan.planning.problem import Bounds, Fixed
-    from diffplan.presets import get_preset, list_presets
+    from diffplan.tasks.registry import get_preset, list_presets
 
 _HOMES = {
     "Config": "diffplan.config",
@@ -29,8 +29,8 @@ _HOMES = {
     "load_planner": "diffplan.planning.loading",
     "Bounds": "diffplan.planning.problem",
     "Fixed": "diffplan.planning.problem",
-    "get_preset": "diffplan.presets",
-    "list_presets": "diffplan.presets",
+    "get_preset": "diffplan.tasks.registry",
+    "list_presets": "diffplan.tasks.registry",
 }
 
 __all__ = [

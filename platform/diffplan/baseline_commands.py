@@ -19,7 +19,7 @@ usage: diffplan baseline train cql|iql DATASET --out DIR [--goal X Y] [--num_upd
   train cql   conservative Q-learning (Kumar et al. 2020), by RLlib
   train iql   implicit Q-learning (Kostrikov et al. 2021), by RLlib
 
-With --goal the policy is for that goal, as in Maze2D; without, it is told its goal, as in Multi2D.
+With --goal the policy is for that goal; without, it is told its goal.
 `diffplan baseline train cql --help` lists the arguments."""
 
 
@@ -38,6 +38,8 @@ class TrainArguments:
     num_selection_episodes: int = 0
     """Tuning episodes that ten policies of the training are scored on, of which the best is written; 0 writes the last
     one."""
+    protocol: str | None = None
+    """Protocol of these episodes; needed where the task has several."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -98,6 +100,7 @@ def _train(algorithm: Algorithm, parsed: TrainArguments, settings: OfflineRLSett
         settings=settings,
         seed=parsed.seed,
         num_selection_episodes=parsed.num_selection_episodes,
+        protocol=parsed.protocol,
     )
     record = load_offline_policy(out).description.training
     rate = record["num_updates"] / max(record["seconds"], 1e-9)

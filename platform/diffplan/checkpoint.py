@@ -39,7 +39,7 @@ from diffplan.data.normalization import Normalizer
 from diffplan.data.store import LocalStore, Store, open_store
 from diffplan.errors import CheckpointError, ConfigError, StoreError
 from diffplan.layout import Layout
-from diffplan.pretrained import PREFIX, find_pretrained
+from diffplan.tasks.pretrained import PREFIX, find_pretrained
 
 FORMAT_VERSION = 1
 CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE = (
@@ -292,7 +292,7 @@ def fetch_checkpoint(where: str | Path, *, training_state: bool = False) -> Path
     """The local directory of a checkpoint, which is copied into the cache if it lies in an object store.
 
     Args:
-        where: directory or URL, or a planner that comes with the package, such as `pretrained:maze2d-large`.
+        where: directory or URL, or a planner that comes with a task, `pretrained:NAME`.
         training_state: whether to copy what only going on training needs.
 
     Raises:

@@ -24,7 +24,7 @@ commands
   tune DATA --study training --preset PRESET --out DIR
                                   search what is trained
   tune --list                     show all studies with their sizes and rough times
-  evaluate CHECKPOINT --protocol maze2d|multi2d --out DIR
+  evaluate CHECKPOINT [--protocol NAME] --out DIR
                                   score plans in parallel actors
   plan CHECKPOINT --start X Y --goal X Y
                                   make one plan, under way-points and guides, and draw it
@@ -36,7 +36,7 @@ commands
   data import|export|merge        from and to Minari, D4RL and Parquet; several datasets to one
   baseline train cql|iql DATA --out DIR
                                   train a baseline on a dataset with RLlib
-  table1                          the paper's Table 1: every stage above for three mazes, and the baselines
+  table1                          the paper's Table 1: every stage above, and the baselines
   submit COMMAND ...              a command as a job of a Ray cluster
   jobs list|status|logs|stop      look at such jobs, or end them
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         import textwrap
 
-        from diffplan.presets import list_presets
+        from diffplan.tasks.registry import list_presets
 
         names = textwrap.fill(
             ", ".join(list_presets()), 100, initial_indent="presets: ", subsequent_indent="  ", break_on_hyphens=False

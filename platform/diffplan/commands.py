@@ -24,7 +24,7 @@ from diffplan.config import (
 )
 from diffplan.errors import ConfigError
 from diffplan.evaluation.protocol import EPISODES_PER_UNIT
-from diffplan.presets import get_preset, list_presets
+from diffplan.tasks.registry import complete_env, get_preset, list_presets
 from diffplan.terminal import format_bytes
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @_REGISTRY.primitive_rule
 def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Dicts of JSON values, such as `--env.env_kwargs '{"maze": "#####/#GOO#/#####"}'`."""
+    """Dicts of JSON values, such as `--env.env_kwargs '{"size": 3}'`."""
     if info.type != dict[str, Any]:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -104,12 +104,12 @@ class EvaluateArguments:
     """Score a planner, or what it is compared with, in parallel actors."""
 
     policy: Positional[str]
-    """Directory or URL of a checkpoint, a planner that comes with the package such as pretrained:maze2d-large, or a
-    baseline such as baseline:waypoint."""
+    """Directory or URL of a checkpoint, a planner that comes with a task (pretrained:NAME), or a
+    baseline such as baseline:random."""
     out: str
     """Directory or URL of the results."""
-    protocol: str
-    """maze2d (fixed goal) or multi2d (a goal for each episode)."""
+    protocol: str | None = None
+    """Protocol of the task; needed where it has several."""
     episodes: int = 100
     """Number of episodes."""
     seed: int = 0
@@ -117,7 +117,7 @@ class EvaluateArguments:
     goal: tuple[float, ...] | None = None
     """A position that every episode must reach, in place of the protocol's goal."""
     env_id: str | None = None
-    """The environment, such as diffplan/Maze2D-Large-v1; that of the checkpoint if not given."""
+    """The environment, a Gymnasium id; that of the checkpoint if not given."""
     settings: str | None = None
     """Path or URL of planner settings, such as the best.json of a search; those of the checkpoint if not given."""
     num_workers: int | None = None
@@ -235,7 +235,7 @@ def evaluate(arguments: list[str]) -> None:
 
     source = find_policy(
         parsed.policy,
-        env=None if parsed.env_id is None else EnvConfig(env_id=parsed.env_id),
+        env=None if parsed.env_id is None else complete_env(EnvConfig(env_id=parsed.env_id)),
         settings=None if parsed.settings is None else load_settings(parsed.settings),
     )
     summary = evaluate_on_cluster(
@@ -250,7 +250,7 @@ def evaluate(arguments: list[str]) -> None:
         episodes_per_unit=parsed.episodes_per_unit,
         resume=parsed.resume,
     )
-    show(format_table({parsed.protocol: summary}))
+    show(format_table({summary["protocol"]: summary}, source.env))
     show(f"summary: {parsed.out}/summary.json")
 
 
@@ -297,7 +297,7 @@ def pipeline(arguments: list[str]) -> None:
     )
     if parsed.out is None:
         point_latest(Path(run))
-    show("\n" + format_table(summaries))
+    show("\n" + format_table(summaries, parsed.config.env))
     show(f"\nreport: {run}/report.html")
 
 
@@ -312,8 +312,10 @@ def _take_preset(command: str, arguments: list[str]) -> tuple[Config, list[str]]
     """The preset named first, and the other arguments."""
     if not arguments or arguments[0] in ("-h", "--help"):
         if arguments:  # show the arguments with some preset's defaults
-            return get_preset("maze2d-umaze"), ["--help"]
-        raise ConfigError(f"{command}: expected a preset first, one of {', '.join(list_presets())}; got nothing")
+            return get_preset(list_presets()[0]), ["--help"]
+        raise ConfigError(
+            f"{command}: expected a preset or a task first, got nothing; `diffplan train --list` shows them"
+        )
     return get_preset(arguments[0]), arguments[1:]
 
 

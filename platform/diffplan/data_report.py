@@ -14,10 +14,10 @@ from diffplan.data.dataset import TrajectoryDataset, list_orphans, list_snapshot
 from diffplan.data.shard_reader import ShardReader
 from diffplan.data.statistics import LARGEST
 from diffplan.data.window_index import WindowIndex
-from diffplan.environments import get_maze
-from diffplan.errors import ConfigError
+from diffplan.tasks.registry import task_of
 from diffplan.terminal import (
     Characters,
+    describe_shades,
     draw_beside,
     draw_density,
     draw_histogram,
@@ -165,34 +165,9 @@ def _draw_map(
     title = f"coverage of {names}{sampled}"
     if len(columns) == 1:
         return [title, *draw_histogram(positions[:, 0], width, 6, characters)]
-    maze = _find_maze(env)
-    if maze is not None and maze.walls.shape[1] <= width and maze.walls.shape[0] <= 2 * MAP_LINES:
-        return _draw_maze(maze, positions, title, width, characters)
-    return _draw_plain(positions, columns, title, width, characters)
-
-
-def _draw_maze(maze: Any, positions: np.ndarray, title: str, width: int, characters: Characters) -> list[str]:
-    """Positions among walls as the maze is written: position 0 downwards, position 1 to the right."""
-    from diffplan_envs.maze import CELL_CENTER_OFFSET
-
-    num_rows, num_columns = maze.walls.shape
-    lines = max(min(MAP_LINES // num_rows, width // num_columns // 2), 1)
-    across = min(2 * lines, width // num_columns)
-    low = CELL_CENTER_OFFSET - 0.5
-    counts, *_ = np.histogram2d(
-        positions[:, 0],
-        positions[:, 1],
-        bins=(num_rows * lines, num_columns * across),
-        range=((low, low + num_rows), (low, low + num_columns)),
-    )
-    cells = counts.reshape(num_rows, lines, num_columns, across).sum(axis=(1, 3))
-    free = ~maze.walls
-    visited = f"{int((cells[free] > 0).sum())} of {int(free.sum())} free cells visited"
-    drawn = draw_density(counts, np.kron(maze.walls, np.ones((lines, across), bool)), characters)
-    legend = [visited, f"{characters.wall} wall", *_describe_shades(characters)]
-    inside = 1 - maze.is_free(np.clip(positions, -1e6, 1e6)).mean()  # of which integers are made
-    warning = [f"{inside:.1%} of the positions lie outside the free cells: is this its maze?"] if inside > 0.01 else []
-    return [title, *drawn, "   ".join(legend), *warning]
+    draw = task_of(env).text_map
+    drawn = None if draw is None else draw(env, positions, width, characters)
+    return [title, *drawn] if drawn is not None else _draw_plain(positions, columns, title, width, characters)
 
 
 def _draw_plain(positions: np.ndarray, columns: list[int], title: str, width: int, characters: Characters) -> list[str]:
@@ -209,21 +184,7 @@ def _draw_plain(positions: np.ndarray, columns: list[int], title: str, width: in
         f"{way}: observation[{c}] from {shorten_number(low)} to {shorten_number(high)}"
         for way, c, low, high in zip(("to the right", "upwards"), columns, lows, highs, strict=True)
     ]
-    return [title, *draw_density(counts[::-1], None, characters), *ranges, "   ".join(_describe_shades(characters))]
-
-
-def _describe_shades(characters: Characters) -> list[str]:
-    return [f"visits, few to many: {' '.join(characters.shades[1:])}"]
-
-
-def _find_maze(env: EnvConfig) -> Any | None:
-    """The maze of an environment of ours; others are not made just to be looked at."""
-    if not env.env_id.startswith("diffplan/"):
-        return None
-    try:
-        return get_maze(env)
-    except ConfigError:
-        return None
+    return [title, *draw_density(counts[::-1], None, characters), *ranges, "   ".join(describe_shades(characters))]
 
 
 def _select(dataset: TrajectoryDataset, chosen: np.ndarray) -> TrajectoryDataset:

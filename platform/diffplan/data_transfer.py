@@ -14,9 +14,9 @@ from tyro.conf import Positional, arg
 from diffplan.commands import parse, show
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
-from diffplan.presets import get_preset
 from diffplan.progress import follow
 from diffplan.suggestion import unknown_name
+from diffplan.tasks.registry import find_frame, get_preset
 from diffplan.terminal import format_bytes
 
 NO_ENV = EnvConfig(env_id="")
@@ -40,11 +40,11 @@ class ImportArguments:
     env: EnvConfig = NO_ENV
     """The environment, where it is not a preset's; needed for d4rl, in place of the one named there for minari."""
     frame: str | None = None
-    """minari: `maze2d` maps PointMaze data to the coordinates of our Maze2D."""
+    """minari: a change of coordinates that a task knows, so that its environments and the data agree."""
     skip_infos: bool = False
     """minari: leave infos out."""
     split_on: str | None = None
-    """d4rl: an array that begins an episode wherever it changes, such as infos/goal in maze2d files."""
+    """d4rl: an array that begins an episode wherever it changes, such as infos/goal."""
     float32: bool = False
     """Store float64 as float32."""
     episodes_per_unit: int = 64
@@ -78,8 +78,8 @@ def import_from(arguments: list[str]) -> None:
     if not parsed.env.env_id and parsed.env != NO_ENV:
         raise ConfigError("--env.env_id: expected a Gymnasium id, or a preset with --preset, got neither")
     env = parsed.env if parsed.env.env_id else None
-    if parsed.frame not in (None, "maze2d"):
-        raise ConfigError(unknown_name("--frame", parsed.frame, ("maze2d",)))
+    if parsed.frame is not None:
+        find_frame(parsed.frame)
     if parsed.kind == "d4rl" and env is None:
         raise ConfigError("import d4rl: the file does not name its environment; name it by --preset or --env.env_id")
     with _plain_warnings(), follow("import", "episodes") as report:
@@ -108,7 +108,7 @@ def export_to(arguments: list[str]) -> None:
     parsed = parse(ExportArguments, arguments, "data export")
     _check_kind("export", parsed.kind, {"minari": ("dataset_id",), "parquet": ("layout",)}, parsed)
     if parsed.kind == "minari" and parsed.dataset_id is None:
-        raise ConfigError("export minari: expected --id NAMESPACE/NAME-vN, such as maze2d/umaze-v0, got none")
+        raise ConfigError("export minari: expected --id NAMESPACE/NAME-vN, such as my_namespace/name-v0, got none")
     if parsed.kind == "parquet" and parsed.out is None:
         raise ConfigError("export parquet: expected --out DIR, the directory to make, got none")
     if parsed.out is not None and "://" in parsed.out:  # a path would take it for a local directory named s3:

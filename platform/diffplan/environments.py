@@ -1,32 +1,120 @@
 """Make environments, one or a batch, and ask what they can do.
 
-Everything else in diffplan knows environments through Gymnasium's interface and the optional attributes listed here, so
-a new family needs no change outside its own package:
+diffplan knows environments through Gymnasium's interface. Ids may be `module:Id`. Dict observations of goal-conditioned
+environments (`observation`, `achieved_goal`, `desired_goal`) become vectors, with the goal in `infos["goal"]`; see
+`GoalInInfos`. What an environment may offer beyond that:
 
-* `maze` — an object with `rows` (characters), `walls`, `free_cells`, `is_free(position)`, `distances`: waypoint
-  behaviors and pictures use it;
-* `reference_returns` — returns of a random and of an expert policy, for normalised scores;
 * `make_simulator(num_envs)` — a `Simulator`, the environment's own physics and rewards with states that may be set:
   planners that are given the true simulator (MPPI) use it;
-* `shortest_path_lengths(starts, goals)`, `touches_wall(observations)`, `limit_returns(observations, goals, num_steps)`
-  — what an evaluation compares episodes with; see the getters below;
-* `step_some(indices, actions)` of a batch (see `Maze2DVectorEnv.step_some`) — steps some of its environments and leaves
-  the others as they are: an evaluation plans for many of them at once by letting them wait for each other;
+* `step_some(indices, actions)` of a batch — steps some of its environments and leaves the others as they are: an
+  evaluation plans for many of them at once by letting them wait for each other;
 * `infos["goal"]`, `infos["success"]` — the goal of the episode and whether it is reached now.
+
+All else that is known of environments stands in their task (`diffplan.tasks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import copy
+import functools
+import importlib
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import diffplan_envs  # noqa: F401  (registers our environments where the package is not installed but on the path)
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
+from diffplan.importing import look_in_working_directory
+
+GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
+NUM_PROBED_STEPS = 20
+"""Random steps that are looked at to find the columns that equal the achieved goal."""
+
+
+class GoalInInfos(gymnasium.Wrapper):
+    """A goal-conditioned environment whose Dict observations become vectors, and whose goal goes into the infos.
+
+    The vector is `observation`; `achieved_goal` is put behind it unless it is there already. `infos["goal"]` is
+    `desired_goal`.
+
+    Args:
+        env: an environment with observations in a Dict of 1-d Boxes by the names of `GOAL_KEYS`.
+
+    Attributes:
+        goal_columns: columns of the vector that equal the achieved goal.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, gymnasium.spaces.Dict)
+        found = _find_goal_columns(env.spec.id if env.spec else None, env)
+        self._appends = found is None
+        own: Any = space["observation"]
+        achieved: Any = space["achieved_goal"]
+        size, goal_dim = own.shape[0], achieved.shape[0]
+        self.goal_columns = tuple(range(size, size + goal_dim)) if found is None else found
+        low, high = ([own.low, achieved.low], [own.high, achieved.high]) if self._appends else ([own.low], [own.high])
+        self.observation_space = gymnasium.spaces.Box(
+            np.concatenate(low).astype(np.float64), np.concatenate(high).astype(np.float64), dtype=np.float64
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._flatten(observation), {**info, "goal": np.asarray(observation["desired_goal"], np.float64)}
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        """Step the environment."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if "success" not in info and "is_success" in info:
+            info = {**info, "success": bool(info["is_success"])}
+        return self._flatten(observation), reward, terminated, truncated, info
+
+    def _flatten(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        parts = [observation["observation"], *([observation["achieved_goal"]] if self._appends else [])]
+        return np.concatenate(parts).astype(np.float64)
+
+
+_GOAL_COLUMNS: dict[str, tuple[int, ...] | None] = {}
+
+
+def _find_goal_columns(env_id: str | None, env: gymnasium.Env) -> tuple[int, ...] | None:
+    """Columns of `observation` that equal `achieved_goal` throughout a few random steps; None where there are none."""
+    if env_id is not None and env_id in _GOAL_COLUMNS:
+        return _GOAL_COLUMNS[env_id]
+    env.action_space.seed(0)
+    observation, _ = env.reset(seed=0)
+    seen = [observation]
+    for _ in range(NUM_PROBED_STEPS):
+        observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        seen.append(observation)
+        if terminated or truncated:
+            break
+    own = np.stack([np.asarray(o["observation"], np.float64) for o in seen])
+    achieved = np.stack([np.asarray(o["achieved_goal"], np.float64) for o in seen])
+    columns = []
+    for values in achieved.T:
+        equal = [c for c in range(own.shape[1]) if c not in columns and np.array_equal(own[:, c], values)]
+        columns += equal[:1]
+    found = tuple(columns) if len(columns) == achieved.shape[1] else None
+    if env_id is not None:
+        _GOAL_COLUMNS[env_id] = found
+    return found
+
+
+def _is_goal_conditioned(space: gymnasium.Space) -> bool:
+    return (
+        isinstance(space, gymnasium.spaces.Dict)
+        and set(GOAL_KEYS) == set(space.spaces)
+        and all(isinstance(part, gymnasium.spaces.Box) and len(part.shape) == 1 for part in space.spaces.values())
+    )
 
 
 class Simulator(Protocol):
@@ -55,10 +143,45 @@ class Simulator(Protocol):
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     """One environment; raises `ConfigError` for an unknown id or bad arguments."""
+    spec = find_spec(config)
     try:
-        return gymnasium.make(config.env_id, **{**config.env_kwargs, **kwargs})
-    except (gymnasium.error.Error, TypeError, ValueError) as error:
-        raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}") from None
+        env = gymnasium.make(spec, **{**config.env_kwargs, **kwargs})
+    except Exception as error:  # whatever an environment's own code raises
+        raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}") from error
+    return GoalInInfos(env) if _is_goal_conditioned(env.observation_space) else env
+
+
+def find_spec(config: EnvConfig) -> EnvSpec:
+    """Gymnasium's specification of an environment, a copy.
+
+    Raises:
+        ConfigError: an unknown id, or a module that cannot be imported.
+    """
+    if not config.env_id:
+        raise ConfigError("env.env_id: expected the id of a Gymnasium environment, got none; give --env.env_id ID")
+    module, colon, name = config.env_id.rpartition(":")
+    try:
+        if colon:
+            look_in_working_directory()
+            importlib.import_module(module)
+        else:
+            _import_plugins()
+        return copy.deepcopy(gymnasium.spec(name))
+    except Exception as error:  # also whatever importing a module raises
+        raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}") from error
+
+
+@functools.cache
+def _import_plugins() -> None:
+    """Let installed packages register their environments, by entry points of the group `gymnasium.envs`.
+
+    Gymnasium itself loads them no more. Packages without one are named by `module:Id`.
+    """
+    for point in entry_points(group="gymnasium.envs"):
+        with contextlib.suppress(Exception):  # a broken package is no reason not to find the others
+            loaded = point.load()
+            if callable(loaded):
+                loaded()
 
 
 def make_vector_env(config: EnvConfig, num_envs: int, *, max_episode_steps: int | None = None) -> VectorEnv:
@@ -73,19 +196,28 @@ def make_vector_env(config: EnvConfig, num_envs: int, *, max_episode_steps: int 
         ConfigError: unknown id or bad arguments.
     """
     kwargs = dict(config.env_kwargs)
+    spec = find_spec(config)
     try:
-        spec = gymnasium.spec(config.env_id)
         if spec.vector_entry_point is not None:
             if max_episode_steps is not None:
                 kwargs["max_episode_steps"] = max_episode_steps
-            return gymnasium.make_vec(config.env_id, num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+            return gymnasium.make_vec(spec, num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
         if max_episode_steps is not None:
             spec.max_episode_steps = max_episode_steps
         return gymnasium.make_vec(
-            spec, num_envs, "sync", vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED}, **kwargs
+            spec,
+            num_envs,
+            "sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+            wrappers=(_wrap_goal,),  # pyright: ignore[reportArgumentType]  # which may return the environment itself
+            **kwargs,
         )
-    except (gymnasium.error.Error, TypeError, ValueError) as error:
-        raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}") from None
+    except Exception as error:  # whatever an environment's own code raises
+        raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}") from error
+
+
+def _wrap_goal(env: gymnasium.Env) -> gymnasium.Env:
+    return GoalInInfos(env) if _is_goal_conditioned(env.observation_space) else env
 
 
 def restart_ended(env: VectorEnv, observations: np.ndarray, ended: np.ndarray) -> np.ndarray:
@@ -100,11 +232,6 @@ def restart_ended(env: VectorEnv, observations: np.ndarray, ended: np.ndarray) -
         The observations to act on next, float[num_envs, observation_dim].
     """
     return env.reset(options={"reset_mask": ended})[0] if ended.any() else observations
-
-
-def get_maze(config: EnvConfig) -> Any | None:
-    """The maze of an environment, or None where it has none."""
-    return _get_attribute(config, "maze")
 
 
 def make_simulator(config: EnvConfig, num_envs: int) -> Simulator:
@@ -123,46 +250,14 @@ def make_simulator(config: EnvConfig, num_envs: int) -> Simulator:
     return make(num_envs)
 
 
-def get_reference_returns(config: EnvConfig) -> tuple[float, float] | None:
-    """Returns of a random and of an expert policy, or None where none are known."""
-    return _get_attribute(config, "reference_returns")
-
-
-def get_shortest_path_lengths(config: EnvConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """How far it is to a goal at least, or None where an environment does not know.
-
-    Returns:
-        A function of start observations float[num, observation_dim] and goals float[num, goal_dim]: the length of the
-        shortest possible way until the goal counts as reached, float[num], in environment units; 0 where it is reached
-        at once, infinity where no way leads there. An episode's path efficiency is this divided by the length
-        travelled until `infos["success"]` is first true.
-    """
-    return _get_attribute(config, "shortest_path_lengths")
-
-
-def get_touches_wall(config: EnvConfig) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Which observations float[..., observation_dim] touch a wall, bool[...]; None where there are no walls."""
-    return _get_attribute(config, "touches_wall")
-
-
-def get_limit_returns(config: EnvConfig) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None:
-    """The largest return that physics allows, or None where an environment does not know.
-
-    Returns:
-        A function of start observations float[num, observation_dim], goals float[num, goal_dim] and the number of
-        steps of an episode: the largest undiscounted return, float[num], as exactly as the environment says. It may
-        take seconds; one call for all episodes is cheapest, and what was computed is remembered in the process.
-    """
-    return _get_attribute(config, "limit_returns")
-
-
 def get_episode_limit(config: EnvConfig) -> int:
     """Steps after which an episode of the registered environment is truncated; raises `ConfigError` if never."""
-    env = make_env(config)
-    limit = env.spec.max_episode_steps if env.spec else None
-    env.close()
+    limit = config.env_kwargs.get("max_episode_steps", find_spec(config).max_episode_steps)
     if limit is None:
-        raise ConfigError(f"env.env_id {config.env_id!r}: expected a registered max_episode_steps, got none")
+        raise ConfigError(
+            f"env.env_id {config.env_id!r}: expected a registered max_episode_steps, got none; give "
+            "--collection.episode_steps to collect, or env.env_kwargs with max_episode_steps"
+        )
     return limit
 
 
@@ -178,7 +273,7 @@ def get_box_bounds(env: VectorEnv) -> tuple[list[float | None], list[float | Non
     return bounds(space.low), bounds(space.high)
 
 
-def _get_attribute(config: EnvConfig, name: str) -> Any | None:
+def get_env_attribute(config: EnvConfig, name: str) -> Any | None:
     """An optional attribute of an environment, or None where it has none."""
     env = make_env(config)
     try:

@@ -65,7 +65,7 @@ class PlanArguments:
     out: Path | None = None
     """JSON file for the plan."""
     picture: Path | None = None
-    """PNG file for a drawing of the plan in its maze."""
+    """PNG file for a drawing of the plan."""
 
 
 def calibrate(arguments: list[str]) -> None:
@@ -185,15 +185,10 @@ def _to_json(made: Plan) -> dict[str, Any]:
 def _draw(planner: Planner, made: Plan, goal: tuple[float, ...] | None, path: Path) -> None:
     import numpy as np
 
-    from diffplan.environments import get_maze
-    from diffplan.report.figures import draw_sampled_plans
+    from diffplan.tasks.registry import make_figures
 
-    env = planner.config.env
-    maze = get_maze(env)
-    if maze is None:
-        raise ConfigError(f"--picture: expected an environment with a maze, got {env.env_id}")
-    end = made.observations[-1, list(env.position_columns)] if goal is None else goal
-    figure = draw_sampled_plans(maze, [made], np.array([end]), env)
+    figures = make_figures(planner.config.env)
+    figure = figures.draw_plans([made], None if goal is None else np.array([goal]))
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:

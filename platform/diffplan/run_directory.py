@@ -10,11 +10,11 @@
                                          calibration in checkpoint/calibration/
 ```
 
-Of Table 1:
+Of a benchmark table:
 
 ```
 <out>/table1_begun.json                  what it is a table of
-      <maze>/dataset/ checkpoint/ search/ policies/<policy>/ evaluation/<protocol>/<method>/
+      <task>/dataset/ checkpoint/ search/ policies/<policy>/ evaluation/<protocol>/<method>/
 ```
 """
 

@@ -21,7 +21,6 @@ from diffplan.data.format import MANIFEST_NAME
 from diffplan.data.store import Store, open_store
 from diffplan.errors import DataError
 from diffplan.evaluation.baselines.offline_policy import DESCRIPTION as POLICY
-from diffplan.evaluation.protocol import PROTOCOLS
 from diffplan.evaluation.unit_results import DESCRIPTION, UNITS
 from diffplan.report.search_files import BEST
 from diffplan.run_directory import (
@@ -41,6 +40,7 @@ from diffplan.run_directory import (
     SUMMARY,
     TABLE1_BEGUN,
 )
+from diffplan.tasks.registry import task_of
 from diffplan.tuning.journal import FILE_NAME as JOURNAL
 from diffplan.usage import Usage, read_usage
 
@@ -116,7 +116,7 @@ def read_status(where: str | Path, now: float | None = None) -> list[StageStatus
     files = {stored.name for stored in store.list("")}
     directories = set(store.list_directories(""))
     if TABLE1_BEGUN in files:
-        return [stage for maze in sorted(directories) for stage in _read_table1(store, maze, now)]
+        return [stage for name in sorted(directories) for stage in _read_table_task(store, name, now)]
     if MANIFEST_NAME in files:
         return [_judge(store, _read_dataset(store), now)]
     if files & {BEST, JOURNAL}:
@@ -147,7 +147,8 @@ def _read_pipeline(store: Store, now: float) -> list[StageStatus]:
         ),
         (SEARCH, _read_search, _Output("tune", "trials", total=config.search.num_trials if config else None)),
     ]
-    for protocol in PROTOCOLS:
+    protocols = task_of(config.env).protocols if config else _list_names(store, EVALUATION)
+    for protocol in protocols:
         name = f"evaluate {protocol}"
         stages.append(
             (
@@ -166,14 +167,14 @@ def _read_pipeline(store: Store, now: float) -> list[StageStatus]:
     return [*found, _judge(store, report, now)]
 
 
-def _read_table1(table: Store, maze: str, now: float) -> list[StageStatus]:
-    """What has been begun for a maze; what else there will be, only the command knows."""
+def _read_table_task(table: Store, task: str, now: float) -> list[StageStatus]:
+    """What has been begun for one task of a table; what else there will be, only the command knows."""
     parts: list[tuple[str, Callable[[Store], _Output]]] = [
         (DATASET, _read_dataset),
         (CHECKPOINT, _read_training),
         (SEARCH, _read_search),
     ]
-    root = open_store(f"{table.uri}/{maze}")
+    root = open_store(f"{table.uri}/{task}")
     for policy in _list_names(root, POLICIES):
         parts.append((f"{POLICIES}/{policy}", lambda part, name=policy: _read_policy(part, name)))
     for protocol in _list_names(root, EVALUATION):
@@ -185,7 +186,7 @@ def _read_table1(table: Store, maze: str, now: float) -> list[StageStatus]:
         part = open_store(f"{root.uri}/{directory}")
         if part.list("") or part.list_directories(""):
             output = read(part)
-            found.append(_judge(part, replace(output, stage=f"{maze}: {output.stage}"), now))
+            found.append(_judge(part, replace(output, stage=f"{task}: {output.stage}"), now))
     return found
 
 
@@ -252,14 +253,14 @@ def _read_dataset(store: Store) -> _Output:
         kind = str(manifest.source.get("kind", "import"))
         return _Output(kind, "units", True, has_snapshot, len(units), len(units) if has_snapshot else None)
     collection = config_from_dict(CollectionConfig, manifest.collection)
-    unit_steps = collection.episodes_per_unit * collection.episode_steps
+    unit_steps = collection.episodes_per_unit * collection.max_episode_steps
     done, total = len(units) * unit_steps, _count_steps(collection)
     return _Output("collect", "steps", True, has_snapshot and done >= total, done, max(done, total))
 
 
 def _count_steps(collection: CollectionConfig) -> int:
     """Steps of all units of a collection."""
-    return collection.num_units * collection.episodes_per_unit * collection.episode_steps
+    return collection.num_units * collection.episodes_per_unit * collection.max_episode_steps
 
 
 def _read_training(store: Store) -> _Output:

@@ -49,8 +49,16 @@ def parse_table1(arguments: list[str]) -> Table1Arguments:
 def table1(arguments: list[str]) -> None:
     """`diffplan table1`."""
     parsed = parse_table1(arguments)
-    from diffplan.cluster.table1 import METHODS, SMOKE, Table1, Table1Size, make_table1, package_planners, write_table1
-    from diffplan.report.table1 import MAZES
+    from diffplan.tasks.maze2d.table import (
+        METHODS,
+        SMOKE,
+        Table1,
+        Table1Size,
+        make_table1,
+        package_planners,
+        write_table1,
+    )
+    from diffplan.tasks.maze2d.table_page import MAZES
     from diffplan.terminal import format_bytes
 
     size = SMOKE if parsed.smoke else Table1Size()

@@ -163,3 +163,8 @@ def draw_beside(blocks: Sequence[Sequence[str]], width: int) -> list[str]:
 def shorten_text(text: str, width: int, characters: Characters) -> str:
     """A text of at most `width` columns, cut at its end."""
     return text if len(text) <= width else text[: width - len(characters.ellipsis)] + characters.ellipsis
+
+
+def describe_shades(characters: Characters) -> list[str]:
+    """What the shades of `draw_density` mean."""
+    return [f"visits, few to many: {' '.join(characters.shades[1:])}"]

@@ -8,7 +8,7 @@ import torch
 
 from diffplan.config import Config
 from diffplan.data.dataset import open_dataset
-from diffplan.presets import find_preset, list_presets
+from diffplan.tasks.registry import find_preset, list_presets
 from diffplan.terminal import draw_table, format_bytes, format_duration
 from diffplan.training.cost import (
     NUM_PROBED_STEPS,
@@ -95,17 +95,18 @@ def _describe_preset(name: str, throughput: float) -> list[str]:
     windows, training = config.windows, config.training
     low, high = windows.horizons[0], windows.horizons[-1]
     passes = f"{training.accumulation_steps} x " if training.accumulation_steps > 1 else ""
-    seconds = estimate_seconds(config, layout.transition_dim, throughput)
+    known = layout is not None
+    seconds = estimate_seconds(config, layout.transition_dim, throughput) if known else None
     return [
         name,
         str(low) if low == high else f"{low}-{high}",
         str(windows.stride),
-        f"{layout.action_dim} + {layout.observation_dim}",
+        f"{layout.action_dim} + {layout.observation_dim}" if known else "of the data",
         str(config.diffusion.num_diffusion_steps),
-        f"{count_parameters(config.network, layout.transition_dim):,}",
+        f"{count_parameters(config.network, layout.transition_dim):,}" if known else "-",
         f"{training.num_steps:,}",
         f"{passes}{training.batch_size}",
-        format_duration(seconds),
+        "-" if seconds is None else format_duration(seconds),
     ]
 
 

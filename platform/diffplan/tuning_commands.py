@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from diffplan.commands import parse, show
 from diffplan.config import Config, SearchConfig
+from diffplan.config.study import Study
 from diffplan.errors import ConfigError
-from diffplan.presets import find_preset, get_preset
-from diffplan.tuning.studies import DEFAULT_STUDY, STUDIES, Study, find_study, size_search
+from diffplan.tasks.pretrained import PREFIX
+from diffplan.tasks.registry import DEFAULT_TASK, find_experiment, find_task, list_task_presets, list_tasks, task_of
+from diffplan.tasks.task import Task
+from diffplan.tuning.studies import DEFAULT_STUDY, find_study, list_studies, size_search
 
 SECONDS_PER_EPISODE = 0.06
-"""Of a trial on one CPU core, with the plans of `LISTED_PRESET`; measured by the search shown in docs/tuning.md."""
-LISTED_PRESET = "maze2d-umaze"
+"""Of a trial on one CPU core, with a calibrated planner that replans rarely; measured by the search shown in
+docs/tuning.md."""
 HEADER = ("study", "kind", "objectives", "trials", "varies", "time")
 
 
@@ -38,6 +42,8 @@ class TuneArguments:
     """Points of the score that a second of planning in an episode is worth, when the best trial is chosen."""
     protocols: tuple[str, ...] | None = None
     """Protocols that trials are scored on."""
+    objective: Annotated[str | None, arg(name="search.objective")] = None
+    """Metric of an episode that the search improves; that of the task if not given."""
     num_trials: int | None = None
     """Settings to try."""
     episodes_per_block: int | None = None
@@ -66,11 +72,22 @@ def tune(arguments: list[str]) -> None:
         show("\n".join(describe_studies()))
         return
     parsed = parse_tune(arguments)
-    study = find_study(parsed.study)
+    study = find_study(parsed.study, _find_task(parsed))
     if parsed.cost_weight is not None:
         study = dataclasses.replace(study, cost_weight=parsed.cost_weight)
     best = _tune_planner(parsed, study) if study.kind == "planner" else _tune_training(parsed, study)
     show("\n".join(_describe_best(parsed, study, best)))
+
+
+def _find_task(parsed: TuneArguments) -> Task:
+    """The task whose studies there are: of the preset, or of the checkpoint."""
+    if parsed.preset is not None:
+        return find_experiment(parsed.preset).task
+    from diffplan.checkpoint import is_checkpoint, load_checkpoint
+
+    if "://" not in parsed.source and not parsed.source.startswith(PREFIX) and not is_checkpoint(Path(parsed.source)):
+        return find_task(DEFAULT_TASK)  # a dataset: a study of kind training asks for the preset
+    return task_of(load_checkpoint(parsed.source).config.env)
 
 
 def _tune_planner(parsed: TuneArguments, study: Study) -> dict[str, Any]:
@@ -87,7 +104,7 @@ def _tune_planner(parsed: TuneArguments, study: Study) -> dict[str, Any]:
 def _tune_training(parsed: TuneArguments, study: Study) -> dict[str, Any]:
     if parsed.preset is None:
         raise ConfigError(f"tune --study {parsed.study}: expected --preset PRESET, the experiment to vary, got none")
-    config = get_preset(parsed.preset)
+    config = find_experiment(parsed.preset).config
     from diffplan.cluster.tune import tune_training
 
     return tune_training(
@@ -112,7 +129,7 @@ def _describe_best(parsed: TuneArguments, study: Study, best: dict[str, Any]) ->
 
     lines = [
         f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes "
-        f"({', '.join(best['protocols'])}): score {best['score_mean']:.1f}, success {best['success_rate']:.1%}, "
+        f"({', '.join(best['protocols'])}): score {best['score_mean']:.1f}, {_describe_success(best)}"
         f"{1e3 * best['plan_seconds']:.1f} ms of planning in an episode",
         f"settings: {parsed.out}/{BEST}",
     ]
@@ -136,7 +153,7 @@ def _describe_front(out: str) -> list[str]:
         [
             point["settings_file"],
             f"{point['score_mean']:.1f}",
-            f"{point['success_rate']:.1%}",
+            "-" if point["success_rate"] is None else f"{point['success_rate']:.1%}",
             f"{1e3 * point['plan_seconds']:.1f} ms",
             "best.json" if point["trial"] == front["best"] else "",
         ]
@@ -146,44 +163,58 @@ def _describe_front(out: str) -> list[str]:
     return ["", *table, "", f"front: {out}/{PARETO}"]
 
 
+def _describe_success(best: dict[str, Any]) -> str:
+    return "" if best["success_rate"] is None else f"success {best['success_rate']:.1%}, "
+
+
 def describe_studies() -> list[str]:
-    """Lines of a table of all studies, and of what each varies."""
+    """Lines of a table of all studies, task by task, and of what each varies."""
     from diffplan.terminal import draw_table, format_duration
     from diffplan.training.cost import estimate_seconds, measure_matmul_throughput
 
-    preset = find_preset(LISTED_PRESET)
-    training = estimate_seconds(preset.config, preset.layout.transition_dim, measure_matmul_throughput())
-    rows, notes = [], []
-    for name, study in STUDIES.items():
-        search = size_search(study, preset.config.search)
-        at_once = search.max_concurrent_trials
-        cost = search.num_trials * estimate_trial_seconds(study, search, training) / at_once
-        row = [name, study.kind, ", ".join(study.objectives), str(search.num_trials), str(len(study.vary))]
-        rows.append([*row, format_duration(cost)])
-        notes += ["", f"{name}: {study.description}", *_wrap(", ".join(study.vary))]
+    throughput = measure_matmul_throughput()
+    lines = []
+    for name in list_tasks():
+        task = find_task(name)
+        if not task.studies and name != DEFAULT_TASK:
+            continue
+        preset_name, preset = next(iter(list_task_presets(task).items()))
+        layout = preset.layout
+        training = 0.0 if layout is None else estimate_seconds(preset.config, layout.transition_dim, throughput)
+        rows, notes = [], []
+        for study_name, study in list_studies(task).items():
+            search = size_search(study, preset.config.search)
+            cost = search.num_trials * estimate_trial_seconds(study, search, training, max(len(task.protocols), 1))
+            row = [study_name, study.kind, ", ".join(study.objectives), str(search.num_trials), str(len(study.vary))]
+            known = layout is not None
+            rows.append([*row, format_duration(cost / search.max_concurrent_trials) if known else "-"])
+            notes += ["", f"{study_name}: {study.description}", *_wrap(", ".join(study.vary))]
+        title = "every other task" if name == DEFAULT_TASK else f"task {name} (times of {preset_name})"
+        lines += [title, *draw_table(HEADER, rows, left=3), *notes, ""]
     return [
-        *draw_table(HEADER, rows, left=3),
-        *notes,
-        "",
-        f"The time is a rough one of {LISTED_PRESET} on two CPU cores, if no trial were stopped early; with one",
-        "objective most are. Of a study of kind training it rests on the speed of this machine right now.",
+        *lines,
+        "The time is a rough one on two CPU cores, if no trial were stopped early; with one objective most are. Of a",
+        "study of kind training it rests on the speed of this machine right now.",
         "Sizes: --num_trials, --episodes_per_block, --num_blocks, --num_training_steps. A study of your own:",
         "--study FILE.json, see docs/tuning.md.",
     ]
 
 
-def estimate_trial_seconds(study: Study, search: SearchConfig, training_seconds: float) -> float:
+def estimate_trial_seconds(
+    study: Study, search: SearchConfig, training_seconds: float, num_protocols: int = 1
+) -> float:
     """A rough time of a full trial on one CPU core.
 
     Args:
         study: of the trial.
         search: its blocks.
         training_seconds: of the whole experiment.
+        num_protocols: that trials are scored on, where the search names none.
     """
     blocks = search.num_blocks
     if study.kind == "training":  # each block evaluates the model anew, on the episodes of all blocks so far
         blocks = search.num_blocks * (search.num_blocks + 1) // 2
-    seconds = blocks * search.episodes_per_block * len(search.protocols) * SECONDS_PER_EPISODE
+    seconds = blocks * search.episodes_per_block * (len(search.protocols) or num_protocols) * SECONDS_PER_EPISODE
     return seconds + (study.training_share * training_seconds if study.kind == "training" else 0.0)
 
 

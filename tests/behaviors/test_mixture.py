@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from diffplan.behaviors.mixture import MixtureBehavior
-from diffplan.behaviors.registry import BehaviorContext, list_columns, make_behavior, parse_mixture
+from diffplan.behaviors.registry import list_columns, make_behavior, parse_mixture
 from diffplan.errors import ConfigError
+from diffplan.tasks.contracts import BehaviorContext
 from diffplan_envs.maze import make_maze
 
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from diffplan.behaviors.random import RandomBehavior
-from diffplan.behaviors.registry import BehaviorContext, make_behavior
+from diffplan.behaviors.registry import make_behavior
 from diffplan.errors import ConfigError
+from diffplan.tasks.contracts import BehaviorContext
 
 
 def collect_actions(low, high, num_envs, num_steps):

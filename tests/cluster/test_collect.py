@@ -18,7 +18,7 @@ from diffplan.data.store import TEMPORARY_PREFIX, Store, open_store
 from diffplan.data.verification import find_damage
 from diffplan.data.writer import create_dataset
 from diffplan.errors import ClusterError, DataError
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -27,7 +27,7 @@ from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset
 from diffplan.data.object_store import ObjectStore
 from diffplan.data.store import LocalStore, open_store
 from diffplan.errors import DataError, StoreError
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -17,10 +17,11 @@ from diffplan.cli import main
 from diffplan.cluster.collect import collect
 from diffplan.cluster.tune import tune_planner, tune_training
 from diffplan.config import Config, config_from_dict, with_overrides
+from diffplan.config.study import Among, Between, Study
 from diffplan.errors import ConfigError, DataError
 from diffplan.planning.settings import load_settings
 from diffplan.tuning.front import find_front
-from diffplan.tuning.studies import STUDIES, Among, Between, Study
+from diffplan.tuning.studies import STUDIES
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -16,8 +16,8 @@ from diffplan.cluster.evaluate import evaluate
 from diffplan.cluster.work_meter import meter_work
 from diffplan.data.store import open_store
 from diffplan.data.writer import create_dataset
-from diffplan.presets import get_preset
 from diffplan.status import read_status
+from diffplan.tasks.registry import get_preset
 from diffplan.usage import read_usage, record_usage
 
 

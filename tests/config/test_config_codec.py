@@ -19,7 +19,7 @@ from diffplan.config import (
 )
 from diffplan.errors import ConfigError
 from diffplan.layout import Layout
-from diffplan.presets import get_preset, list_presets
+from diffplan.tasks.registry import get_preset, list_presets
 
 CONFIG = get_preset("maze2d-umaze")
 

@@ -9,7 +9,7 @@ import pytest
 from diffplan.config import Config, config_from_json, config_to_json
 from diffplan.environments import make_env
 from diffplan.errors import ConfigError
-from diffplan.presets import find_preset, get_preset, list_presets
+from diffplan.tasks.registry import find_preset, get_preset, list_presets
 from diffplan.training.cost import count_parameters
 
 DATASETS = ("medium", "medium-replay", "medium-expert")

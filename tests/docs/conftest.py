@@ -9,7 +9,7 @@ from diffplan.checkpoint import save_checkpoint
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.writer import create_dataset, write_unit
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import train
 from diffplan.training.state import TrainingState

@@ -10,11 +10,13 @@ import pytest
 
 from diffplan.commands import parse
 from diffplan.config import Config
-from diffplan.presets import get_preset
+from diffplan.config.study import Study
+from diffplan.tasks.maze2d.studies import PLAN_COST
+from diffplan.tasks.registry import get_preset
 from diffplan.tuning.journal import STUDY_NAME
 from diffplan.tuning.metrics import LESS_IS_BETTER
 from diffplan.tuning.space import make_space
-from diffplan.tuning.studies import PLAN_COST, STUDIES, Study, find_study
+from diffplan.tuning.studies import STUDIES, find_study
 from diffplan.tuning_commands import TuneArguments
 
 ROOT = Path(__file__).parents[2]

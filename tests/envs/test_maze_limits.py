@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffplan.behaviors.waypoint import WaypointBehavior
 from diffplan.config import EnvConfig
-from diffplan.environments import get_limit_returns, get_maze, make_env, make_vector_env
+from diffplan.environments import make_env, make_vector_env
+from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze
+from diffplan.tasks.maze2d.waypoint import WaypointBehavior
 from diffplan_envs.maze import Maze, make_maze
 from diffplan_envs.maze_limits import (
     SPEED_GAIN,

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffplan.config import EnvConfig
-from diffplan.environments import get_shortest_path_lengths, get_touches_wall, make_env, make_vector_env
+from diffplan.environments import make_env, make_vector_env
+from diffplan.tasks.maze2d.environment import get_shortest_path_lengths, get_touches_wall
 from diffplan_envs.maze import BALL_RADIUS, Maze, make_maze
 from diffplan_envs.maze_paths import CONTACT_MARGIN, MazePaths, make_maze_paths
 

@@ -13,7 +13,7 @@ from diffplan.evaluation.baselines.mppi import (
     follow_mppi,
     shift_sequences,
 )
-from diffplan.evaluation.policies import RolloutContext
+from diffplan.tasks.contracts import RolloutContext
 
 UMAZE = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
 OPEN = EnvConfig(env_id="diffplan/Maze2D-Open-v1", env_kwargs={"redraw_goal": True})

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.behaviors.waypoint import WaypointBehavior
 from diffplan.config import EnvConfig
 from diffplan.data.normalization import Normalizer
-from diffplan.environments import get_maze, make_vector_env
+from diffplan.environments import make_vector_env
 from diffplan.errors import ConfigError
-from diffplan.evaluation.policies import SCRIPTED, RolloutContext, follow_clone
+from diffplan.evaluation.policies import SCRIPTED, follow_clone
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.layout import Layout
 from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.planning.cloned_policy import ClonedPolicy
 from diffplan.seeding import Stream, make_seed
+from diffplan.tasks.contracts import RolloutContext
+from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.tasks.maze2d.waypoint import WaypointBehavior
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
 MULTI2D = apply_protocol("multi2d", ENV)

@@ -9,10 +9,11 @@ from diffplan.checkpoint import save_checkpoint
 from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
 from diffplan.data.normalization import Normalizer
 from diffplan.errors import CheckpointError, ConfigError
-from diffplan.evaluation.policies import GoalCloned, RolloutContext
+from diffplan.evaluation.policies import GoalCloned
 from diffplan.evaluation.sources import find_policy
 from diffplan.layout import Layout
 from diffplan.planning.policy import PlanningPolicy
+from diffplan.tasks.contracts import RolloutContext
 from diffplan.training.state import TrainingState
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")

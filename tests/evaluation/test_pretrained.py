@@ -7,10 +7,10 @@ import pytest
 
 import diffplan
 from diffplan.evaluation.protocol import apply_protocol
-from diffplan.evaluation.published import get_published_scores
 from diffplan.evaluation.rollout import evaluate_episodes
-from diffplan.pretrained import PREFIX, find_pretrained, list_pretrained
 from diffplan.seeding import Stream
+from diffplan.tasks.maze2d.published import get_published_scores
+from diffplan.tasks.pretrained import PREFIX, find_pretrained, list_pretrained
 
 NAMES = ["maze2d-large", "maze2d-medium", "maze2d-umaze"]
 MAX_BYTES = 5_000_000

@@ -7,7 +7,6 @@ import pytest
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 from diffplan.evaluation.protocol import apply_protocol
-from diffplan.evaluation.published import get_published_scores
 from diffplan.evaluation.scores import (
     EpisodeResult,
     compute_interval,
@@ -16,6 +15,7 @@ from diffplan.evaluation.scores import (
     summarize,
 )
 from diffplan.evaluation.table import format_table
+from diffplan.tasks.maze2d.published import get_published_scores
 
 CONTRACT = {
     "env_id",

@@ -10,10 +10,11 @@ from gymnasium import spaces
 from minari_sources import POINTMAZE_SPEC, UMAZE, make_buffer, save, save_pointmaze, unbounded, write_env_spec
 
 from diffplan.config import EnvConfig
-from diffplan.data.exchange.frames import make_frame
 from diffplan.data.exchange.minari import export_minari, import_minari
-from diffplan.environments import get_maze, make_env
+from diffplan.environments import make_env
 from diffplan.errors import DataError
+from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.tasks.maze2d.frames import make_frame
 
 
 def drive(env_id: str, num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -106,7 +107,7 @@ def test_actions_replay_in_our_environment(tmp_path: Path) -> None:
 
 def test_own_mazes_goals_and_dense_rewards_choose_the_environment(tmp_path: Path) -> None:
     def env_of(maze_map: list[list[Any]], **kwargs: Any) -> EnvConfig:
-        return make_frame("maze2d", json.dumps({"kwargs": {"maze_map": maze_map, **kwargs}})).env
+        return make_frame(json.dumps({"kwargs": {"maze_map": maze_map, **kwargs}})).env
 
     assert env_of(UMAZE, reward_type="dense").env_id == "diffplan/Maze2D-UMaze-Dense-v1"
     own = [[1, 1, 1, 1], [1, "r", "g", 1], [1, "c", 0, 1], [1, 1, 1, 1]]
@@ -153,9 +154,9 @@ def test_what_the_frame_does_not_fit(tmp_path: Path) -> None:
         ('{"kwargs": {"maze_map": [[1, 1, 1], [1, 0, 0], [1, 1, 1]]}}', "the border must be closed"),
     ):
         with pytest.raises(DataError, match=message):
-            make_frame("maze2d", spec)
+            make_frame(spec)
     with pytest.raises(DataError, match="expected maze2d or none, got 'd4rl'"):
-        make_frame("d4rl", None)
+        make_frame(None)
     save("maze/ant-v0", [make_buffer(np.zeros((2, 27)), np.zeros((1, 8)), np.zeros(1))], unbounded(27), unbounded(8))
     write_env_spec("maze/ant-v0", POINTMAZE_SPEC.to_json())
     with pytest.raises(DataError, match="column 'observation': expected 4 floats per step"):

@@ -17,7 +17,7 @@ from diffplan.networks.blocks import (
 )
 from diffplan.networks.factory import count_parameters
 from diffplan.networks.temporal_unet import TemporalUnet
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 
 PUBLISHED = {  # transition_dim, dim_mults, attention, parameters in millions
     "maze2d": (6, (1, 4, 8), False, 3.68),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner, seeded
 
-import diffplan.pretrained
+import diffplan.tasks.pretrained
 from diffplan.checkpoint import load_checkpoint, load_training_state, save_checkpoint
 from diffplan.config import config_to_dict
 from diffplan.errors import CheckpointError
@@ -69,11 +69,11 @@ def test_a_package_tells_nothing_of_the_machine_and_cannot_be_trained_on(checkpo
 
 
 def test_a_name_stands_for_a_planner_that_comes_along(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(diffplan.pretrained, "_ROOT", tmp_path / "shipped")
+    monkeypatch.setattr(diffplan.tasks.pretrained, "_ROOT", tmp_path / "shipped")
     package_planner(checkpoint, tmp_path / "shipped" / "maze2d-small")
-    assert diffplan.pretrained.list_pretrained() == ["maze2d-small"]
+    assert diffplan.tasks.pretrained.list_pretrained() == ["maze2d-small"]
     assert load_planner("pretrained:maze2d-small").config == CONFIG
     with pytest.raises(CheckpointError, match=r"'maze2d-smal'.*Did you mean 'maze2d-small'"):
         load_planner("pretrained:maze2d-smal")
     shutil.rmtree(tmp_path / "shipped")
-    assert diffplan.pretrained.list_pretrained() == []
+    assert diffplan.tasks.pretrained.list_pretrained() == []

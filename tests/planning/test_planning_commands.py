@@ -17,7 +17,7 @@ from diffplan.data.writer import create_dataset, write_unit
 from diffplan.planning import calibration
 from diffplan.planning.horizon_model import fit_horizon_model
 from diffplan.planning.loading import load_planner
-from diffplan.presets import get_preset
+from diffplan.tasks.registry import get_preset
 from diffplan.training import inverse_dynamics
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.inverse_dynamics import fit_action_model

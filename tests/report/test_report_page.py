@@ -17,14 +17,14 @@ from diffplan.data.dataset import open_dataset
 from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.normalization import Normalizer
 from diffplan.data.writer import create_dataset, write_unit
-from diffplan.environments import get_maze
 from diffplan.errors import DataError
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.layout import Layout
 from diffplan.networks.temporal_unet import TemporalUnet
-from diffplan.presets import get_preset
 from diffplan.report.contents import sample_positions
 from diffplan.report.page import write_report
+from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode
 
 ENV_ID = "diffplan/Maze2D-UMaze-v1"

@@ -10,7 +10,7 @@ import pytest
 from small_training import write_straight_paths
 
 from diffplan.cli import main
-from diffplan.presets import find_preset, list_presets
+from diffplan.tasks.registry import find_preset, list_presets
 from diffplan.terminal import format_duration
 from diffplan.training_commands import HEADER
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from diffplan.config.study import Among, Study
 from diffplan.evaluation.scores import EpisodeResult
 from diffplan.tuning.front import find_front
 from diffplan.tuning.metrics import compute_merit, compute_objective, summarize_trial
-from diffplan.tuning.studies import Among, Study
 
 
 def test_the_front_of_a_disc_is_its_quarter_circle() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from diffplan.config.study import Among, Between, Study
 from diffplan.errors import ConfigError
 from diffplan.tuning.importance import compute_importances
 from diffplan.tuning.journal import FILE_NAME, SearchJournal, TrialRecord, hold_search, read_begun
-from diffplan.tuning.studies import Among, Between, Study
 
 VARY = {"planning.guidance_scale": Between(low=0.0, high=10.0), "planning.num_candidates": Among(among=(1, 2, 4))}
 STUDY = Study(vary=VARY)

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from diffplan.config import Config, SearchConfig, config_from_dict
+from diffplan.config.study import Among, Study
 from diffplan.errors import DataError
 from diffplan.planning.settings import load_settings
-from diffplan.presets import get_preset
 from diffplan.report.page import write_report
 from diffplan.report.search_files import write_search
+from diffplan.tasks.registry import get_preset
 from diffplan.tuning.journal import TrialRecord
 from diffplan.tuning.space import make_space
-from diffplan.tuning.studies import STUDIES, Among, Study
+from diffplan.tuning.studies import STUDIES
 
 CONFIG = get_preset("maze2d-umaze")
 

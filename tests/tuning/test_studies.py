@@ -8,10 +8,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from diffplan.config import SearchConfig, config_to_json, with_overrides
+from diffplan.config.study import Among, Between, Scaled, Study
 from diffplan.errors import ConfigError, PlanningError
-from diffplan.presets import get_preset, list_presets
+from diffplan.tasks.registry import get_preset, list_presets
 from diffplan.tuning.space import apply_params, list_overrides, make_space, read_own_values
-from diffplan.tuning.studies import STUDIES, Among, Between, Scaled, Study, find_study, size_search
+from diffplan.tuning.studies import STUDIES, find_study, size_search
 
 CONFIG = get_preset("maze2d-umaze")
 

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from diffplan.behaviors.registry import BehaviorContext, list_columns, make_behavior
+from diffplan.behaviors.registry import list_columns, make_behavior
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
-from diffplan.environments import get_box_bounds, get_maze, make_vector_env, restart_ended
+from diffplan.environments import get_box_bounds, get_episode_limit, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
 from diffplan.seeding import Stream, make_generator, make_seed
+from diffplan.tasks.contracts import BehaviorContext
+from diffplan.tasks.registry import complete_env, task_of
 from diffplan.types import Episode
+
+
+def complete_collection(env: EnvConfig, collection: CollectionConfig) -> tuple[EnvConfig, CollectionConfig]:
+    """Environment and collection with what their task and the environment itself tell: roles, steps of an episode.
+
+    Raises:
+        ConfigError: the environment cannot be made or planned in, or knows no limit and none is given.
+    """
+    env = complete_env(env)
+    if collection.episode_steps is None:
+        collection = replace(collection, episode_steps=get_episode_limit(env))
+    return env, collection
 
 
 def make_manifest(env: EnvConfig, collection: CollectionConfig) -> Manifest:
     """The manifest of a new dataset; raises `ConfigError` if the environment or behavior cannot be made."""
+    env, collection = complete_collection(env, collection)
     vector_env = make_vector_env(env, 1)
     space = vector_env.single_observation_space
     if space.shape is None or len(space.shape) != 1:
         raise ConfigError(f"env.env_id {env.env_id!r}: expected observations in a 1-d Box, got {space}")
     low, high = get_box_bounds(vector_env)
     vector_env.close()
+    further = list_columns(collection.behavior, task_of(env))
     manifest = Manifest(
         dataset_uuid=new_dataset_uuid(),
         env=config_to_dict(env),
@@ -29,7 +47,7 @@ def make_manifest(env: EnvConfig, collection: CollectionConfig) -> Manifest:
         columns=make_columns(
             space.shape[0],
             len(low),
-            tuple(Column(name, (size,) if size else ()) for name, size in list_columns(collection.behavior).items()),
+            tuple(Column(name, (size,) if size else ()) for name, size in further.items()),
         ),
         action_low=low,
         action_high=high,
@@ -47,6 +65,7 @@ class UnitCollector:
     """
 
     def __init__(self, env: EnvConfig, collection: CollectionConfig) -> None:
+        env, collection = complete_collection(env, collection)
         self._env = env
         self._collection = collection
         self._vector_env: VectorEnv | None = None
@@ -54,11 +73,11 @@ class UnitCollector:
         self._behavior = make_behavior(
             collection.behavior,
             BehaviorContext(
+                env=env,
                 action_low=np.array([-np.inf if v is None else v for v in low]),
                 action_high=np.array([np.inf if v is None else v for v in high]),
-                maze=get_maze(env),
                 action_noise=collection.action_noise,
-                max_goal_steps=collection.episode_steps,
+                max_goal_steps=collection.max_episode_steps,
             ),
         )
 
@@ -70,7 +89,7 @@ class UnitCollector:
         generators = [make_generator(self._collection.seed, Stream.COLLECTION, index, 1) for index in indices]
         observations, _ = vector_env.reset(seed=seeds)  # pyright: ignore[reportArgumentType]  # a seed each
         self._behavior.reset(observations, generators)
-        recorder = _Recorder(self._collection.episode_steps)
+        recorder = _Recorder(self._collection.max_episode_steps)
         running = np.ones(len(indices), dtype=bool)
         while running.any():
             actions = self._behavior.act(observations)
@@ -88,7 +107,9 @@ class UnitCollector:
         if self._vector_env is None or self._vector_env.num_envs != num_envs:
             if self._vector_env is not None:
                 self._vector_env.close()
-            self._vector_env = make_vector_env(self._env, num_envs, max_episode_steps=self._collection.episode_steps)
+            self._vector_env = make_vector_env(
+                self._env, num_envs, max_episode_steps=self._collection.max_episode_steps
+            )
         return self._vector_env
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from diffplan.behaviors.behavior import Behavior
+from diffplan.tasks.contracts import Behavior
 
 
 class MixtureBehavior:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffplan.behaviors.behavior import BlockDraws
+from diffplan.behaviors.draws import BlockDraws
 
 
 class RandomBehavior:

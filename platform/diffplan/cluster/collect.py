@@ -11,13 +11,13 @@ from typing import Any
 
 import ray
 
-from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.behaviors.collection import UnitCollector, complete_collection, make_manifest
 from diffplan.cluster.committer import adopt_variables, find_variables, needs_committer, serialize_commits
 from diffplan.cluster.metrics import count_work
 from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, ray_session, require_resources
 from diffplan.cluster.units import run_units
 from diffplan.cluster.work_meter import meter_work
-from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
+from diffplan.config import CollectionConfig, EnvConfig, config_from_dict, config_to_dict
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, pin_commits, read_manifest
 from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest
@@ -94,6 +94,7 @@ def collect(
     """
     if num_workers is not None and num_workers < 1:
         raise ConfigError(f"num_workers: expected at least 1, got {num_workers}")
+    env, collection = complete_collection(env, collection)
     store = open_store(out)
     if not needs_committer(store):
         return _collect(store, env, collection, num_workers, resume)
@@ -118,7 +119,7 @@ def _collect(
                 actor = CollectionActor.options(**prefer_pool(ROLLOUT_POOL))
                 return actor.remote(store, env, collection, manifest, variables)
 
-            unit_steps = collection.episodes_per_unit * collection.episode_steps
+            unit_steps = collection.episodes_per_unit * collection.max_episode_steps
             done_steps = (collection.num_units - len(missing)) * unit_steps
             total = collection.num_units * unit_steps
             with (
@@ -171,10 +172,11 @@ def _open_manifest(store: Store, env: EnvConfig, collection: CollectionConfig, r
     if manifest.collection is None:
         kind = manifest.source.get("kind", "otherwise")
         raise DataError(f"{store.uri}: the dataset was not collected (source: {kind}); take another --out")
-    for name, found, asked in (
-        ("env", manifest.env, config_to_dict(env)),
-        ("collection", manifest.collection, config_to_dict(collection)),
-    ):
+    begun = (config_from_dict(EnvConfig, manifest.env), config_from_dict(CollectionConfig, manifest.collection))
+    for name, found, asked in zip(
+        ("env", "collection"), map(config_to_dict, complete_collection(*begun)), map(config_to_dict, (env, collection)),
+        strict=True,
+    ):  # fmt: skip
         for key in asked:
             if key != "num_steps" and found.get(key) != asked[key]:
                 raise DataError(

@@ -32,14 +32,15 @@ from diffplan.cluster.work_meter import meter_work
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.data.store import Store, open_store
 from diffplan.errors import ConfigError
-from diffplan.evaluation.policies import MakePolicy, follow_planner
-from diffplan.evaluation.protocol import EPISODES_PER_UNIT, apply_protocol
+from diffplan.evaluation.policies import follow_planner
+from diffplan.evaluation.protocol import EPISODES_PER_UNIT, apply_protocol, choose_protocol
 from diffplan.evaluation.rollout import RecordedEpisode, evaluate_episodes
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.evaluation.sources import PolicySource, find_policy
 from diffplan.evaluation.unit_results import UnitResults
 from diffplan.progress import Progress
 from diffplan.run_directory import SUMMARY
+from diffplan.tasks.contracts import MakePolicy
 from diffplan.usage import record_usage
 
 NUM_RECORDED = 8
@@ -83,7 +84,7 @@ def evaluate(
     policy: str | Path | PolicySource,
     out: str | Path,
     *,
-    protocol: str,
+    protocol: str | None = None,
     episodes: int = 100,
     seed: int = 0,
     goal: Sequence[float] | None = None,
@@ -98,7 +99,7 @@ def evaluate(
     Args:
         policy: the policy, or its name; see `diffplan.evaluation.sources.find_policy`.
         out: directory or URL of the results; replaced if there are some.
-        protocol: `maze2d` (fixed goal) or `multi2d` (a goal for each episode).
+        protocol: of the environment's task; needed where it has several.
         episodes: number of episodes.
         seed: seed of the episodes; never overlaps with those of tuning.
         goal: a position that every episode must reach, in place of the protocol's goal.
@@ -129,6 +130,7 @@ def evaluate(
         raise ConfigError(f"num_planners: expected at least 0, got {num_planners}")
     # Raises here, in one line, what would fail in every actor.
     source = policy if isinstance(policy, PolicySource) else find_policy(policy, settings=settings)
+    protocol = choose_protocol(protocol, source.env)
     env = apply_protocol(protocol, source.env)
     config = {
         "env": config_to_dict(env),
@@ -154,7 +156,7 @@ def evaluate(
     def on_busy(actor: str, unit: int, seconds: float) -> None:
         scores = {
             "score_mean": float(np.mean([r.score for r in results])),
-            "success_rate": float(np.mean([r.success for r in results])),
+            "success_rate": float(np.mean([bool(r.success) for r in results])),
         }
         meter.note(actor, min(episodes_per_unit, episodes - unit * episodes_per_unit), seconds, **scores)
 
@@ -218,16 +220,15 @@ def evaluate(
 def save_recordings(store: Store, recorded: list[RecordedEpisode]) -> None:
     """Write trajectories and plans into `recordings.npz`.
 
-    It has the arrays `observations_<i>`, `plan_<i>`, `goal_<i>` of the i-th recorded episode.
-
-    A policy without plans has empty ones.
+    It has the arrays `observations_<i>`, `plan_<i>`, `goal_<i>` of the i-th recorded episode. Plans and goals are empty
+    where there are none.
     """
     arrays: dict[str, Any] = {}
     for i, episode in enumerate(recorded):
         arrays[f"observations_{i}"] = episode.observations
         none = np.empty((0, *episode.observations.shape[1:]), dtype=np.float32)
         arrays[f"plan_{i}"] = none if episode.plan is None else episode.plan.observations
-        arrays[f"goal_{i}"] = np.asarray(episode.result.goal)
+        arrays[f"goal_{i}"] = np.asarray(episode.result.goal or [], dtype=np.float64)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     store.replace("recordings.npz", content.getvalue())

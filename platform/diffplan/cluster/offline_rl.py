@@ -35,10 +35,11 @@ from diffplan.evaluation.baselines.offline_policy import (
     check_new_directory,
     save_offline_policy,
 )
-from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.protocol import apply_protocol, choose_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.progress import Progress
 from diffplan.seeding import Stream, make_generator, make_seed
+from diffplan.tasks.registry import complete_env
 
 MODULE = "default_policy"
 NUM_UPDATES: dict[Algorithm, int] = {"cql": 20_000, "iql": 100_000}
@@ -61,6 +62,7 @@ def train_offline_rl(
     settings: OfflineRLSettings | None = None,
     seed: int = 0,
     num_selection_episodes: int = 0,
+    protocol: str | None = None,
 ) -> Path:
     """Train a policy on a dataset and write it, as `diffplan.evaluation.baselines.offline_policy` reads it.
 
@@ -74,6 +76,7 @@ def train_offline_rl(
         seed: of the weights, the batches and the actions that are drawn.
         num_selection_episodes: tuning episodes that policies are scored on, `NUM_SELECTIONS` times in the course of the
             training; the one that scores best is written, for some decline later on. 0 writes the last one.
+        protocol: of these episodes; needed where the task has several.
 
     Returns:
         The directory.
@@ -90,9 +93,12 @@ def train_offline_rl(
     check_new_directory(out)
     if not isinstance(dataset, TrajectoryDataset):
         dataset = open_dataset(dataset)
+    env = dataset.env
+    if num_selection_episodes:
+        env = apply_protocol(choose_protocol(protocol, env), env)
     with torch.random.fork_rng(devices=[]):
         trainer = OfflineTrainer(dataset, algorithm=algorithm, goal=goal, settings=settings, seed=seed)
-        selection = _Selection(dataset.env, goal, num_selection_episodes, seed)
+        selection = _Selection(env, goal, num_selection_episodes, seed)
         with Progress(algorithm, num_updates, "updates") as progress:
             for end in [round(num_updates * (i + 1) / NUM_SELECTIONS) for i in range(NUM_SELECTIONS)]:
                 while trainer.num_updates < end:
@@ -106,7 +112,7 @@ class _Selection:
     """The best of the policies of a training by their scores on tuning episodes, or the last one if there are none."""
 
     def __init__(self, env: EnvConfig, goal: Sequence[float] | None, num_episodes: int, seed: int) -> None:
-        self._env = apply_protocol("multi2d" if goal is None else "maze2d", env) if num_episodes else env
+        self._env = env
         self._goal, self._num_episodes, self._seed = goal, num_episodes, seed
         self._scores: list[tuple[int, float]] = []
         self._best: OfflinePolicy | None = None
@@ -170,14 +176,21 @@ class OfflineTrainer:
         settings = SETTINGS[algorithm]() if settings is None else settings
         if not isinstance(settings, SETTINGS[algorithm]):
             raise ConfigError(f"settings: expected {SETTINGS[algorithm].__name__}, got {type(settings).__name__}")
-        columns, observation_dim = list(settings.goal_columns), dataset.manifest.columns[0].size
+        # An older dataset does not say which columns goals are made of; its task may.
+        known = complete_env(dataset.env).goal_columns
+        columns = list(known if settings.goal_columns is None else settings.goal_columns)
+        observation_dim = dataset.manifest.columns[0].size
+        if not columns:
+            raise ConfigError(
+                "goal_columns: expected the columns that goals are made of, got none; give --goal_columns"
+            )
         if not all(0 <= column < observation_dim for column in columns):
             raise ConfigError(f"goal_columns: expected columns below {observation_dim}, got {columns}")
         if goal is not None and (len(goal) != len(columns) or not np.isfinite(goal).all()):
             raise ConfigError(f"goal: expected {len(columns)} finite numbers, got {list(goal)}")
         self.num_updates, self._seconds = 0, 0.0
         self._dataset, self._algorithm, self._goal, self._seed = dataset, algorithm, goal, seed
-        self._settings = settings
+        self._settings = settings = replace(settings, goal_columns=tuple(columns))
         data = load_transitions(dataset)
         self._sampler: TransitionSampler = (
             FixedGoal(data, goal, columns, settings.goal_radius)
@@ -263,7 +276,7 @@ class OfflineTrainer:
             algorithm=self._algorithm,
             env=self._dataset.env,
             goal=None if self._goal is None else tuple(float(value) for value in self._goal),
-            goal_dim=len(settings.goal_columns),
+            goal_dim=len(settings.goal_columns or ()),
             action_low=tuple(float(value) for value in manifest.action_low if value is not None),
             action_high=tuple(float(value) for value in manifest.action_high if value is not None),
             action_margin=settings.action_margin,

@@ -12,10 +12,11 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diffplan.behaviors.collection import complete_collection
 from diffplan.checkpoint import load_checkpoint
 from diffplan.cluster.collect import collect
 from diffplan.cluster.evaluate import evaluate
@@ -42,10 +43,9 @@ from diffplan.run_directory import (
     SUMMARY,
     TENSORBOARD,
 )
+from diffplan.tasks.registry import task_of
 from diffplan.training.companions import fit_companions
 from diffplan.usage import record_usage
-
-PROTOCOLS = ("maze2d", "multi2d")
 
 
 @dataclass
@@ -93,6 +93,9 @@ def run_pipeline(
     Raises:
         DiffplanError: whatever a stage raises; the stages before it stay done.
     """
+    env, collection = complete_collection(config.env, config.collection)
+    config = replace(config, env=env, collection=collection)
+    protocols = tuple(task_of(env).protocols)
     store = open_store(run)
     _open_run(store, config, resume)
     record = _read_record(store) or PipelineRecord(
@@ -142,7 +145,7 @@ def run_pipeline(
             lambda: tune_planner(checkpoint, search, resume=resume),
         )
         settings = load_settings(f"{search}/{BEST}")
-        for protocol in PROTOCOLS:
+        for protocol in protocols:
             out = store.locate(f"{EVALUATION}/{protocol}")
             announce(f"[5/6] evaluate {episodes} episodes of {protocol} into {out}")
             stage(
@@ -167,7 +170,7 @@ def run_pipeline(
             usage.count(1)
 
     stage("report", False, report)
-    return {p: json.loads(store.read(f"{EVALUATION}/{p}/{SUMMARY}")) for p in PROTOCOLS}
+    return {p: json.loads(store.read(f"{EVALUATION}/{p}/{SUMMARY}")) for p in protocols}
 
 
 def new_run_directory(parent: str | Path, preset: str) -> Path:

@@ -28,16 +28,21 @@ from diffplan.cluster.train_storage import (
     sweep_scratch_directories,
 )
 from diffplan.config import Config, config_from_json
-from diffplan.data.dataset import open_dataset
+from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.diffusion.denoiser import Denoiser
-from diffplan.environments import get_maze
+from diffplan.planning.calibration import read_windows
 from diffplan.planning.planner import Planner
-from diffplan.report.figures import draw_sampled_plans, figure_to_array
+from diffplan.report.figures import figure_to_array
 from diffplan.run_directory import STEP_PREFIX
+from diffplan.seeding import Stream, make_generator
+from diffplan.tasks.registry import make_figures
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import Request, TrainingProgress, train
 from diffplan.training.state import TrainingState
 from diffplan.training.threads import compute_alone
+
+NUM_PICTURED = 6
+"""Plans of a picture."""
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -66,7 +71,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     if newest is not None:
         with storage.fetch(newest) as directory:
             state.load_state_dict(checkpoints.load_training_state(directory))
-    reporter = _Reporter(settings, state, batches, world_size) if rank == 0 else None
+    reporter = _Reporter(settings, state, batches, dataset, world_size) if rank == 0 else None
 
     def on_progress(progress: TrainingProgress) -> None:
         if reporter is not None:
@@ -99,9 +104,15 @@ class _Reporter:
     """Curves, pictures and checkpoints of a run; its first worker has one."""
 
     def __init__(
-        self, settings: dict[str, Any], state: TrainingState, batches: TrainingBatches, num_workers: int
+        self,
+        settings: dict[str, Any],
+        state: TrainingState,
+        batches: TrainingBatches,
+        dataset: TrajectoryDataset,
+        num_workers: int,
     ) -> None:
         self._settings, self._state, self._batches, self._num_workers = settings, state, batches, num_workers
+        self._dataset = dataset
         self._storage = open_run(settings["out"])
         sweep_scratch_directories(self._storage)
         self._files = EventFiles(settings["tensorboard"])
@@ -183,21 +194,20 @@ class _Reporter:
         self._files.upload(self._files.measure())
 
     def _add_picture(self, step: int) -> None:
-        """Plans between random places, drawn with the averaged weights."""
+        """Plans for a few problems that the task chooses, drawn with the averaged weights."""
         state = self._state
-        maze = get_maze(state.config.env)
-        if maze is None or state.config.training.objective != "diffusion":
+        if state.config.training.objective != "diffusion":
             return
-        denoiser = Denoiser.make(state.make_average_network(), state.config.diffusion)
+        config, generator = state.config, make_generator(0, Stream.TRAINING, step)
+        figures = make_figures(config.env)
+        windows = read_windows(self._dataset, config, config.windows.max_horizon, 4 * NUM_PICTURED, generator)
+        observations, goals = figures.choose_problems(windows, NUM_PICTURED, np.random.default_rng(0))
+        denoiser = Denoiser.make(state.make_average_network(), config.diffusion)
         planner = Planner(
-            state.config, state.layout, denoiser, self._batches.normalizer, return_range=self._batches.return_range
+            config, state.layout, denoiser, self._batches.normalizer, return_range=self._batches.return_range
         )
-        generator = np.random.default_rng(0)
-        cells = maze.free_cells[generator.integers(len(maze.free_cells), size=(2, 6))]
-        observations = np.zeros((6, state.layout.observation_dim), dtype=np.float32)
-        observations[:, list(state.config.env.position_columns)] = cells[0]
-        plans = planner.plan(observations, cells[1].astype(np.float32), torch.Generator().manual_seed(0))
-        figure = draw_sampled_plans(maze, plans, cells[1], state.config.env)
+        plans = planner.plan(observations, goals, torch.Generator().manual_seed(0))
+        figure = figures.draw_plans(plans, goals)
         self._writer.add_image("plans", figure_to_array(figure), step, dataformats="HWC")
 
 

@@ -16,6 +16,7 @@ from ray import tune
 from diffplan.cluster.committer import adopt_variables
 from diffplan.cluster.metrics import count_work
 from diffplan.config import Config, EnvConfig, SearchConfig
+from diffplan.config.study import Study
 from diffplan.data.dataset import open_dataset
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.evaluation.rollout import evaluate_episodes
@@ -23,12 +24,12 @@ from diffplan.evaluation.scores import EpisodeResult
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner
 from diffplan.seeding import Stream
+from diffplan.tasks.registry import task_of
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import train
 from diffplan.training.state import TrainingState
 from diffplan.tuning.metrics import summarize_trial
 from diffplan.tuning.space import apply_params
-from diffplan.tuning.studies import Study
 
 IS_FULL = "is_full"
 """In the reports of a trial: whether it has run to its end."""
@@ -61,7 +62,7 @@ def run_planner_trial(
     results: list[EpisodeResult] = []
     for block in range(search.num_blocks):
         results += _evaluate(planner, envs, search, block)
-        tune.report({**summarize_trial(results), IS_FULL: block + 1 == search.num_blocks})
+        tune.report({**_summarize(results, envs[0], search), IS_FULL: block + 1 == search.num_blocks})
 
 
 def run_training_trial(
@@ -108,7 +109,7 @@ def run_training_trial(
         )
         # The model is another one now: what it did before says nothing of it, so episodes begin anew.
         results = [result for earlier in range(block + 1) for result in _evaluate(planner, envs, search, earlier)]
-        report = {**summarize_trial(results), "training_steps": state.step}
+        report = {**_summarize(results, envs[0], search), "training_steps": state.step}
         tune.report({**report, IS_FULL: block + 1 == search.num_blocks})
 
 
@@ -119,6 +120,11 @@ def _shorten(config: Config, num_steps: int) -> Config:
         config.training, num_steps=num_steps, compile="off" if is_auto else config.training.compile
     )
     return dataclasses.replace(config, training=training)
+
+
+def _summarize(results: list[EpisodeResult], env: EnvConfig, search: SearchConfig) -> dict[str, Any]:
+    task = task_of(env)
+    return summarize_trial(results, search.objective or task.objective, task)
 
 
 def _evaluate(planner: Planner, envs: list[EnvConfig], search: SearchConfig, block: int) -> list[EpisodeResult]:

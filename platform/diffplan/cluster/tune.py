@@ -12,7 +12,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,22 @@ from diffplan.cluster.runtime import count_gpus, count_workers, ray_session, req
 from diffplan.cluster.search_storage import SearchStorage, open_search, read_begun_at
 from diffplan.cluster.trials import run_planner_trial, run_training_trial
 from diffplan.config import Config, EnvConfig, SearchConfig, config_to_dict
+from diffplan.config.study import Study
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.errors import ClusterError, ConfigError
-from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.protocol import apply_protocol, choose_protocols
+from diffplan.evaluation.scores import find_metric
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import with_settings
-from diffplan.pretrained import PREFIX
 from diffplan.report.search_files import write_search
+from diffplan.tasks.pretrained import PREFIX
+from diffplan.tasks.registry import task_of
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
 from diffplan.tuning.journal import SearchJournal
 from diffplan.tuning.metrics import LESS_IS_BETTER
 from diffplan.tuning.space import make_space, read_own_values
-from diffplan.tuning.studies import DEFAULT_STUDY, Study, find_study, size_search
+from diffplan.tuning.studies import DEFAULT_STUDY, find_study, size_search
 from diffplan.usage import record_usage
 
 RUN_NAME = "run"
@@ -105,11 +108,11 @@ def tune_planner(
             protocol or field; a study of kind `training`.
         ClusterError: too few CPUs, or no trial succeeded.
     """
-    study = find_study(DEFAULT_STUDY) if study is None else study
-    _require_kind(study, "planner")
     source, planner = _locate(checkpoint), load_planner(checkpoint)
     config = planner.config
-    search = size_search(study, config.search) if search is None else search
+    study = find_study(DEFAULT_STUDY, task_of(config.env)) if study is None else study
+    _require_kind(study, "planner")
+    search = _choose(size_search(study, config.search) if search is None else search, config)
     task = _Task(
         study=study,
         config=config,
@@ -156,7 +159,7 @@ def tune_training(
         ConfigError: as `tune_planner`, or the experiment trains no diffuser.
         ClusterError: too few CPUs, or no trial succeeded.
     """
-    study = find_study("training") if study is None else study
+    study = find_study("training", task_of(config.env)) if study is None else study
     _require_kind(study, "training")
     if config.training.objective != "diffusion":
         raise ConfigError(f"training.objective: expected diffusion to search, got {config.training.objective}")
@@ -164,7 +167,7 @@ def tune_training(
         num_training_steps = math.ceil(study.training_share * config.training.num_steps)
     if num_training_steps < 1:
         raise ConfigError(f"num_training_steps: expected at least 1, got {num_training_steps}")
-    search = size_search(study, config.search) if search is None else search
+    search = _choose(size_search(study, config.search) if search is None else search, config)
     begun = read_begun_at(out) if resume else {}
     dataset = open_dataset(data, snapshot=begun.get("snapshot"))
     index_windows(dataset, config, held_out=False)  # raises here, in one line, what would else fail in every trial
@@ -191,6 +194,13 @@ def tune_training(
         },
     )
     return _run(task, out, resume=resume)
+
+
+def _choose(search: SearchConfig, config: Config) -> SearchConfig:
+    """The search with its protocols and its objective named; raises `ConfigError` for unknown ones."""
+    objective = search.objective or task_of(config.env).objective
+    find_metric(objective, task_of(config.env))
+    return replace(search, protocols=choose_protocols(search.protocols, config.env), objective=objective)
 
 
 def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The complete description of an experiment: frozen dataclasses, a dict/JSON codec and dotted overrides.
 
-A `Config` names everything from the environment to the evaluation. `diffplan.presets` holds the ready ones; the command
+A `Config` names everything from the environment to the evaluation. `diffplan.tasks` holds the ready ones; the command
 line, Ray Tune and checkpoints all speak of the same fields by the same dotted names (`diffusion.num_diffusion_steps`).
 """
 

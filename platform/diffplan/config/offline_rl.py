@@ -30,12 +30,12 @@ class OfflineRLSettings:
     """Adam's learning rate of the Q networks (and of the state value of IQL)."""
     action_margin: float = 0.05
     """The bounds of the actions lie at ±(1 - margin) of the range of the squashed Gaussian: its log-density has poles
-    at ±1, where half of the recorded actions of Maze2D lie. RLlib by itself stays 1e-6 away from them."""
+    at ±1, where recorded actions of saturated controllers lie. RLlib by itself stays 1e-6 away from them."""
     deterministic: Literal["tanh", "clip"] = "tanh"
     """The action of the trained policy: the squashed mean of its Gaussian, or the mean clipped to the bounds, which is
     what `to_deterministic` and the connectors of RLlib make of it."""
-    goal_columns: tuple[int, ...] = (0, 1)
-    """Observation columns that a goal is made of."""
+    goal_columns: tuple[int, ...] | None = None
+    """Observation columns that a goal is made of; those of the dataset's environment if not given."""
     goal_radius: float = 0.5
     """A step is rewarded with 1 if it ends within this distance of the goal, else with 0."""
     current_goal_share: float = 0.2
@@ -52,7 +52,7 @@ class OfflineRLSettings:
         require(self.target_rate <= 1, "target_rate", "at most 1", self.target_rate)
         require(0 < self.discount < 1, "discount", "a number in (0, 1)", self.discount)
         require(0 <= self.action_margin < 1, "action_margin", "a number in [0, 1)", self.action_margin)
-        require(len(self.goal_columns) > 0, "goal_columns", "at least one column", self.goal_columns)
+        require(self.goal_columns is None or len(self.goal_columns) > 0, "goal_columns", "columns", self.goal_columns)
         shares = (self.current_goal_share, self.future_goal_share)
         require(min(shares) >= 0 and sum(shares) <= 1, "current_goal_share, future_goal_share", "a sum <= 1", shares)
 
@@ -79,7 +79,7 @@ class CQLSettings(OfflineRLSettings):
 
 @config_dataclass
 class IQLSettings(OfflineRLSettings):
-    """Implicit Q-learning. Source: Kostrikov et al. 2021, with the values of its mazes (AntMaze)."""
+    """Implicit Q-learning. Source: Kostrikov et al. 2021, with the values of its navigation tasks."""
 
     expectile: float = 0.9
     """Expectile of the state value over actions."""

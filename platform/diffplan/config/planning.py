@@ -47,7 +47,7 @@ class PlanningConfig:
     """Which candidate is best, of those that violate no limit: the most consistent, or, among the consistent ones, the
     one that the guides score highest."""
 
-    guides: tuple[str, ...] = ("goal_distance()",)
+    guides: tuple[str, ...] = ()
     """What is maximised, summed: each an expression such as `2 * goal_distance() + keep_out([3, 4], 0.5)`, or the
     import path of a guide, such as `my_package.guides:make_guide`. Used where `guidance_scale` is not 0, and by
     `selection`."""

@@ -1,8 +1,8 @@
 """Transitions for reinforcement learning, their rewards relabelled for the goal at hand.
 
 A step is rewarded with 1 if it ends within a radius of the goal, else with 0, and nothing ends an episode: the rule of
-D4RL's sparse Maze2D, whatever goal the data were collected for. The last step of an episode is followed by its final
-observation, so every step of the data is a transition.
+sparse goal-reaching tasks, whatever goal the data were collected for. The last step of an episode is followed by its
+final observation, so every step of the data is a transition.
 
 The goal is either the same for all transitions (`FixedGoal`), or one is drawn for each (`HindsightGoals`):
 

@@ -1,26 +1,43 @@
-"""Protocols: the tasks that an experiment's environment is evaluated on."""
+"""Protocols: the ways in which a task's environments are evaluated."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 from diffplan.suggestion import unknown_name
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "maze2d": {"redraw_goal": False},
-    "multi2d": {"redraw_goal": True},
-}
-"""Arguments of the environment under each protocol. Maze2D keeps the goal of D4RL, Multi2D draws one per episode."""
+from diffplan.tasks.registry import task_of
 
 EPISODES_PER_UNIT = 50
 """Episodes that are evaluated at once, if no other number is asked for. It fixes which random numbers a plan sees."""
 
 
 def apply_protocol(name: str, env: EnvConfig) -> EnvConfig:
-    """The environment under a protocol; raises `ConfigError` for an unknown one."""
-    if name not in PROTOCOLS:
-        raise ConfigError(unknown_name("protocol", name, PROTOCOLS))
-    return replace(env, env_kwargs={**env.env_kwargs, **PROTOCOLS[name]})
+    """The environment under a protocol of its task; raises `ConfigError` for an unknown one."""
+    protocols = task_of(env).protocols
+    if name not in protocols:
+        raise ConfigError(unknown_name("protocol", name, protocols))
+    return replace(env, env_kwargs={**env.env_kwargs, **protocols[name].env_kwargs})
+
+
+def choose_protocols(names: Sequence[str], env: EnvConfig) -> tuple[str, ...]:
+    """The protocols named, or all of the environment's task; raises `ConfigError` for an unknown one."""
+    protocols = task_of(env).protocols
+    for name in names:
+        if name not in protocols:
+            raise ConfigError(unknown_name("protocol", name, protocols))
+    return tuple(names) or tuple(protocols)
+
+
+def choose_protocol(name: str | None, env: EnvConfig) -> str:
+    """The protocol named, or the only one of the environment's task.
+
+    Raises:
+        ConfigError: an unknown one, or none is named and there are several.
+    """
+    protocols = choose_protocols(() if name is None else (name,), env)
+    if len(protocols) != 1:
+        raise ConfigError(f"--protocol: expected one of {', '.join(protocols)}, got none")
+    return protocols[0]

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
 from diffplan.config import EnvConfig
-from diffplan.environments import (
-    get_box_bounds,
-    get_reference_returns,
-    get_shortest_path_lengths,
-    get_touches_wall,
-    make_vector_env,
-    restart_ended,
-)
+from diffplan.environments import get_box_bounds, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
-from diffplan.evaluation.policies import MakePolicy, RolloutContext, follow_planner
+from diffplan.evaluation.policies import follow_planner
 from diffplan.evaluation.record import Record
 from diffplan.evaluation.scores import EpisodeResult, normalize_score
 from diffplan.planning.planner import Planner
 from diffplan.seeding import Stream, make_seed
+from diffplan.tasks.contracts import Ask, FinishedEpisodes, MakePolicy, RolloutContext
+from diffplan.tasks.registry import task_of
+from diffplan.tasks.task import Task
 from diffplan.types import Plan
 
 
@@ -60,20 +57,19 @@ def evaluate_episodes(
         episodes: indices of the episodes; with `seed` and `stream` they fix every random number.
         seed: seed of the evaluation.
         stream: what the episodes are for; tuning and evaluation never share one.
-        goal: a position that every episode must reach, in place of the protocol's goal.
+        goal: values of the goal columns that every episode must reach, in place of the protocol's goal.
         num_recorded: keep trajectories of this many of the episodes.
 
     Returns:
         A result for each episode, and the recorded ones.
 
     Raises:
-        ConfigError: the environment cannot be made, has no goals, or refuses this one.
+        ConfigError: the environment cannot be made, or refuses the goal.
     """
     make_policy = follow_planner(policy) if isinstance(policy, Planner) else policy
     vector_env = make_vector_env(env, len(episodes))
     try:
-        references = get_reference_returns(env)
-        return _evaluate(make_policy, env, vector_env, references, list(episodes), seed, stream, goal, num_recorded)
+        return _evaluate(make_policy, env, task_of(env), vector_env, list(episodes), seed, stream, goal, num_recorded)
     finally:
         vector_env.close()
 
@@ -81,8 +77,8 @@ def evaluate_episodes(
 def _evaluate(
     make_policy: MakePolicy,
     env: EnvConfig,
+    task: Task,
     vector_env: VectorEnv,
-    reference_returns: tuple[float, float] | None,
     episodes: list[int],
     seed: int,
     stream: Stream,
@@ -100,17 +96,19 @@ def _evaluate(
         observations, infos = vector_env.reset(seed=seeds, options=options)  # pyright: ignore[reportArgumentType]  # a seed each
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if "goal" not in infos:
-        raise ConfigError("env.env_id: expected an environment whose infos have a 'goal', got none")
-    starts, goals = observations.copy(), np.array(infos["goal"])
+    ask = (task.ask or ask_for_goal)(env, observations, infos)
+    if goal is not None and ask.goals is None:
+        raise ConfigError(f"goal: expected none, for episodes of {env.env_id} have no goal, got {list(goal)}")
+    starts, goals = observations.copy(), None if ask.goals is None else np.array(ask.goals)
     own_seeds = [make_seed(seed, stream, episode, 2) for episode in episodes]
     policy = make_policy(RolloutContext(env, own_seeds, generator, low, high))
-    policy.reset(observations, goals)
+    _start(policy, observations, goals, ask)
     first_plans: list[Plan | None] = list(getattr(policy, "plans", [None] * len(episodes)))
     num_envs = len(episodes)
     num_plans = np.zeros(num_envs, dtype=int)
     running = np.ones(num_envs, dtype=bool)
     record = Record(observations)
+    never, knows_success = np.zeros(num_envs, dtype=bool), False
     in_step = not (hasattr(policy, "act_some") and hasattr(vector_env, "step_some"))
     while running.any():
         if in_step:
@@ -121,30 +119,33 @@ def _evaluate(
             stepped, actions = policy.act_some(observations, running)  # pyright: ignore[reportAttributeAccessIssue]
             after, rewards, terminations, truncations, infos = vector_env.step_some(stepped, actions)  # pyright: ignore[reportAttributeAccessIssue]
             observations[stepped], ended, rows = after, terminations | truncations, slice(None)
-        record.add(stepped, after[rows], rewards[rows], np.asarray(infos["success"])[rows])
+        success = np.asarray(infos.get("success", never))[rows]
+        record.add(stepped, after[rows], rewards[rows], success.astype(bool))
+        knows_success |= "success" in infos
         num_plans = np.where(running, getattr(policy, "num_plans", num_plans), num_plans)
         running[stepped] = ~ended[rows]
     returns, lengths, reached = record.returns, record.lengths, record.times_to_goal
     total_plans = int(getattr(policy, "num_plans", num_plans).sum())
     plan_seconds = getattr(policy, "plan_seconds", 0.0) / max(total_plans, 1)
-    efficiencies, num_collision_steps = _compare_paths(env, record, starts, goals)
+    references = task.references(env)
+    scores = np.array([normalize_score(float(value), references) for value in returns])
+    measured = {} if task.measure is None else task.measure(FinishedEpisodes(env, record, starts, goals, scores))
     results = [
         EpisodeResult(
             episode=episode,
             seed=seeds[i],
-            goal=goals[i].tolist(),
+            goal=None if goals is None else goals[i].tolist(),
             start=starts[i].tolist(),
             undiscounted_return=float(returns[i]),
-            score=normalize_score(float(returns[i]), reference_returns),
-            success=bool(reached[i] >= 0),
+            score=float(scores[i]),
+            success=bool(reached[i] >= 0) if knows_success else None,
             time_to_goal_steps=int(reached[i]) if reached[i] >= 0 else None,
             length=int(lengths[i]),
             horizon=None if (plan := first_plans[i]) is None else plan.horizon,
             plan_speed_error=None if plan is None else plan.speed_error,
             num_plans=int(num_plans[i]),
             plan_seconds=plan_seconds * int(num_plans[i]),
-            path_efficiency=efficiencies[i],
-            num_collision_steps=num_collision_steps[i],
+            metrics={name: values[i] for name, values in measured.items()},
         )
         for i, episode in enumerate(episodes)
     ]
@@ -155,16 +156,22 @@ def _evaluate(
     return results, recorded
 
 
-def _compare_paths(
-    env: EnvConfig, record: Record, starts: np.ndarray, goals: np.ndarray
-) -> tuple[list[float | None], list[int | None]]:
-    """Path efficiency and number of steps in touch with a wall of each episode, None where they mean nothing."""
-    num_envs = len(starts)
-    collisions: list[int | None] = [None] * num_envs
-    if (touches_wall := get_touches_wall(env)) is not None:
-        collisions = [int(number) for number in record.count(touches_wall)]
-    if (shortest_path_lengths := get_shortest_path_lengths(env)) is None:
-        return [None] * num_envs, collisions
-    shortest, travelled = shortest_path_lengths(starts, goals), record.path_lengths(list(env.position_columns))
-    counts = (record.times_to_goal >= 0) & (shortest > 0) & (travelled > 0)
-    return [float(shortest[i] / travelled[i]) if counts[i] else None for i in range(num_envs)], collisions
+def ask_for_goal(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, Any]) -> Ask:
+    """What most environments ask of a planner: the `goal` of their infos, where they have one."""
+    goals = infos.get("goal")
+    if goals is None:
+        return Ask()
+    goals = np.asarray(goals)
+    if goals.dtype == object or goals.ndim != 2 or not np.isfinite(goals.astype(np.float64)).all():
+        raise ConfigError(
+            f"env.env_id {env.env_id!r}: expected infos with a goal of as many finite numbers in each environment, got "
+            f"{goals!r}"
+        )
+    return Ask(goals)
+
+
+def _start(policy: Any, observations: np.ndarray, goals: np.ndarray | None, ask: Ask) -> None:
+    """Start episodes; only planners are told constraints and guides."""
+    if (ask.constraints or ask.guides) and hasattr(policy, "ask"):
+        policy.ask(constraints=ask.constraints, guides=ask.guides)
+    policy.reset(observations, goals)

@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from diffplan.errors import ConfigError
+from diffplan.suggestion import unknown_name
+from diffplan.tasks.contracts import Metric
+from diffplan.tasks.task import Task
+
+GENERAL_METRICS = {
+    "return": Metric("return"),
+    "score": Metric("score"),
+    "length": Metric("steps", format=".0f"),
+    "success": Metric("success", format=".1%"),
+    "time_to_goal_steps": Metric("steps to the goal", less_is_better=True, format=".0f"),
+    "plan_seconds": Metric("seconds of planning", less_is_better=True, format=".3f"),
+}
+"""Metrics of an episode of any task."""
+
+
+def find_metric(name: str, task: Task) -> Metric:
+    """A metric by name, of every task or of this one; raises `ConfigError` for an unknown one."""
+    known = {**GENERAL_METRICS, **task.metrics}
+    if name not in known:
+        raise ConfigError(unknown_name("metric", name, known))
+    return known[name]
 
 
 @dataclass(frozen=True)
@@ -18,38 +41,48 @@ class EpisodeResult:
     Attributes:
         episode: index of the episode among those of its seed.
         seed: seed that the environment was reset with.
-        goal: the goal, in environment units.
+        goal: the goal, in environment units; None where episodes have none.
         start: the first observation.
         undiscounted_return: sum of rewards.
         score: normalised score, 0 for a random policy and 100 for the expert reference; the return itself where the
             environment has no references.
-        success: whether the goal was reached at any step.
+        success: whether the goal was reached at any step; None where the environment does not say.
         time_to_goal_steps: steps until the goal was first reached; None if never.
         length: steps of the episode.
         horizon: transitions in the first plan; None of a policy without plans.
         plan_speed_error: speed error of the first plan; None of a policy without plans.
         num_plans: how often it planned; searches for a sooner plan that found none are counted.
         plan_seconds: seconds spent on its plans; the time of a batch is shared evenly over the plans in it.
-        path_efficiency: length of the shortest way to the goal over the length travelled until it was first reached;
-            None if it never was, if the episode began there, or where the environment knows no shortest ways.
-        num_collision_steps: steps that ended in touch with a wall; None where the environment does not say.
+        metrics: what the task measures besides, by name; None where a metric means nothing in this episode.
     """
 
     episode: int
     seed: int
-    goal: list[float]
+    goal: list[float] | None
     start: list[float]
     undiscounted_return: float
     score: float
-    success: bool
+    success: bool | None
     time_to_goal_steps: int | None
     length: int
     horizon: int | None
     plan_speed_error: float | None
     num_plans: int
     plan_seconds: float
-    path_efficiency: float | None = None
-    num_collision_steps: int | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+
+    def get_metric(self, name: str) -> float | None:
+        """A metric by name: one of `GENERAL_METRICS`, or of the task; None where it means nothing in this episode."""
+        general = {
+            "return": self.undiscounted_return,
+            "score": self.score,
+            "length": self.length,
+            "success": self.success,
+            "time_to_goal_steps": self.time_to_goal_steps,
+            "plan_seconds": self.plan_seconds,
+        }
+        value = general[name] if name in general else self.metrics[name]
+        return None if value is None else float(value)
 
 
 def normalize_score(undiscounted_return: float, reference_returns: tuple[float, float] | None) -> float:
@@ -79,10 +112,10 @@ def summarize(
         raise ValueError("expected at least one episode, got none")
     scores = np.array([r.score for r in results])
     times = [r.time_to_goal_steps for r in results if r.time_to_goal_steps is not None]
+    successes = [r.success for r in results if r.success is not None]
     num_plans = sum(r.num_plans for r in results)
     plan_seconds = sum(r.plan_seconds for r in results)
-    efficiencies = [r.path_efficiency for r in results if r.path_efficiency is not None]
-    collisions = [r.num_collision_steps for r in results if r.num_collision_steps is not None]
+    names = [*GENERAL_METRICS, *results[0].metrics]
     return {
         "env_id": env_id,
         "protocol": protocol,
@@ -92,10 +125,9 @@ def summarize(
         "score_ci95": list(compute_interval(scores.tolist())),
         "score_iqm": float(stats.trim_mean(scores, 0.25)),
         "return_mean": float(np.mean([r.undiscounted_return for r in results])),
-        "success_rate": float(np.mean([r.success for r in results])),
+        "success_rate": float(np.mean(successes)) if successes else None,
         "time_to_goal_steps_mean": float(np.mean(times)) if times else None,
-        "path_efficiency_mean": float(np.mean(efficiencies)) if efficiencies else None,
-        "collision_steps_mean": float(np.mean(collisions)) if collisions else None,
+        "metrics": {name: _mean([r.get_metric(name) for r in results]) for name in names},
         "plan_seconds_mean": plan_seconds / num_plans if num_plans else None,
         "plans_per_second": num_plans / plan_seconds if plan_seconds > 0 else None,
         "wall_seconds": wall_seconds,
@@ -103,6 +135,13 @@ def summarize(
     }
 
 
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
 def results_to_rows(results: Sequence[EpisodeResult]) -> list[dict[str, Any]]:
-    """Results as rows of a table."""
-    return [asdict(result) for result in results]
+    """Results as rows of a table, the metrics of the task as further columns."""
+    rows = [asdict(result) for result in results]
+    return [{**row, **metrics} for row in rows for metrics in [row.pop("metrics")]]

@@ -12,10 +12,12 @@ from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.errors import CheckpointError, ConfigError
 from diffplan.evaluation.baselines.mppi import MppiSettings, follow_mppi
 from diffplan.evaluation.baselines.offline_policy import DESCRIPTION, OfflinePolicy, load_offline_policy
-from diffplan.evaluation.policies import SCRIPTED, MakePolicy, RolloutContext, follow_clone, follow_planner
+from diffplan.evaluation.policies import follow_clone, follow_planner, list_scripted
 from diffplan.planning.loading import load_planner, load_policy
 from diffplan.planning.planner import Planner
 from diffplan.suggestion import unknown_name
+from diffplan.tasks.contracts import MakePolicy, RolloutContext
+from diffplan.tasks.registry import complete_env, task_of
 
 BASELINE_PREFIX = "baseline:"
 MPPI: dict[str, MppiSettings] = {"mppi": MppiSettings(), "mppi_sparse": MppiSettings(dense_weight=0.0)}
@@ -85,14 +87,15 @@ def find_policy(
 
 def _find_baseline(name: str, env: EnvConfig | None, settings: PlanningConfig | None) -> PolicySource:
     short = name.removeprefix(BASELINE_PREFIX)
-    if short not in (known := [*SCRIPTED, *MPPI]):
-        raise ConfigError(unknown_name("baseline", short, known))
     if env is None:
-        raise ConfigError(f"{name}: expected --env_id, the environment that it is to act in, got none")
+        raise ConfigError(f"{name}: expected --env.env_id, the environment that it is to act in, got none")
+    if short not in (known := [*list_scripted(task_of(env)), *MPPI]):
+        raise ConfigError(unknown_name("baseline", short, known))
+    env = complete_env(env)
     _refuse_settings(settings, name)
     if short in MPPI:
         return PolicySource(name, env, {"baseline": short, "mppi": asdict(MPPI[short])}, _LoadMppi(MPPI[short]))
-    return PolicySource(name, env, {"baseline": short}, _LoadScripted(short))
+    return PolicySource(name, env, {"baseline": short}, _LoadScripted(short, env))
 
 
 def _refuse_settings(settings: PlanningConfig | None, name: str) -> None:
@@ -126,9 +129,10 @@ class _LoadClone:
 @dataclass(frozen=True)
 class _LoadScripted:
     name: str
+    env: EnvConfig
 
     def __call__(self) -> MakePolicy:
-        return SCRIPTED[self.name]
+        return list_scripted(task_of(self.env))[self.name]
 
 
 @dataclass(frozen=True)

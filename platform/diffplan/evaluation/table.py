@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from diffplan.evaluation.published import get_published_scores
+from diffplan.config import EnvConfig
+from diffplan.tasks.registry import task_of
+from diffplan.terminal import draw_table
 
 
-def format_table(summaries: dict[str, Any]) -> str:
-    """Summaries of evaluations by protocol as lines of text, with published scores beside them."""
-    lines = [f"{'protocol':<10}{'score':>8}  {'95 % interval':<16}{'success':>9}{'time to goal':>14}{'plan':>10}"]
+def format_table(summaries: Mapping[str, Any], env: EnvConfig) -> str:
+    """Summaries of evaluations by protocol as lines of text, with published scores beside them.
+
+    Args:
+        summaries: of evaluations, by protocol.
+        env: the environment that was evaluated in.
+    """
+    task = task_of(env)
+    is_normalized = task.references(env) is not None
+    has_goals = any(summary["success_rate"] is not None for summary in summaries.values())
+    header = ["protocol", "score" if is_normalized else "return", "95 % interval"]
+    header += ["success", "time to goal"] if has_goals else ["steps"]
+    rows = []
     for protocol, summary in summaries.items():
         low, high = summary["score_ci95"]
-        time_to_goal, plan_seconds = summary["time_to_goal_steps_mean"], summary["plan_seconds_mean"]
-        lines.append(
-            f"{protocol:<10}{summary['score_mean']:>8.1f}  {f'[{low:.1f}, {high:.1f}]':<16}"
-            f"{summary['success_rate']:>9.1%}"
-            f"{'never' if time_to_goal is None else f'{time_to_goal:.0f} steps':>14}"
-            f"{'none' if plan_seconds is None else f'{1000 * plan_seconds:.1f} ms':>10}"
-        )
-        others = ", ".join(f"{s.method} {s.score:g}" for s in get_published_scores(summary["env_id"], protocol))
+        row = [protocol, f"{summary['score_mean']:.1f}", f"[{low:.1f}, {high:.1f}]"]
+        if has_goals:
+            time_to_goal = summary["time_to_goal_steps_mean"]
+            row.append(f"{summary['success_rate']:.1%}")
+            row.append("never" if time_to_goal is None else f"{time_to_goal:.0f} steps")
+        else:
+            row.append(f"{summary['metrics']['length']:.0f}")
+        plan_seconds = summary["plan_seconds_mean"]
+        rows.append([*row, "none" if plan_seconds is None else f"{1000 * plan_seconds:.1f} ms"])
+    lines = draw_table([*header, "plan"], rows)
+    # Published scores stand below the row that they are to be compared with.
+    found = []
+    for protocol, line in zip(summaries, lines[-len(rows) :], strict=True):
+        found.append(line)
+        others = ", ".join(f"{s.method} {s.score:g}" for s in task.published(env, protocol))
         if others:
-            lines.append(f"{'':<10}published: {others}")
-    return "\n".join(lines)
+            found.append(f"{'':<10}published: {others}")
+    return "\n".join([*lines[: -len(rows)], *found])

@@ -157,7 +157,7 @@ class TrackingController(_Follower):
     action = clip(position_gain (x' - x) + velocity_gain (v' - v)), where x', v' are the plan's values one environment
     step ahead, interpolated between its steps. Once a plan has ended, its last position is held at rest.
 
-    Source: the controller of Janner et al. 2022 for Maze2D (`scripts/plan_maze2d.py`), which has both gains 1.
+    Source: the tracking controller of Janner et al. 2022, which has both gains 1.
 
     Args:
         env: which observation columns are positions and velocities.

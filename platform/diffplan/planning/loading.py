@@ -88,7 +88,7 @@ def load_policy(path: str | Path) -> ClonedPolicy:
     """
     checkpoint = _load(path, "behavior_cloning")
     layout, config = checkpoint.layout, checkpoint.config
-    goal_columns = config.windows.goal_columns
+    goal_columns = config.goal_columns
     network = PolicyNetwork(layout.observation_dim, len(goal_columns), layout.action_dim, config.network.hidden_dim)
     return ClonedPolicy(_trained(network, checkpoint), layout, checkpoint.normalizer, goal_columns)
 

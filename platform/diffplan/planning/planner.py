@@ -304,7 +304,7 @@ class Planner:
             goals,
             constraints,
             self.config.env,
-            self.config.windows.goal_columns,
+            self.config.goal_columns,
             self.step_seconds,
             self.layout.observation_dim,
         )

@@ -112,7 +112,7 @@ class PlanningPolicy:
         self.num_plans = np.zeros(0, dtype=int)
         self.plan_seconds = 0.0
 
-    def reset(self, observations: np.ndarray, goals: np.ndarray) -> None:
+    def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
         """Start episodes: plan in every environment."""
         self._goals = np.array(goals)
         self._env_steps = np.zeros(len(observations), dtype=int)

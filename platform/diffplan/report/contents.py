@@ -18,10 +18,10 @@ from diffplan.config import Config, EnvConfig, PlanningConfig, config_from_dict
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.format import MANIFEST_NAME
 from diffplan.data.store import LocalStore, open_store
-from diffplan.environments import get_maze, get_reference_returns
+from diffplan.environments import get_env_attribute
 from diffplan.errors import DataError
-from diffplan.evaluation.protocol import PROTOCOLS
 from diffplan.run_directory import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
+from diffplan.tasks.registry import task_of
 
 MAX_CURVE_POINTS = 1_000
 MAX_POSITIONS = 1_000_000
@@ -135,7 +135,7 @@ def read_run(where: str | Path) -> RunContents:
     if isinstance(store, LocalStore):
         return _read_run(Path(where), str(where))
     with tempfile.TemporaryDirectory(prefix="diffplan-") as directory:
-        parts = ["", SEARCH, TENSORBOARD, *(f"{EVALUATION}/{protocol}" for protocol in PROTOCOLS)]
+        parts = ["", SEARCH, TENSORBOARD, *store.list_directories(EVALUATION)]
         for part in parts:
             for stored in store.list(part):
                 path = Path(directory) / stored.name
@@ -154,8 +154,7 @@ def _read_run(run: Path, where: str) -> RunContents:
     checkpoint = load_checkpoint(f"{where}/{CHECKPOINT}") if has_checkpoint else None
     evaluations = {
         protocol: _read_evaluation(run / EVALUATION / protocol)
-        for protocol in PROTOCOLS
-        if (run / EVALUATION / protocol / SUMMARY).is_file()
+        for protocol in sorted(path.parent.name for path in (run / EVALUATION).glob(f"*/{SUMMARY}"))
     }
     search = _read_search(run / SEARCH) if (run / SEARCH / "best.json").is_file() else None
     curves = _read_curves(run / TENSORBOARD)
@@ -174,8 +173,8 @@ def _read_run(run: Path, where: str) -> RunContents:
         search=search,
         pipeline=pipeline,
         env=env,
-        maze=get_maze(env) if env else None,
-        has_references=env is not None and get_reference_returns(env) is not None,
+        maze=get_env_attribute(env, "maze") if env else None,
+        has_references=env is not None and task_of(env).references(env) is not None,
     )
 
 

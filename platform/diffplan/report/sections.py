@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import config_to_json
-from diffplan.evaluation.protocol import PROTOCOLS
-from diffplan.evaluation.published import PublishedScore, get_published_scores
 from diffplan.report.charts import (
     PROTOCOL_COLORS,
     SMALL_CHART_SIZE,
@@ -42,6 +40,8 @@ from diffplan.report.markup import (
     svg,
     table,
 )
+from diffplan.tasks.contracts import PublishedScore
+from diffplan.tasks.registry import task_of
 
 PROTOCOL_TITLES = {"maze2d": "Maze2D", "multi2d": "Multi2D"}
 PROTOCOL_NOTES = {"maze2d": "one fixed goal", "multi2d": "a new goal for each episode"}
@@ -72,7 +72,7 @@ def make_scores(run: RunContents) -> Section:
     if not run.evaluations:
         section.parts.append(missing("evaluation", "evaluation/"))
         return section
-    blocks = [_scores_of(protocol, run) for protocol in PROTOCOLS]
+    blocks = [_scores_of(protocol, run) for protocol in run.evaluations]
     section.parts += [
         grid(blocks, "two"),
         paragraph(_explain_scores(run), kind="caption"),
@@ -85,7 +85,7 @@ def _scores_of(protocol: str, run: RunContents) -> Html:
     if protocol not in run.evaluations:
         return stack(title, missing(f"{PROTOCOL_TITLES[protocol]} evaluation", f"evaluation/{protocol}/summary.json"))
     summary = run.evaluations[protocol].summary
-    published = get_published_scores(summary["env_id"], protocol)
+    published = _published(run, protocol)
     low, high = summary["score_ci95"]
     ours = ScoreRow("this run", summary["score_mean"], (low, high))
     rows = [ours, *(ScoreRow(p.method, p.score) for p in published)]
@@ -104,6 +104,10 @@ def _scores_of(protocol: str, run: RunContents) -> Html:
         numeric=(1, 2),
     )
     return stack(title, picture(chart, framed=True), _verdict(ours.score, (low, high), published), scores)
+
+
+def _published(run: RunContents, protocol: str) -> tuple[PublishedScore, ...]:
+    return () if run.env is None else task_of(run.env).published(run.env, protocol)
 
 
 def _verdict(score: float, interval: tuple[float, float], published: Sequence[PublishedScore]) -> Html:
@@ -126,7 +130,7 @@ def _verdict(score: float, interval: tuple[float, float], published: Sequence[Pu
 def _most_rows(run: RunContents) -> int:
     """Rows of the longest score chart, so that all are of one height."""
     evaluations = run.evaluations.items()
-    return 1 + max(len(get_published_scores(e.summary["env_id"], protocol)) for protocol, e in evaluations)
+    return 1 + max(len(_published(run, protocol)) for protocol, e in evaluations)
 
 
 def _score_label(run: RunContents) -> str:
@@ -156,7 +160,7 @@ def make_data(run: RunContents) -> Section:
         section.parts.append(missing("collection", "dataset/"))
         return section
     behaviors = Counter(dataset.episodes.column("behavior").tolist())
-    hours = dataset.num_steps * dataset.env.step_seconds / 3600
+    hours = dataset.num_steps * (dataset.env.step_seconds or 0.0) / 3600
     facts = table(
         ("", ""),
         [

@@ -166,7 +166,7 @@ class BehaviorCloningObjective:
 
     def __init__(self, config: Config) -> None:
         self.windows = _pairs(config)
-        self._goal_columns = config.windows.goal_columns
+        self._goal_columns = config.goal_columns
         self.conditions = Conditions(goal="future" if self._goal_columns else "none")
         self.recordable = True
         self._hidden_dim = config.network.hidden_dim
@@ -204,7 +204,7 @@ def make_objective(config: Config) -> Objective:
 def _known(config: Config, layout: Layout, horizon: int) -> Tensor:
     """What planning knows of a trajectory: all of its start, and the goal at its end."""
     start = range(layout.action_dim, layout.transition_dim)
-    return endpoint_mask(horizon, layout.transition_dim, start, layout.observation_columns(config.windows.goal_columns))
+    return endpoint_mask(horizon, layout.transition_dim, start, layout.observation_columns(config.goal_columns))
 
 
 def _pairs(config: Config) -> WindowConfig:

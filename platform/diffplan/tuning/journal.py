@@ -19,10 +19,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from diffplan.config.study import Study
 from diffplan.errors import ConfigError
 from diffplan.seeding import Stream, make_seed
 from diffplan.tuning.metrics import LESS_IS_BETTER
-from diffplan.tuning.studies import Study
 
 FILE_NAME = "study.journal"
 STUDY_NAME = "diffplan"

@@ -7,31 +7,48 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.evaluation.scores import EpisodeResult
-from diffplan.tuning.studies import Study
+from diffplan.config.study import Study
+from diffplan.errors import ConfigError
+from diffplan.evaluation.scores import EpisodeResult, find_metric
+from diffplan.tasks.task import Task
 
-FAILURE_PENALTY = 100.0
-"""What an episode that never reaches its goal costs beyond its score: the search must not trade goals for speed."""
 LESS_IS_BETTER = {"objective": False, "score_mean": False, "success_rate": False, "plan_seconds": True}
-"""Whether a search is after small values of a metric."""
+"""Whether a search is after small values of a metric of a trial."""
 
 
-def compute_objective(results: Sequence[EpisodeResult]) -> float:
-    """What a search maximises: the mean score less a penalty for episodes that never reach their goal."""
-    return float(np.mean([r.score - FAILURE_PENALTY * (not r.success) for r in results]))
+def compute_objective(results: Sequence[EpisodeResult], metric: str, task: Task) -> float:
+    """What a search maximises: the mean of a metric over episodes, with its sign turned if less of it is better.
+
+    Raises:
+        ConfigError: an unknown metric, or one that some episode does not have; leaving it out would flatter failures.
+    """
+    sign = -1.0 if find_metric(metric, task).less_is_better else 1.0
+    values = [result.get_metric(metric) for result in results]
+    if missing := sum(value is None for value in values):
+        raise ConfigError(
+            f"search.objective: expected a metric that every episode has, got {metric}, which {missing} of "
+            f"{len(values)} lack; take {task.objective}"
+        )
+    return float(np.mean([sign * value for value in values if value is not None]))
 
 
-def summarize_trial(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+def summarize_trial(results: Sequence[EpisodeResult], metric: str, task: Task) -> dict[str, Any]:
     """The metrics of a trial.
 
+    Args:
+        results: its episodes.
+        metric: what the search improves.
+        task: whose metrics there are.
+
     Returns:
-        `objective`; `score_mean`; `success_rate`, a share; `plan_seconds`, time spent on the plans of an episode, in a
-        batch of episodes side by side; `episodes`.
+        `objective`; `score_mean`; `success_rate`, a share, None where the environment does not say; `plan_seconds`,
+        time spent on the plans of an episode, in a batch of episodes side by side; `episodes`.
     """
+    successes = [r.success for r in results if r.success is not None]
     return {
-        "objective": compute_objective(results),
+        "objective": compute_objective(results, metric, task),
         "score_mean": float(np.mean([r.score for r in results])),
-        "success_rate": float(np.mean([r.success for r in results])),
+        "success_rate": float(np.mean(successes)) if successes else None,
         "plan_seconds": float(np.mean([r.plan_seconds for r in results])),
         "episodes": len(results),
     }
@@ -40,8 +57,8 @@ def summarize_trial(results: Sequence[EpisodeResult]) -> dict[str, Any]:
 def compute_merit(study: Study, metrics: dict[str, Any]) -> float:
     """How good a trial is in one number; the trial with the greatest is what `best.json` holds.
 
-    Of a study with one objective it is that, turned so that more is better; of one with two, the score less the penalty
-    for missed goals. From either, `cost_weight` points are taken for each second of planning in an episode.
+    Of a study with one objective it is that, turned so that more is better; of one with two, the `objective`. From
+    either, `cost_weight` points are taken for each second of planning in an episode.
     """
     metric = "objective" if study.is_pareto else study.objectives[0]
     value = -metrics[metric] if LESS_IS_BETTER[metric] else metrics[metric]

@@ -9,8 +9,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from diffplan.config import Config, config_to_dict, with_overrides
+from diffplan.config.study import Among, Between, Scaled, Study
 from diffplan.errors import ConfigError, DiffplanError
-from diffplan.tuning.studies import Among, Between, Scaled, Study
 
 
 def make_space(

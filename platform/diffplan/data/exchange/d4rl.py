@@ -29,6 +29,7 @@ from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.exchange.unit_import import OnProgress, import_units
 from diffplan.data.format import ARROW_TYPES, Column, Manifest, make_columns, new_dataset_uuid
 from diffplan.errors import ConfigError, DataError
+from diffplan.tasks.registry import fill_roles
 from diffplan.types import Episode
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -54,8 +55,8 @@ def import_d4rl(
         path: the file.
         out: directory or URL of the new dataset.
         env: the environment that the file is of; D4RL's files do not name it.
-        split_on: an array of the file, such as `infos/goal`, that begins an episode wherever it changes: maze2d files
-            are one stream in which only the goal changes. Such an episode counts as truncated.
+        split_on: an array of the file, such as `infos/goal`, that begins an episode wherever it changes: files of
+            goal-reaching tasks are one stream in which only the goal changes. Such an episode counts as truncated.
         float32: store float64 as float32.
         episodes_per_unit: episodes of one unit, which becomes one shard.
         on_progress: called with the episodes done and their number.
@@ -75,7 +76,7 @@ def import_d4rl(
         kinds = ("next", "last_row", "repeated")
         manifest = Manifest(
             dataset_uuid=new_dataset_uuid(),
-            env=config_to_dict(env),
+            env=config_to_dict(fill_roles(env)),
             columns=columns,
             action_low=low,
             action_high=high,

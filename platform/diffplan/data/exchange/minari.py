@@ -11,13 +11,13 @@ import numpy as np
 
 from diffplan.config import EnvConfig, config_from_dict, config_to_dict
 from diffplan.data.dataset import TrajectoryDataset
-from diffplan.data.exchange.frames import FrameName, make_frame
 from diffplan.data.exchange.minari_export import EPISODE_RECORD, RECORD, export_minari
 from diffplan.data.exchange.minari_layout import Layout, flatten_tree, infer_layout
 from diffplan.data.exchange.minari_reading import MinariSource, open_minari, read_episodes
 from diffplan.data.exchange.unit_import import OnProgress, import_units
 from diffplan.data.format import Manifest, new_dataset_uuid
 from diffplan.errors import ConfigError, DataError
+from diffplan.tasks.registry import fill_roles, find_frame
 from diffplan.types import Episode
 
 NOT_KEPT = ("observation_space", "action_space", "env_spec", "dataset_id", RECORD)
@@ -29,7 +29,7 @@ def import_minari(
     out: str | Path,
     *,
     env: EnvConfig | None = None,
-    frame: FrameName | None = None,
+    frame: str | None = None,
     float32: bool = False,
     skip_infos: bool = False,
     episodes_per_unit: int = 64,
@@ -45,7 +45,8 @@ def import_minari(
         source: directory of the dataset, or its id; nothing is downloaded.
         out: directory or URL of the new dataset.
         env: the environment in place of the one that the dataset names.
-        frame: `maze2d` maps data of PointMaze to the coordinates of `diffplan/Maze2D-*`.
+        frame: a change of coordinates that a task knows (`Task.frames`), so that planners trained on the data run in
+            environments of that task.
         float32: store float64 as float32.
         skip_infos: leave infos out.
         episodes_per_unit: episodes of one unit, which becomes one shard.
@@ -67,7 +68,7 @@ class _Importer:
         self,
         source: MinariSource,
         env: EnvConfig | None,
-        frame: FrameName | None,
+        frame: str | None,
         float32: bool,
         skip_infos: bool,
         episodes_per_unit: int,
@@ -79,9 +80,10 @@ class _Importer:
         algorithm = source.metadata.get("algorithm_name")
         self._behavior = self._record.get("behavior", algorithm if isinstance(algorithm, str) else "unknown")
         env_spec = source.metadata.get("env_spec")
-        self._frame = None if frame is None else make_frame(frame, env_spec)
+        self._frame = None if frame is None else find_frame(frame)(env_spec)
         if env is None:
             env = self._frame.env if self._frame else _env_of(source, self._record)
+        env = fill_roles(env)
         low, high = _bounds(source.dataset.action_space)
         if len(low) != self._layout.columns[1].size:
             raise DataError(

@@ -7,7 +7,6 @@ under `RECORD` (columns, environment, behavior) and, for episodes that need it, 
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ from diffplan.data.exchange.minari_layout import Layout, default_layout
 from diffplan.data.exchange.unit_import import OnProgress
 from diffplan.data.format import Column
 from diffplan.data.store import TEMPORARY_PREFIX, sync_directory
-from diffplan.errors import DataError
+from diffplan.errors import ConfigError, DataError
 
 RECORD = "diffplan"
 EPISODE_RECORD = "diffplan"
@@ -47,7 +46,7 @@ def export_minari(
 
     Args:
         dataset: the dataset.
-        dataset_id: id for Minari, such as `maze2d/umaze-v0`.
+        dataset_id: id for Minari, such as `my_namespace/name-v0`.
         root: directory of all Minari datasets; None for Minari's own (`MINARI_DATASETS_PATH`).
         on_progress: called with the episodes done and their number.
 
@@ -84,7 +83,7 @@ def _target(dataset_id: str, root: str | Path | None) -> Path:
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError):
         raise DataError(
-            f"dataset_id: expected namespace/name-vN, such as maze2d/umaze-v0, got {dataset_id!r}"
+            f"dataset_id: expected namespace/name-vN, such as my_namespace/name-v0, got {dataset_id!r}"
         ) from None
     target = get_dataset_path(dataset_id) if root is None else Path(root) / dataset_id
     if target.exists():
@@ -210,19 +209,17 @@ def _metadata(dataset: TrajectoryDataset, layout: Layout, behavior: str) -> dict
 
 def _derive_specs(dataset: TrajectoryDataset) -> dict[str, str]:
     """The spec of the environment with the episode limit of the collection, and the registered one for evaluation."""
-    import gymnasium
-
-    import diffplan.environments  # noqa: F401  (registers our environments)
+    from diffplan.environments import find_spec
 
     try:
-        spec = copy.deepcopy(gymnasium.spec(dataset.env.env_id))
+        spec = find_spec(dataset.env)
         spec.kwargs = {**spec.kwargs, **dataset.env.env_kwargs}
         registered = spec.to_json()
         if dataset.collection is None:
             return {"env_spec": registered}
         spec.max_episode_steps = dataset.collection.episode_steps
         return {"env_spec": spec.to_json(), "eval_env_spec": registered}
-    except (gymnasium.error.Error, TypeError, ValueError, ImportError):
+    except (ConfigError, TypeError, ValueError, ImportError):
         return {}  # not registered here, or not to be written as JSON: Minari needs no spec
 
 

@@ -5,18 +5,15 @@ sequences are tried in the simulator from the present state, and the sequence be
 exp(return / temperature). In between, the sequence is followed as it stands; the next plan starts from what is left.
 
 What is maximised is the task's own reward, summed over the horizon, plus `dense_weight` times the reward of the task's
-dense variant (in Maze2D exp(-distance) as the crow flies). The sparse reward alone leaves all samples alike until one
-of them happens on the goal; the dense one tells nearer from further, and may lead into a dead end. Neither knows the
-map.
+dense variant. A sparse reward alone leaves all samples alike until one of them happens on the goal; a dense one tells
+nearer from further, and may lead into a dead end.
 
 Departures from the paper: the temperature is in units of the samples' own spread, so that one number serves far from
 the goal, where returns differ by thousandths, and near it; actions cost nothing, as in the task (alpha = 1); noise is
-held for `steps_per_knot` steps, because white noise hardly moves a ball of this inertia; and one sample of each plan
+held for `steps_per_knot` steps, because white noise hardly moves a body of some inertia; and one sample of each plan
 is the sequence without noise, so that a good one is not lost.
 
-The defaults scored, on 12 tuning episodes each of UMaze / Medium / Large, 162 / 181 / 192 in Maze2D and 167 / 186 /
-233 in Multi2D. Tried besides, in Large: shorter and longer horizons (100, 200, 300 steps), planning every 5 and 20
-steps, a temperature of 0.03, and no dense reward, which scored 132 against 243; `docs/baselines.md` has the numbers.
+What the defaults score, and what else was tried, is in `docs/baselines.md`.
 
 Source: Williams et al. 2017, "Information theoretic MPC for model-based reinforcement learning", Alg. 1 and 2; the
 baseline of Janner et al. 2022, Table 1, there with the true dynamics too.
@@ -119,19 +116,19 @@ class MppiPolicy:
         self.num_plans = np.zeros(len(generators), dtype=int)
         self.plan_seconds = 0.0
 
-    def reset(self, observations: np.ndarray, goals: np.ndarray) -> None:
+    def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
         """Start episodes, with no plan yet.
 
         Args:
             observations: float[num_envs, observation_dim], one row for each generator.
-            goals: float[num_envs, goal_dim].
+            goals: float[num_envs, goal_dim]; None where episodes have none.
 
         Raises:
             ValueError: more or fewer observations than generators.
         """
         if len(observations) != len(self._generators):
             raise ValueError(f"observations: expected {len(self._generators)} rows, got {len(observations)}")
-        self._goals = np.array(goals)
+        self._goals = np.zeros((len(observations), 0)) if goals is None else np.array(goals)
         self._env_step = 0
         self.sequences = np.clip(np.zeros_like(self.sequences), self._low, self._high)
         self.num_plans = np.zeros(len(observations), dtype=int)

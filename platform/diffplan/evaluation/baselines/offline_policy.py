@@ -99,7 +99,7 @@ class OfflinePolicy:
         """Coordinates of the goal that an observation is given besides; 0 for a policy of one goal."""
         return self.description.goal_dim if self.description.goal is None else 0
 
-    def reset(self, observations: np.ndarray, goals: np.ndarray) -> None:
+    def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
         """Start episodes.
 
         Args:
@@ -107,8 +107,10 @@ class OfflinePolicy:
             goals: float[num_envs, goal_dim].
 
         Raises:
-            ConfigError: the policy was trained for another goal, or for other observations.
+            ConfigError: the policy was trained for another goal, or for other observations, or there is no goal.
         """
+        if goals is None:
+            raise ConfigError(f"{self.description.algorithm} policy: expected episodes with a goal, got none")
         goals = np.asarray(goals, np.float64)
         goal, told = self.description.goal, self.goal_dim_told
         if goals.shape[1] != self.description.goal_dim or observations.shape[1] + told != len(self._center):

@@ -1,31 +1,10 @@
-"""The contract of a behavior, and the random numbers of a batch."""
+"""The random numbers of a batch of environments, each from its own generator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
-
-
-class Behavior(Protocol):
-    """Acts in a batch of environments.
-
-    What it does in one environment must not depend on the others in the batch: all its random numbers for environment i
-    come from generator i, so an episode is the same whatever batch it is collected in.
-    """
-
-    def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
-        """Start episodes in all environments, from observations float[num_envs, observation_dim]."""
-        ...
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions float32[num_envs, action_dim] for the current observations."""
-        ...
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Further columns of the step just acted, each float[num_envs, size], such as the goal that is pursued."""
-        ...
 
 
 class BlockDraws:

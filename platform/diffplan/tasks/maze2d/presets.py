@@ -21,10 +21,15 @@ from diffplan.config import (
     TrainingConfig,
     WindowConfig,
 )
-from diffplan.presets.janner import make_janner_planning, make_janner_training
-from diffplan.presets.preset import Preset
+from diffplan.tasks.janner import make_janner_planning, make_janner_training
+from diffplan.tasks.maze2d.environment import ROLES
+from diffplan.tasks.task import Preset
+
+_GOAL = ("goal_distance()",)
+"""The guide that a search may turn on."""
 
 _BRISK = PlanningConfig(
+    guides=_GOAL,
     num_sampling_steps=4,
     num_candidates=1,
     min_horizon=4,
@@ -43,10 +48,19 @@ time, for what would cut a wall is known by its departure from the data."""
 _TITLES = {"umaze": "UMaze", "medium": "Medium", "large": "Large", "open": "Open"}
 
 
+def _make_env(maze: str) -> EnvConfig:
+    return dataclasses.replace(ROLES, env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1")
+
+
+def _collect(num_steps: int) -> CollectionConfig:
+    """Behaviors go on to new goals within episodes of 1,000 steps."""
+    return CollectionConfig(behavior="waypoint", num_steps=num_steps, episode_steps=1_000)
+
+
 def _maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_training_steps: int) -> Config:
     return Config(
-        env=EnvConfig(env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1"),
-        collection=CollectionConfig(num_steps=num_collected_steps),
+        env=_make_env(maze),
+        collection=_collect(num_collected_steps),
         windows=WindowConfig(min_horizon=4, max_horizon=max_horizon, horizon_multiple=1, stride=5),
         training=TrainingConfig(num_steps=num_training_steps),
         planning=dataclasses.replace(_BRISK, max_horizon=max_horizon, max_speed_error=10.0),
@@ -56,8 +70,8 @@ def _maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_traini
 def _long_maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_training_steps: int) -> Config:
     """Mazes whose ways are long: fewer, longer plan steps, with cubics in between."""
     return Config(
-        env=EnvConfig(env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1"),
-        collection=CollectionConfig(num_steps=num_collected_steps),
+        env=_make_env(maze),
+        collection=_collect(num_collected_steps),
         windows=WindowConfig(min_horizon=4, max_horizon=max_horizon, horizon_multiple=1, stride=10),
         training=TrainingConfig(num_steps=num_training_steps, batch_size=128),
         planning=dataclasses.replace(_BRISK, max_horizon=max_horizon, max_speed_error=8.0, interpolation="hermite"),
@@ -66,8 +80,8 @@ def _long_maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_t
 
 def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_collected_steps: int) -> Config:
     return Config(
-        env=EnvConfig(env_id=f"diffplan/Maze2D-{_TITLES[maze]}-v1"),
-        collection=CollectionConfig(num_steps=num_collected_steps),
+        env=_make_env(maze),
+        collection=_collect(num_collected_steps),
         windows=WindowConfig(
             min_horizon=horizon,
             max_horizon=horizon,
@@ -82,6 +96,7 @@ def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_col
         training=make_janner_training(num_steps=2_000_000),
         planning=dataclasses.replace(
             make_janner_planning(horizon=horizon, num_diffusion_steps=num_diffusion_steps),
+            guides=_GOAL,
             position_gain=1.0,
             velocity_gain=1.0,
         ),

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.behaviors.behavior import BlockDraws
+from diffplan.behaviors.draws import BlockDraws
 
 POSITION_GAIN, VELOCITY_GAIN = 10.0, 1.0
 THRESHOLD = 0.1
@@ -33,7 +33,7 @@ class WaypointBehavior:
     """The waypoint controller in a batch of equal mazes.
 
     Args:
-        maze: the maze; see `diffplan.environments`.
+        maze: the maze; see `diffplan_envs.maze.Maze`.
         action_noise: standard deviation of noise added to the action before it is clipped (D4RL's `--noisy` has 0.5).
         max_goal_steps: steps after which a goal is given up for the next.
         goals: float[num_envs, 2], goals to walk to and stay at (as an evaluated policy does) in place of drawn ones.

@@ -3,9 +3,9 @@ from collections import deque
 import numpy as np
 import pytest
 
-from diffplan.behaviors.waypoint import WaypointBehavior
 from diffplan.config import EnvConfig
 from diffplan.environments import make_vector_env
+from diffplan.tasks.maze2d.waypoint import WaypointBehavior
 from diffplan_envs.maze import Maze, make_maze
 
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from diffplan.cluster.table1 import METHODS, Table1, Table1Size, _begin, make_table1, write_table1
 from diffplan.errors import ConfigError
-from diffplan.report.table1 import METHOD_TITLES, format_page, make_row
+from diffplan.tasks.maze2d.table import METHODS, Table1, Table1Size, _begin, make_table1, write_table1
+from diffplan.tasks.maze2d.table_page import METHOD_TITLES, format_page, make_row
 
 CONTRACT = {
     "protocol",

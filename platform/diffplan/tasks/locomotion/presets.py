@@ -28,8 +28,8 @@ from diffplan.config import (
     TrainingConfig,
     WindowConfig,
 )
-from diffplan.presets.janner import make_janner_planning, make_janner_training
-from diffplan.presets.preset import Preset
+from diffplan.tasks.janner import make_janner_planning, make_janner_training
+from diffplan.tasks.task import Preset
 
 DATASETS = ("medium", "medium-replay", "medium-expert")
 
@@ -50,7 +50,7 @@ class _Robot:
 
     @property
     def env(self) -> EnvConfig:
-        return EnvConfig(env_id=self.env_id, position_columns=(), velocity_columns=(), step_seconds=self.step_seconds)
+        return EnvConfig(env_id=self.env_id, step_seconds=self.step_seconds)
 
     @property
     def windows(self) -> WindowConfig:

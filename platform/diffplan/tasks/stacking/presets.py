@@ -29,15 +29,13 @@ from diffplan.config import (
     TrainingConfig,
     WindowConfig,
 )
-from diffplan.presets.janner import make_janner_planning, make_janner_training
-from diffplan.presets.preset import Preset
+from diffplan.tasks.janner import make_janner_planning, make_janner_training
+from diffplan.tasks.task import Preset
 
 NUM_JOINTS, NUM_BLOCKS, BLOCK_COLUMNS = 7, 4, 8
 
 _ENV = EnvConfig(
     env_id="diffplan/Stacking-v1",  # names the data; there is no such environment to collect them with yet
-    position_columns=(),
-    velocity_columns=(),
     step_seconds=1 / 48,  # a step of the release's plans, every other one of its data, takes 10 of 1/240 s
 )
 

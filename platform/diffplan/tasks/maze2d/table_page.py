@@ -11,7 +11,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from diffplan.evaluation.published import get_published_scores
+from diffplan.config import EnvConfig
+from diffplan.tasks.contracts import PublishedScore
+from diffplan.tasks.maze2d.published import get_published_scores
 
 MAZES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 PROTOCOL_TITLES = {"maze2d": "Maze2D", "multi2d": "Multi2D"}
@@ -29,7 +31,7 @@ METHOD_TITLES = {
 }
 """Methods in the order of the table."""
 _COLUMNS = ("score_mean", "score_stderr", "score_ci95", "score_iqm", "success_rate", "time_to_goal_steps_mean")
-_MORE_COLUMNS = ("path_efficiency_mean", "collision_steps_mean", "plan_seconds_mean", "wall_seconds", "episodes")
+_MORE_COLUMNS = ("metrics", "plan_seconds_mean", "wall_seconds", "episodes")
 
 
 def make_row(summary: dict[str, Any], *, maze: str, method: str, training: dict[str, Any] | None) -> dict[str, Any]:
@@ -91,6 +93,10 @@ def format_page(rows: Sequence[dict[str, Any]], *, command: str, machine: str, n
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _get_published(maze: str, protocol: str) -> tuple[PublishedScore, ...]:
+    return get_published_scores(EnvConfig(env_id=f"diffplan/Maze2D-{MAZES[maze]}-v1"), protocol)
+
+
 def _format_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
@@ -101,7 +107,7 @@ def _format_cell(row: dict[str, Any] | None) -> str:
 
 
 def _format_published(protocol: str, mazes: Sequence[str]) -> list[str]:
-    published = {maze: get_published_scores(f"diffplan/Maze2D-{MAZES[maze]}-v1", protocol) for maze in mazes}
+    published = {maze: _get_published(maze, protocol) for maze in mazes}
     methods = dict.fromkeys(
         score.method for scores in published.values() for score in scores if "best" not in score.source
     )
@@ -127,8 +133,8 @@ def _format_costs(rows: Sequence[dict[str, Any]], mazes: Sequence[str]) -> list[
             have = [own[maze] for maze in mazes if maze in own]
             trained = [_ratio((row["training"] or {}).get("seconds"), 1 / 60, ".1f") for row in have]
             planned = [_ratio(row["plan_seconds_mean"], 1000, ".1f") for row in have]
-            straight = [_ratio(row["path_efficiency_mean"], 1, ".2f") for row in have]
-            touched = [_ratio(row["collision_steps_mean"], 1, ".0f") for row in have]
+            straight = [_ratio(row["metrics"]["path_efficiency"], 1, ".2f") for row in have]
+            touched = [_ratio(row["metrics"]["collision_steps"], 1, ".0f") for row in have]
             cells = [
                 " / ".join(values) if set(values) != {"—"} else "—" for values in (trained, planned, straight, touched)
             ]
@@ -160,7 +166,7 @@ def draw_table(rows: Sequence[dict[str, Any]]) -> Figure:
             for row in rows:
                 if (row["protocol"], row["maze"], row["method"]) == (protocol, maze, "limit"):
                     panel.axvline(row["score_mean"], color="tab:red", linestyle="--", linewidth=1)
-            best = [s.score for s in get_published_scores(f"diffplan/Maze2D-{MAZES[maze]}-v1", protocol)]
+            best = [s.score for s in _get_published(maze, protocol)]
             if best:
                 panel.axvline(max(best), color="tab:green", linestyle=":", linewidth=1.5)
             names = [METHOD_TITLES[method] for method in reversed(methods)] if column == 0 else [""] * len(methods)

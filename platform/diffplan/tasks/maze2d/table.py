@@ -31,7 +31,7 @@ from diffplan.cluster.train import train_on_cluster
 from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, EnvConfig, SearchConfig
 from diffplan.config.offline_rl import Algorithm
-from diffplan.environments import get_episode_limit, get_limit_returns, get_maze, get_reference_returns
+from diffplan.environments import get_episode_limit
 from diffplan.errors import ConfigError
 from diffplan.evaluation.baselines.offline_policy import load_offline_policy
 from diffplan.evaluation.protocol import apply_protocol
@@ -39,10 +39,18 @@ from diffplan.evaluation.scores import normalize_score
 from diffplan.evaluation.sources import BASELINE_PREFIX, PolicySource, find_policy
 from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
-from diffplan.presets import get_preset
-from diffplan.report.table1 import MAZES, METHOD_TITLES, PROTOCOL_TITLES, draw_table, format_page, make_row
 from diffplan.run_directory import CALIBRATION, POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
 from diffplan.suggestion import unknown_name
+from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze, get_reference_returns
+from diffplan.tasks.maze2d.table_page import (
+    MAZES,
+    METHOD_TITLES,
+    PROTOCOL_TITLES,
+    draw_table,
+    format_page,
+    make_row,
+)
+from diffplan.tasks.registry import get_preset, task_of
 from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
 
@@ -287,7 +295,7 @@ class _Maze:
         """Planner settings from tuning episodes of both protocols."""
         out = self._root / "search"
         if not self._is_done(out / "best.json", "search planner settings"):
-            study = find_study("thorough")
+            study = find_study("thorough", task_of(self._config.env))
             tune_planner(checkpoint, out, study=study, search=self._table.size.search, resume=out.exists())
         return out
 
@@ -305,6 +313,7 @@ class _Maze:
             goal=goal,
             num_updates=conditioned if goal is None else single,
             num_selection_episodes=self._table.size.selection_episodes,
+            protocol=protocol,
         )
 
     def _fixed_goal(self) -> list[float]:

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from diffplan.config import EnvConfig
 from diffplan.data.format import Manifest
 from diffplan.errors import DataError
+from diffplan.tasks.maze2d.environment import complete_env
 from diffplan.types import Episode
 
-FrameName = Literal["maze2d"]
 OFFSET = 0.7
 """Half a cell, and the offset of 0.2 of D4RL's ball from its walls."""
 POSITION_COLUMNS = ("observation.achieved_goal", "observation.desired_goal", "infos.goal", "infos.qpos")
@@ -102,18 +102,15 @@ class Maze2DFrame:
         )
 
 
-def make_frame(name: str, env_spec: str | None) -> Maze2DFrame:
-    """The frame of a name for data of an environment.
+def make_frame(env_spec: str | None) -> Maze2DFrame:
+    """The frame for data of an environment.
 
     Args:
-        name: `maze2d`.
         env_spec: Gymnasium's spec of the environment that the data came from, as JSON; its `maze_map` is needed.
 
     Raises:
-        DataError: an unknown frame, or an environment that it does not fit.
+        DataError: an environment that it does not fit.
     """
-    if name != "maze2d":
-        raise DataError(f"frame: expected maze2d or none, got {name!r}")
     kwargs = json.loads(env_spec).get("kwargs", {}) if env_spec else {}
     maze_map = kwargs.get("maze_map")
     rows = maze_map if isinstance(maze_map, list) and all(isinstance(row, list) for row in maze_map) else []
@@ -142,6 +139,6 @@ def _make_env(rows: list[list[Any]], kwargs: dict[str, Any]) -> EnvConfig:
     for name, task in MAZE_TASKS.items():
         if np.array_equal(Maze(task.layout).walls, maze.walls) and goals == 0:
             title = "-".join("UMaze" if word == "umaze" else word.capitalize() for word in name.split("-"))
-            return EnvConfig(env_id=f"diffplan/Maze2D-{title}{'-Dense' if dense else ''}-v1")
+            return complete_env(EnvConfig(env_id=f"diffplan/Maze2D-{title}{'-Dense' if dense else ''}-v1"))
     reward_type = {"reward_type": "dense"} if dense else {}
-    return EnvConfig(env_id="diffplan/Maze2D-v1", env_kwargs={"maze": maze.layout, **reward_type})
+    return complete_env(EnvConfig(env_id="diffplan/Maze2D-v1", env_kwargs={"maze": maze.layout, **reward_type}))

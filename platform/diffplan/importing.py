@@ -1,0 +1,65 @@
+"""Objects by import path, such as `my_package.tasks:PUSHING`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from diffplan.errors import ConfigError
+
+
+def is_import_path(text: str) -> bool:
+    """Whether a text has the form `module:name`, both sides being Python names."""
+    module, colon, name = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
+
+
+def load_object(path: str, what: str) -> Any:
+    """The object that an import path names.
+
+    Modules are looked for as `python -m` does: in the working directory first, then in what is installed.
+
+    Args:
+        path: `module:name`.
+        what: what it stands for, such as `collection.behavior`, for messages.
+
+    Raises:
+        ConfigError: no such module, an error in it, or no such name in it.
+    """
+    if not is_import_path(path):
+        raise ConfigError(f"{what}: expected an import path such as my_package.module:name, got {path!r}")
+    module_name, _, name = path.partition(":")
+    look_in_working_directory()
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ConfigError(f"{what}: {path}: importing {module_name} failed: {_one_line(error)}") from error
+        raise ConfigError(
+            f"{what}: expected a module that can be imported, got {module_name!r}; install its package, or run the "
+            "command in the directory that it lies in"
+        ) from None
+    except Exception as error:  # whatever a module of the user raises
+        raise ConfigError(f"{what}: {path}: importing {module_name} failed: {_one_line(error)}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"{what}: expected {name!r} in {module_name}, got a module without it")
+        found = getattr(found, part)
+    return found
+
+
+def look_in_working_directory() -> None:
+    """Let modules of the working directory be imported, here and in the processes that this one starts."""
+    directory = os.getcwd()
+    if directory not in sys.path and "" not in sys.path:
+        sys.path.insert(0, directory)
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if directory not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*paths, directory])
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,260 @@
+"""What a task brings to the stages: behaviors that collect, policies that are evaluated, metrics and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from diffplan.config import EnvConfig
+from diffplan.types import Plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Behavior(Protocol):
+    """Acts in a batch of environments while data is collected.
+
+    What it does in one environment must not depend on the others in the batch: all its random numbers for environment i
+    come from generator i, so an episode is the same whatever batch it is collected in.
+    """
+
+    def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
+        """Start episodes in all environments, from observations float[num_envs, observation_dim]."""
+        ...
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions float32[num_envs, action_dim] for the current observations."""
+        ...
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Further columns of the step just acted, each float[num_envs, size], such as the goal that is pursued."""
+        ...
+
+
+@dataclass(frozen=True)
+class BehaviorContext:
+    """What a behavior may need to know.
+
+    Attributes:
+        env: the environment.
+        action_low: lower bounds of the actions, -inf where there are none.
+        action_high: upper bounds of the actions, inf where there are none.
+        action_noise: standard deviation of the noise of noisy behaviors.
+        max_goal_steps: steps after which a goal is given up.
+    """
+
+    env: EnvConfig
+    action_low: np.ndarray
+    action_high: np.ndarray
+    action_noise: float
+    max_goal_steps: int
+
+
+@dataclass(frozen=True)
+class BehaviorPart:
+    """A behavior of a task.
+
+    Attributes:
+        make: makes it; raises `ConfigError` where the environment is not one that it can act in.
+        columns: names and sizes of the columns that it adds to a dataset.
+    """
+
+    make: Callable[[BehaviorContext], Behavior]
+    columns: Mapping[str, int] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """Acts in a batch of environments that are evaluated.
+
+    A policy that plans says so by `num_plans`, int[num_envs], and `plan_seconds`, the seconds spent on them over all
+    environments; one whose plans are trajectories keeps them in `plans`, a `Plan` for each environment.
+    """
+
+    def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
+        """Start episodes.
+
+        Args:
+            observations: float[num_envs, observation_dim].
+            goals: float[num_envs, goal_dim]; None where episodes have no goal.
+        """
+        ...
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions float32[num_envs, action_dim] for the present observations."""
+        ...
+
+
+@dataclass(frozen=True)
+class RolloutContext:
+    """What a policy may need to know of the episodes it is to act in.
+
+    Attributes:
+        env: the environment under its protocol.
+        seeds: a seed for each environment, independent of the one that the environment was reset with.
+        generator: source of noise that is drawn for all environments at once.
+        action_low: lower bounds of the actions, -inf where there are none.
+        action_high: upper bounds of the actions, inf where there are none.
+    """
+
+    env: EnvConfig
+    seeds: Sequence[int]
+    generator: torch.Generator
+    action_low: np.ndarray
+    action_high: np.ndarray
+
+
+MakePolicy = Callable[[RolloutContext], Policy]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What episodes ask of a planner beside their observations.
+
+    Attributes:
+        goals: values of the goal columns that plans end on, float[num_envs, goal_dim]; None for no goal.
+        constraints: `diffplan.Fixed` and `diffplan.Bounds` that plans keep.
+        guides: guides, expressions or import paths that plans maximise; those of the settings if there are none.
+    """
+
+    goals: np.ndarray | None = None
+    constraints: Sequence[Any] = ()
+    guides: Sequence[Any] = ()
+
+
+class RecordedSteps(Protocol):
+    """The steps of episodes that ran side by side; see `diffplan.evaluation.record.Record`."""
+
+    lengths: np.ndarray
+    """Steps of each episode, int[num_envs]."""
+    observations: np.ndarray
+    """float64[steps + 1, num_envs, observation_dim]; what stands behind the end of an episode means nothing."""
+
+    @property
+    def returns(self) -> Any:
+        """Undiscounted returns, float64[num_envs]."""
+        ...
+
+    @property
+    def times_to_goal(self) -> Any:
+        """Steps until the goal was first reached, int[num_envs]; -1 where it never was."""
+        ...
+
+    def path_lengths(self, columns: list[int]) -> np.ndarray:
+        """Way travelled until the goal was first reached, or to the end, float64[num_envs]."""
+        ...
+
+    def count(self, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Steps that led to an observation of which something holds, int[num_envs]."""
+        ...
+
+
+@dataclass(frozen=True)
+class FinishedEpisodes:
+    """A block of episodes that have ended, to be measured.
+
+    Attributes:
+        env: the environment under its protocol.
+        steps: what happened.
+        starts: first observations, float[num_envs, observation_dim].
+        goals: float[num_envs, goal_dim]; None where episodes have no goal.
+        scores: normalised scores, or returns where there are no references, float[num_envs].
+    """
+
+    env: EnvConfig
+    steps: RecordedSteps
+    starts: np.ndarray
+    goals: np.ndarray | None
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of an episode that a task measures, or every task has.
+
+    Attributes:
+        title: what tables call it.
+        less_is_better: whether a search is after small values.
+        format: of its mean in tables, as `format()` takes it.
+    """
+
+    title: str
+    less_is_better: bool = False
+    format: str = ".1f"
+
+
+class Figures(Protocol):
+    """Draws plans, rollouts and data of one environment."""
+
+    words: FigureWords
+    """What is said below the pictures."""
+
+    def choose_problems(
+        self, windows: np.ndarray, num: int, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Problems whose plans are worth looking at.
+
+        Args:
+            windows: windows of the data, float32[windows, horizon, observation_dim], to choose from.
+            num: how many.
+            generator: of the choice.
+
+        Returns:
+            Observations float32[num, observation_dim] and goals float32[num, goal_dim], or None for no goals.
+        """
+        ...
+
+    def draw_plans(self, plans: Sequence[Plan], goals: np.ndarray | None) -> Figure:
+        """Plans side by side, with their goals float[plans, goal_dim]."""
+        ...
+
+    def draw_plan(self, observations: np.ndarray, goal: np.ndarray | None) -> Figure:
+        """One plan, noisy or clean, float32[horizon, observation_dim], small."""
+        ...
+
+    def draw_rollout(
+        self, plan: np.ndarray, stride: int, executed: np.ndarray, goal: np.ndarray | None, reached_step: int | None
+    ) -> Figure:
+        """What was executed, float32[steps, observation_dim], over the first plan, whose steps are `stride` apart.
+
+        The plan may be empty; `reached_step` is when the goal was first reached, None for never.
+        """
+        ...
+
+    def draw_data(self, observations: np.ndarray) -> Figure:
+        """Where observations float[rows, observation_dim] of the data lie."""
+        ...
+
+
+@dataclass(frozen=True)
+class FigureWords:
+    """Captions of a family's pictures.
+
+    Attributes:
+        plans: what to see in the pictures of a plan while it is denoised.
+        rollouts: what the lines of a rollout mean.
+        data: what the picture of the data shows.
+    """
+
+    plans: str
+    rollouts: str
+    data: str
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """A score from the literature.
+
+    Attributes:
+        method: name of the method.
+        source: where it was published.
+        score: in the units of ours.
+    """
+
+    method: str
+    source: str
+    score: float

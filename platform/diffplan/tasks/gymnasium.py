@@ -1,0 +1,113 @@
+"""The default task: any Gymnasium environment with Box observations and actions, about which nothing more is known.
+
+Episodes are scored by their return. They have goals where observations are Dicts with `achieved_goal` and
+`desired_goal`, or where `windows.goal_columns` says which columns the `goal` of the infos gives values for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import gymnasium
+
+from diffplan.config import (
+    CollectionConfig,
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SearchConfig,
+    TrainingConfig,
+    WindowConfig,
+)
+from diffplan.environments import GoalInInfos, make_env
+from diffplan.errors import ConfigError
+from diffplan.tasks.task import Preset, Task
+
+if TYPE_CHECKING:
+    from diffplan.tasks.contracts import Figures
+
+HORIZON = 16
+"""Transitions of a window and of a plan; the network of the generic preset halves them twice."""
+
+
+def complete_env(env: EnvConfig) -> EnvConfig:
+    """An environment with its goal columns, where its observations tell them.
+
+    Raises:
+        ConfigError: it cannot be made, or its observations or actions are no vectors of numbers.
+    """
+    made = make_env(env)
+    try:
+        for name, space, advice in (
+            ("observations", made.observation_space, "flatten them with a wrapper; images are not planned in"),
+            ("actions", made.action_space, "diffusion plans continuous actions"),
+        ):
+            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+                raise ConfigError(
+                    f"env.env_id {env.env_id!r}: expected {name} in a Box of one dimension, got {_describe(space)}; "
+                    f"{advice}"
+                )
+        if isinstance(made, GoalInInfos) and not env.goal_columns:
+            return replace(env, goal_columns=made.goal_columns)
+        return env
+    finally:
+        made.close()
+
+
+def _describe(space: gymnasium.Space) -> str:
+    if isinstance(space, gymnasium.spaces.Dict):
+        return f"a Dict of {', '.join(space.spaces)}"
+    if isinstance(space, gymnasium.spaces.Box):
+        return f"a Box of shape {space.shape}"
+    return str(space)
+
+
+def _make_figures(env: EnvConfig) -> Figures:
+    from diffplan.report.curves import CurveFigures
+
+    return CurveFigures(env)
+
+
+def _make_preset() -> Preset:
+    """Receding-horizon control: plans of actions and observations, ranked by a value, planned again all the time."""
+    return Preset(
+        config=Config(
+            env=EnvConfig(env_id=""),
+            collection=CollectionConfig(num_steps=100_000),
+            windows=WindowConfig(
+                min_horizon=HORIZON,
+                max_horizon=HORIZON,
+                horizon_multiple=1,
+                stride=1,
+                columns="actions_observations",
+                padding="end",
+            ),
+            network=NetworkConfig(dim=16, dim_mults=(1, 2, 4)),
+            diffusion=DiffusionConfig(num_diffusion_steps=16),
+            training=TrainingConfig(num_steps=4_000),
+            planning=PlanningConfig(
+                num_sampling_steps=4,
+                min_horizon=HORIZON,
+                max_horizon=HORIZON,
+                horizon_multiple=1,
+                num_candidates=16,
+                selection="guide",
+                controller="actions",
+                replan_interval=2,
+                max_deviation=0.0,
+            ),
+            search=SearchConfig(num_trials=8, episodes_per_block=8, num_blocks=2),
+        )
+    )
+
+
+TASK = Task(
+    name="gymnasium",
+    description="any Gymnasium environment with Box observations and actions",
+    presets={"gymnasium": _make_preset()},
+    complete_env=complete_env,
+    figures=_make_figures,
+)

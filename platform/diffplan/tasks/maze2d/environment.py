@@ -1,0 +1,82 @@
+"""What the environments of this family tell of themselves, and what their columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from diffplan.config import EnvConfig
+from diffplan.environments import get_env_attribute
+from diffplan.errors import ConfigError
+
+ROLES = EnvConfig(
+    env_id="diffplan/Maze2D-v1",
+    position_columns=(0, 1),
+    velocity_columns=(2, 3),
+    goal_columns=(0, 1),
+    step_seconds=0.01,
+)
+"""Observations are x, y, vx, vy; a goal is a position."""
+
+
+def complete_env(env: EnvConfig) -> EnvConfig:
+    """An environment of this family with its roles; those that are given stay."""
+    return replace(
+        env,
+        position_columns=env.position_columns or ROLES.position_columns,
+        velocity_columns=env.velocity_columns or (() if env.position_columns else ROLES.velocity_columns),
+        goal_columns=env.goal_columns or ROLES.goal_columns,
+        step_seconds=env.step_seconds or ROLES.step_seconds,
+    )
+
+
+def get_maze(env: EnvConfig) -> Any | None:
+    """The maze of an environment (`diffplan_envs.maze.Maze`), or None where it has none."""
+    return get_env_attribute(env, "maze")
+
+
+def require_maze(env: EnvConfig, what: str) -> Any:
+    """The maze of an environment.
+
+    Raises:
+        ConfigError: it has none; names what needs one.
+    """
+    maze = get_maze(env)
+    if maze is None:
+        raise ConfigError(f"{what}: expected an environment with a maze, got {env.env_id}")
+    return maze
+
+
+def get_reference_returns(env: EnvConfig) -> tuple[float, float] | None:
+    """D4RL's returns of a random policy and of the expert, or None where none are known."""
+    return get_env_attribute(env, "reference_returns")
+
+
+def get_limit_returns(env: EnvConfig) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None:
+    """The largest return that physics allows, or None where an environment does not know.
+
+    Returns:
+        A function of start observations float[num, observation_dim], goals float[num, goal_dim] and the number of
+        steps of an episode: the largest undiscounted return, float[num]. It may take seconds; one call for all
+        episodes is cheapest, and what was computed is remembered in the process.
+    """
+    return get_env_attribute(env, "limit_returns")
+
+
+def get_shortest_path_lengths(env: EnvConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """How far it is to a goal at least, or None where an environment does not know.
+
+    Returns:
+        A function of start observations float[num, observation_dim] and goals float[num, goal_dim]: the length of the
+        shortest possible way until the goal counts as reached, float[num], in environment units; 0 where it is reached
+        at once, infinity where no way leads there.
+    """
+    return get_env_attribute(env, "shortest_path_lengths")
+
+
+def get_touches_wall(env: EnvConfig) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Which observations float[..., observation_dim] touch a wall, bool[...]; None where there are no walls."""
+    return get_env_attribute(env, "touches_wall")

@@ -1,0 +1,40 @@
+"""Planners that come with tasks: `pretrained:NAME` stands wherever a checkpoint is expected.
+
+Each is a checkpoint without its training state, with weights of half precision, the companions that were fitted to it,
+and the settings that a search found in its config.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffplan.errors import CheckpointError
+from diffplan.suggestion import unknown_name
+from diffplan.tasks.registry import find_task, list_tasks
+
+PREFIX = "pretrained:"
+
+
+def _find_all() -> dict[str, Path]:
+    roots = [root for name in list_tasks() if (root := find_task(name).pretrained) is not None]
+    return {path.parent.name: path.parent for root in roots for path in sorted(root.glob("*/config.json"))}
+
+
+def list_pretrained() -> list[str]:
+    """Names of the planners that come with the installed tasks."""
+    return sorted(_find_all())
+
+
+def find_pretrained(name: str) -> Path:
+    """Directory of a planner that comes with a task.
+
+    Args:
+        name: without the prefix.
+
+    Raises:
+        CheckpointError: none of that name; suggests the nearest.
+    """
+    found = _find_all()
+    if name not in found:
+        raise CheckpointError(unknown_name("pretrained planner", name, found))
+    return found[name]

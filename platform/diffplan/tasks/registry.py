@@ -1,0 +1,208 @@
+"""Tasks and presets by name.
+
+A task is found by the name of a family in `diffplan.tasks`, by an import path (`my_package.tasks:PUSHING`), or through
+the entry point group `diffplan.tasks` of an installed package. No module imports a family by an import statement.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from diffplan.config import Config, EnvConfig
+from diffplan.errors import ConfigError
+from diffplan.importing import is_import_path, load_object
+from diffplan.suggestion import unknown_name
+from diffplan.tasks.task import Preset, Task
+
+if TYPE_CHECKING:
+    from diffplan.tasks.contracts import Figures
+
+ENTRY_POINTS = "diffplan.tasks"
+DEFAULT_TASK = "gymnasium"
+"""The task of environments that no other task claims."""
+TASK_ATTRIBUTE = "TASK"
+"""What a family's package calls its task."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the first argument of a command names.
+
+    Attributes:
+        task: the task.
+        name: of the preset.
+        preset: the preset; its environment names the task.
+    """
+
+    task: Task
+    name: str
+    preset: Preset
+
+    @property
+    def config(self) -> Config:
+        """The experiment of the preset."""
+        return self.preset.config
+
+
+@functools.cache
+def list_tasks() -> dict[str, str]:
+    """Names of the tasks that are installed, each with the import path of its task; the default one comes last."""
+    import diffplan.tasks
+
+    found: dict[str, str] = {}
+    for module in pkgutil.iter_modules(diffplan.tasks.__path__):
+        if module.ispkg:
+            found[module.name] = f"diffplan.tasks.{module.name}:{TASK_ATTRIBUTE}"
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        if point.name in (*found, DEFAULT_TASK) and found.get(point.name) != point.value:
+            raise ConfigError(
+                f"task {point.name!r}: expected one of that name, got {found.get(point.name, 'the default task')} and "
+                f"{point.value}; uninstall one of the packages"
+            )
+        found[point.name] = point.value
+    return {**found, DEFAULT_TASK: f"diffplan.tasks.gymnasium:{TASK_ATTRIBUTE}"}
+
+
+@functools.cache
+def find_task(reference: str) -> Task:
+    """The task of a name or an import path.
+
+    Raises:
+        ConfigError: no such task, suggesting the nearest; or something else at the import path.
+    """
+    known = list_tasks()
+    if reference not in known and not is_import_path(reference):
+        raise ConfigError(unknown_name("task", reference, known))
+    task = load_object(known.get(reference, reference), "task")
+    if not isinstance(task, Task):
+        raise ConfigError(f"task: expected a diffplan Task at {reference}, got {type(task).__name__}")
+    return task
+
+
+def task_of(env: EnvConfig) -> Task:
+    """The task of an environment: the one that it names, else the one that claims its id, else the default one.
+
+    Raises:
+        ConfigError: it names a task that cannot be found.
+    """
+    if env.task is not None:
+        return find_task(env.task)
+    return find_task(_find_claimant(env.env_id))
+
+
+@functools.cache
+def _find_claimant(env_id: str) -> str:
+    for name in list_tasks():
+        if any(fnmatch.fnmatchcase(env_id, pattern) for pattern in find_task(name).env_ids):
+            return name
+    return DEFAULT_TASK
+
+
+def complete_env(env: EnvConfig) -> EnvConfig:
+    """An environment that names its task, with the roles that the task knows filled in where they are unknown.
+
+    Raises:
+        ConfigError: the environment cannot be made, or its spaces are not such as can be planned in.
+    """
+    if env.task is None:
+        env = replace(env, task=_find_claimant(env.env_id))
+    complete = task_of(env).complete_env or find_task(DEFAULT_TASK).complete_env
+    assert complete is not None
+    return complete(env)
+
+
+def fill_roles(env: EnvConfig) -> EnvConfig:
+    """An environment that need not be installed here, with the roles that its own task knows; others stay unknown."""
+    complete = task_of(env).complete_env
+    return env if complete is None or task_of(env).name == DEFAULT_TASK else complete(env)
+
+
+def make_figures(env: EnvConfig) -> Figures:
+    """What draws an environment's plans, rollouts and data."""
+    make = task_of(env).figures or find_task(DEFAULT_TASK).figures
+    assert make is not None
+    return make(env)
+
+
+def list_task_presets(task: Task) -> Mapping[str, Preset]:
+    """The presets of a task; the generic one where it has none of its own."""
+    return task.presets or find_task(DEFAULT_TASK).presets
+
+
+@functools.cache
+def _all_presets() -> dict[str, tuple[str, Preset]]:
+    """Presets of all installed tasks by their names, each with the name of its task."""
+    found: dict[str, tuple[str, Preset]] = {}
+    for name in list_tasks():
+        for preset, value in find_task(name).presets.items():
+            found.setdefault(preset, (name, value))
+    return found
+
+
+def find_experiment(text: str) -> Experiment:
+    """What `PRESET`, `TASK` or `TASK/PRESET` names; a task alone means its first preset.
+
+    Args:
+        text: such as the name of a preset, the name of a task, or `my_package.tasks:PUSHING/small`.
+
+    Raises:
+        ConfigError: no such preset or task; suggests the nearest.
+    """
+    reference, slash, name = text.partition("/")
+    if not slash and text in _all_presets():
+        reference, preset = _all_presets()[text]
+        return _make_experiment(reference, text, preset)
+    if not is_import_path(reference) and reference not in list_tasks():
+        raise ConfigError(_unknown_experiment(text))
+    presets = list_task_presets(find_task(reference))
+    name = name if slash else next(iter(presets))
+    if name not in presets:
+        raise ConfigError(unknown_name(f"preset of {reference}", name, presets))
+    return _make_experiment(reference, name, presets[name])
+
+
+def _make_experiment(reference: str, name: str, preset: Preset) -> Experiment:
+    env = replace(preset.config.env, task=reference)
+    return Experiment(find_task(reference), name, replace(preset, config=replace(preset.config, env=env)))
+
+
+def _unknown_experiment(text: str) -> str:
+    """One line about a preset or task that there is not, with the nearest name rather than all of them."""
+    import difflib
+
+    near = difflib.get_close_matches(text, [*_all_presets(), *list_tasks()], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "`diffplan train --list` shows the presets"
+    return f"expected a preset, or a task (a name, or an import path such as my_package:TASK), got {text!r}; {hint}"
+
+
+def find_preset(name: str) -> Preset:
+    """A preset: its config and the sizes of its environment; raises `ConfigError` as `find_experiment` does."""
+    return find_experiment(name).preset
+
+
+def get_preset(name: str) -> Config:
+    """The config of a preset; raises `ConfigError` as `find_experiment` does."""
+    return find_preset(name).config
+
+
+def list_presets() -> list[str]:
+    """Names of the presets of all installed tasks."""
+    return sorted(_all_presets())
+
+
+def find_frame(name: str) -> Callable[[str | None], Any]:
+    """A change of coordinates on import by name, from any installed task; takes Gymnasium's spec of the source as JSON.
+
+    Raises:
+        ConfigError: none of that name; suggests the nearest.
+    """
+    frames = {key: make for task in list_tasks() for key, make in find_task(task).frames.items()}
+    if name not in frames:
+        raise ConfigError(unknown_name("--frame", name, frames))
+    return frames[name]
