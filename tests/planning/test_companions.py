@@ -21,7 +21,7 @@ OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    layout = make_untrained_planner().layout
+    layout = make_untrained_planner().model.layout
     state = TrainingState(CONFIG, layout)
     save_checkpoint(
         tmp_path,

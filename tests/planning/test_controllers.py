@@ -137,9 +137,9 @@ def make_planner_with(controller, action_dim=0, **settings):
     plain = make_untrained_planner(config, action_dim=action_dim)
     return Planner(
         config,
-        plain.layout,
-        plain.denoiser,
-        plain.normalizer,
+        plain.model.layout,
+        plain.model.denoiser,
+        plain.model.normalizer,
         replace(CONFIG.planning, controller=controller, **settings),
         inverse_dynamics=find_actions,
     )

@@ -20,7 +20,7 @@ from diffplan.data.normalization import Normalizer
 from diffplan.data.readers import make_window_reader
 from diffplan.data.window_index import WindowIndex
 from diffplan.errors import PlanningError
-from diffplan.planning.horizon import compute_speed_errors
+from diffplan.planning.consistency import compute_speed_errors
 from diffplan.planning.horizon_model import HorizonModel, fit_horizon_model
 from diffplan.planning.planner import Planner, with_settings
 from diffplan.planning.support import Support
