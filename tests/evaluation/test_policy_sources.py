@@ -12,7 +12,7 @@ from diffplan.errors import CheckpointError, ConfigError
 from diffplan.evaluation.policies import GoalCloned, RolloutContext
 from diffplan.evaluation.sources import find_policy
 from diffplan.layout import Layout
-from diffplan.planning.policy import PlanningPolicy
+from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.training.state import TrainingState
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")

@@ -11,7 +11,7 @@ from straight_line_planner import CONFIG, STEP_SECONDS, make_straight_planner, s
 from diffplan.config import with_overrides
 from diffplan.planning import calibration
 from diffplan.planning.calibration import learn_horizons, measure_consistency
-from diffplan.planning.horizon_model import fit_horizon_model
+from diffplan.planning.companions.horizon_model import fit_horizon_model
 from diffplan.training.inverse_dynamics import fit_action_model
 
 HORIZONS = (4, 8, 12, 16)

@@ -9,9 +9,9 @@ from straight_line_planner import CONFIG, make_untrained_planner
 
 from diffplan.config import EnvConfig, with_overrides
 from diffplan.errors import PlanningError
-from diffplan.planning.controllers import ActionController, InverseDynamicsController, TrackingController
+from diffplan.planning.control.controllers import ActionController, InverseDynamicsController, TrackingController
+from diffplan.planning.control.policy import make_controller
 from diffplan.planning.planner import Planner
-from diffplan.planning.policy import make_controller
 from diffplan.types import Plan
 
 ENV = EnvConfig(env_id="any", step_seconds=SECONDS)

@@ -16,7 +16,7 @@ from straight_line_planner import (
 
 from diffplan.config import with_overrides
 from diffplan.errors import PlanningError
-from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.planner import with_settings, with_support
 from diffplan.planning.problem import Bounds, Fixed
 
@@ -214,7 +214,7 @@ def test_first_horizon_of_a_model_that_is_consistent_and_near_the_data():
 
 
 def test_a_foreseen_departure_is_not_tried_if_it_is_limited_and_known():
-    from diffplan.planning.support import Support
+    from diffplan.planning.companions.support import Support
 
     planner, network, _ = make_predicting()
     observations, goals = make_rests([4])

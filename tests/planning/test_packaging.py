@@ -13,10 +13,10 @@ import diffplan.pretrained
 from diffplan.checkpoint import load_checkpoint, load_training_state, save_checkpoint
 from diffplan.config import config_to_dict
 from diffplan.errors import CheckpointError
-from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.companions.support import Support
 from diffplan.planning.loading import load_planner, save_horizon_model, save_support
 from diffplan.planning.packaging import package_planner
-from diffplan.planning.support import Support
 from diffplan.training.state import TrainingState
 
 OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])

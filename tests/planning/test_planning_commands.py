@@ -15,7 +15,7 @@ from diffplan.config import with_overrides
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.planning import calibration
-from diffplan.planning.horizon_model import fit_horizon_model
+from diffplan.planning.companions.horizon_model import fit_horizon_model
 from diffplan.planning.loading import load_planner
 from diffplan.presets import get_preset
 from diffplan.training import inverse_dynamics

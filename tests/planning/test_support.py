@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from straight_line_planner import CONFIG, STEP_SECONDS, make_straight_planner, make_ways, seeded
 
+from diffplan.planning.companions.support import CELLS, Support
 from diffplan.planning.planner import with_settings, with_support
-from diffplan.planning.support import CELLS, Support
 
 ENV = CONFIG.env
 COORDINATES = st.floats(-50, 50, width=32)

@@ -19,7 +19,7 @@ from diffplan.config import EnvConfig
 from diffplan.environments import get_maze
 from diffplan.errors import ConfigError
 from diffplan.planning.cloned_policy import ClonedPolicy
-from diffplan.planning.policy import PlannerLike, PlanningPolicy
+from diffplan.planning.control.policy import PlannerLike, PlanningPolicy
 
 
 class Policy(Protocol):

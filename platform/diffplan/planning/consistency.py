@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffplan.planning.companions.support import Support
 from diffplan.planning.model import PlanningModel
-from diffplan.planning.support import Support
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffplan.config import PlanningConfig
 from diffplan.errors import PlanningError
-from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.problem import Problem
 
 

@@ -15,8 +15,9 @@ from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.guidance import Guide
 from diffplan.errors import PlanningError
 from diffplan.layout import Layout
+from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.companions.support import Support
 from diffplan.planning.guidance import GuideLike, choose_guide, score_plans, sum_own_guides
-from diffplan.planning.horizon_model import HorizonModel
 from diffplan.planning.ladder import Ladder, choose_ladder, find_possible_horizons
 from diffplan.planning.legs import draw_in_legs
 from diffplan.planning.model import PlanningModel
@@ -24,7 +25,6 @@ from diffplan.planning.problem import Constraint, Problem
 from diffplan.planning.sampling import PlanRequest, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.settings_check import check_settings
-from diffplan.planning.support import Support
 from diffplan.planning.warm_start import keep_rest
 from diffplan.planning.waypoints import has_untimed, plan_untimed
 from diffplan.types import Plan

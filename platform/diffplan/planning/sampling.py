@@ -13,13 +13,13 @@ from torch import Tensor
 from diffplan.config import PlanningConfig
 from diffplan.diffusion.guidance import Guide
 from diffplan.diffusion.samplers import SAMPLERS, Callback
+from diffplan.planning.companions.support import Support
 from diffplan.planning.condition import make_conditioned_denoiser
 from diffplan.planning.consistency import check_consistency
 from diffplan.planning.guidance import make_guidance
 from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Problem
 from diffplan.planning.selection import rank
-from diffplan.planning.support import Support
 from diffplan.types import Plan
 
 
