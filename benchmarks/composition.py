@@ -30,10 +30,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from diffplan.environments import make_env
+from diffplan.planning.control.policy import PlanningPolicy, make_controller
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
-from diffplan.planning.policy import PlanningPolicy, make_controller
 from diffplan.planning.problem import Fixed
 from diffplan.report.figures import GOAL_COLOR, START_COLOR, draw_maze, draw_path, mark
 from diffplan.seeding import Stream, make_generator

@@ -26,9 +26,9 @@ import torch
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.evaluation.scores import compute_interval
+from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
-from diffplan.planning.policy import PlanningPolicy
 from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.types import Plan
 

@@ -157,7 +157,7 @@ def _complete(planner: Planner, start: tuple[float, ...]) -> np.ndarray:
     """The observation to plan from; a position alone is put at rest."""
     import numpy as np
 
-    size, positions = planner.layout.observation_dim, list(planner.config.env.position_columns)
+    size, positions = planner.model.layout.observation_dim, list(planner.config.env.position_columns)
     if len(start) == size:
         return np.array(start, dtype=np.float32)
     if len(start) != len(positions):

@@ -7,7 +7,7 @@ import pytest
 from diffplan.cluster.collect import collect
 from diffplan.config import Config, with_overrides
 from diffplan.planning import calibration
-from diffplan.planning.horizon_model import fit_horizon_model
+from diffplan.planning.companions.horizon_model import fit_horizon_model
 from diffplan.tasks.registry import get_preset
 from diffplan.training import inverse_dynamics
 from diffplan.training.inverse_dynamics import fit_action_model

@@ -12,7 +12,7 @@ from diffplan.errors import CheckpointError, ConfigError
 from diffplan.evaluation.policies import GoalCloned
 from diffplan.evaluation.sources import find_policy
 from diffplan.layout import Layout
-from diffplan.planning.policy import PlanningPolicy
+from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.tasks.contracts import RolloutContext
 from diffplan.training.state import TrainingState
 

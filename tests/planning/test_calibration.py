@@ -11,7 +11,7 @@ from straight_line_planner import CONFIG, STEP_SECONDS, make_straight_planner, s
 from diffplan.config import with_overrides
 from diffplan.planning import calibration
 from diffplan.planning.calibration import learn_horizons, measure_consistency
-from diffplan.planning.horizon_model import fit_horizon_model
+from diffplan.planning.companions.horizon_model import fit_horizon_model
 from diffplan.training.inverse_dynamics import fit_action_model
 
 HORIZONS = (4, 8, 12, 16)
@@ -167,13 +167,13 @@ def test_a_learned_model_spares_the_planner_most_horizons(learned, steady):
     starts, goals = draw_problems(100, 9)
     starts[:, 2:] = 0
     goals = (starts[:, :2] + np.clip(goals - starts[:, :2], -1.5, 1.5)).astype(np.float32)
-    network = planner.denoiser.network
+    network = planner.model.denoiser.network
     scanning, network.batches = planner.plan(starts, goals, seeded()), []
     predicting, _ = make_straight_planner(max_speed_error=3.0, horizon_model=model, horizon_rule="predict")
     plans = predicting.plan(starts, goals, seeded())
     assert all(two.consistent for one, two in zip(scanning, plans, strict=True) if one.consistent)
     assert np.mean([one.horizon == two.horizon for one, two in zip(scanning, plans, strict=True)]) > 0.7
-    assert sum(map(len, predicting.denoiser.network.batches)) < 1.7 * len(starts)  # 4 without
+    assert sum(map(len, predicting.model.denoiser.network.batches)) < 1.7 * len(starts)  # 4 without
     assert steady.num_steps > 0
 
 

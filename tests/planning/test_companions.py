@@ -9,11 +9,11 @@ from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner, se
 
 from diffplan.checkpoint import save_checkpoint, save_companion
 from diffplan.errors import CheckpointError, PlanningError
-from diffplan.planning.action_model import ActionModel
-from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.companions.action_model import ActionModel
+from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.companions.support import Support
 from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model, save_support
 from diffplan.planning.planner import with_settings
-from diffplan.planning.support import Support
 from diffplan.training.state import TrainingState
 
 OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
@@ -21,7 +21,7 @@ OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    layout = make_untrained_planner().layout
+    layout = make_untrained_planner().model.layout
     state = TrainingState(CONFIG, layout)
     save_checkpoint(
         tmp_path,

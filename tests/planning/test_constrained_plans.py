@@ -29,7 +29,7 @@ def make_quantile_planner(**settings):
     data = np.hstack([generator.gamma(2.0, 0.7, (4000, 2)), generator.normal(0, 2, (4000, 2)).round()])
     plain = make_untrained_planner()
     normalizer = Normalizer.fit([compute_statistics(data)], "quantile")
-    return Planner(CONFIG, plain.layout, plain.denoiser, normalizer, replace(CONFIG.planning, **settings))
+    return Planner(CONFIG, plain.model.layout, plain.model.denoiser, normalizer, replace(CONFIG.planning, **settings))
 
 
 def assert_refused(planner, constraints, message, observations=OBSERVATIONS, goals=GOALS, **asked):

@@ -9,9 +9,9 @@ from straight_line_planner import CONFIG, make_untrained_planner
 
 from diffplan.config import EnvConfig, with_overrides
 from diffplan.errors import PlanningError
-from diffplan.planning.controllers import ActionController, InverseDynamicsController, TrackingController
+from diffplan.planning.control.controllers import ActionController, InverseDynamicsController, TrackingController
+from diffplan.planning.control.policy import make_controller
 from diffplan.planning.planner import Planner
-from diffplan.planning.policy import make_controller
 from diffplan.types import Plan
 
 ENV = EnvConfig(env_id="any", step_seconds=SECONDS)
@@ -137,9 +137,9 @@ def make_planner_with(controller, action_dim=0, **settings):
     plain = make_untrained_planner(config, action_dim=action_dim)
     return Planner(
         config,
-        plain.layout,
-        plain.denoiser,
-        plain.normalizer,
+        plain.model.layout,
+        plain.model.denoiser,
+        plain.model.normalizer,
         replace(CONFIG.planning, controller=controller, **settings),
         inverse_dynamics=find_actions,
     )

@@ -16,7 +16,8 @@ from straight_line_planner import (
 
 from diffplan.config import with_overrides
 from diffplan.errors import PlanningError
-from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.planner import with_settings, with_support
 from diffplan.planning.problem import Bounds, Fixed
 
 HORIZONS = (4, 8, 12, 16)
@@ -213,25 +214,16 @@ def test_first_horizon_of_a_model_that_is_consistent_and_near_the_data():
 
 
 def test_a_foreseen_departure_is_not_tried_if_it_is_limited_and_known():
-    from diffplan.planning.planner import Planner
-    from diffplan.planning.support import Support
+    from diffplan.planning.companions.support import Support
 
-    planner, network, model = make_predicting()
+    planner, network, _ = make_predicting()
     observations, goals = make_rests([4])
     ways = np.column_stack([np.linspace(1.0, 2.0, 500), np.full(500, 2.0)])
 
     def tried(support, max_departure):
         network.batches.clear()
-        settings = replace(planner.settings, max_departure=max_departure)
-        Planner(
-            planner.config,
-            planner.layout,
-            planner.denoiser,
-            planner.normalizer,
-            settings,
-            horizon_model=model,
-            support=support,
-        ).plan(observations, goals, seeded())
+        told = with_support(with_settings(planner, max_departure=max_departure), support)
+        told.plan(observations, goals, seeded())
         return network.batches
 
     assert tried(Support(ways), 0.5) == [(12,)]

@@ -13,10 +13,10 @@ import diffplan.tasks.pretrained
 from diffplan.checkpoint import load_checkpoint, load_training_state, save_checkpoint
 from diffplan.config import config_to_dict
 from diffplan.errors import CheckpointError
-from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.companions.support import Support
 from diffplan.planning.loading import load_planner, save_horizon_model, save_support
 from diffplan.planning.packaging import package_planner
-from diffplan.planning.support import Support
 from diffplan.training.state import TrainingState
 
 OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
@@ -24,7 +24,7 @@ OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    layout = make_untrained_planner().layout
+    layout = make_untrained_planner().model.layout
     state = TrainingState(CONFIG, layout)
     save_checkpoint(
         tmp_path / "source",
@@ -51,7 +51,7 @@ def test_a_package_plans_as_its_source_but_for_half_precision(checkpoint, tmp_pa
     assert packaged.settings == settings
     assert packaged.horizon_model is not None
     np.testing.assert_array_equal(packaged.support.points, [[1.0, 2.0]])
-    assert {value.dtype for value in packaged.denoiser.state_dict().values()} <= {torch.float32}
+    assert {value.dtype for value in packaged.model.denoiser.state_dict().values()} <= {torch.float32}
     mine, theirs = (p.plan_horizon(OBSERVATIONS, GOALS, 12, seeded(0))[0] for p in (packaged, source))
     np.testing.assert_allclose(mine.observations, theirs.observations, atol=0.02)
     for name, value in load_checkpoint(checkpoint).weights.items():

@@ -124,7 +124,7 @@ def test_score_and_violation_are_those_of_the_plan_that_is_returned(horizons, gu
     for p in plans:
         positions, velocities = p.observations[:, :2].astype(np.float64), p.observations[:, 2:].astype(np.float64)
         excess = np.maximum(np.linalg.norm(velocities, axis=1) - 3.0, 0)
-        depth = deepest(positions, velocities, planner.step_seconds, np.array([2.0, 2.0]), 0.4)
+        depth = deepest(positions, velocities, planner.model.step_seconds, np.array([2.0, 2.0]), 0.4)
         assert p.violation == pytest.approx(excess.max() + depth, abs=1e-3)
         (alone,) = planner.plan(
             OBSERVATIONS[:1], GOALS[:1], seeded(), horizons=(12,), guides=[mean_x], guidance_scale=guidance_scale
@@ -182,7 +182,7 @@ def test_guided_plans_are_moved_out_of_zones_to_the_end(horizons):
     bent = plan(planner, horizons, guidance_scale=1e-6, **asked)  # too weak to bend anything by itself
     for p in bent:
         positions, velocities = p.observations[:, :2].astype(np.float64), p.observations[:, 2:].astype(np.float64)
-        assert deepest(positions, velocities, planner.step_seconds, np.array([2.0, 2.0]), 0.4) <= 1e-4
+        assert deepest(positions, velocities, planner.model.step_seconds, np.array([2.0, 2.0]), 0.4) <= 1e-4
         assert p.violation <= 1e-4
     for b, p in zip(bent, scored, strict=True):
         if p.violation == 0:  # those that keep out anyway stay as they were

@@ -21,7 +21,7 @@ from diffplan.config import with_overrides
 from diffplan.data.normalization import Normalizer
 from diffplan.data.statistics import compute_statistics
 from diffplan.errors import CheckpointError, PlanningError
-from diffplan.planning.horizon import compute_speed_errors
+from diffplan.planning.consistency import compute_speed_errors
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
 from diffplan.training.state import TrainingState
@@ -286,21 +286,21 @@ def test_settings_are_changed_in_a_copy():
     planner = make_untrained_planner()
     changed = with_settings(planner, num_candidates=3)
     assert (changed.settings.num_candidates, planner.settings.num_candidates) == (3, 1)
-    assert changed.denoiser is planner.denoiser
+    assert changed.model.denoiser is planner.model.denoiser
     with pytest.raises(PlanningError, match="num_sampling_steps"):
         with_settings(planner, num_sampling_steps=99)
 
 
 def test_planner_from_a_checkpoint_plans_with_the_averaged_weights(tmp_path):
     planner = make_untrained_planner()
-    state = TrainingState(CONFIG, planner.layout)
-    state.network.load_state_dict(planner.denoiser.network.state_dict())
+    state = TrainingState(CONFIG, planner.model.layout)
+    state.network.load_state_dict(planner.model.denoiser.network.state_dict())
     state.update_average()
     state.network.final[1].weight.data.zero_()
     save_checkpoint(
         tmp_path,
         config=CONFIG,
-        layout=planner.layout,
+        layout=planner.model.layout,
         step=0,
         normalizer=NORMALIZER,
         weights=state.average_weights(),

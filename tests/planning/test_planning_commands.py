@@ -15,7 +15,7 @@ from diffplan.config import with_overrides
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.planning import calibration
-from diffplan.planning.horizon_model import fit_horizon_model
+from diffplan.planning.companions.horizon_model import fit_horizon_model
 from diffplan.planning.loading import load_planner
 from diffplan.tasks.registry import get_preset
 from diffplan.training import inverse_dynamics
@@ -179,13 +179,13 @@ def test_bad_input_of_calibrate_is_one_line_and_code_2(capsys, untouched, argume
 
 
 def test_calibrate_needs_to_know_the_data(capsys, untouched, tmp_path):
-    state = TrainingState(CONFIG, load_planner(untouched).layout)
+    state = TrainingState(CONFIG, load_planner(untouched).model.layout)
     save_checkpoint(
         tmp_path,
         config=CONFIG,
-        layout=load_planner(untouched).layout,
+        layout=load_planner(untouched).model.layout,
         step=0,
-        normalizer=load_planner(untouched).normalizer,
+        normalizer=load_planner(untouched).model.normalizer,
         weights=state.average_weights(),
         dataset={},
         training_state=state.state_dict(),

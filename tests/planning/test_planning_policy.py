@@ -9,14 +9,14 @@ from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner
 
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.layout import Layout
-from diffplan.planning.planner import Planner
-from diffplan.planning.policy import (
+from diffplan.planning.control.policy import (
     MAX_WAIT,
     MAX_WAIT_OF_PLANS,
     MIN_STEPS_BETWEEN_PLANS,
     STRICTNESS_FACTOR,
     PlanningPolicy,
 )
+from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
 AT_REST = np.array([[1.0, 1.0, 0.0, 0.0]])

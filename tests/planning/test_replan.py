@@ -98,7 +98,7 @@ def test_planned_actions_shift_with_the_plan():
     plain = make_untrained_planner(config, action_dim=2)
     settings = replace(CONFIG.planning, temperature=0.0, warm_start_steps=1)
     denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction="noise"))
-    planner = Planner(config, plain.layout, denoiser, plain.normalizer, settings)
+    planner = Planner(config, plain.model.layout, denoiser, plain.model.normalizer, settings)
     (before,) = make_curves([12], actions=True)
     (plan,) = planner.replan([before], np.array([10]), before.observations[2:3], None, seeded())
     np.testing.assert_allclose(plan.actions[:10], before.actions[2:], atol=1e-5)

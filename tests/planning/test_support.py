@@ -1,7 +1,5 @@
 """Where data have been, and plans that keep to it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from straight_line_planner import CONFIG, STEP_SECONDS, make_straight_planner, make_ways, seeded
 
-from diffplan.planning.planner import Planner
-from diffplan.planning.support import CELLS, Support
+from diffplan.planning.companions.support import CELLS, Support
+from diffplan.planning.planner import with_settings, with_support
 
 ENV = CONFIG.env
 COORDINATES = st.floats(-50, 50, width=32)
@@ -21,10 +19,9 @@ def fit(*parts):
     return Support.fit(whole.min(axis=0), whole.max(axis=0), parts)
 
 
-def with_support(planner, support, **changes):
-    """A planner that knows where data have been."""
-    changed = replace(planner.settings, **changes)
-    return Planner(planner.config, planner.layout, planner.denoiser, planner.normalizer, changed, support=support)
+def with_support_and(planner, support, **changes):
+    """A planner that knows where data have been, with some settings changed."""
+    return with_support(with_settings(planner, **changes), support)
 
 
 @given(
@@ -80,14 +77,14 @@ def test_a_plan_away_from_the_data_is_not_consistent():
     distance = goals[0, 0] - 1.0
     ways = np.column_stack([np.linspace(1.0, goals[0, 0], 400), np.full(400, 2.0)])
     gap = np.abs(ways[:, 0] - 1.0 - distance / 2) < 0.15
-    through = with_support(planner, fit(ways), max_departure=0.05)
+    through = with_support_and(planner, fit(ways), max_departure=0.05)
     (plan,) = through.plan(observations, goals, seeded())
     assert (plan.horizon, plan.consistent) == (8, True)
     assert plan.departure < 0.01
-    (plan,) = with_support(planner, fit(ways[~gap]), max_departure=0.05).plan(observations, goals, seeded())
+    (plan,) = with_support_and(planner, fit(ways[~gap]), max_departure=0.05).plan(observations, goals, seeded())
     assert not plan.consistent
     assert plan.horizon == CONFIG.planning.max_horizon  # each was tried
-    (plan,) = with_support(planner, fit(ways[~gap]), max_departure=0.2).plan(observations, goals, seeded())
+    (plan,) = with_support_and(planner, fit(ways[~gap]), max_departure=0.2).plan(observations, goals, seeded())
     assert (plan.horizon, plan.consistent) == (8, True)
     assert plan.departure == pytest.approx(0.15, abs=0.03)
 
@@ -98,7 +95,7 @@ def test_a_start_or_goal_off_the_data_is_no_fault_of_the_plan(far):
     observations, goals = make_ways([8])
     ways = np.column_stack([np.linspace(1.0, goals[0, 0], 400), np.full(400, 2.0)])
     first, last = (100, 400) if far == "start" else (0, 300)
-    (plan,) = with_support(planner, fit(ways[first:last]), max_departure=0.05).plan(observations, goals, seeded())
+    (plan,) = with_support_and(planner, fit(ways[first:last]), max_departure=0.05).plan(observations, goals, seeded())
     assert (plan.horizon, plan.consistent) == (8, True)
     assert plan.departure == pytest.approx((goals[0, 0] - 1.0) / 4, rel=0.05)
 
@@ -120,7 +117,7 @@ def test_a_candidate_that_keeps_to_the_data_is_better_than_a_steadier_one():
         def departures(self, observations, env, step_seconds, lengths):
             return np.tile([1.0, 0.1], len(observations) // 2), np.zeros(len(observations))
 
-    near = with_support(planner, OffTheFirst(np.zeros((1, 2))), max_departure=0.5)
+    near = with_support_and(planner, OffTheFirst(np.zeros((1, 2))), max_departure=0.5)
     (plan,) = near.plan(observations, goals, seeded())
     assert plan.consistent
     assert plan.departure == 0.1
@@ -130,6 +127,6 @@ def test_a_candidate_that_keeps_to_the_data_is_better_than_a_steadier_one():
 @pytest.mark.parametrize("support", [None, Support(np.full((1, 2), 99.0))])
 def test_nothing_is_asked_without_a_limit_or_without_knowing(support):
     planner, _ = make_straight_planner()
-    asked = with_support(planner, support, max_departure=0.01 if support is None else 0.0)
+    asked = with_support_and(planner, support, max_departure=0.01 if support is None else 0.0)
     (plan,) = asked.plan(*make_ways([8]), seeded())
     assert (plan.horizon, plan.consistent, plan.departure) == (8, True, None)

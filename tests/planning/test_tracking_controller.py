@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffplan.config import EnvConfig
-from diffplan.planning.controllers import TrackingController
+from diffplan.planning.control.controllers import TrackingController
 from diffplan.types import Plan
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-Open-v1")

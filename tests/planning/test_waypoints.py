@@ -191,7 +191,7 @@ def test_plans_of_horizons_with_too_short_legs_leave_the_others_their_legs():
     planner, _ = make_straight_planner(max_speed_error=0.0)
     planner = Planner(
         with_overrides(planner.config, {"network.dim_mults": [1, 1, 1]}),  # legs of 4 steps at least
-        planner.layout, planner.denoiser, planner.normalizer, planner.settings,
+        planner.model.layout, planner.model.denoiser, planner.model.normalizer, planner.settings,
     )  # fmt: skip
     corner = [2.0, 3.0]
     (plan,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed(corner, step=5)])

@@ -342,7 +342,7 @@ def plan_distances(planner):
 def test_checkpoint_keeps_the_range_of_returns(two_ways):
     kind, path = two_ways
     expected = (-15.0, 15.0) if kind == "returns" else None
-    assert load_checkpoint(path).return_range == load_planner(path).return_range == expected
+    assert load_checkpoint(path).return_range == load_planner(path).model.return_range == expected
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -377,13 +377,13 @@ def test_model_is_asked_only_for_what_it_was_told(two_ways, tmp_path):
     other = {"task": "returns", "returns": "task"}[kind]
     with pytest.raises(PlanningError, match=rf"trained with network\.condition {kind}"):
         with_settings(planner, **ask_for(other, 0))
-    state = TrainingState(CONFIG, planner.layout)
+    state = TrainingState(CONFIG, planner.model.layout)
     save_checkpoint(
         tmp_path,
         config=CONFIG,
-        layout=planner.layout,
+        layout=planner.model.layout,
         step=0,
-        normalizer=planner.normalizer,
+        normalizer=planner.model.normalizer,
         weights=state.average_weights(),
         dataset={},
         training_state=state.state_dict(),

@@ -41,7 +41,7 @@ class PlannerActor:
     def __init__(self, load: LoadPlanner) -> None:
         torch.set_num_threads(1)
         self._planner = load("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
-        self._planner.denoiser.network = GatheringNetwork(self._planner.denoiser.network)
+        self._planner.model.denoiser.network = GatheringNetwork(self._planner.model.denoiser.network)
 
     def describe(self) -> tuple[Config, PlanningConfig, Any]:
         """What a policy asks of its planner beside plans."""

@@ -13,7 +13,7 @@ import numpy as np
 from diffplan.behaviors.random import RandomBehavior
 from diffplan.errors import ConfigError
 from diffplan.planning.cloned_policy import ClonedPolicy
-from diffplan.planning.policy import PlannerLike, PlanningPolicy
+from diffplan.planning.control.policy import PlannerLike, PlanningPolicy
 from diffplan.tasks.contracts import MakePolicy, Policy, RolloutContext
 from diffplan.tasks.task import Task
 

@@ -20,10 +20,10 @@ from diffplan.data.normalization import Normalizer
 from diffplan.data.readers import make_window_reader
 from diffplan.data.window_index import WindowIndex
 from diffplan.errors import PlanningError
-from diffplan.planning.horizon import compute_speed_errors
-from diffplan.planning.horizon_model import HorizonModel, fit_horizon_model
+from diffplan.planning.companions.horizon_model import HorizonModel, fit_horizon_model
+from diffplan.planning.companions.support import Support
+from diffplan.planning.consistency import compute_speed_errors
 from diffplan.planning.planner import Planner, with_settings
-from diffplan.planning.support import Support
 from diffplan.seeding import Stream, make_generator, make_seed
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)

@@ -10,66 +10,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffplan.diffusion.guidance import Guide
+from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Fixed, Problem
-from diffplan.planning.sampling import Asked, sample_plans, score_plans
+from diffplan.planning.sampling import Draw
 from diffplan.types import Plan
 
-if TYPE_CHECKING:
-    from diffplan.planning.planner import Planner
+Rescore = Callable[[Problem, list[Plan]], list[Plan]]
+"""Scores whole plans again, whose parts were scored apart."""
 
 
-def sample_in_legs(
-    planner: Planner,
+def draw_in_legs(
+    model: PlanningModel,
+    draw: Draw,
+    rescore: Rescore,
     problem: Problem,
     lengths: np.ndarray,
-    limits: np.ndarray,
-    asked: Asked,
-    steps: Sequence[int],
+    max_speed_errors: np.ndarray,
+    *,
+    repair: bool = False,
 ) -> list[Plan]:
-    """Plans of given horizons, in legs where way-points divide them; takes what `sample_plans` does.
+    """Plans of given horizons, in legs where way-points divide them.
 
     They are made in one piece, as plans without way-points are, where something else than positions is fixed in the
     middle, where bounds hold for a part of the plan, and where a leg would be shorter than the network can hold.
+
+    Args:
+        model: what denoises.
+        draw: draws plans in one piece.
+        rescore: scores the joined plans.
+        problem: what is asked.
+        lengths: horizon of each plan, int[batch].
+        max_speed_errors: largest speed error of a consistent plan, float[batch].
+        repair: as for `draw`.
     """
     plans: dict[int, Plan] = {}
-    for way_points, rows in _group(problem, lengths, planner.shortest_horizon).items():
+    for way_points, rows in _group(problem, lengths, model.shortest_horizon).items():
         part = problem.take(rows)
         if way_points is None:
-            made = sample_plans(planner, part, lengths[rows], limits[rows], asked, steps)
+            drawn = draw(part, lengths[rows], max_speed_errors[rows], repair=repair)
         else:
-            part.constrain(lengths[rows], planner.layout, planner.normalize_observations)  # refuses contradictions
+            part.constrain(lengths[rows], model)  # refuses contradictions
             leg_lengths, targets = _divide(part, lengths[rows], list(way_points))
 
-            def make(
+            def draw_leg(
                 leg: Problem, number: int, leg_lengths: np.ndarray = leg_lengths, rows: np.ndarray = rows
             ) -> list[Plan]:
-                return sample_plans(planner, leg, leg_lengths[number], limits[rows], asked, steps)
+                return draw(leg, leg_lengths[number], max_speed_errors[rows], repair=repair)
 
-            made = chain(planner, part, targets, make, asked.guide)
-        plans.update(zip(rows.tolist(), made, strict=True))
+            drawn = rescore(part, chain(part, targets, draw_leg))
+        plans.update(zip(rows.tolist(), drawn, strict=True))
     return [plans[row] for row in range(len(problem))]
 
 
 def chain(
-    planner: Planner,
-    problem: Problem,
-    targets: Sequence[np.ndarray],
-    make: Callable[[Problem, int], list[Plan]],
-    guide: Guide | None,
+    problem: Problem, targets: Sequence[np.ndarray], plan_leg: Callable[[Problem, int], list[Plan]]
 ) -> list[Plan]:
-    """One plan for each environment, through way-points and on to the goals.
+    """One plan for each environment, through way-points and on to the goals; not yet scored as a whole.
 
     Args:
-        planner: the model and its settings.
         problem: what is asked; it has goals.
         targets: the way-points in order, float32[batch, positions] each.
-        make: makes the plans of a leg from its problem and number.
-        guide: what scores the whole plans in the end; None for nothing.
+        plan_leg: makes the plans of a leg from its problem and number.
     """
     assert problem.goals is not None
     observations, legs = problem.observations, []
@@ -84,11 +88,10 @@ def chain(
             # A way-point says where, and leaves free how the plan passes it.
             goal_columns=problem.goal_columns if last else tuple(problem.env.position_columns),
         )
-        plans = make(leg, number)
+        plans = plan_leg(leg, number)
         legs.append(plans)
         observations = np.stack([plan.observations[-1] for plan in plans])
-    joined = [_join(parts) for parts in zip(*legs, strict=True)]
-    return joined if guide is None else score_plans(planner, problem, joined, guide)
+    return [_join(parts) for parts in zip(*legs, strict=True)]
 
 
 def find_middle(problem: Problem) -> list[Fixed]:

@@ -17,11 +17,11 @@ from diffplan.networks.factory import make_network
 from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.networks.recorded import record_passes
 from diffplan.networks.value_network import ValueNetwork
-from diffplan.planning.action_model import ActionModel
 from diffplan.planning.cloned_policy import ClonedPolicy
-from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.companions.action_model import ActionModel
+from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.companions.support import Support
 from diffplan.planning.planner import Planner
-from diffplan.planning.support import Support
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT = "horizon_model", "inverse_dynamics", "support"

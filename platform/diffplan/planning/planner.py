@@ -4,34 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diffplan.config import Config, PlanningConfig
 from diffplan.data.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
-from diffplan.diffusion.guidance import Guide, PlanBatch
-from diffplan.diffusion.guide_expressions import parse_guides
-from diffplan.diffusion.guides import as_guide, weighted_sum
+from diffplan.diffusion.guidance import Guide
 from diffplan.errors import PlanningError
 from diffplan.layout import Layout
-from diffplan.planning.horizon_model import HorizonModel
+from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.companions.support import Support
+from diffplan.planning.guidance import GuideLike, choose_guide, score_plans, sum_own_guides
+from diffplan.planning.ladder import Ladder, choose_ladder, find_possible_horizons
+from diffplan.planning.legs import draw_in_legs
+from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Constraint, Problem
-from diffplan.planning.sampling import Asked, sample_plans
+from diffplan.planning.sampling import PlanRequest, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.settings_check import check_settings
-from diffplan.planning.support import Support
 from diffplan.planning.warm_start import keep_rest
 from diffplan.planning.waypoints import has_untimed, plan_untimed
 from diffplan.types import Plan
 
-GuideLike = Guide | Callable[[PlanBatch], Tensor] | str
-
 
 class Planner:
     """Plans with a trained model, for a batch of environments at once.
+
+    It joins the parts of this package, which know each other only by what they are given: the model, the settings and
+    the companions.
 
     Args:
         config: the experiment that the model was trained in.
@@ -46,6 +49,9 @@ class Planner:
         value: a learned value, added to the guides of the settings; on the device already.
         device: where the model denoises. Everything that is given and returned is on the CPU, and so is the noise
             drawn, which is therefore the same on every device.
+
+    Attributes:
+        model: the model with its columns, units and steps.
 
     Raises:
         PlanningError: settings that the model cannot serve.
@@ -67,26 +73,21 @@ class Planner:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config
-        self.layout = layout
-        self.device = torch.device(device)
-        self.denoiser = denoiser.eval().to(self.device)
-        self.normalizer = normalizer
+        self.model = PlanningModel.make(config, layout, denoiser, normalizer, return_range=return_range, device=device)
         self.settings = config.planning if settings is None else settings
         self.horizon_model = horizon_model
         self.inverse_dynamics = inverse_dynamics
         self.support = support
-        self.return_range = return_range
-        check_settings(self)
         self.value = value
-        own = [parse_guides(self.settings.guides)] if self.settings.guides else []
-        own += [] if value is None else [value]
-        self._guide = weighted_sum(*((1.0, guide) for guide in own)) if own else None
-        self._steps = denoiser.schedule.sampling_steps(self.settings.num_sampling_steps, self.settings.step_spacing)
-
-    @property
-    def step_seconds(self) -> float:
-        """Seconds between two steps of a plan."""
-        return self.config.windows.stride * self.config.env.step_seconds
+        check_settings(
+            self.model,
+            self.settings,
+            has_horizon_model=horizon_model is not None,
+            has_inverse_dynamics=inverse_dynamics is not None,
+        )
+        self._own_guide = sum_own_guides(self.settings, value)
+        schedule = self.model.denoiser.schedule
+        self._steps = schedule.sampling_steps(self.settings.num_sampling_steps, self.settings.step_spacing)
 
     def plan(
         self,
@@ -128,14 +129,21 @@ class Planner:
                 hold, or constraints that contradict each other.
             ConfigError: an expression that is no guide.
         """
-        problem = self._make_problem(observations, goals, constraints)
-        asked = self._ask(generator, guides, guidance_scale, num_candidates, keep_denoising)
+        problem = Problem.make(observations, goals, constraints, self.model)
+        request = self._request(generator, guides, guidance_scale, num_candidates, keep_denoising)
         limits = self._limits(max_speed_errors, len(problem))
-        candidates = self._check_horizons(problem, self.settings.horizons if horizons is None else tuple(horizons))
+        tried = find_possible_horizons(
+            problem, self.settings.horizons if horizons is None else tuple(horizons), self.model.shortest_horizon
+        )
+
+        def search(part: Problem) -> list[Plan]:
+            # Horizons that the caller names are all tried.
+            ladder = self._choose_ladder(part, tried, limits, predict=horizons is None)
+            return self._search(part, ladder, limits, request)
+
         if has_untimed(problem):
-            return plan_untimed(self, problem, candidates, limits, asked, self._steps, given=horizons is not None)
-        ladder, first, predicted = self.choose_ladder(problem, candidates, limits, given=horizons is not None)
-        return search_horizons(self, problem, ladder, first, limits, asked, self._steps, predicted=predicted)
+            return self._rescore(request.guide, problem, plan_untimed(problem, search))
+        return search(problem)
 
     def plan_within(
         self,
@@ -161,69 +169,25 @@ class Planner:
         Raises:
             PlanningError: as for `plan`; as many horizons as observations are expected.
         """
-        problem = self._make_problem(observations, goals, ())
-        asked = self._ask(generator, None, None, None, keep_denoising=False)
+        problem = Problem.make(observations, goals, (), self.model)
+        request = self._request(generator)
         limits = self._limits(max_speed_errors, len(problem))
         if np.shape(max_horizons) != (len(problem),):
             raise PlanningError(
                 f"max_horizons: expected shape ({len(problem)},), one for each observation, "
                 f"got {np.shape(max_horizons)}"
             )
-        candidates = self._check_horizons(problem, self.settings.horizons)
+        horizons = find_possible_horizons(problem, self.settings.horizons, self.model.shortest_horizon)
         plans: list[Plan | None] = [None] * len(problem)
-        num_rungs = np.searchsorted(candidates, max_horizons, side="right")
-        if not num_rungs.any():
+        stop = np.searchsorted(horizons, max_horizons, side="right")
+        if not stop.any():
             return plans
-        ladder, first, predicted = self.choose_ladder(problem, candidates, limits)
-        rows = np.flatnonzero(first < num_rungs)
-        found = search_horizons(
-            self,
-            problem.take(rows),
-            ladder[rows],
-            first[rows],
-            limits[rows],
-            asked,
-            self._steps,
-            predicted=predicted,
-            num_rungs=num_rungs[rows],
-        )
+        ladder = replace(self._choose_ladder(problem, horizons, limits), stop=stop)
+        rows = np.flatnonzero(ladder.first < stop)
+        found = self._search(problem.take(rows), ladder.take(rows), limits[rows], request)
         for row, plan in zip(rows, found, strict=True):
             plans[row] = plan if plan.consistent else None
         return plans
-
-    def choose_ladder(
-        self, problem: Problem, horizons: tuple[int, ...], limits: np.ndarray, *, given: bool = False
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """The horizons to try for each plan, which to begin with, and whether that one was predicted.
-
-        Args:
-            problem: what is asked.
-            horizons: the horizons, ascending.
-            limits: speed errors up to which plans are consistent, float[batch].
-            given: whether the caller chose the horizons, so that all of them are to be tried.
-
-        Returns:
-            int[batch, rungs], int[batch] and whether the horizon model was asked.
-        """
-        ladder = np.tile(horizons, (len(problem), 1))
-        model, goals = self.horizon_model, problem.goals
-        # What a horizon model was taught are plans from a start to a goal and nothing else.
-        if (
-            model is None
-            or goals is None
-            or given
-            or problem.fixed
-            or problem.bounds
-            or self.settings.horizon_rule == "scan"
-        ):
-            return ladder, np.zeros(len(problem), dtype=int), False
-        departure = self.settings.max_departure if self.support is not None else 0.0
-        return ladder, model.first_consistent(problem.observations, goals, horizons, limits, departure), True
-
-    @property
-    def shortest_horizon(self) -> int:
-        """Transitions of the shortest plan that the network can hold."""
-        return max(self.config.network.min_horizon, 2)
 
     def plan_horizon(
         self,
@@ -231,10 +195,10 @@ class Planner:
         goals: np.ndarray | None,
         horizon: int,
         generator: torch.Generator,
-        **asked: object,
+        **named: object,
     ) -> list[Plan]:
         """Plan with one given horizon; takes what `plan` does."""
-        return self.plan(observations, goals, generator, horizons=(horizon,), **asked)  # type: ignore[arg-type]
+        return self.plan(observations, goals, generator, horizons=(horizon,), **named)  # type: ignore[arg-type]
 
     def replan(
         self,
@@ -272,8 +236,7 @@ class Planner:
         Raises:
             PlanningError: as for `plan`; as many plans and elapsed steps as observations are expected.
         """
-        problem = self._make_problem(observations, goals, constraints)
-        asked = replace(self._ask(generator, guides, guidance_scale, 1, keep_denoising=False), repair=True)
+        problem = Problem.make(observations, goals, constraints, self.model)
         if not len(previous) == len(elapsed_env_steps) == len(problem):
             raise PlanningError(
                 f"replan: expected {len(problem)} plans and elapsed steps, one for each observation, "
@@ -285,58 +248,37 @@ class Planner:
             )
         if np.min(elapsed_env_steps, initial=0) < 0:
             raise PlanningError(f"replan: expected elapsed steps of at least 0, got {np.min(elapsed_env_steps)}")
-        shortest = None if goals is None else self.shortest_horizon
-        stride = self.config.windows.stride
-        rest, lengths = keep_rest(previous, elapsed_env_steps, self.config.env, self.layout, stride, shortest)
-        initial = torch.from_numpy(self.normalizer.normalize(rest))
-        schedule = self.denoiser.schedule
-        first = max(round(self.settings.warm_start_level * schedule.num_diffusion_steps) - 1, 0)
-        num_steps = min(max(self.settings.warm_start_steps, 1), first + 1)
-        steps = schedule.sampling_steps(num_steps, self.settings.step_spacing, first)
-        limits = self._limits(max_speed_errors, len(problem))
-        return sample_plans(self, problem, lengths, limits, asked, steps, initial)
-
-    def _make_problem(
-        self, observations: np.ndarray, goals: np.ndarray | None, constraints: Sequence[Constraint]
-    ) -> Problem:
-        return Problem.make(
-            observations,
-            goals,
-            constraints,
-            self.config.env,
-            self.config.goal_columns,
-            self.step_seconds,
-            self.layout.observation_dim,
+        model, settings = self.model, self.settings
+        first = max(round(settings.warm_start_level * model.num_diffusion_steps) - 1, 0)
+        num_steps = min(max(settings.warm_start_steps, 1), first + 1)
+        steps = model.denoiser.schedule.sampling_steps(num_steps, settings.step_spacing, first)
+        request = self._request(generator, guides, guidance_scale, num_candidates=1)
+        shortest = None if goals is None else model.shortest_horizon
+        rest, lengths = keep_rest(previous, elapsed_env_steps, model, shortest)
+        return sample_plans(
+            model,
+            settings,
+            problem,
+            lengths,
+            self._limits(max_speed_errors, len(problem)),
+            replace(request, diffusion_steps=steps, repair=True),
+            support=self.support,
+            initial=torch.from_numpy(model.normalizer.normalize(rest)),
         )
 
-    def _ask(
+    def _request(
         self,
         generator: torch.Generator,
-        guides: Sequence[GuideLike] | None,
-        guidance_scale: float | None,
-        num_candidates: int | None,
-        keep_denoising: bool,
-    ) -> Asked:
-        settings = self.settings
-        scale = settings.guidance_scale if guidance_scale is None else guidance_scale
-        if not (np.isfinite(scale) and scale >= 0):
-            raise PlanningError(f"guidance_scale: expected a number >= 0, got {scale}")
-        if isinstance(guides, str):
-            raise PlanningError(f"guides: expected several in a list, got the text {guides!r}; write [{guides!r}]")
-        if guides is None:
-            guide = self._guide if scale or settings.selection == "guide" else None
-        else:
-            try:
-                chosen = [parse_guides((g,)) if isinstance(g, str) else as_guide(g) for g in guides]
-            except ValueError as error:
-                raise PlanningError(f"guides: {error}") from None
-            guide = weighted_sum(*((1.0, g) for g in chosen)) if chosen else None
-            if guidance_scale is None and not settings.guidance_scale:
-                scale = 1.0
-        num = settings.num_candidates if num_candidates is None else num_candidates
+        guides: Sequence[GuideLike] | None = None,
+        guidance_scale: float | None = None,
+        num_candidates: int | None = None,
+        keep_denoising: bool = False,
+    ) -> PlanRequest:
+        guide, scale = choose_guide(self.settings, self._own_guide, guides, guidance_scale)
+        num = self.settings.num_candidates if num_candidates is None else num_candidates
         if num < 1:
             raise PlanningError(f"num_candidates: expected at least 1, got {num}")
-        return Asked(generator, guide, scale, num, keep_denoising)
+        return PlanRequest(generator, self._steps, guide, scale, num, keep_denoising)
 
     def _limits(self, max_speed_errors: np.ndarray | None, num: int) -> np.ndarray:
         if max_speed_errors is None:
@@ -348,48 +290,62 @@ class Planner:
             )
         return limits
 
-    def _check_horizons(self, problem: Problem, horizons: tuple[int, ...]) -> tuple[int, ...]:
-        shortest = self.shortest_horizon
-        if not horizons or min(horizons) < shortest:
-            raise PlanningError(
-                f"horizons: expected numbers of at least {shortest}, the shortest plan that this network can hold, "
-                f"got {horizons}"
-            )
-        enough = tuple(sorted(h for h in set(horizons) if h > problem.last_timed_step))
-        if not enough:
-            raise PlanningError(
-                f"Fixed: expected a time within the plan, got step {problem.last_timed_step} of a plan of horizon "
-                f"{max(horizons)} at most; ask for a longer horizon"
-            )
-        # One in which two values meet at a step, such as a way-point and the goal, is as good as too short.
-        contradictions = {h: problem.find_contradiction(h) for h in enough}
-        if None not in contradictions.values():
-            raise PlanningError(
-                f"Fixed: step {contradictions[enough[-1]]} was fixed before to other values; remove one of the two"
-            )
-        return tuple(h for h in enough if contradictions[h] is None)
+    def _choose_ladder(
+        self, problem: Problem, horizons: tuple[int, ...], limits: np.ndarray, *, predict: bool = True
+    ) -> Ladder:
+        return choose_ladder(
+            self.settings,
+            problem,
+            horizons,
+            limits,
+            horizon_model=self.horizon_model if predict else None,
+            max_departure=self.settings.max_departure if self.support is not None else 0.0,
+        )
 
-    def normalize_observations(self, observations: np.ndarray) -> Tensor:
-        """Observations in model space, float32[batch, observation_dim], from those in environment units."""
-        if not self.layout.action_dim:
-            return torch.from_numpy(self.normalizer.normalize(observations))
-        transitions = np.zeros((len(observations), self.layout.transition_dim), dtype=np.float32)
-        transitions[:, self.layout.observations] = observations
-        return torch.from_numpy(self.normalizer.normalize(transitions)[:, self.layout.observations])
+    def _search(self, problem: Problem, ladder: Ladder, limits: np.ndarray, request: PlanRequest) -> list[Plan]:
+        def draw(
+            problem: Problem, lengths: np.ndarray, max_speed_errors: np.ndarray, *, repair: bool = False
+        ) -> list[Plan]:
+            wanted = replace(request, repair=repair)
+            return sample_plans(
+                self.model, self.settings, problem, lengths, max_speed_errors, wanted, support=self.support
+            )
+
+        return search_horizons(
+            partial(draw_in_legs, self.model, draw, partial(self._rescore, request.guide)),
+            problem,
+            ladder,
+            limits,
+            num_candidates=request.num_candidates,
+            may_repair=request.guidance_scale > 0,
+        )
+
+    def _rescore(self, guide: Guide | None, problem: Problem, plans: list[Plan]) -> list[Plan]:
+        return plans if guide is None else score_plans(self.model, self.settings, problem, plans, guide)
 
 
 def with_settings(planner: Planner, **changes: object) -> Planner:
     """The same model planning with some settings changed."""
+    return _copy(planner, replace(planner.settings, **changes), planner.support)  # type: ignore[arg-type]
+
+
+def with_support(planner: Planner, support: Support | None) -> Planner:
+    """The same planner, told where the data have been; None: not known."""
+    return _copy(planner, planner.settings, support)
+
+
+def _copy(planner: Planner, settings: PlanningConfig, support: Support | None) -> Planner:
+    model = planner.model
     return Planner(
         planner.config,
-        planner.layout,
-        planner.denoiser,
-        planner.normalizer,
-        replace(planner.settings, **changes),  # type: ignore[arg-type]
+        model.layout,
+        model.denoiser,
+        model.normalizer,
+        settings,
         horizon_model=planner.horizon_model,
         inverse_dynamics=planner.inverse_dynamics,
-        support=planner.support,
-        return_range=planner.return_range,
+        support=support,
+        return_range=model.return_range,
         value=planner.value,
-        device=planner.device,
+        device=model.device,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffplan.config import EnvConfig
 from diffplan.diffusion.constraints import Constraints, bound, fix, no_constraints
 from diffplan.errors import PlanningError
-from diffplan.layout import Layout
+from diffplan.planning.model import PlanningModel
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,14 @@ class Problem:
         observations: np.ndarray,
         goals: np.ndarray | None,
         constraints: Sequence[Constraint],
-        env: EnvConfig,
-        goal_columns: tuple[int, ...],
-        step_seconds: float,
-        observation_dim: int,
+        model: PlanningModel,
     ) -> Problem:
-        """Check what is asked.
+        """Check what is asked of a model.
 
         Raises:
             PlanningError: arrays of the wrong shape, values that are not finite, columns that there are not.
         """
+        env, observation_dim = model.env, model.layout.observation_dim
         observations = np.asarray(observations, dtype=np.float32)
         if observations.ndim != 2 or observations.shape[1] != observation_dim:
             raise PlanningError(f"observations: expected shape (batch, {observation_dim}), got {observations.shape}")
@@ -162,7 +160,7 @@ class Problem:
         if len(fixed) + len(bounds) != len(constraints):
             other = next(c for c in constraints if not isinstance(c, Fixed | Bounds))
             raise PlanningError(f"constraints: expected Fixed and Bounds, got {type(other).__name__}")
-        return cls(observations, goals, goal_columns, env, step_seconds, fixed, bounds)
+        return cls(observations, goals, model.goal_columns, env, model.step_seconds, fixed, bounds)
 
     def take(self, rows: np.ndarray) -> Problem:
         """The same for some of the batch, in that order."""
@@ -235,17 +233,17 @@ class Problem:
             known[rows, placed.steps[:, None], placed.columns] = placed.values
         return None
 
-    def constrain(self, lengths: np.ndarray, layout: Layout, normalize: Callable[[np.ndarray], Tensor]) -> Constraints:
+    def constrain(self, lengths: np.ndarray, model: PlanningModel) -> Constraints:
         """The constraints in model space.
 
         Args:
             lengths: horizon of each plan, int[batch].
-            layout: columns of a transition.
-            normalize: takes observations float32[n, observation_dim] to model space.
+            model: what denoises.
 
         Raises:
             PlanningError: what is asked contradicts itself.
         """
+        layout, normalize = model.layout, model.normalize_observations
         horizon, ragged = int(lengths.max()), bool((lengths != lengths[0]).any())
         constraints = no_constraints(
             len(self), horizon, layout.transition_dim, torch.from_numpy(lengths) if ragged else None

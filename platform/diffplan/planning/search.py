@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from diffplan.planning.legs import sample_in_legs
+from diffplan.planning.ladder import Ladder
 from diffplan.planning.problem import Problem
-from diffplan.planning.sampling import Asked
+from diffplan.planning.sampling import Draw
 from diffplan.planning.selection import VIOLATION_TOLERANCE
 from diffplan.types import Plan
-
-if TYPE_CHECKING:
-    from diffplan.planning.planner import Planner
 
 FIRST_RUNGS = 16
 """Rungs of a ladder that a scan over horizons tries at first: more cost more than they save, since the first consistent
@@ -30,74 +23,67 @@ ROWS_OF_A_BATCH = 512
 
 
 def search_horizons(
-    planner: Planner,
+    draw: Draw,
     problem: Problem,
-    ladder: np.ndarray,
-    first: np.ndarray,
-    limits: np.ndarray,
-    asked: Asked,
-    steps: Sequence[int],
+    ladder: Ladder,
+    max_speed_errors: np.ndarray,
     *,
-    predicted: bool,
-    num_rungs: np.ndarray | None = None,
+    num_candidates: int = 1,
+    may_repair: bool = False,
+    repair: bool = False,
 ) -> list[Plan]:
     """Plans of the first horizon on each environment's ladder that is consistent and keeps all limits.
 
+    A predicted horizon is tried alone; each further batch climbs twice as many rungs as the one before.
+
     Where guides bend no plan of the ladder far enough, it is climbed once more with plans that are repaired. Repaired
-    plans touch their limits, so those that keep them of themselves come first.
+    plans touch their limits, so plans that keep them without repair come first.
 
     Args:
-        planner: the model and its settings.
+        draw: draws plans of given horizons.
         problem: what is asked.
-        ladder: horizons to try, ascending, int[batch, rungs].
-        first: rung to begin with, int[batch].
-        limits: speed errors up to which plans are consistent, float[batch].
-        asked: what else is asked.
-        steps: diffusion steps to denoise at.
-        predicted: whether the first rung is likely to be the last, so that it is tried alone. Then each batch climbs
-            twice as many rungs as the one before.
-        num_rungs: where each ladder ends, above `first`, int[batch]; None for its last rung.
+        ladder: horizons to try.
+        max_speed_errors: largest speed error of a consistent plan, float[batch].
+        num_candidates: plans that `draw` draws for each one that it returns.
+        may_repair: whether plans that violate a limit of the guides may be repaired.
+        repair: whether they are repaired at once.
 
     Returns:
         A plan for each environment; where no rung is consistent and within limits, the one that violates least, then
         the longest.
     """
-    ends = np.full(len(problem), ladder.shape[1]) if num_rungs is None else num_rungs
     best: list[Plan | None] = [None] * len(problem)
-    waiting, rung = np.arange(len(problem)), first.copy()
-    widest = 1 if predicted else FIRST_RUNGS
+    waiting, rung = np.arange(len(problem)), ladder.first.copy()
+    widest = 1 if ladder.predicted else FIRST_RUNGS
     while waiting.size:
-        width = min(widest, max(1, ROWS_AT_ONCE // (len(waiting) * asked.num_candidates)))
+        width = min(widest, max(1, ROWS_AT_ONCE // (len(waiting) * num_candidates)))
         widest *= 2
         tried = rung[waiting][:, None] + np.arange(width)
-        rows, places = np.nonzero(tried < ends[waiting][:, None])
+        rows, places = np.nonzero(tried < ladder.stop[waiting][:, None])
         environments = waiting[rows]
-        lengths = ladder[environments, tried[rows, places]]
+        lengths = ladder.horizons[tried[rows, places]]
         found: dict[int, Plan] = {}
         for part in _split(lengths):
             chosen = environments[part]
-            made = sample_in_legs(planner, problem.take(chosen), lengths[part], limits[chosen], asked, steps)
-            found.update(zip(part.tolist(), made, strict=True))
+            drawn = draw(problem.take(chosen), lengths[part], max_speed_errors[chosen], repair=repair)
+            found.update(zip(part.tolist(), drawn, strict=True))
         done = np.zeros(len(waiting), dtype=bool)
         for place, row in enumerate(rows):  # in order of horizon within each environment
             if not done[row]:
                 best[waiting[row]] = plan = _better(best[waiting[row]], found[place])
                 done[row] = plan.consistent and plan.violation <= VIOLATION_TOLERANCE
         rung[waiting] += width
-        waiting = waiting[~done & (rung[waiting] < ends[waiting])]
+        waiting = waiting[~done & (rung[waiting] < ladder.stop[waiting])]
     plans = [plan for plan in best if plan is not None]
     left = np.array([i for i, plan in enumerate(plans) if plan.violation > VIOLATION_TOLERANCE], dtype=int)
-    if left.size and asked.guidance_scale and not asked.repair:
+    if left.size and may_repair and not repair:
         repaired = search_horizons(
-            planner,
+            draw,
             problem.take(left),
-            ladder[left],
-            first[left],
-            limits[left],
-            replace(asked, repair=True),
-            steps,
-            predicted=predicted,
-            num_rungs=ends[left],
+            ladder.take(left),
+            max_speed_errors[left],
+            num_candidates=num_candidates,
+            repair=True,
         )
         for i, plan in zip(left, repaired, strict=True):
             plans[i] = _better(plans[i], plan)

@@ -9,18 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffplan.config import EnvConfig
-from diffplan.layout import Layout
 from diffplan.planning.interpolation import interpolate
+from diffplan.planning.model import PlanningModel
 from diffplan.types import Plan
 
 
 def keep_rest(
     previous: Sequence[Plan],
     elapsed_env_steps: np.ndarray,
-    env: EnvConfig,
-    layout: Layout,
-    stride: int,
+    model: PlanningModel,
     shortest: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rest of plans, as plans of the same stride.
@@ -28,9 +25,7 @@ def keep_rest(
     Args:
         previous: the plan that was followed in each environment.
         elapsed_env_steps: environment steps since it was made, at least 0, int[batch].
-        env: which observation columns are positions and velocities.
-        layout: columns of a transition.
-        stride: environment steps between two steps of a plan.
+        model: columns and stride of the plans.
         shortest: plans end when they were to, and have at least so many steps; None: they keep their horizons, and
             their last steps stand for what comes after.
 
@@ -38,6 +33,7 @@ def keep_rest(
         Transitions float32[batch, horizon, transition_dim] in environment units, 0 behind the end of a plan, and the
         horizon of each, int[batch].
     """
+    layout, stride = model.layout, model.stride
     lengths = np.array([plan.horizon for plan in previous])
     if shortest is not None:
         lengths = np.maximum(lengths - np.asarray(elapsed_env_steps) // stride, shortest)
@@ -49,7 +45,7 @@ def keep_rest(
             if shortest is None
             else np.linspace(elapsed, max(last, elapsed), length)
         )
-        rest[i, :length, layout.observations] = interpolate(plan, env, times, "hermite")
+        rest[i, :length, layout.observations] = interpolate(plan, model.env, times, "hermite")
         if plan.actions is not None:
             steps = np.minimum(times // plan.stride, plan.horizon - 1).astype(int)
             rest[i, :length, layout.actions] = plan.actions[steps]

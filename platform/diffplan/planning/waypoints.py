@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
 from diffplan.errors import PlanningError
 from diffplan.planning.legs import chain, find_middle
 from diffplan.planning.problem import Problem
-from diffplan.planning.sampling import Asked
-from diffplan.planning.search import search_horizons
 from diffplan.types import Plan
-
-if TYPE_CHECKING:
-    from diffplan.planning.planner import Planner
 
 
 def has_untimed(problem: Problem) -> bool:
@@ -41,31 +35,12 @@ def has_untimed(problem: Problem) -> bool:
     return True
 
 
-def plan_untimed(
-    planner: Planner,
-    problem: Problem,
-    horizons: tuple[int, ...],
-    limits: np.ndarray,
-    asked: Asked,
-    steps: Sequence[int],
-    *,
-    given: bool,
-) -> list[Plan]:
-    """Plans through way-points without a time, each leg with its own shortest consistent horizon.
+def plan_untimed(problem: Problem, plan_leg: Callable[[Problem], list[Plan]]) -> list[Plan]:
+    """Plans through way-points without a time, each leg with its own horizon; not yet scored as a whole.
 
     Args:
-        planner: the model and its settings.
         problem: what is asked; it `has_untimed`.
-        horizons: of a leg, ascending.
-        limits: speed errors up to which plans are consistent, float[batch].
-        asked: what else is asked.
-        steps: diffusion steps to denoise at.
-        given: whether the caller chose the horizons, so that all of them are to be tried.
+        plan_leg: makes the plans of a leg, whatever their horizons.
     """
-
-    def make(leg: Problem, number: int) -> list[Plan]:
-        ladder, first, predicted = planner.choose_ladder(leg, horizons, limits, given=given)
-        return search_horizons(planner, leg, ladder, first, limits, asked, steps, predicted=predicted)
-
     targets = [np.asarray(fixed.values) for fixed in find_middle(problem)]
-    return chain(planner, problem, targets, make, asked.guide)
+    return chain(problem, targets, lambda leg, number: plan_leg(leg))

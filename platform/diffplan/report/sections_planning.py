@@ -51,7 +51,7 @@ def make_plans(run: RunContents) -> Section | None:
     starts, goals = _choose_tasks(run.maze)
     planner = load_planner(run.checkpoint.path, settings)
     env = planner.config.env
-    observations = np.zeros((len(starts), planner.layout.observation_dim), dtype=np.float32)
+    observations = np.zeros((len(starts), planner.model.layout.observation_dim), dtype=np.float32)
     observations[:, list(env.position_columns)] = starts
     plans = planner.plan(observations, goals, torch.Generator().manual_seed(0), keep_denoising=True)
     section.parts.append(

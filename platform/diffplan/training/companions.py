@@ -14,6 +14,7 @@ from diffplan.data.store import open_store
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
 from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model, save_support
+from diffplan.planning.planner import with_support
 from diffplan.progress import follow
 from diffplan.run_directory import CALIBRATION, CALIBRATION_USAGE
 from diffplan.training import inverse_dynamics
@@ -59,7 +60,8 @@ def fit_companions(
     dataset, store = open_dataset(uri), open_store(checkpoint)
     usage_store = open_store(store.locate(CALIBRATION_USAGE))
     with record_usage(usage_store, "calibrate", cpus=1, total=num_plans, unit="plans") as usage:
-        planner.support = support = find_support(dataset, planner.config)
+        support = find_support(dataset, planner.config)
+        planner = with_support(planner, support)
         consistency = measure_consistency(dataset, planner.config, planner.config.windows.horizons, seed=seed)
         with follow("plans", "plans") as report:
 

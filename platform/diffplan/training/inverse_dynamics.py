@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from diffplan.config import Config, EnvConfig, NetworkConfig, TrainingConfig
 from diffplan.data.dataset import TrajectoryDataset
-from diffplan.planning.action_model import ActionModel
+from diffplan.planning.companions.action_model import ActionModel
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import TrainingProgress, train
 from diffplan.training.state import TrainingState

@@ -26,7 +26,7 @@ from diffplan.layout import Layout
 from diffplan.networks.factory import make_network
 from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.networks.value_network import ValueNetwork
-from diffplan.planning.action_model import ActionModel
+from diffplan.planning.companions.action_model import ActionModel
 from diffplan.training.conditions import make_reader_conditions
 
 if TYPE_CHECKING:

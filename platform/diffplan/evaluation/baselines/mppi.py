@@ -32,7 +32,7 @@ from diffplan.config.codec import require
 from diffplan.environments import Simulator, make_simulator
 
 if TYPE_CHECKING:
-    from diffplan.evaluation.policies import MakePolicy, RolloutContext
+    from diffplan.tasks.contracts import MakePolicy, RolloutContext
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diffplan.config import Config, PlanningConfig
-from diffplan.planning.controllers import (
+from diffplan.planning.control.controllers import (
     ActionController,
     Controller,
     InverseDynamicsController,

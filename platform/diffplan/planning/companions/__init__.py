@@ -1,0 +1,1 @@
+"""Small models and statistics that planning uses beside the diffusion model: `diffplan calibrate` fits them."""

@@ -1,0 +1,23 @@
+"""What a conditioned network is told: the return or the task of the settings."""
+
+from __future__ import annotations
+
+import torch
+
+from diffplan.config import PlanningConfig
+from diffplan.diffusion.classifier_free import ClassifierFreeDenoiser
+from diffplan.diffusion.samplers import Denoises
+from diffplan.planning.model import PlanningModel
+
+
+def make_conditioned_denoiser(model: PlanningModel, settings: PlanningConfig, batch_size: int) -> Denoises:
+    """The denoiser of a batch, told the return or the task of the settings if there is one."""
+    told = {"none": None, "returns": settings.target_return, "task": settings.task}[model.condition]
+    if told is None:
+        return model.denoiser
+    if model.condition == "returns":
+        assert model.return_range is not None  # the planner refuses a target return without one
+        low, high = model.return_range
+        told = (told - low) / (high - low)
+    condition = torch.full((batch_size,), float(told), device=model.device)
+    return ClassifierFreeDenoiser(model.denoiser, condition, settings.condition_scale)

@@ -1,0 +1,93 @@
+"""How consistent a plan is with itself and with the data; the shortest consistent horizon is taken.
+
+A model asked to reach a goal in too few steps still ends the plan on it: the constraint puts it there. What gives such
+a plan away is that its positions move faster than its own velocities say. The shortest horizon whose plan agrees with
+itself is the soonest arrival that the model believes in.
+
+What the measure means: the cubic through two steps of a plan, with their velocities, needs the acceleration
+(v' - v) / Δt ± 6 e / Δt at its ends, where e is the speed error of the step. So e bounds by how much a plan exceeds
+the acceleration that its velocities admit to. `diffplan calibrate` reports e of real windows, consistent by nature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffplan.planning.companions.support import Support
+from diffplan.planning.model import PlanningModel
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How consistent plans are.
+
+    Attributes:
+        speed_errors: largest speed error of each plan in units per second, float64[plans].
+        departures: largest distance of each plan from the data in units of the positions, float64[plans]; None where
+            no limit is set to it.
+        consistent: whether each plan keeps the limits, bool[plans].
+    """
+
+    speed_errors: np.ndarray
+    departures: np.ndarray | None
+    consistent: np.ndarray
+
+
+def check_consistency(
+    model: PlanningModel,
+    observations: np.ndarray,
+    lengths: np.ndarray,
+    max_speed_errors: np.ndarray,
+    support: Support | None,
+    max_departure: float,
+) -> Consistency:
+    """Measure plans and compare them with their limits.
+
+    Args:
+        model: columns and times of the plans.
+        observations: float[plans, horizon, observation_dim] in environment units.
+        lengths: steps of each plan, int[plans].
+        max_speed_errors: largest speed error of a consistent plan, float[plans].
+        support: where the data have been; None where that is not known, so that departures are not measured.
+        max_departure: largest departure of a consistent plan, unless its start or its goal departs further; 0 for any.
+    """
+    env = model.env
+    errors = compute_speed_errors(observations, env.position_columns, env.velocity_columns, model.step_seconds, lengths)
+    consistent, departures = errors <= max_speed_errors, None
+    if max_departure and support is not None:
+        departures, of_ends = support.departures(observations, env, model.step_seconds, lengths)
+        consistent &= departures <= np.maximum(max_departure, of_ends)
+    return Consistency(errors, departures, consistent)
+
+
+def compute_speed_errors(
+    observations: np.ndarray,
+    position_columns: tuple[int, ...],
+    velocity_columns: tuple[int, ...],
+    step_seconds: float,
+    lengths: np.ndarray | None = None,
+) -> np.ndarray:
+    """Largest |Δposition/Δtime - mean velocity| over the steps and columns of each plan.
+
+    Args:
+        observations: float[plans, horizon, observation_dim] in environment units.
+        position_columns: columns that hold the position.
+        velocity_columns: columns that hold its time derivative.
+        step_seconds: seconds between two steps of the plan.
+        lengths: steps of each plan where they differ, int[plans].
+
+    Returns:
+        float[plans] in units per second; 0 where there are no such columns.
+    """
+    if not velocity_columns:
+        return np.zeros(len(observations))
+    positions = observations[:, :, list(position_columns)]
+    velocities = observations[:, :, list(velocity_columns)]
+    moved = np.diff(positions, axis=1) / step_seconds
+    mean_velocities = (velocities[:, 1:] + velocities[:, :-1]) / 2
+    errors = np.abs(moved - mean_velocities).max(axis=2)
+    if lengths is not None:
+        errors = np.where(np.arange(1, observations.shape[1])[None] < lengths[:, None], errors, 0.0)
+    return errors.max(axis=1)

@@ -1,0 +1,103 @@
+"""A trained diffusion model as planning sees it: what it denoises, in which columns, units and steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffplan.config import Config, EnvConfig
+from diffplan.data.normalization import Normalizer
+from diffplan.diffusion.denoiser import Denoiser
+from diffplan.layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class PlanningModel:
+    """A trained diffusion model, and what must be known of it to plan.
+
+    It holds no settings and no companions: whatever draws plans takes this and its own settings.
+
+    Attributes:
+        denoiser: the model, on `device`.
+        layout: columns of a transition.
+        normalizer: between environment units and model space.
+        env: which observation columns are positions and velocities, and how long an environment step takes.
+        goal_columns: observation columns that a goal fixes at the last step of a plan.
+        stride: environment steps between two steps of a plan.
+        shortest_horizon: transitions of the shortest plan that the network can hold.
+        condition: what the network is told beside the noisy plan.
+        num_tasks: labels there are, where that is a task.
+        return_range: returns that the network was told as 0 and as 1, where it is told a return.
+        device: where the model denoises. Everything that is given and returned is on the CPU, and so is the noise
+            drawn, which is therefore the same on every device.
+    """
+
+    denoiser: Denoiser
+    layout: Layout
+    normalizer: Normalizer
+    env: EnvConfig
+    goal_columns: tuple[int, ...]
+    stride: int
+    shortest_horizon: int
+    condition: Literal["none", "returns", "task"]
+    num_tasks: int
+    return_range: tuple[float, float] | None
+    device: torch.device
+
+    @classmethod
+    def make(
+        cls,
+        config: Config,
+        layout: Layout,
+        denoiser: Denoiser,
+        normalizer: Normalizer,
+        *,
+        return_range: tuple[float, float] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> PlanningModel:
+        """The model of an experiment.
+
+        Args:
+            config: the experiment that it was trained in.
+            layout: columns of a transition.
+            denoiser: the model; moved to the device.
+            normalizer: between environment units and model space.
+            return_range: returns that the network was told as 0 and as 1, where it is told a return.
+            device: where the model denoises.
+        """
+        device = torch.device(device)
+        return cls(
+            denoiser=denoiser.eval().to(device),
+            layout=layout,
+            normalizer=normalizer,
+            env=config.env,
+            goal_columns=config.goal_columns,
+            stride=config.windows.stride,
+            shortest_horizon=max(config.network.min_horizon, 2),
+            condition=config.network.condition,
+            num_tasks=config.network.num_tasks,
+            return_range=return_range,
+            device=device,
+        )
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds between two steps of a plan."""
+        return self.stride * self.env.step_seconds
+
+    @property
+    def num_diffusion_steps(self) -> int:
+        """Levels of noise that the model was trained with."""
+        return self.denoiser.schedule.num_diffusion_steps
+
+    def normalize_observations(self, observations: np.ndarray) -> Tensor:
+        """Observations in model space, float32[batch, observation_dim], from those in environment units."""
+        if not self.layout.action_dim:
+            return torch.from_numpy(self.normalizer.normalize(observations))
+        transitions = np.zeros((len(observations), self.layout.transition_dim), dtype=np.float32)
+        transitions[:, self.layout.observations] = observations
+        return torch.from_numpy(self.normalizer.normalize(transitions)[:, self.layout.observations])
