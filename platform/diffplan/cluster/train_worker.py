@@ -32,7 +32,8 @@ from diffplan.data.dataset import open_dataset
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.environments import get_maze
 from diffplan.planning.planner import Planner
-from diffplan.report.figures import draw_sampled_plans, figure_to_array
+from diffplan.report.figures import draw_sampled_plans
+from diffplan.report.images import figure_to_array
 from diffplan.run_directory import STEP_PREFIX
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import Request, TrainingProgress, train

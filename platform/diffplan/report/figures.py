@@ -1,4 +1,4 @@
-"""Figures. Each function draws onto a fresh matplotlib figure and returns it; nothing touches pyplot's global state."""
+"""Figures of mazes. Each function draws onto a fresh figure and returns it; nothing touches pyplot's global state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
@@ -15,9 +14,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from diffplan.config import EnvConfig
+from diffplan.report.charts import MARK_COLOR, OURS_COLOR, TEXT_COLOR
 from diffplan.types import Plan
 
-WALL_COLOR, FLOOR_COLOR, START_COLOR, GOAL_COLOR = "#3b4252", "#f6f4ef", "#2e7d6b", "#c8452f"
+WALL_COLOR, FLOOR_COLOR, START_COLOR, GOAL_COLOR = TEXT_COLOR, "#f6f4ef", OURS_COLOR, MARK_COLOR
 CELL_CENTER_OFFSET = -0.2
 """Position of a cell's centre minus the cell's index; see `diffplan_envs.maze`."""
 COVERAGE_BINS_PER_CELL = 12
@@ -144,11 +144,3 @@ def draw_sampled_plans(maze: Any, plans: Sequence[Plan], goals: np.ndarray, env:
         mark(axes, goal, GOAL_COLOR, "*", 140)
         axes.set_title(f"{plan.horizon} \N{MULTIPLICATION SIGN} {plan.stride} steps", fontsize=9)
     return figure
-
-
-def figure_to_array(figure: Figure, dpi: int = 80) -> np.ndarray:
-    """A figure as pixels, uint8[height, width, 3]."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
