@@ -37,8 +37,7 @@ commands
   baseline train cql|iql DATA --out DIR
                                   train a baseline on a dataset with RLlib
   table1                          the paper's Table 1: every stage above, and the baselines
-  submit COMMAND ...              a command as a job of a Ray cluster
-  jobs list|status|logs|stop      look at such jobs, or end them
+  submit COMMAND ...              a command as a job of a Ray cluster (`ray job` looks at such jobs, or ends them)
 
 `diffplan COMMAND --help` lists the arguments of a command; collect, train, tune, evaluate and pipeline go on with
 --resume, table1 by itself.
@@ -94,7 +93,7 @@ def _find_command(name: str) -> Callable[[list[str]], int | None]:
 
     names = (
         *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "pipeline", "data", "baseline"),
-        *("status", "table1", "submit", "jobs"),
+        *("status", "table1", "submit"),
     )
     if name not in names:
         from diffplan.errors import ConfigError
@@ -120,10 +119,10 @@ def _find_command(name: str) -> Callable[[list[str]], int | None]:
         from diffplan import baseline_commands
 
         return baseline_commands.run
-    if name in ("submit", "jobs"):
+    if name == "submit":
         from diffplan import submit_commands
 
-        return getattr(submit_commands, name)
+        return submit_commands.submit
     from diffplan import commands
 
     return getattr(commands, name)

@@ -1,4 +1,4 @@
-"""`diffplan submit …` and `diffplan jobs …`: commands as jobs of a Ray cluster."""
+"""`diffplan submit …`: commands as jobs of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import argparse
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Positional
-
 from diffplan.baseline_commands import parse_baseline
-from diffplan.commands import parse, parse_collect, parse_evaluate, parse_pipeline, parse_train, show
+from diffplan.commands import parse_collect, parse_evaluate, parse_pipeline, parse_train, show
 from diffplan.errors import ConfigError
 from diffplan.suggestion import unknown_name
 from diffplan.table1_commands import parse_table1
-from diffplan.terminal import draw_table, format_duration
 from diffplan.tuning_commands import parse_tune
 
 if TYPE_CHECKING:
@@ -30,7 +26,7 @@ SUBMIT_USAGE = """\
 usage: diffplan submit COMMAND ARGUMENTS [options]
 
 Runs `diffplan COMMAND ARGUMENTS` as a job of a Ray cluster and shows its output. COMMAND is one of collect, train,
-tune, evaluate, pipeline, table1 and baseline. Ctrl-C ends the showing, not the job.
+tune, evaluate, pipeline, table1 and baseline. Ctrl-C stops following, and the job goes on.
 
 options
   --address URL       job server; $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS or http://127.0.0.1:8265 if not given
@@ -40,15 +36,7 @@ options
   --num_gpus N        GPUs for the command itself
 
 Paths among the arguments must be absolute, and lead to the same place on all nodes. The exit code is that of the job:
-0, 2 for what the user can cure, else 1."""
-
-JOBS_USAGE = """\
-usage: diffplan jobs ACTION [ID] [--address URL]
-
-  list                the jobs of a cluster
-  status ID           how a job is
-  logs ID [--follow]  what it has printed; with --follow, on until it ends
-  stop ID             end it"""
+0, 2 for what the user can cure, else 1. `ray job list`, `status`, `logs` and `stop` manage the jobs of a cluster."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,32 +65,6 @@ SUBMITTABLE = {
 }
 NAMED = {"source": "pretrained:", "policy": ("pretrained:", "baseline:")}
 """How places begin that are names of something in the package."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class JobArguments:
-    """Look at a job, or end it."""
-
-    job: Positional[str]
-    """Id of the job, as `diffplan jobs list` shows it."""
-    address: str | None = None
-    """Job server; $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS or http://127.0.0.1:8265 if not given."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class LogsArguments(JobArguments):
-    """Show what a job has printed."""
-
-    follow: bool = False
-    """Go on until the job ends; the exit code is then that of the job."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class ListArguments:
-    """Show the jobs of a cluster."""
-
-    address: str | None = None
-    """Job server; $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS or http://127.0.0.1:8265 if not given."""
 
 
 def submit(arguments: list[str]) -> int:
@@ -149,19 +111,6 @@ def check_places(command: str, arguments: list[str]) -> None:
         )
 
 
-def jobs(arguments: list[str]) -> int:
-    """`diffplan jobs`."""
-    actions: dict[str, Callable[[list[str]], int]] = {"list": _list, "status": _status, "logs": _logs, "stop": _stop}
-    if not arguments:
-        raise ConfigError(f"jobs: expected one of {', '.join(actions)}; got nothing")
-    if arguments[0] in ("-h", "--help"):
-        show(JOBS_USAGE)
-        return 0
-    if arguments[0] not in actions:
-        raise ConfigError(unknown_name("jobs", arguments[0], actions))
-    return actions[arguments[0]](arguments[1:])
-
-
 def _take_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of `submit` itself, wherever they stand, and the other arguments in their order."""
     parser = argparse.ArgumentParser("diffplan submit", add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
@@ -183,8 +132,8 @@ def _follow(server: JobServer, job: str) -> int:
         details = server.follow(job, _write, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
     except KeyboardInterrupt:
         sys.stderr.write(
-            f"\ninterrupted; the job goes on: `diffplan jobs logs {job} --follow`, or end it by "
-            f"`diffplan jobs stop {job}`\n"
+            f"\ninterrupted; the job goes on: `{server.describe_command('logs --follow', job)}`, or end it by "
+            f"`{server.describe_command('stop', job)}`\n"
         )
         return 130
     if details.status == "SUCCEEDED":
@@ -201,55 +150,6 @@ def _describe_end(job: str, details: JobDetails) -> str:
     if details.driver_exit_code is not None:
         return f"{job}: the job failed with exit code {details.driver_exit_code}; see its output above"
     return f"{job}: the job failed; {' '.join((details.message or 'no reason is known').split())[:500]}"
-
-
-def _list(arguments: list[str]) -> int:
-    from diffplan.cluster.job_server import JobServer
-
-    found = JobServer(parse(ListArguments, arguments, "jobs list").address).list()
-    if not found:
-        show("no jobs")
-        return 0
-    rows = [[job.submission_id or "", job.status.lower(), _describe_time(job), job.entrypoint] for job in found]
-    show("\n".join(draw_table(("job", "status", "time", "command"), rows, left=4)))
-    return 0
-
-
-def _status(arguments: list[str]) -> int:
-    from diffplan.cluster.job_server import JobServer
-
-    parsed = parse(JobArguments, arguments, "jobs status")
-    details = JobServer(parsed.address).get(parsed.job)
-    code = "" if details.driver_exit_code is None else f", exit code {details.driver_exit_code}"
-    show(f"{parsed.job}: {details.status.lower()}{code}, {_describe_time(details)}: {details.entrypoint}")
-    return 0
-
-
-def _logs(arguments: list[str]) -> int:
-    from diffplan.cluster.job_server import JobServer
-
-    parsed = parse(LogsArguments, arguments, "jobs logs")
-    server = JobServer(parsed.address)
-    if parsed.follow:
-        return _follow(server, parsed.job)
-    _write(server.read_logs(parsed.job))
-    return 0
-
-
-def _stop(arguments: list[str]) -> int:
-    from diffplan.cluster.job_server import JobServer
-
-    parsed = parse(JobArguments, arguments, "jobs stop")
-    was_running = JobServer(parsed.address).stop(parsed.job)
-    show(f"{parsed.job}: {'stopped' if was_running else 'had ended before'}")
-    return 0
-
-
-def _describe_time(job: JobDetails) -> str:
-    """How long a job has been or was there; Ray counts in milliseconds."""
-    if job.start_time is None:
-        return "-"
-    return format_duration(max((job.end_time or 1e3 * time.time()) - job.start_time, 0) / 1e3)
 
 
 def _write(text: str) -> None:

@@ -35,8 +35,16 @@ class Head:
             out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def run_ray(self, *arguments: object) -> str:
+        """What a command of Ray prints."""
+        environment = {**self.environment, "RAY_AUTH_MODE": "token"}
+        command = [sys.executable, "-m", "ray.scripts.scripts", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
     def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-        """The same, not waited for."""
+        """A command of diffplan, not waited for."""
         return subprocess.Popen(
             [sys.executable, "-m", "diffplan.cli", *map(str, arguments)],
             env={**self.environment, **environment},

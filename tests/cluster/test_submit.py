@@ -14,8 +14,8 @@ import pytest
 from local_head import ROOT, Head, start_head
 
 from diffplan.cli import main
-from diffplan.cluster import job_server
 from diffplan.cluster import submit as submit_module
+from diffplan.cluster.job_server import Tail
 from diffplan.cluster.submit import EXCLUDES, check_upload, make_entrypoint, make_runtime_env
 from diffplan.errors import ClusterError, ConfigError
 from diffplan.submit_commands import SUBMITTABLE, check_places
@@ -92,81 +92,85 @@ def test_a_job_that_fails_otherwise_is_code_1(head: Head, upload: Path) -> None:
     assert re.fullmatch(r"error: raysubmit_\w+: the job failed with exit code 7; see its output above\n", done.stderr)
 
 
-def test_a_job_that_is_not_waited_for_can_be_looked_at_and_stopped(head: Head, upload: Path) -> None:
+def test_ctrl_c_stops_following_and_ray_goes_on_with_the_job(head: Head, upload: Path) -> None:
     options = ("--num_workers", 60, "--out", "s3://bucket/x", "--working_dir", upload)
-    submitted = head.run("submit", "collect", PRESET, *options, "--no-wait")
-    assert submitted.returncode == 0, submitted.stderr
-    job = submitted.stdout.removeprefix("job: ").strip()
-    with head.start("jobs", "logs", job, "--follow") as following:
+    with head.start("submit", "collect", PRESET, *options) as following:
         assert following.stdout is not None
+        job = following.stdout.readline().removeprefix("job: ").strip()
         while "begun with" not in following.stdout.readline():
             assert following.poll() is None
         following.send_signal(signal.SIGINT)
         _, err = following.communicate(timeout=30)
     assert following.returncode == 130
-    assert f"interrupted; the job goes on: `diffplan jobs logs {job} --follow`" in err
-    assert f"`diffplan jobs stop {job}`" in err
-    assert "Traceback" not in err
-    status = head.run("jobs", "status", job).stdout
-    assert re.match(rf"{job}: running, [\d.]+ s: python jobs/collect.py {PRESET} ", status)
-    assert head.run("jobs", "stop", job).stdout == f"{job}: stopped\n"
-    logs = head.run("jobs", "logs", job)
-    assert "begun with" in logs.stdout
-    assert re.search(rf"{job} +stopped ", head.run("jobs", "list").stdout)
+    assert err == (
+        f"\ninterrupted; the job goes on: `ray job logs --follow {job}`, or end it by `ray job stop {job}`\n"
+    )
+    assert "RUNNING" in head.run_ray("job", "status", job)
+    assert f"'{job}' was stopped" in head.run_ray("job", "stop", job)
+    assert "begun with" in head.run_ray("job", "logs", job)
+    assert job in head.run_ray("job", "list")
 
 
-@pytest.mark.parametrize("seconds_to_start", [0, 0.3])
-def test_ctrl_c_ends_the_waiting_for_what_swallows_a_cancellation(
-    seconds_to_start: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = threading.Thread.start
+def test_a_job_that_is_not_waited_for_goes_on(head: Head, upload: Path) -> None:
+    options = ("--num_workers", 60, "--out", "s3://bucket/x", "--working_dir", upload)
+    submitted = head.run("submit", "collect", PRESET, *options, "--no-wait")
+    assert submitted.returncode == 0, submitted.stderr
+    job = submitted.stdout.removeprefix("job: ").strip()
+    assert re.search("PENDING|RUNNING", head.run_ray("job", "status", job))
+    head.run_ray("job", "stop", job)
 
-    def start_slowly(thread: threading.Thread) -> None:
-        start(thread)
-        time.sleep(seconds_to_start)  # Ctrl-C comes while the thread is still being started
 
+def test_ctrl_c_ends_the_waiting_for_what_swallows_a_cancellation() -> None:
     class Client:
-        ended = False
-
         async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
             yield "begun\n"
-            while not self.ended:
+            while True:
                 with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.sleep(0.05)
-            yield "ended\n"
+                    await asyncio.sleep(60)
 
     written: list[str] = []
 
     def write(text: str) -> None:
         written.append(text)
-        if text == "begun\n":
-            os.kill(os.getpid(), signal.SIGINT)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-    monkeypatch.setattr(threading.Thread, "start", start_slowly)
-    client, since = Client(), time.monotonic()
-    tail = job_server._Tail(client, "job", write)  # type: ignore[arg-type]
+    since = time.monotonic()
+    tail = Tail(Client(), "job", write)  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
         tail.follow()
     assert time.monotonic() - since < 5
-    client.ended = True
-    for thread in threading.enumerate():
-        if thread.name == "follow":
-            thread.join(5)
-    assert written == ["begun\n"]  # nothing is written behind the back of who has left
+    assert written == ["begun\n"]
+
+
+def test_a_lost_connection_is_taken_up_where_it_was() -> None:
+    class Client:
+        connections = (["one ", "two "], ["one two ", "three "], ["one ", "two three ", "four"])
+        tried = 0
+
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            self.tried += 1
+            for text in self.connections[self.tried - 1]:
+                yield text
+            if self.tried < len(self.connections):
+                raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    written: list[str] = []
+    client = Client()
+    tail = Tail(client, "job", written.append)  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            tail.follow()
+    tail.follow()
+    assert written == ["one ", "two ", "three ", "four"]
 
 
 def test_mistakes_at_the_server_are_one_line(head: Head) -> None:
     for arguments, environment, words in (
-        (["jobs", "list"], {"RAY_AUTH_TOKEN": "0" * 32}, "the token of the cluster, got another: export RAY_AUTH_"),
-        (["jobs", "list"], {"RAY_AUTH_TOKEN": ""}, "the token of the cluster, got none: export RAY_AUTH_"),
-        (["jobs", "status", "raysubmit_none"], {}, "expected the id of a job of http://127.0.0.1:"),
-        (
-            ["submit", "collect", PRESET, "--out", "/x", "--working_dir", ROOT, "--num_gpus", 2],
-            {},
-            "expected a node with 2 GPUs for the command, got at most 0 GPUs",
-        ),
+        ([], {"RAY_AUTH_TOKEN": "0" * 32}, "the token of the cluster, got another: export RAY_AUTH_"),
+        ([], {"RAY_AUTH_TOKEN": ""}, "the token of the cluster, got none: export RAY_AUTH_"),
+        (["--num_gpus", 2], {}, "expected a node with 2 GPUs for the command, got at most 0 GPUs"),
     ):
-        done = head.run(*arguments, **environment)
+        done = head.run("submit", "collect", PRESET, "--out", "/x", "--working_dir", ROOT, *arguments, **environment)
         assert done.returncode == 2, done.stdout + done.stderr
         assert words in done.stderr
         assert done.stderr.startswith("error: ")
@@ -175,7 +179,7 @@ def test_mistakes_at_the_server_are_one_line(head: Head) -> None:
 
 def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
-    assert main(["jobs", "list"]) == 2
+    assert main(["submit", "collect", PRESET, "--out", "/x"]) == 2
     assert capsys.readouterr().err.startswith("error: http://127.0.0.1:1: expected the job server of a Ray cluster")
     since = time.monotonic()
     assert main(["submit", "collect", PRESET, "--out", "/x", "--address", "127.0.0.1:1"]) == 2
@@ -226,7 +230,6 @@ def test_arguments_are_checked_before_anything_is_submitted(capsys: pytest.Captu
         ("submit collect maze2d-umase --out /x", "Did you mean 'maze2d-umaze'"),
         ("submit", "expected a command, one of collect"),
         ("submit table1 --out /x --num_gpus -1", "num_gpus: expected 0 or more, got -1"),
-        ("jobs stopp x", "Did you mean 'stop'"),
     ):
         assert main(command.split()) == 2
         assert words in capsys.readouterr().err
@@ -234,9 +237,8 @@ def test_arguments_are_checked_before_anything_is_submitted(capsys: pytest.Captu
         main(["submit", "train", "maze2d-umaze", "--data", "/x", "--out", "/x", "--num_worker", "2"])
     assert info.value.code == 2
     assert "--num_workers" in capsys.readouterr().err
-    for command in ("submit --help", "jobs --help"):
-        assert main(command.split()) == 0
-        assert capsys.readouterr().out.startswith("usage: diffplan ")
+    assert main(["submit", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: diffplan submit")
 
 
 def test_every_job_script_can_be_submitted(tmp_path: Path) -> None:

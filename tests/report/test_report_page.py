@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import time
@@ -12,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from diffplan.checkpoint import save_checkpoint
-from diffplan.config import EnvConfig, config_to_dict
+from diffplan.config import Config, EnvConfig, config_to_dict
 from diffplan.data.dataset import open_dataset
 from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.normalization import Normalizer
@@ -20,8 +21,7 @@ from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.layout import Layout
-from diffplan.networks.temporal_unet import TemporalUnet
-from diffplan.report.contents import sample_positions
+from diffplan.networks.factory import make_network
 from diffplan.report.page import write_report
 from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.tasks.registry import get_preset
@@ -59,12 +59,12 @@ def write_a_dataset(root: Path) -> None:
         write_unit(root, manifest, unit, episodes)
 
 
-def write_a_checkpoint(directory: Path) -> None:
+def write_a_checkpoint(directory: Path, config: Config = CONFIG) -> None:
     layout = Layout(observation_dim=4)
-    weights = TemporalUnet(layout.transition_dim, CONFIG.network).state_dict()
+    weights = make_network(layout.transition_dim, config.network).state_dict()
     save_checkpoint(
         directory,
-        config=CONFIG,
+        config=config,
         layout=layout,
         step=77,
         normalizer=Normalizer(np.array([2.0, 2.0, 0.0, 0.0], np.float32), np.ones(4, np.float32)),
@@ -173,7 +173,7 @@ def whole_page(whole_run):
 def text_of(page: str) -> str:
     """The page's text without images and tags."""
     without = re.sub(r'src="data:[^"]*"', "", page)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", without.replace("&nbsp;", " ")))
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", without)))
 
 
 def test_the_page_loads_nothing(whole_page):
@@ -213,7 +213,7 @@ def test_the_page_holds_the_numbers(whole_run, whole_page):
     assert "2.5 min" in text
     assert "Maze2D-UMaze-v1" in text
     assert "never there, 1 plan, score 150" in text
-    assert '"num_sampling_steps": 4'.replace('"', "&quot;") in text
+    assert '"num_sampling_steps": 4' in text
     assert "Not here yet" not in text
 
 
@@ -248,6 +248,15 @@ def test_a_dataset_alone_makes_a_page(tmp_path):
     assert "Steps collected 200" in text
     for stage in ("evaluation", "training", "search"):
         assert f"Not here yet: the {stage} stage has not run" in text
+
+
+def test_the_network_is_named_as_it_is(tmp_path, whole_page):
+    assert "A temporal U-Net with " in text_of(whole_page)
+    network = replace(CONFIG.network, kind="transformer", dim=32, depth=1)
+    write_a_checkpoint(tmp_path / "checkpoint", replace(CONFIG, network=network))
+    text = text_of(write_report(tmp_path).read_text())
+    assert "A diffusion transformer with " in text
+    assert "U-Net" not in text
 
 
 def test_text_is_escaped(tmp_path):
@@ -294,7 +303,9 @@ def test_positions_of_large_datasets_are_sampled(tmp_path, monkeypatch):
 
 
 def test_the_picture_of_a_maze_has_its_walls():
-    from diffplan.report.figures import draw_plan_on_maze, figure_to_array
+    from diffplan.report.figures import draw_plan_on_maze
+
+    from diffplan.report.images import figure_to_array
 
     maze = get_maze(EnvConfig(env_id=ENV_ID))
     position = np.array([1.0, 1.0])

@@ -115,7 +115,8 @@ def _make_own(name: str, found: Any, context: BehaviorContext) -> Behavior:
     if inspect.isclass(found):
         try:
             takes_context = len(inspect.signature(found).parameters) > 0
-            found = found(context) if takes_context else found()
+            make: Any = found
+            found = make(context) if takes_context else make()
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"{FIELD}: {name}: expected a class that takes nothing or a BehaviorContext, got one that fails "

@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster: reach it, and manage jobs through it.
+"""The job server of a Ray cluster: reach it, submit a job, follow it. All else is done by `ray job`.
 
 Ray's client answers with many kinds of exceptions; here each becomes one line that says what to do.
 """
@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,8 +28,8 @@ _NOT_READY = "No available agent"
 PENDING_SECONDS = 20
 """Wait for a job to start, in silence; making its environment takes some of that."""
 POLL_SECONDS = 0.5
-STOP_SECONDS = 90
-"""Wait for a stopped job to end; Ray asks it first, and kills it if it takes too long (`RAY_JOB_STOP_WAIT_TIME_S`)."""
+CANCEL_SECONDS = 1
+"""Wait for the connection to close after Ctrl-C."""
 MAX_LOST_CONNECTIONS = 10
 """Connections that may be lost in a row while a job is followed."""
 
@@ -58,7 +57,7 @@ from diffplan.cluster import runtime  # noqa: E402  (sets what Ray reads from th
 import aiohttp  # noqa: E402
 import requests  # noqa: E402
 from ray.exceptions import AuthenticationError, RpcError  # noqa: E402
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType  # noqa: E402
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # noqa: E402
 
 
 def find_address(given: str | None) -> str:
@@ -131,40 +130,11 @@ class JobServer:
                         raise
             time.sleep(POLL_SECONDS)
 
-    def list(self) -> list[JobDetails]:
-        """All submitted jobs that the cluster remembers, oldest first."""
-        with self._clear_errors():
-            jobs = [job for job in self._client.list_jobs() if job.type == JobType.SUBMISSION]
-        return sorted(jobs, key=lambda job: job.start_time or 0)
-
-    def get(self, job: str) -> JobDetails:
-        """What is known of a job; raises `ClusterError` for an unknown one."""
-        with self._clear_errors(job):
-            return self._client.get_job_info(job)
-
-    def stop(self, job: str) -> bool:
-        """End a job, and wait for its end; whether it was still running.
-
-        Raises:
-            ClusterError: an unknown job, or one that does not end.
-        """
-        with self._clear_errors(job):
-            if not self._client.stop_job(job):
-                return False
-        since = time.monotonic()
-        while not JobStatus(self.get(job).status).is_terminal():
-            if time.monotonic() - since > STOP_SECONDS:
-                raise ClusterError(
-                    f"{job}: was told to stop, and still runs after {STOP_SECONDS} s; `diffplan jobs status {job}` "
-                    "shows its end"
-                )
-            time.sleep(POLL_SECONDS)
-        return True
-
-    def read_logs(self, job: str) -> str:
-        """What a job has printed so far."""
-        with self._clear_errors(job):
-            return self._client.get_job_logs(job)
+    def describe_command(self, action: str, job: str) -> str:
+        """The command of Ray for a job of this server, such as `ray job stop ID`."""
+        # Ray lets the environment win over the argument --address.
+        address = "" if self.address == find_address(None) else f"{ADDRESS_VARIABLES[0]}={self.address} "
+        return f"{address}ray job {action} {job}"
 
     def follow(self, job: str, write: Callable[[str], object], notice: Callable[[str], object]) -> JobDetails:
         """Hand on what a job prints, from its start and as it comes, until it ends.
@@ -180,8 +150,13 @@ class JobServer:
         Raises:
             ClusterError: an unknown job, or the server is gone; the job may go on.
         """
-        self._await_start(job, notice)
-        tail = _Tail(self._client, job, write)
+        since, told = time.monotonic(), False
+        while (details := self._get(job)).status == JobStatus.PENDING:
+            if not told and time.monotonic() - since > PENDING_SECONDS:
+                notice(f"{job}: {' '.join((details.message or 'waiting').split())}")
+                told = True
+            time.sleep(POLL_SECONDS)
+        tail = Tail(self._client, job, write)
         lost = 0
         while True:
             before = tail.num_written
@@ -193,7 +168,7 @@ class JobServer:
                 if lost >= MAX_LOST_CONNECTIONS:
                     raise ClusterError(
                         f"{self.address}: lost the connection to the job server ({type(error).__name__}); the job may "
-                        f"go on: `diffplan jobs logs {job} --follow`"
+                        f"go on: `{self.describe_command('logs --follow', job)}`"
                     ) from error
                 time.sleep(1)
                 continue
@@ -201,13 +176,9 @@ class JobServer:
                 return details
             time.sleep(POLL_SECONDS)  # the end of the output comes before the end of the job
 
-    def _await_start(self, job: str, notice: Callable[[str], object]) -> None:
-        since, told = time.monotonic(), False
-        while (details := self.get(job)).status == JobStatus.PENDING:
-            if not told and time.monotonic() - since > PENDING_SECONDS:
-                notice(f"{job}: {' '.join((details.message or 'waiting').split())} {self._describe_free()}".rstrip())
-                told = True
-            time.sleep(POLL_SECONDS)
+    def _get(self, job: str) -> JobDetails:
+        with self._clear_errors():
+            return self._client.get_job_info(job)
 
     def _require_node(self, num_cpus: float, num_gpus: float) -> None:
         """Raise if no node could ever hold the command, for which Ray would wait for a quarter of an hour."""
@@ -215,31 +186,18 @@ class JobServer:
         nodes, grows = self._read_nodes()
         if grows or not nodes or not (num_cpus or num_gpus):
             return
-        fits = [node for node in nodes if all(node.get(name, (0, 0))[1] >= amount for name, amount in asked.items())]
-        if not fits:
+        if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
             wanted = " and ".join(f"{amount:g} {name}s" for name, amount in asked.items() if amount)
             most = " and ".join(
-                f"{max(node.get(name, (0, 0))[1] for node in nodes):g} {name}s"
-                for name, amount in asked.items()
-                if amount
+                f"{max(node.get(name, 0) for node in nodes):g} {name}s" for name, amount in asked.items() if amount
             )
             raise ClusterError(
                 f"{self.address}: expected a node with {wanted} for the command, got at most {most}; lower --num_cpus "
                 "or --num_gpus (workers have their own)"
             )
 
-    def _describe_free(self) -> str:
-        """The CPUs and GPUs that nobody uses, as a remark."""
-        nodes, _ = self._read_nodes()
-        amounts = []
-        for name in ("CPU", "GPU"):
-            used, total = (sum(node.get(name, (0, 0))[i] for node in nodes) for i in range(2))
-            if total:
-                amounts.append(f"{total - used:g} of {total:g} {name}s")
-        return f"Free: {', '.join(amounts)}." if amounts else ""
-
-    def _read_nodes(self) -> tuple[list[dict[str, tuple[float, float]]], bool]:
-        """Used and total resources of each node, and whether there may be more nodes on demand.
+    def _read_nodes(self) -> tuple[list[dict[str, float]], bool]:
+        """Resources of each node, used or free, and whether there may be more nodes on demand.
 
         The report is of Ray's autoscaler, which runs even where it can add nothing. One without nodes tells nothing.
         """
@@ -248,7 +206,7 @@ class JobServer:
         status = ((response.json() if response.ok else {}).get("data") or {}).get("clusterStatus") or {}
         usage = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
         types = (status.get("autoscalerReport") or {}).get("nodeTypeMapping") or {}
-        nodes = [{name: (used, total) for name, (used, total) in node.items()} for node in usage.values()]
+        nodes = [{name: total for name, (_, total) in node.items()} for node in usage.values()]
         return nodes, runtime.has_node_types(types)
 
     def _connect(self) -> JobSubmissionClient:
@@ -285,7 +243,7 @@ class JobServer:
             ) from None
 
     @contextmanager
-    def _clear_errors(self, job: str | None = None) -> Iterator[None]:
+    def _clear_errors(self) -> Iterator[None]:
         """Raise what the client raises as an error of one line."""
         try:
             yield
@@ -295,51 +253,38 @@ class JobServer:
         except requests.RequestException as error:
             raise ClusterError(f"{self.address}: lost the connection to the job server; {_first_line(error)}") from None
         except RuntimeError as error:
-            if job is not None and "404" in str(error):
-                raise ClusterError(
-                    f"job: expected the id of a job of {self.address}, got {job!r}; `diffplan jobs list` shows them"
-                ) from None
             raise ClusterError(f"{self.address}: the job server refused; {_first_line(error)}") from None
 
 
-class _Tail:
-    """What a job prints; after a lost connection, the rest of it."""
+class Tail:
+    """What a job prints; after a lost connection, the rest of it.
+
+    Args:
+        client: of the job server.
+        job: id.
+        write: called with text.
+    """
 
     def __init__(self, client: JobSubmissionClient, job: str, write: Callable[[str], object]) -> None:
         self._client, self._job, self._write = client, job, write
         self.num_written = 0
-        self._left = False
 
     def follow(self) -> None:
-        """Hand on new text until the job ends.
-
-        The event loop has a thread of its own, so that Ctrl-C ends the waiting at once: in the main thread asyncio
-        would only cancel the task, and what the task waits for can swallow that.
-        """
-        errors: list[BaseException] = []
-        self._left = False
-
-        def run() -> None:
-            try:
-                asyncio.run(self._run())
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=run, daemon=True, name="follow")
+        """Hand on new text until the job ends or the connection is lost."""
+        # Not by asyncio.run: it turns Ctrl-C into a cancellation, which what the task waits for can swallow.
+        loop = asyncio.new_event_loop()
         try:
-            thread.start()  # waits for the thread, so Ctrl-C can end this too
-            while thread.is_alive():
-                thread.join(POLL_SECONDS)
+            loop.run_until_complete(self._run())
         finally:
-            self._left = True
-        if errors:
-            raise errors[0]
+            for task in (left := asyncio.all_tasks(loop)):
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=CANCEL_SECONDS))
+            loop.close()
 
     async def _run(self) -> None:
         seen = 0  # each connection begins with the first line
         async for text in self._client.tail_job_logs(self._job):
-            if self._left:
-                return
             start = max(self.num_written - seen, 0)
             seen += len(text)
             if start < len(text):

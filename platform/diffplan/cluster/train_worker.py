@@ -30,9 +30,9 @@ from diffplan.cluster.train_storage import (
 from diffplan.config import Config, config_from_json
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.diffusion.denoiser import Denoiser
-from diffplan.planning.calibration import read_windows
+from diffplan.planning.calibration import longest_horizon, read_windows
 from diffplan.planning.planner import Planner
-from diffplan.report.figures import figure_to_array
+from diffplan.report.images import figure_to_array
 from diffplan.run_directory import STEP_PREFIX
 from diffplan.seeding import Stream, make_generator
 from diffplan.tasks.registry import make_figures
@@ -200,7 +200,8 @@ class _Reporter:
             return
         config, generator = state.config, make_generator(0, Stream.TRAINING, step)
         figures = make_figures(config.env)
-        windows = read_windows(self._dataset, config, config.windows.max_horizon, 4 * NUM_PICTURED, generator)
+        horizon = longest_horizon(self._dataset, config)
+        windows = read_windows(self._dataset, config, horizon, 4 * NUM_PICTURED, generator)
         observations, goals = figures.choose_problems(windows, NUM_PICTURED, np.random.default_rng(0))
         denoiser = Denoiser.make(state.make_average_network(), config.diffusion)
         planner = Planner(

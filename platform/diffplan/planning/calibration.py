@@ -46,6 +46,12 @@ def read_windows(
     return normalizer.unnormalize(reader.read(0, num_windows, horizon, generator).x).numpy()
 
 
+def longest_horizon(dataset: TrajectoryDataset, config: Config) -> int:
+    """Transitions of the longest window that some episode has room for, at most those of the config, at least 2."""
+    room = (int(dataset.episodes.length.max()) - 1) // config.windows.stride + 1
+    return max(2, min(config.windows.max_horizon, room))
+
+
 def measure_consistency(
     dataset: TrajectoryDataset, config: Config, horizons: Sequence[int], *, num_windows: int = 4096, seed: int = 0
 ) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from diffplan.report.figures import GOAL_COLOR, START_COLOR, WALL_COLOR
-
-OURS_COLOR, OTHER_COLOR, GRID_COLOR = START_COLOR, "#9aa1ad", "#e6e3db"
-PROTOCOL_COLORS = {"maze2d": START_COLOR, "multi2d": "#c08a2d"}
+OURS_COLOR, OTHER_COLOR, MARK_COLOR = "#2e7d6b", "#9aa1ad", "#c8452f"
+TEXT_COLOR, GRID_COLOR = "#3b4252", "#e6e3db"
+PROTOCOL_COLORS = (OURS_COLOR, "#c08a2d", "#5e81ac", "#8f5e99", "#7a7a52")
+"""Of protocols in the order of their task; more begin anew."""
 CHART_SIZE, SMALL_CHART_SIZE = (4.6, 2.8), (3.5, 2.4)
 MAX_CATEGORIES = 6
 
@@ -33,7 +33,7 @@ def draw_scores(rows: Sequence[ScoreRow], label: str, num_rows: int) -> Figure:
     figure, axes = make_chart((CHART_SIZE[0], 0.7 + 0.32 * num_rows))
     best_published = max((row.score for row in rows if row.interval is None), default=None)
     if best_published is not None:
-        axes.axvline(best_published, color=GOAL_COLOR, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(best_published, color=MARK_COLOR, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for y, row in enumerate(rows):
         color = OTHER_COLOR if row.interval is None else OURS_COLOR
         if row.interval is not None:
@@ -47,7 +47,7 @@ def draw_scores(rows: Sequence[ScoreRow], label: str, num_rows: int) -> Figure:
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color=WALL_COLOR,
+            color=TEXT_COLOR,
             bbox={"facecolor": "white", "linewidth": 0, "pad": 0.8},
         )
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
@@ -70,7 +70,7 @@ def draw_histogram(
     figure, axes = make_chart(size)
     array = np.asarray(values, dtype=np.float64)
     axes.hist(array, bins=min(30, max(8, round(len(array) ** 0.5 * 2))), color=color, alpha=0.85, zorder=2)
-    axes.axvline(float(array.mean()), color=WALL_COLOR, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
+    axes.axvline(float(array.mean()), color=TEXT_COLOR, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
     axes.set_xlabel(label)
     axes.set_ylabel("episodes")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -101,11 +101,11 @@ def draw_reached(times: Mapping[str, tuple[str, Sequence[int | None]]], limit: i
         limit: steps of an episode.
     """
     figure, axes = make_chart(SMALL_CHART_SIZE)
-    for protocol, (label, steps) in times.items():
+    for number, (label, steps) in enumerate(times.values()):
         reached = np.sort([step for step in steps if step is not None])
         x = np.concatenate([[0], reached, [limit]])
         y = np.concatenate([np.arange(len(reached) + 1), [len(reached)]]) / max(len(steps), 1) * 100
-        axes.step(x, y, where="post", color=PROTOCOL_COLORS.get(protocol, WALL_COLOR), linewidth=1.6, label=label)
+        axes.step(x, y, where="post", color=PROTOCOL_COLORS[number % len(PROTOCOL_COLORS)], linewidth=1.6, label=label)
     axes.set_ylim(0, 104)
     axes.set_xlim(0, limit)
     axes.set_xlabel("environment step")
@@ -131,7 +131,7 @@ def plot_trials(
     is_full = np.asarray(full, dtype=bool)
     accumulate = np.fmin.accumulate if less_is_better else np.fmax.accumulate
     best = accumulate(np.where(is_full, values, np.nan))
-    axes.step(numbers, best, where="post", color=GOAL_COLOR, linewidth=1.3, label="best full trial so far", zorder=2)
+    axes.step(numbers, best, where="post", color=MARK_COLOR, linewidth=1.3, label="best full trial so far", zorder=2)
     axes.scatter(numbers[is_full], values[is_full], color=OURS_COLOR, s=34, zorder=4, label="full trial")
     axes.scatter(
         numbers[~is_full], values[~is_full], s=32, zorder=3, label="stopped early",
@@ -156,7 +156,7 @@ def draw_setting(
     chosen = [i for i, value in enumerate(values) if value == best and is_full[i] and np.isfinite(y[i])]
     if chosen:
         at = max(chosen, key=lambda i: y[i])
-        axes.scatter(x[at], y[at], s=95, zorder=5, facecolors="none", edgecolors=GOAL_COLOR, linewidths=1.5)
+        axes.scatter(x[at], y[at], s=95, zorder=5, facecolors="none", edgecolors=MARK_COLOR, linewidths=1.5)
     if categories:
         axes.set_xticks(range(len(categories)), [str(category) for category in categories])
         axes.set_xlim(-0.5, len(categories) - 0.5)
@@ -187,9 +187,9 @@ def style_axes(axes: Axes) -> None:
     """Make axes look like those of all charts."""
     axes.set_axisbelow(True)
     axes.grid(color=GRID_COLOR, linewidth=0.8)
-    axes.tick_params(which="both", labelsize=8, length=0, colors=WALL_COLOR)
+    axes.tick_params(which="both", labelsize=8, length=0, colors=TEXT_COLOR)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(OTHER_COLOR)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(fontsize=8.5, color=WALL_COLOR)
+        axis.label.set(fontsize=8.5, color=TEXT_COLOR)

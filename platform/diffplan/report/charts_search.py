@@ -13,14 +13,15 @@ from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 
 from diffplan.report.charts import (
     CHART_SIZE,
+    MARK_COLOR,
     OTHER_COLOR,
     OURS_COLOR,
     PROTOCOL_COLORS,
+    TEXT_COLOR,
     make_chart,
     plot_trials,
     style_axes,
 )
-from diffplan.report.figures import GOAL_COLOR, WALL_COLOR
 
 LABELS = {
     "objective": "objective",
@@ -33,7 +34,7 @@ _SHORT = {**LABELS, "plan_seconds": "planning time"}
 LOG_RANGE = 10.0
 """Times are drawn on a logarithmic scale where the longest is more than so many times the shortest."""
 _LEGEND: dict[str, Any] = {"framealpha": 0.85, "edgecolor": "none"}
-_COLORS = (OURS_COLOR, PROTOCOL_COLORS["multi2d"])
+_COLORS = (OURS_COLOR, PROTOCOL_COLORS[1])
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def draw_search(
         plot_importances(right, importances)
     else:
         right.set_axis_off()
-        right.text(0.5, 0.5, "too few trials to tell\nwhich settings mattered", ha="center", color=WALL_COLOR)
+        right.text(0.5, 0.5, "too few trials to tell\nwhich settings mattered", ha="center", color=TEXT_COLOR)
     return figure
 
 
@@ -134,7 +135,7 @@ def plot_front(axes: Axes, chart: FrontChart) -> None:
     axes.plot(on_front[:, 1], on_front[:, 0], color=OURS_COLOR, linewidth=1.3, zorder=3)
     axes.scatter(on_front[:, 1], on_front[:, 0], s=34, color=OURS_COLOR, linewidths=0, zorder=4, label="Pareto front")
     x, y = points[chart.best, 1], points[chart.best, 0]
-    axes.scatter(x, y, s=110, facecolors="none", edgecolors=GOAL_COLOR, linewidths=1.5, zorder=5, label="best.json")
+    axes.scatter(x, y, s=110, facecolors="none", edgecolors=MARK_COLOR, linewidths=1.5, zorder=5, label="best.json")
     if horizontal == "plan_seconds" and points[:, 1].min() > 0:
         times = points[:, 1]
         if times.max() > LOG_RANGE * times.min():

@@ -18,13 +18,14 @@ from diffplan.config import Config, EnvConfig, PlanningConfig, config_from_dict
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.format import MANIFEST_NAME
 from diffplan.data.store import LocalStore, open_store
-from diffplan.environments import get_env_attribute
 from diffplan.errors import DataError
 from diffplan.run_directory import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
-from diffplan.tasks.registry import task_of
+from diffplan.tasks.contracts import Figures, PublishedScore
+from diffplan.tasks.registry import DEFAULT_TASK, find_task, make_figures, task_of
+from diffplan.tasks.task import Task
 
 MAX_CURVE_POINTS = 1_000
-MAX_POSITIONS = 1_000_000
+MAX_OBSERVATIONS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class RunContents:
         search: of planner settings.
         pipeline: how the run was made.
         env: the environment, if any part names one.
-        maze: its maze, if it has one.
+        figures: what draws it; None where no part names an environment.
+        task: the task that it belongs to.
         has_references: whether its scores are normalised.
     """
 
@@ -93,13 +95,43 @@ class RunContents:
     search: Search | None
     pipeline: dict[str, Any]
     env: EnvConfig | None
-    maze: Any | None
+    figures: Figures | None
+    task: Task
     has_references: bool
 
     @property
     def config(self) -> Config | None:
         """The experiment."""
         return self.checkpoint.config if self.checkpoint else None
+
+    @property
+    def protocols(self) -> list[str]:
+        """Protocols of the task, and others that were evaluated."""
+        return list(dict.fromkeys([*self.task.protocols, *self.evaluations]))
+
+    @property
+    def stride(self) -> int:
+        """Environment steps between two steps of a plan."""
+        return self.config.windows.stride if self.config else 1
+
+    @property
+    def score_word(self) -> str:
+        """What the numbers of evaluations are called."""
+        return "score" if self.has_references else "return"
+
+    def title_of(self, protocol: str) -> str:
+        """What a protocol is called on the page."""
+        known = self.task.protocols.get(protocol)
+        return known.title if known else protocol
+
+    def describe_protocol(self, protocol: str) -> str:
+        """The title of a protocol and what is special about it."""
+        known = self.task.protocols.get(protocol)
+        return f"{known.title} — {known.note}" if known and known.note else self.title_of(protocol)
+
+    def list_published(self, protocol: str) -> tuple[PublishedScore, ...]:
+        """Published scores under a protocol."""
+        return () if self.env is None else self.task.published(self.env, protocol)
 
     @property
     def total_seconds(self) -> float | None:
@@ -153,8 +185,7 @@ def _read_run(run: Path, where: str) -> RunContents:
     dataset = open_dataset(f"{where}/{DATASET}") if has_dataset else None
     checkpoint = load_checkpoint(f"{where}/{CHECKPOINT}") if has_checkpoint else None
     evaluations = {
-        protocol: _read_evaluation(run / EVALUATION / protocol)
-        for protocol in sorted(path.parent.name for path in (run / EVALUATION).glob(f"*/{SUMMARY}"))
+        protocol: _read_evaluation(run / EVALUATION / protocol) for protocol in _order_protocols(run / EVALUATION)
     }
     search = _read_search(run / SEARCH) if (run / SEARCH / "best.json").is_file() else None
     curves = _read_curves(run / TENSORBOARD)
@@ -173,21 +204,20 @@ def _read_run(run: Path, where: str) -> RunContents:
         search=search,
         pipeline=pipeline,
         env=env,
-        maze=get_env_attribute(env, "maze") if env else None,
+        figures=make_figures(env) if env else None,
+        task=task_of(env) if env else find_task(DEFAULT_TASK),
         has_references=env is not None and task_of(env).references(env) is not None,
     )
 
 
-def sample_positions(dataset: TrajectoryDataset, env: EnvConfig) -> np.ndarray:
-    """Positions float[rows, 2] of at most about a million rows, from shards spread evenly over the dataset."""
+def sample_observations(dataset: TrajectoryDataset) -> np.ndarray:
+    """Observations float[rows, observation_dim] of at most about a million rows, from shards spread evenly."""
     rows_per_shard = max(dataset.num_steps // len(dataset.shards), 1)
-    num_shards = int(np.clip(MAX_POSITIONS // rows_per_shard, 1, len(dataset.shards)))
+    num_shards = int(np.clip(MAX_OBSERVATIONS // rows_per_shard, 1, len(dataset.shards)))
     indices = np.unique(np.linspace(0, len(dataset.shards) - 1, num_shards).round().astype(int))
     shards = [dataset.shards[i] for i in indices]
-    stride = max(sum(shard.num_rows for shard in shards) // MAX_POSITIONS, 1)
-    columns = list(env.position_columns)
-    positions = np.concatenate([dataset.column(shard, "observation")[::stride, columns] for shard in shards])
-    return positions[np.isfinite(positions).all(axis=1)]
+    stride = max(sum(shard.num_rows for shard in shards) // MAX_OBSERVATIONS, 1)
+    return np.concatenate([dataset.column(shard, "observation")[::stride] for shard in shards])
 
 
 def _find_env(
@@ -202,6 +232,11 @@ def _find_env(
             EnvConfig, evaluation.summary.get("config", {}).get("env") or {"env_id": evaluation.summary["env_id"]}
         )
     return None
+
+
+def _order_protocols(directory: Path) -> list[str]:
+    """Protocols with a finished evaluation, by name."""
+    return sorted(path.parent.name for path in directory.glob(f"*/{SUMMARY}"))
 
 
 def _describe(run: Path) -> str:

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from diffplan.config import EnvConfig
-from diffplan.report.charts import GRID_COLOR, OTHER_COLOR, OURS_COLOR, style_axes
-from diffplan.report.figures import GOAL_COLOR
+from diffplan.report.charts import GRID_COLOR, MARK_COLOR, OTHER_COLOR, OURS_COLOR, style_axes
 from diffplan.tasks.contracts import FigureWords
 from diffplan.types import Plan
 
@@ -72,7 +71,7 @@ class CurveFigures:
             if len(plan):
                 panel.plot(stride * np.arange(len(plan)), plan[:, column], color="black", linestyle="--", linewidth=1)
             if goal is not None and column in self._env.goal_columns:
-                panel.axhline(goal[self._env.goal_columns.index(column)], color=GOAL_COLOR, linewidth=0.8)
+                panel.axhline(goal[self._env.goal_columns.index(column)], color=MARK_COLOR, linewidth=0.8)
             if reached_step is not None:
                 panel.axvline(reached_step, color=GRID_COLOR, linewidth=1)
             panel.set_ylabel(str(column), fontsize=7)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from diffplan.data.store import LocalStore, open_store
 from diffplan.report.contents import RunContents, read_run
-from diffplan.report.markup import Section
 from diffplan.report.sections import make_data, make_key_figures, make_making, make_scores, make_times, make_training
-from diffplan.report.sections_planning import make_plans, make_rollouts, make_search
-from diffplan.report.template import PAGE
+from diffplan.report.sections_planning import make_plans, make_rollouts
+from diffplan.report.sections_search import make_search
 from diffplan.run_directory import REPORT
+
+SECTIONS = (make_scores, make_data, make_training, make_plans, make_rollouts, make_search, make_times, make_making)
+"""In the order of the page; each returns None where it has nothing to say of a run."""
 
 
 def write_report(run: str | Path) -> Path | str:
@@ -38,28 +41,18 @@ def write_report(run: str | Path) -> Path | str:
 
 def render_page(run: RunContents) -> str:
     """The report page of a run as HTML."""
-    found: list[Section | None] = [
-        make_scores(run),
-        make_data(run),
-        make_training(run),
-        make_plans(run),
-        make_rollouts(run),
-        make_search(run),
-        make_times(run),
-        make_making(run),
-    ]
-    sections = [section for section in found if section is not None]
-    title = run.env.env_id.removeprefix("diffplan/") if run.env else run.path.name
-    return PAGE.substitute(
-        title=escape(f"{title} — diffplan report"),
-        heading=escape(title),
-        subtitle=_subtitle(run),
-        navigation=" ".join(f'<a href="#{escape(s.anchor)}">{escape(s.title)}</a>' for s in sections),
-        body="\n".join([make_key_figures(run).source, *(section.render() for section in sections)]),
+    templates = Environment(
+        loader=PackageLoader("diffplan.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-def _subtitle(run: RunContents) -> str:
-    preset = run.pipeline.get("preset")
-    named = f"Preset <code>{escape(str(preset))}</code>: planning" if preset else "Planning"
-    return f"{named} with diffusion, from collecting data to evaluation, made with diffplan"
+    found = [make_section(run) for make_section in SECTIONS]
+    return templates.get_template("page.html.j2").render(
+        title=run.env.env_id.rpartition("/")[2] if run.env else run.path.name,
+        preset=run.pipeline.get("preset"),
+        key_figures=make_key_figures(run),
+        sections=[section for section in found if section is not None],
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -238,11 +238,13 @@ class FigureWords:
         plans: what to see in the pictures of a plan while it is denoised.
         rollouts: what the lines of a rollout mean.
         data: what the picture of the data shows.
+        marks: what stands for what in pictures of plans and rollouts: shape (`dot` or `star`), colour and meaning.
     """
 
     plans: str
     rollouts: str
     data: str
+    marks: tuple[tuple[Literal["dot", "star"], str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ class _Importer:
         self._frame = None if frame is None else find_frame(frame)(env_spec)
         if env is None:
             env = self._frame.env if self._frame else _env_of(source, self._record)
+        assert env is not None
         env = fill_roles(env)
         low, high = _bounds(source.dataset.action_space)
         if len(low) != self._layout.columns[1].size:

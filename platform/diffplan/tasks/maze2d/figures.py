@@ -1,4 +1,4 @@
-"""Pictures of mazes: plans, rollouts and data among the walls."""
+"""Pictures of mazes. Each function draws onto a fresh figure and returns it; nothing touches pyplot's global state."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from diffplan.config import EnvConfig
+from diffplan.report.charts import MARK_COLOR, OURS_COLOR, TEXT_COLOR
 from diffplan.report.curves import CurveFigures
-from diffplan.report.figures import FLOOR_COLOR, GOAL_COLOR, START_COLOR, WALL_COLOR
 from diffplan.tasks.contracts import Figures, FigureWords
 from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.types import Plan
 
+WALL_COLOR, FLOOR_COLOR, START_COLOR, GOAL_COLOR = TEXT_COLOR, "#f6f4ef", OURS_COLOR, MARK_COLOR
 CELL_CENTER_OFFSET = -0.2
 """Position of a cell's centre minus the cell's index; see `diffplan_envs.maze`."""
 COVERAGE_BINS_PER_CELL = 12
@@ -171,6 +172,7 @@ class MazeFigures:
             "Where the ball was: the darker, the more often, on a logarithmic scale. Walls are slate; a place left in "
             "the colour of the floor was never visited."
         ),
+        marks=(("dot", START_COLOR, "start"), ("star", GOAL_COLOR, "goal")),
     )
 
     def __init__(self, env: EnvConfig, maze: Any) -> None:
