@@ -1,18 +1,25 @@
-# Two commands do everything on a machine with Python >= 3.11 and make: `make demo` and `make test`.
+# On a machine with Python >= 3.11 and make: `make demo` shows what this is, `make test` says whether it works.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two tests at once, one thread in each; tests/conftest.py shares them out.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: install demo test lint format benchmarks clean
+.PHONY: install demo test test-slow test-all lint format benchmarks clean
 
 install: $(INSTALLED)  ## only the installation into .venv
 
 demo: $(INSTALLED)  ## the whole path on Maze2D-UMaze, about five minutes on two cores
 	$(BIN)/python jobs/pipeline.py maze2d-umaze
 
-test: $(INSTALLED)  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: $(INSTALLED)  ## all tests but the slow ones, under ten minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED)  ## chaos, faults, clusters of several nodes, object stores; property tests with many examples
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=thorough
+
+test-all: test test-slow  ## every test
 
 lint: $(INSTALLED)  ## style, types and layers
 	$(BIN)/ruff check .

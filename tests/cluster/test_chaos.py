@@ -1,7 +1,6 @@
 """Real Ray actors and coordinators killed at random until a collection is complete; see tests/chaos_actors.py."""
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,12 @@ NUM_KILLS = 10
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_episode_is_there_once_whatever_actor_or_coordinator_is_killed(tmp_path):
+def test_every_episode_is_there_once_whatever_actor_or_coordinator_is_killed(tmp_path, chaos_seed):
     root = tmp_path / "chaos"
     with Reader(root) as reader:
-        chaos = run_actor_chaos(root, num_kills=NUM_KILLS, seed=time.time_ns() % 2**32)
+        chaos = run_actor_chaos(root, num_kills=NUM_KILLS, seed=chaos_seed)
         sightings = reader.stop()
     assert chaos.num_actor_kills + chaos.num_coordinator_kills >= NUM_KILLS
     assert min(chaos.num_actor_kills, chaos.num_coordinator_kills) > 0

@@ -341,7 +341,7 @@ FIELDS = ["unit", "dataset_uuid", "shard", "episodes", "statistics"]
 SHARD_FIELDS = ["name", "num_bytes", "num_rows", "offsets", "checksums"]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(FIELDS + SHARD_FIELDS),
     value=st.recursive(

@@ -64,7 +64,7 @@ def find_all(batch):
     return [find_window(x) for x in batch.x.numpy()]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=3), min_size=1, max_size=3),
     block_rows=st.integers(1, 60),

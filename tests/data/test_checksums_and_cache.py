@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffplan.data.cache import fetch_shard
@@ -38,7 +38,6 @@ def flip(place):
     return CONTENT[:place] + bytes([CONTENT[place] ^ 1]) + CONTENT[place + 1 :]
 
 
-@settings(max_examples=60, deadline=None)
 @given(first=places, second=places, verify=st.booleans())
 def test_range_is_the_bytes(store, first, second, verify):
     start, end = sorted((first, second))

@@ -1,6 +1,5 @@
 import dataclasses
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 
 LENGTHS = {"a": [[30, 4, 17], [9, 25]], "b": [[3], [40], [12]], "c": [[8, 6, 7, 5]]}
-NUM_STRIKES = 16
 
 
 @pytest.fixture
@@ -113,14 +111,15 @@ def test_repeated_merge_is_the_first(tmp_path, roots):
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_content(tmp_path):
+@pytest.mark.parametrize("num_strikes", [6, pytest.param(16, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_goes_on_to_the_same_content(tmp_path, num_strikes, chaos_seed):
     roots = {"a": tmp_path / "a", "b": tmp_path / "b"}
     write_walks(roots["a"], [[6, 9]] * 12)
     write_walks(roots["b"], [[7]] * 8)
     _, seconds = run_struck(merge_once, roots, tmp_path / "undisturbed", after_seconds=None)
     expected = open_dataset(tmp_path / "undisturbed").content_hash()
     kills, num_done, num_units = 0, 0, {0}
-    for after_seconds in draw_times(NUM_STRIKES, seconds, seed=time.time_ns()):
+    for after_seconds in draw_times(num_strikes, seconds, chaos_seed):
         out = tmp_path / f"out{num_done}"
         killed, _ = run_struck(merge_once, roots, out, after_seconds=after_seconds)
         kills += killed
@@ -128,7 +127,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_content(tmp_path):
         if not killed:
             assert open_dataset(out).content_hash() == expected
             num_done += 1
-    assert kills >= NUM_STRIKES / 4
+    assert kills >= num_strikes / 4
     assert len(num_units) > 1
     out = tmp_path / f"out{num_done}"
     assert not run_struck(merge_once, roots, out, after_seconds=None)[0]

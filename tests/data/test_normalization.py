@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffplan.data.normalization import Normalizer
@@ -287,7 +287,6 @@ def tolerances(normalizer, values):
     return 4e-7 * np.abs(values) + 3e-5 * normalizer.scale
 
 
-@settings(max_examples=150, deadline=None)
 @given(column=columns_with_atoms(), seed=st.integers(0, 2**31))
 def test_round_trips_through_quantile_maps(column, seed):
     normalizer = fit("quantile", column)
@@ -302,7 +301,6 @@ def test_round_trips_through_quantile_maps(column, seed):
     np.testing.assert_allclose(back, levels, atol=2e-6)
 
 
-@settings(max_examples=150, deadline=None)
 @given(column=columns_with_atoms())
 def test_quantile_maps_increase_strictly(column):
     normalizer = fit("quantile", column)
@@ -319,7 +317,6 @@ def test_quantile_maps_increase_strictly(column):
         np.testing.assert_allclose(extreme[~changing], 0, atol=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
 @given(column=columns_with_atoms(atoms=(-3.0, 0.0, 0.5, 40.0)))
 def test_levels_interpolate_the_middles_of_repeated_quantiles(column):
     normalized = fit("quantile", column).normalize(column)
@@ -372,7 +369,6 @@ def test_ends_are_the_extremes_where_merged_quantiles_miss_them(factor):
     assert Normalizer.from_json(normalizer.to_json()).kind == "quantile"
 
 
-@settings(max_examples=60, deadline=None)
 @given(column=columns_with_atoms(), seed=st.integers(0, 2**31))
 def test_quantile_maps_of_tensors_equal_those_of_arrays(column, seed):
     normalizer = fit("quantile", column)
@@ -383,7 +379,6 @@ def test_quantile_maps_of_tensors_equal_those_of_arrays(column, seed):
         np.testing.assert_allclose(tensor.numpy(), call(values), rtol=1e-6, atol=1e-6 * np.abs(call(values)).max())
 
 
-@settings(max_examples=60, deadline=None)
 @given(column=columns_with_atoms(), seed=st.integers(0, 2**31))
 def test_gradients_are_the_local_slopes(column, seed):
     normalizer = fit("quantile", column)

@@ -135,6 +135,7 @@ def test_listings_show_at_once_what_others_did(s3, url):
     assert [s.name for s in ours.list("commits")] == ["commits/0", "commits/2"]
 
 
+@pytest.mark.slow
 def test_long_listings_are_read_to_their_end(s3, url):
     bucket, prefix = url.removeprefix("s3://").split("/", 1)
     client = s3.client()
@@ -143,6 +144,7 @@ def test_long_listings_are_read_to_their_end(s3, url):
     assert list_committed_units(ObjectStore(url)) == list(range(1005))
 
 
+@pytest.mark.slow
 def test_large_shards_go_in_parts_and_nothing_is_seen_before_the_last(s3, url):
     store = ObjectStore(url)
     content = np.random.default_rng(0).bytes(70 * 2**20)
@@ -187,6 +189,7 @@ def race(url: str, writer: int, barrier, wins) -> None:
             wins.put((i, writer))
 
 
+@pytest.mark.slow
 def test_exactly_one_of_many_processes_puts_each_object(s3, url):
     context = multiprocessing.get_context("spawn")
     barrier, wins = context.Barrier(NUM_WRITERS), context.Queue()
@@ -210,6 +213,7 @@ KILLER = """
 import os, random, signal, sys, time
 url, tests, num_units, num_kills = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 sys.path.insert(0, tests)
+random.seed(int(sys.argv[5]))
 import aiobotocore.session, s3fs
 from made_up_episodes import make_episode
 from diffplan.data.commit import list_committed_units
@@ -256,10 +260,11 @@ print(kills)
 """
 
 
-def test_killed_writers_lose_and_repeat_nothing(s3, url, tmp_path):
+@pytest.mark.slow
+def test_killed_writers_lose_and_repeat_nothing(s3, url, tmp_path, chaos_seed):
     num_units, num_kills = 250, 20
     manifest = create_dataset(url, make_manifest())
-    arguments = [url, str(Path(__file__).parent), str(num_units), str(num_kills)]
+    arguments = [url, str(Path(__file__).parent), str(num_units), str(num_kills), str(chaos_seed)]
     process = subprocess.run([sys.executable, "-c", KILLER, *arguments], capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert int(process.stdout) >= num_kills
@@ -275,6 +280,7 @@ def test_killed_writers_lose_and_repeat_nothing(s3, url, tmp_path):
     assert num_shards > num_units  # some were struck between shard and commit
 
 
+@pytest.mark.slow
 def test_a_commit_whose_answer_was_lost_is_found_to_be_ours(s3, url):
     store = ObjectStore(url)
     assert store.has_conditional_put()
@@ -316,6 +322,7 @@ def test_an_attempt_that_never_learns_of_its_commit_is_found_by_the_next(s3, url
     assert len(store.list("shards")) == 1  # the second attempt dropped its own
 
 
+@pytest.mark.slow
 def test_conflicts_and_busy_servers_are_asked_again(s3, url):
     store = ObjectStore(url)
     assert store.has_conditional_put()
@@ -436,6 +443,7 @@ def test_missing_credentials_are_said(s3, url, monkeypatch, tmp_path):
     assert_one_line(caught.value, url)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_said_soon(s3, url, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

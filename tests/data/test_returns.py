@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffplan.data.returns import compute_returns_to_go
@@ -34,7 +34,6 @@ def test_penalty_is_taken_off_the_last_reward_of_terminated_episodes():
     np.testing.assert_array_equal(compute_returns_to_go(rewards, lengths, 1.0, None, 100.0), [2, 1, 1, 3, 2, 1])
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), max_size=12),
     discount=st.sampled_from([1e-3, 0.5, 0.9, 0.997, 1.0]),

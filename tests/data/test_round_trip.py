@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from made_up_episodes import make_episode, make_manifest, require_undamaged, write_dataset
@@ -84,7 +84,6 @@ def assert_same_numbers(found, expected):
         np.testing.assert_array_equal(np.signbit(found[found == 0]), np.signbit(expected[expected == 0]))
 
 
-@settings(max_examples=60, deadline=None)
 @given(units_of_episodes())
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_episodes_come_back_as_they_were_written(case):

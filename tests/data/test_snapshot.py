@@ -260,7 +260,7 @@ def read_snapshot_of(root):
     return dataset.shards, statistics, arrays, list(dataset.episodes), dataset.episodes.to_arrow().schema
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_flipped_bit_anywhere_in_a_snapshot_is_found_or_changes_nothing(pinned, data):
     root, good = pinned

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_up_episodes import write_dataset
 
@@ -35,7 +35,6 @@ def test_statistics_of_one_column_are_numpys():
     np.testing.assert_allclose(statistics.quantiles, np.quantile(exact, PROBABILITIES, axis=0), rtol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 400), min_size=1, max_size=8),
     offset=st.sampled_from([0.0, 1e4, -3.0]),

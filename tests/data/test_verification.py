@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from covering import cover_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_episodes import (
@@ -101,7 +102,7 @@ def test_undamaged_dataset_has_no_damage(root):
     assert count_objects(LocalStore(root)) == 9
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(unit=st.integers(0, NUM_UNITS - 1), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_flipped_bit_anywhere_in_a_shard_is_found(root, unit, place, bit):
     shard = shard_of(root, unit)
@@ -117,7 +118,7 @@ def test_flipped_bit_anywhere_in_a_shard_is_found(root, unit, place, bit):
         flip(shard, position, bit)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(unit=st.integers(0, NUM_UNITS - 1), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_flipped_bit_anywhere_in_a_commit_is_found(root, unit, place, bit):
     commit = commit_of(root, unit)
@@ -311,9 +312,9 @@ def damage_snapshot(root):
     flip(path, path.read_bytes().index(b'{"checksum"') + 1000)  # in its record; elsewhere some bytes mean nothing
 
 
-@pytest.mark.parametrize("units", [(0,), (3,), (1, 2), (0, 1), (0, 1, 2, 3)])
-@pytest.mark.parametrize("damage", KINDS)
-@pytest.mark.parametrize("num_snapshots", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("damage", "units", "num_snapshots"), cover_pairs(KINDS, [(0,), (3,), (1, 2), (0, 1), (0, 1, 2, 3)], [0, 1, 2])
+)
 def test_dropped_units_can_be_made_again(root, before, damage, units, num_snapshots):
     if num_snapshots == 0:
         shutil.rmtree(root / "snapshots")
@@ -414,8 +415,10 @@ class InterruptedStore(LocalStore):
         super().delete(name)
 
 
-@pytest.mark.parametrize("damage", KINDS)
-@pytest.mark.parametrize("with_snapshot", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "with_snapshot"),
+    [(damage_commit, False), (damage_shard, True), (truncate_shard, False), (remove_shard, True), (damage_both, True)],
+)
 def test_drop_that_is_interrupted_anywhere_goes_on(original, before, tmp_path, damage, with_snapshot):
     for steps in range(100):
         root = tmp_path / str(steps)

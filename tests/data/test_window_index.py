@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_up_episodes import make_episode, make_manifest, write_dataset
 from scipy.stats import chisquare
@@ -39,7 +39,6 @@ def list_windows(lengths, horizon, stride, padding):
     return windows
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     lengths_of_units=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3),
     horizon=st.integers(1, 6),

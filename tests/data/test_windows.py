@@ -23,7 +23,7 @@ def list_windows(episodes, horizon, stride):
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths_of_units=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=4),
     horizon=st.integers(1, 6),

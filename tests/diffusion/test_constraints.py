@@ -207,7 +207,6 @@ def problems(draw_from):
     return empty, fixes, bounds, 3 * draw(batch, horizon, dim, seed=seed + 99)
 
 
-@settings(max_examples=60, deadline=None)
 @given(problems())
 def test_projections_are_idempotent_and_the_nearest_that_is_allowed(problem):
     empty, fixes, bounds, x = problem
@@ -227,7 +226,6 @@ def test_projections_are_idempotent_and_the_nearest_that_is_allowed(problem):
         assert ((clean == lower) | (clean == upper))[moved].all()
 
 
-@settings(max_examples=60, deadline=None)
 @given(problems(), st.randoms(use_true_random=False))
 def test_order_of_constraints_does_not_matter(problem, random):
     empty, fixes, bounds, x = problem
@@ -240,7 +238,7 @@ def test_order_of_constraints_does_not_matter(problem, random):
     assert torch.equal(one.project_clean(x), other.project_clean(x))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(problems(), st.integers(-6, 5))
 def test_negative_and_positive_steps_are_the_same_steps(problem, step):
     empty, _, _, x = problem

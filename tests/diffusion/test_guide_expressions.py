@@ -280,7 +280,7 @@ def assert_guide_or_config_error(text):
         assert result.shape == (3,)
 
 
-@settings(max_examples=300, deadline=1000)
+@settings(deadline=1000)
 @given(st.text(alphabet=ALPHABET, max_size=60) | st.text(max_size=30))
 def test_garbage_is_refused_and_nothing_else_happens(text):
     # Nothing may be imported that happens to exist.
@@ -288,7 +288,7 @@ def test_garbage_is_refused_and_nothing_else_happens(text):
         assert_guide_or_config_error(text)
 
 
-@settings(max_examples=700, deadline=1000)
+@settings(deadline=1000)
 @given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
 def test_garbage_of_known_words_is_refused_or_scores(text):
     assert_guide_or_config_error(text)
@@ -306,7 +306,7 @@ def grow(inner):
     return binary | st.tuples(st.sampled_from(names), inner).map(lambda parts: "{}({})".format(*parts))
 
 
-@settings(max_examples=400, deadline=1000)
+@settings(deadline=1000)
 @given(st.recursive(leaves(), grow, max_leaves=8).map(lambda text: f"mean({text})"))
 def test_well_formed_expressions_give_one_number_per_plan_or_say_why_not(text):
     assert_guide_or_config_error(text)

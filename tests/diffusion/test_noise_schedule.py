@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gaussian_oracle import SCHEDULES, compute_alpha_bars, even_steps
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -22,7 +22,6 @@ def test_schedules_are_the_published_ones(num_diffusion_steps, kind):
     np.testing.assert_allclose(schedule.alpha_bar, compute_alpha_bars(num_diffusion_steps, kind), rtol=1e-9)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(SCHEDULES), st.integers(1, 400))
 def test_signal_falls_strictly_and_lies_between_zero_and_one(kind, num_diffusion_steps):
     alpha_bar = make_schedule(kind, num_diffusion_steps).alpha_bar
@@ -127,7 +126,6 @@ def grids(draw_from):
 
 @pytest.mark.parametrize("spacing", ["uniform", "log_snr"])
 @pytest.mark.parametrize("kind", SCHEDULES)
-@settings(deadline=None, max_examples=60)
 @given(grids())
 def test_sampling_steps_descend_from_the_first_to_the_last(kind, spacing, grid):
     num_diffusion_steps, num_sampling_steps, first = grid

@@ -85,7 +85,7 @@ def test_autoreset_equals_gymnasiums_sync_vector_env_over_several_episodes():
     assert_equals_sync(seed=4, num_envs=3, num_steps=200, limit=45)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**31), num_envs=st.integers(1, 6), limit=st.integers(1, 12))
 def test_autoreset_equals_gymnasiums_for_any_seed_size_and_limit(seed, num_envs, limit):
     assert_equals_sync(seed, num_envs, num_steps=30, limit=limit)

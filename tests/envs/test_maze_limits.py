@@ -73,7 +73,7 @@ def test_finer_lattices_say_the_same():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 def test_the_limit_is_below_that_of_the_same_ball_in_the_open(seed: int):
     maze = make_maze("umaze")
     generator = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def test_the_limit_is_below_that_of_the_same_ball_in_the_open(seed: int):
 
 
 @given(st.lists(st.floats(0.6, 7.5), min_size=2, max_size=10))
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_further_away_takes_no_fewer_steps(distances: list[float]):
     starts = np.array([[0.8, 8.6 - distance, 0.0, 0.0] for distance in sorted(distances)])
     steps = limit_steps(make_maze(CORRIDOR), starts, np.tile([0.8, 8.6], (len(starts), 1)))

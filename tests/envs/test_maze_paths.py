@@ -67,7 +67,7 @@ def test_to_a_circle_it_is_never_longer_than_to_its_middle_cut_at_the_circle():
 
 @pytest.mark.parametrize("name", MAZES)
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_lengths_are_a_metric_no_shorter_than_the_straight_line(name: str, seed: int):
     paths = make_maze_paths(make_maze(name))
     a, b, c = (draw_positions(paths.maze, seed ^ k, 4) for k in (0, 1, 2))
@@ -81,7 +81,7 @@ def test_lengths_are_a_metric_no_shorter_than_the_straight_line(name: str, seed:
 
 @pytest.mark.parametrize("name", MAZES)
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_lengths_are_straight_lines_just_where_every_point_in_between_is_clear(name: str, seed: int):
     paths = make_maze_paths(make_maze(name))
     a, b = draw_positions(paths.maze, seed, 8), draw_positions(paths.maze, seed ^ 1, 8)

@@ -29,7 +29,7 @@ def make_result(episode, score=1.5, time_to_goal_steps=None):
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     scores=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=4),
     times=st.none() | st.integers(1, 600),

@@ -588,7 +588,7 @@ def minari_episodes(draw: Any) -> tuple[list[Any], spaces.Space, spaces.Space]:
     return buffers, space, unbounded(*action_shape, dtype=action_dtype)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=minari_episodes())
 def test_minari_to_ours_to_minari_is_the_identity(
     data: tuple[list[Any], spaces.Space, spaces.Space], tmp_path_factory: pytest.TempPathFactory

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -25,7 +25,6 @@ def joined(rows):
     return torch.cat([row[0, :, 0].T for row in rows])
 
 
-@settings(deadline=None)
 @given(LENGTHS)
 def test_packing_and_padding_undo_each_other_and_nothing_of_the_padding_is_taken(lengths):
     packing, x, rows = make_packed(lengths, 3)
@@ -39,7 +38,6 @@ def test_packing_and_padding_undo_each_other_and_nothing_of_the_padding_is_taken
     assert torch.equal(packing.pad(x, 2), torch.nan_to_num(padded)[:, :2])
 
 
-@settings(deadline=None)
 @given(LENGTHS)
 def test_sums_and_spreads_are_those_of_each_trajectory(lengths):
     packing, x, rows = make_packed(lengths, 3)
@@ -51,7 +49,6 @@ def test_sums_and_spreads_are_those_of_each_trajectory(lengths):
 
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)])
-@settings(deadline=None)
 @given(lengths=LENGTHS)
 def test_convolution_is_that_of_each_trajectory_alone(kernel_size, stride, lengths):
     packing, x, rows = make_packed(lengths, 3)
@@ -62,7 +59,6 @@ def test_convolution_is_that_of_each_trajectory_alone(kernel_size, stride, lengt
         assert len(packing.halved) == len(packed)
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS)
 def test_upsampling_is_that_of_each_trajectory_alone(lengths):
     packing, x, rows = make_packed(lengths, 3)
@@ -70,7 +66,6 @@ def test_upsampling_is_that_of_each_trajectory_alone(lengths):
     torch.testing.assert_close(layer(x, packing), joined([layer(row) for row in rows]))
 
 
-@settings(deadline=None)
 @given(lengths=st.lists(st.integers(2, 9), min_size=1, max_size=6))
 def test_group_norm_is_that_of_each_trajectory_alone(lengths):
     packing, x, rows = make_packed(lengths, 6)

@@ -29,7 +29,6 @@ def make(config=CONFIG):
 NETWORK = make()
 
 
-@settings(deadline=None)
 @given(
     num_rows=st.integers(1, 600), lengths=st.lists(st.integers(MULTIPLE, 64), min_size=1, max_size=50), data=st.data()
 )
@@ -50,7 +49,7 @@ def test_shapes_are_few():
     assert len(shapes) < 200
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(lengths=st.lists(st.integers(MULTIPLE, 24), min_size=1, max_size=7), spare=st.integers(1, 30))
 def test_filled_passes_are_the_network_for_each_trajectory(lengths, spare):
     lengths = torch.tensor(lengths)
@@ -78,7 +77,6 @@ def test_attention_looks_at_nothing_that_fills_a_batch():
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 20))
-@settings(deadline=None)
 def test_filled_packings_are_packings_with_one_more_trajectory(lengths, spare):
     lengths = 4 * torch.tensor(lengths)
     total = int(lengths.sum())

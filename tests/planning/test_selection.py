@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -28,7 +28,6 @@ def cases(draw):
 
 
 @given(cases())
-@settings(max_examples=300, deadline=None)
 def test_order_is_by_limits_then_consistency_then_the_guide_if_asked_then_speed_error(case):
     violations, errors, consistent, scores, selection = case
     order = rank(*case)
@@ -50,7 +49,6 @@ def test_order_is_by_limits_then_consistency_then_the_guide_if_asked_then_speed_
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
 def test_the_best_is_as_good_however_candidates_are_numbered(case, random):
     violations, errors, consistent, scores, selection = case
     numbers = list(range(violations.shape[1]))
@@ -65,7 +63,6 @@ def test_the_best_is_as_good_however_candidates_are_numbered(case, random):
 
 
 @given(cases())
-@settings(max_examples=100, deadline=None)
 def test_environments_are_ranked_apart(case):
     violations, errors, consistent, scores, selection = case
     whole = rank(*case)

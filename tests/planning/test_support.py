@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from straight_line_planner import CONFIG, STEP_SECONDS, make_straight_planner, make_ways, seeded
@@ -28,7 +28,6 @@ def with_support_and(planner, support, **changes):
     arrays.arrays(np.float32, st.tuples(st.integers(1, 40), st.integers(1, 4)), elements=COORDINATES),
     st.integers(0, 40),
 )
-@settings(max_examples=200, deadline=None)
 def test_all_data_are_within_half_a_cell_of_it_however_they_are_cut_in_parts(positions, cut):
     support = fit(positions)
     spacing = max(np.ptp(positions, axis=0).max() / CELLS, 1e-9)
