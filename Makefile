@@ -3,10 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Two tests at once, one thread in each; tests/conftest.py shares them out.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+RUNS := $(patsubst benchmarks/%.py,benchmark-%,$(filter-out %/harness.py %/bit_identity.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: install demo test test-slow test-all lint format benchmarks clean
+.PHONY: install demo test test-slow test-all lint format benchmarks $(RUNS) clean
 
 install: $(INSTALLED)  ## only the installation into .venv
 
@@ -31,10 +30,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(INSTALLED)  ## measure and rewrite docs/results/
-	$(BIN)/python benchmarks/collection.py
-	$(BIN)/python benchmarks/maze2d_references.py --episodes 300
-	$(BIN)/python benchmarks/maze2d_limits.py --episodes 300
+benchmarks: $(RUNS)  ## every benchmark, hours; rewrites docs/results/ (QUICK=1: only to see that they run, minutes)
+
+$(RUNS): benchmark-%: $(INSTALLED)  ## one of them, such as benchmark-planning
+	$(BIN)/python benchmarks/$*.py $(if $(QUICK),--quick,--json docs/results/$*.json)
 
 # `.installed` is newer than what it was installed from, or the installation runs again.
 $(INSTALLED): pyproject.toml constraints.txt

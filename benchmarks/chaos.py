@@ -7,22 +7,21 @@ Two scenarios of `tests/`, with a reader that opens and checks the dataset all t
   of a shard and the last of its commit; some lose the answer to their commit, some are stopped before it and
   resumed when another has committed their unit (`tests/chaos_writers.py`).
 
-    OMP_NUM_THREADS=1 python benchmarks/chaos.py
+    python benchmarks/chaos.py
 """
 
-import argparse
-import json
 import os
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from chaos_actors import run_actor_chaos
 from chaos_reader import Reader, collect_undisturbed, count_remains
 from chaos_writers import ENV, run_writer_chaos
+from harness import make_parser, make_scratch, parse_arguments, write_results
 
 from diffplan.data.dataset import open_dataset
 from diffplan.data.store import open_store
@@ -31,7 +30,7 @@ from diffplan.data.verification import find_damage
 
 def measure(scenario: str, num_kills: int, seed: int) -> dict[str, object]:
     """Run a scenario and count."""
-    with tempfile.TemporaryDirectory(dir=".") as directory:
+    with make_scratch() as directory:
         root = Path(directory) / "chaos"
         with Reader(root) as reader:
             if scenario == "actors":
@@ -63,12 +62,11 @@ def measure(scenario: str, num_kills: int, seed: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--actor-kills", type=int, default=100, help="kills of actors and coordinators")
     parser.add_argument("--writer-kills", type=int, default=1_000, help="kills of writers")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/chaos.json"))
-    args = parser.parse_args()
+    args = parse_arguments(parser, {"actor_kills": 2, "writer_kills": 20})
     num_kills = {"writers": args.writer_kills, "actors": args.actor_kills}
     results = {scenario: measure(scenario, count, args.seed) for scenario, count in num_kills.items()}
     names = ("kills", "answers_lost", "zombies", "episodes", "lost", "duplicate", "partial", "reader_looks", "orphans")
@@ -77,13 +75,7 @@ def main() -> None:
         for name in (*names, "content_equal", "seconds"):
             if name in result:
                 print(f"  {name:16}{result[name]}")
-    document = {
-        "command": " ".join(["python", "benchmarks/chaos.py", *sys.argv[1:]]),
-        "machine": {"num_cores": os.cpu_count()},
-        **results,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(args, results)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,19 @@ CPU time of this process is counted, not wall time: collection runs in one threa
 `UnitCollector` and committed with `write_unit`, fsync and checksums included; beside it runs a bare loop that steps as
 many environments with the same actions, taken from a collected unit, and keeps nothing.
 
-    OMP_NUM_THREADS=1 python benchmarks/collection.py
+    python benchmarks/collection.py
 """
 
-import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
 import numpy as np
+from harness import make_parser, parse_arguments, write_results
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
@@ -54,12 +54,11 @@ def measure_bare_loop(env: EnvConfig, collection: CollectionConfig) -> list[floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--env-id", default="diffplan/Maze2D-Large-v1")
     parser.add_argument("--behavior", default="waypoint")
     parser.add_argument("--repeats", type=int, default=5, help="units to collect, each as large as in the presets")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/collection.json"))
-    args = parser.parse_args()
+    args = parse_arguments(parser, {"repeats": 1})
 
     env = EnvConfig(env_id=args.env_id)
     unit = CollectionConfig()
@@ -80,8 +79,6 @@ def main() -> None:
         print(f"{title:18} {medians[name]:>9,.0f} steps/s/core  ({min(rates[name]):,.0f} to {max(rates[name]):,.0f})")
     print(f"{'ratio':18} {ratio:>9.2f}")
     document = {
-        "command": " ".join(["python", "benchmarks/collection.py", *sys.argv[1:]]),
-        "machine": {"num_cores": os.cpu_count()},
         "env_id": args.env_id,
         "behavior": args.behavior,
         "num_envs": unit.episodes_per_unit,
@@ -89,8 +86,7 @@ def main() -> None:
         "ratio": ratio,
         "repeats": rates,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(args, document)
 
 
 if __name__ == "__main__":

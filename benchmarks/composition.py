@@ -7,13 +7,12 @@ Problems are drawn at random. Every plan is examined at 16 points between two of
 drives: it plans again where the ball strays from the plan, always with the zone. With way-points, the one plan is
 followed by the tracking controller without planning again.
 
-    OMP_NUM_THREADS=1 python benchmarks/composition.py --model models/large --seed 2029
+    python benchmarks/composition.py --seed 2029
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -24,8 +23,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
 import numpy as np
 import torch
+from harness import make_parser, parse_arguments, write_results
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
@@ -35,9 +37,9 @@ from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
 from diffplan.planning.problem import Fixed
-from diffplan.report.figures import GOAL_COLOR, START_COLOR, draw_maze, draw_path, mark
 from diffplan.seeding import Stream, make_generator
 from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.tasks.maze2d.figures import GOAL_COLOR, START_COLOR, draw_maze, draw_path, mark
 from diffplan.types import Plan
 
 POINTS_PER_STEP = 16
@@ -300,8 +302,8 @@ def draw(maze: Any, zones: list[dict[str, np.ndarray]], waypoints: list[dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", default="pretrained:maze2d-large", help="a checkpoint of Maze2D-Large")
     parser.add_argument("--problems", type=int, default=100, help="of each kind")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--guidance-scale", type=float, default=1.0)
@@ -313,25 +315,24 @@ def main() -> None:
     parser.add_argument("--num-sampling-steps", type=int, default=32)
     parser.add_argument("--max-speed-error", type=float, default=2.0)
     parser.add_argument("--max-horizon", type=int, default=96)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/composition.json"))
-    args = parser.parse_args()
+    args = parse_arguments(parser, {"problems": 2})
     summaries, pictures = {}, {}
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for kind in ("keep_out", "waypoints"):
-            jobs = [pool.submit(solve, str(args.model), kind, i, args) for i in range(args.problems)]
+            jobs = [pool.submit(solve, args.model, kind, i, args) for i in range(args.problems)]
             solved = [job.result() for job in jobs]
             results = [result for result, _ in solved]
             summaries[kind] = {**summarize(results), "results": results}
             pictures[kind] = [arrays for _, arrays in solved[:4]]
-            shown = {k: v for k, v in summaries[kind].items() if k != "results"}
-            print(kind, json.dumps(shown, indent=2), flush=True)
-    settings = {name: str(value) for name, value in vars(args).items() if name not in ("out", "model")}
-    command = "OMP_NUM_THREADS=1 python benchmarks/composition.py --model MODEL"
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({**summaries, "settings": settings, "command": command}, indent=2) + "\n")
-    maze = get_maze(load_planner(args.model).config.env)
-    draw(maze, pictures["keep_out"], pictures["waypoints"], args.out.with_suffix(".png"))
-    print(f"written to {args.out} and {args.out.with_suffix('.png')}")
+    names = dict.fromkeys(name for summary in summaries.values() for name in summary if name != "results")
+    print(f"{'':30}" + "".join(f"{kind:>12}" for kind in summaries))
+    for name in names:
+        print(f"{name:30}" + "".join(f"{summary.get(name, float('nan')):12.4g}" for summary in summaries.values()))
+    settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "quick", "model")}
+    write_results(args, {**summaries, "settings": settings})
+    if args.json is not None:
+        maze = get_maze(load_planner(args.model).config.env)
+        draw(maze, pictures["keep_out"], pictures["waypoints"], args.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ in flight, results to take and units to give as it would have with a thousand.
 * `growth`: what a dataset of many units costs its coordinator: listing commits, and the snapshot at the end.
 * `scaling`: `collect` with one actor and with two.
 
-    OMP_NUM_THREADS=1 python benchmarks/coordinator.py
+    python benchmarks/coordinator.py
 """
 
-import argparse
 import asyncio
 import dataclasses
 import json
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -30,7 +28,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
 import ray
+from harness import get_command, make_parser, parse_arguments, write_results
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.cluster.collect import collect
@@ -265,34 +266,38 @@ def measure_scaling(directory: Path, num_units: int, repeats: int) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="others in --out are kept")
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="the file of --json keeps the others"
+    )
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 10, 100, 1_000, 4_000])
     parser.add_argument("--units", type=int, default=4_000, help="units of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--paced-actors", type=int, default=1_000)
     parser.add_argument("--unit-seconds", type=float, nargs="+", default=[4.0, 2.0, 1.0, 0.5])
     parser.add_argument("--scaling-units", type=int, default=12, help="units of each actor")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/coordinator.json"))
-    args = parser.parse_args()
+    quick = {"actors": [1, 10], "units": 200, "repeats": 1, "paced_actors": 50, "unit_seconds": [0.5]}
+    args = parse_arguments(parser, quick | {"scaling_units": 3})
 
     sections: dict[str, Callable[[Path], Any]] = {
         "scaling": lambda root: measure_scaling(root, args.scaling_units, args.repeats),
         "driver": lambda root: measure_driver(args.actors, args.units, args.repeats),
-        "paced": lambda root: measure_paced(1_000, args.unit_seconds),
+        "paced": lambda root: measure_paced(args.paced_actors, args.unit_seconds),
         "commits": lambda root: measure_commits(root, args.units // 4),
         "growth": lambda root: measure_growth(root, args.units // 4),
     }
-    command = " ".join(["python", "benchmarks/coordinator.py", *sys.argv[1:]])
-    document = json.loads(args.out.read_text()) if args.out.exists() else {}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with ray_session(), tempfile.TemporaryDirectory() as directory:
-        for name in args.sections:
-            load = os.getloadavg()[0]
-            result = sections[name](Path(directory))
-            # The processes that wanted a core in the minute before and in the last minute of the measurement.
-            machine = {"num_cores": os.cpu_count(), "load_before": load, "load_after": os.getloadavg()[0]}
-            document[name] = {"command": command, "machine": machine, "result": result}
-            args.out.write_text(json.dumps(document, indent=2) + "\n")
+    document = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    document = {name: document[name] for name in SECTIONS if name in document}
+    try:
+        with ray_session(), tempfile.TemporaryDirectory() as directory:
+            for name in args.sections:
+                load = os.getloadavg()[0]
+                result = sections[name](Path(directory))
+                # The processes that wanted a core in the minute before and in the last minute of the measurement.
+                machine = {"num_cores": os.cpu_count(), "load_before": load, "load_after": os.getloadavg()[0]}
+                document[name] = {"command": get_command(), "machine": machine, "result": result}
+    finally:  # what was measured before an interruption counts
+        write_results(args, document)
 
 
 if __name__ == "__main__":

@@ -5,28 +5,25 @@
 * `half`: the controller in the first half of the corridor, the other half behind a wall; scored in the whole maze.
 
 Each dataset trains the preset, is calibrated, and plans with the preset's settings, so that nothing but the data
-differs. What is there in --work is not made again.
+differs. What is there in `--work` is not made again.
 
-    python benchmarks/coverage.py --work runs/coverage
+    python benchmarks/coverage.py
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform as machine
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import make_parser, make_scratch, parse_arguments, run_diffplan, write_results
 
-from diffplan.cli import run_command
 from diffplan.data.dataset import open_dataset
 from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.tasks.registry import get_preset
 
-PRESET = "maze2d-umaze"
 HALF = json.dumps({"maze": "#####/#GOO#/###O#/#####/#####"})
 DATASETS: dict[str, list[str]] = {
     "waypoint": [],
@@ -37,9 +34,9 @@ BIN = 0.1
 """Edge of the squares that positions are counted in, in units."""
 
 
-def measure_coverage(path: Path) -> float:
+def measure_coverage(path: Path, preset: str) -> float:
     """Share of the squares that the ball's centre can be in, over the whole maze, that the data have visited."""
-    maze = get_maze(get_preset(PRESET).env)
+    maze = get_maze(get_preset(preset).env)
     assert maze is not None
     num_rows, num_columns = maze.walls.shape
     centres = np.stack(np.meshgrid(np.arange(0, num_rows, BIN), np.arange(0, num_columns, BIN), indexing="ij"), -1)
@@ -51,48 +48,43 @@ def measure_coverage(path: Path) -> float:
     return float((visited & free).sum() / free.sum())
 
 
-def run(name: str, arguments: list[str], done: Path) -> None:
+def run(name: str, arguments: list[str | Path], done: Path) -> None:
     """Run a command of diffplan unless what it makes is there."""
-    if not done.exists() and run_command(name, arguments):
-        raise SystemExit(f"{name} {' '.join(arguments)}: failed")
+    if not done.exists():
+        run_diffplan(name, arguments)
 
 
-def score(name: str, work: Path, episodes: int, seed: int) -> dict[str, Any]:
+def score(name: str, work: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Collect, train, calibrate and evaluate one of the datasets."""
     data, model = work / name / "dataset", work / name / "model"
-    run("collect", [PRESET, "--out", str(data), *DATASETS[name]], data / "snapshots")
-    run("train", [PRESET, "--data", str(data), "--out", str(model)], model / "config.json")
-    run("calibrate", [str(model)], model / "calibration.json")
-    row: dict[str, Any] = {"coverage": measure_coverage(data)}
+    run("collect", [args.preset, "--out", data, *DATASETS[name]], data / "snapshots")
+    run("train", [args.preset, "--data", data, "--out", model], model / "config.json")
+    run("calibrate", [model, "--num_plans", str(args.num_plans)], model / "calibration.json")
+    row: dict[str, Any] = {"coverage": measure_coverage(data, args.preset)}
     for protocol in ("maze2d", "multi2d"):
         out = work / name / protocol
-        sizes = ["--episodes", str(episodes), "--seed", str(seed)]
-        run("evaluate", [str(model), "--protocol", protocol, "--out", str(out), *sizes], out / "summary.json")
+        sizes = ["--episodes", str(args.episodes), "--seed", str(args.seed)]
+        run("evaluate", [model, "--protocol", protocol, "--out", out, *sizes], out / "summary.json")
         summary = json.loads((out / "summary.json").read_text())
         row[protocol] = {k: summary[k] for k in ("score_mean", "score_ci95", "success_rate", "episodes")}
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = make_parser(__doc__)
+    parser.add_argument("--preset", default="maze2d-umaze")
+    parser.add_argument("--num_plans", type=int, default=40_000, help="plans that a calibration learns from")
+    parser.add_argument("--work", type=Path, help="directory of data, models and scores; a temporary one if not given")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/coverage.json"))
-    args = parser.parse_args()
-    rows = {name: score(name, args.work, args.episodes, args.seed) for name in DATASETS}
+    args = parse_arguments(parser, {"preset": "maze2d-umaze-smoke", "num_plans": 500, "episodes": 4})
+    with make_scratch() as directory:
+        rows = {name: score(name, args.work or Path(directory), args) for name in DATASETS}
     print(f"{'data':<10}{'coverage':>9}{'Maze2D':>10}{'success':>9}{'Multi2D':>10}{'success':>9}")
     for name, row in rows.items():
         cells = "".join(f"{row[p]['score_mean']:>10.1f}{row[p]['success_rate']:>9.0%}" for p in ("maze2d", "multi2d"))
         print(f"{name:<10}{row['coverage']:>9.0%}{cells}")
-    result = {
-        "command": f"python benchmarks/coverage.py --work WORK --seed {args.seed}",
-        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}",
-        "env_id": get_preset(PRESET).env.env_id,
-        "rows": rows,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(args, {"env_id": get_preset(args.preset).env.env_id, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,22 +8,22 @@
 * A dataset that the page cache does not hold: the pool of blocks against single windows from mapped files.
 * Writing against collecting on Maze2D.
 
-    OMP_NUM_THREADS=1 python benchmarks/data.py
+    python benchmarks/data.py
 """
 
-import argparse
-import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
 import numpy as np
 import torch
+from harness import make_parser, make_scratch, parse_arguments, write_results
 from torch.utils.data import DataLoader, Dataset
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
@@ -260,7 +260,7 @@ def measure_writing(units: int) -> dict[str, list[float]]:
     """Seconds to collect each unit of Maze2D and to write it, checksums and fsync included."""
     env, collection = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1"), CollectionConfig()
     seconds: dict[str, list[float]] = {"collect": [], "write": []}
-    with tempfile.TemporaryDirectory(dir=".") as directory:
+    with make_scratch() as directory:
         manifest = create_dataset(directory, make_manifest(env, collection))
         collector = UnitCollector(env, collection)
         for unit in range(units + 1):
@@ -274,18 +274,18 @@ def measure_writing(units: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--cold-steps", type=int, default=40_000_000, help="0 leaves the large dataset out")
     parser.add_argument("--shards", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="CPU time of each turn")
     parser.add_argument("--units", type=int, default=7, help="units of Maze2D to collect and write")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/data.json"))
-    args = parser.parse_args()
+    quick = {"steps": 50_000, "cold_steps": 200_000, "shards": 10, "rounds": 1, "seconds": 0.05, "units": 1}
+    args = parse_arguments(parser, quick)
     torch.set_num_threads(1)
 
-    with tempfile.TemporaryDirectory(dir=".") as directory:
+    with make_scratch() as directory:
         roots = {1: Path(directory, "one"), args.shards: Path(directory, "many")}
         datasets = {n: write_random_dataset(root, args.steps, n) for n, root in roots.items()}
         one = datasets[1]
@@ -306,7 +306,7 @@ def main() -> None:
     writing = measure_writing(args.units)
     cold: dict[str, list[float]] = {}
     if args.cold_steps:
-        with tempfile.TemporaryDirectory(dir=".") as directory:
+        with make_scratch() as directory:
             write_random_dataset(Path(directory), args.cold_steps, max(args.cold_steps // 2_000_000, 1))
             # Less than one pass over the blocks, so that none is read from the page cache.
             cold = measure_cold(Path(directory), args.cold_steps // 1_300, 3)
@@ -341,8 +341,6 @@ def main() -> None:
     for name, value in ratios.items():
         print(f"{name:34}{value:>12.2f}")
     document = {
-        "command": " ".join(["python", "benchmarks/data.py", *sys.argv[1:]]),
-        "machine": {"num_cores": os.cpu_count()},
         "batch": BATCH,
         "horizon": HORIZON,
         "transition_dim": SIZE,
@@ -361,8 +359,7 @@ def main() -> None:
             "cold_windows_per_second": cold,
         },
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(args, document)
 
 
 if __name__ == "__main__":

@@ -6,28 +6,27 @@ all would take minutes. Of one process the processor's seconds count, so that ot
 little as may be; of several the most that one of them takes. Then the parts of one more block, and of single episodes,
 are measured.
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model pretrained:maze2d-large
+    python benchmarks/evaluation.py
 
 On a machine of many cores units of 50 episodes leave most of them without work: `--episodes_per_unit 7`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform as machine
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
 import torch
+from harness import make_parser, parse_arguments, write_results
 
 from diffplan.config import EnvConfig
 from diffplan.evaluation.protocol import EPISODES_PER_UNIT, apply_protocol
@@ -104,20 +103,21 @@ def measure_parts(planner: Planner, env: EnvConfig, blocks: Sequence[Sequence[in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="pretrained:maze2d-large")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--single", type=int, default=10, help="episodes of a turn that are run one at a time")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--episodes_per_unit", type=int, default=EPISODES_PER_UNIT)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/evaluation.json"))
-    args = parser.parse_args()
+    quick = {"model": "pretrained:maze2d-umaze", "episodes": 8, "single": 2, "turns": 1, "episodes_per_unit": 4}
+    args = parse_arguments(parser, quick)
     get_ready(args.model)
     planner = PLANNERS[args.model]
     env = apply_protocol("multi2d", planner.config.env)
     num_cores = os.cpu_count() or 1
     together, everywhere, single = [], [], []
     context = get_context("spawn")
+    print(f"CPU milliseconds an episode\nturn         alone       at once{f'on {num_cores} cores':>14}")
     with ProcessPoolExecutor(num_cores, context, initializer=get_ready, initargs=(args.model,)) as pool:
         for turn in range(args.turns):
             together.append(time_episodes(args.model, range(args.episodes), turn) / args.episodes)
@@ -125,11 +125,8 @@ def main() -> None:
             everywhere[-1] /= args.episodes
             alone = [time_episodes(args.model, [episode], turn) for episode in range(args.single)]
             single.append(statistics.mean(alone))
-            print(
-                f"turn {turn}: {1000 * single[-1]:7.1f} ms an episode alone, {1000 * together[-1]:6.1f} ms at once, "
-                f"{1000 * everywhere[-1]:6.1f} ms on {num_cores} cores",
-                flush=True,
-            )
+            cells = (single[-1], together[-1], everywhere[-1])
+            print(f"{turn:4}" + "".join(f"{1000 * value:14.1f}" for value in cells), flush=True)
     of_a_core = statistics.median(a / b for a, b in zip(single, together, strict=True))
     of_the_machine = statistics.median(a / b for a, b in zip(single, everywhere, strict=True))
     print(
@@ -143,9 +140,6 @@ def main() -> None:
     for name, milliseconds in parts.items():
         print(f"an episode {name}: " + ", ".join(f"{part} {value:.1f} ms" for part, value in milliseconds.items()))
     result = {
-        "command": f"OMP_NUM_THREADS=1 python benchmarks/evaluation.py --model {args.model} --turns {args.turns}"
-        f" --episodes_per_unit {args.episodes_per_unit}",
-        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
         "env_id": env.env_id,
         "protocol": "multi2d",
         "episodes_at_once": args.episodes,
@@ -157,8 +151,7 @@ def main() -> None:
         "speedup_over_one_at_a_time": of_the_machine,
         "milliseconds_of_an_episode": parts,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(args, result)
 
 
 if __name__ == "__main__":

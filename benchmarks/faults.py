@@ -11,12 +11,11 @@ the command itself (which is given again with `--resume`). Then the result is co
 
 A stage that ends before it has been struck often enough is run again in another directory.
 
-    OMP_NUM_THREADS=1 python benchmarks/faults.py
+    python benchmarks/faults.py
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -32,12 +31,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this process alone, on loopback
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 import psutil
 import pyarrow.parquet as pq
 import torch
+from harness import make_parser, parse_arguments, write_results
 from ray.cluster_utils import Cluster
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -270,13 +271,12 @@ def disturb(stage: Stage, undisturbed: Path, num_kills: int, nodes: Nodes, root:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--kills", type=int, default=15, help="kills of each stage")
     names = ["collect", "train", "tune", "evaluate"]
     parser.add_argument("--stages", nargs="+", default=names, choices=names)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/faults.json"))
-    args = parser.parse_args()
+    args = parse_arguments(parser, {"kills": 3, "stages": ["collect"]})
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -316,14 +316,11 @@ def main() -> None:
             f"{row['runs']:5d} {len(row['wrong']):6d} {row['seconds_lost_per_kill']:20.1f}"
         )
     document = {
-        "command": " ".join(["python", "benchmarks/faults.py", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} CPU cores",
         "kills": sum(sum(row["kills"].values()) for row in results.values()),
         "wrong_results": sum(len(row["wrong"]) for row in results.values()),
         "stages": results,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(args, document)
 
 
 if __name__ == "__main__":

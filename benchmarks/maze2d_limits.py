@@ -5,18 +5,16 @@ the same episodes: the noiseless waypoint controller, planning anew in each epis
 nine bang-bang forces in the true simulator for a tick and takes the one whose end is nearest by the limit's own table.
 `lookahead` shows in the true environment how much of the limit can be reached; it is run with Maze2D's one goal only.
 
-    OMP_NUM_THREADS=1 python benchmarks/maze2d_limits.py --episodes 300
+    python benchmarks/maze2d_limits.py
 """
 
-import argparse
-import json
 import os
-import platform
-import sys
 import time
-from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
 
 import numpy as np
+from harness import make_parser, parse_arguments, write_results
 
 from diffplan.config import EnvConfig
 from diffplan.environments import get_episode_limit, make_simulator, make_vector_env
@@ -87,14 +85,14 @@ def summarize(returns: np.ndarray, references: tuple[float, float]) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--episodes", type=int, default=300, help="episodes of each maze in Maze2D, at least 2")
     parser.add_argument("--multi2d_episodes", type=int, default=100, help="in Multi2D, where each has its own goal")
     parser.add_argument("--lookahead_episodes", type=int, default=50, help="of them, with `lookahead`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mazes", nargs="+", choices=MAZES, default=MAZES)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/maze2d_limits.json"))
-    args = parser.parse_args()
+    quick = {"episodes": 4, "multi2d_episodes": 2, "lookahead_episodes": 2, "mazes": ["UMaze"]}
+    args = parse_arguments(parser, quick)
     if not args.episodes >= args.lookahead_episodes >= 2 or args.multi2d_episodes < 2:
         parser.error("--episodes, ...: expected at least 2 each, and no more with lookahead than without")
 
@@ -143,14 +141,7 @@ def main() -> None:
                 f"{row.get('finer_lattice_steps_more', float('nan')):8.2f} {row['limit_cpu_seconds']:7.1f}",
                 flush=True,
             )
-    document = {
-        "command": " ".join(["python", "benchmarks/maze2d_limits.py", *sys.argv[1:]]),
-        "machine": {"num_cores": os.cpu_count(), "architecture": platform.machine()},
-        "seed": args.seed,
-        "results": rows,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(args, {"seed": args.seed, "results": rows})
 
 
 if __name__ == "__main__":

@@ -4,17 +4,13 @@ D4RL's reference of an expert comes from a controller that plans only when its t
 plans for the first episode and then drives straight at the goal, walls or not: that is `straight`, and lands near the
 reference. `waypoint` plans anew in each episode, which is the stronger baseline that a planner has to beat.
 
-    python benchmarks/maze2d_references.py --episodes 300
+    python benchmarks/maze2d_references.py
 """
 
-import argparse
-import json
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from harness import make_parser, parse_arguments, write_results
 
 from diffplan.behaviors.random import RandomBehavior
 from diffplan.config import EnvConfig
@@ -79,11 +75,10 @@ def summarize(values: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=100, help="episodes of each maze and policy, at least 2")
+    parser = make_parser(__doc__)
+    parser.add_argument("--episodes", type=int, default=300, help="episodes of each maze and policy, at least 2")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/maze2d_references.json"))
-    args = parser.parse_args()
+    args = parse_arguments(parser, {"episodes": 2})
     if args.episodes < 2:
         parser.error(f"--episodes: expected at least 2, got {args.episodes}")
 
@@ -108,14 +103,7 @@ def main() -> None:
             rows.append(row)
             cells = [f"{row[k]['mean']:.1f} ± {row[k]['stderr']:.1f}" for k in ("return", "normalized_score")]
             print(f"{maze:8} {policy:9} {family:8} {cells[0]:>16} {cells[1]:>16} {low:>13.2f}, {high:>7.2f}")
-    document = {
-        "command": " ".join(["python", "benchmarks/maze2d_references.py", *sys.argv[1:]]),
-        "machine": {"num_cores": os.cpu_count()},
-        "seed": args.seed,
-        "results": rows,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(args, {"seed": args.seed, "results": rows})
 
 
 if __name__ == "__main__":

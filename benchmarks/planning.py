@@ -2,22 +2,20 @@
 
 * One plan, horizon chosen, for one environment on one CPU core; and one made again from what is left of it later.
 * A sampler loop of the paper's kind (its network and step counts; Janner et al. 2022), unoptimised, on the same core.
-* 256 plans in one call against the same 256 one call each.
+* Many plans in one call against as many one call each.
 * Scores of the fast settings and, on the same episodes, of the same model with every diffusion step and a scan over all
   horizons; and with warm-started replanning.
 
-Checkpoints are expected at MODELS/umaze, MODELS/medium and MODELS/large, trained by the presets of these names and
-calibrated (`diffplan calibrate`).
+The planners are those that come with the package, or with `--models MODELS` the checkpoints MODELS/umaze,
+MODELS/medium and MODELS/large, trained by the presets of these names and calibrated (`diffplan calibrate`).
 
-    OMP_NUM_THREADS=1 python benchmarks/planning.py --models models
+    python benchmarks/planning.py
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform as machine
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +24,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
 import numpy as np
 import torch
+from harness import make_parser, parse_arguments, write_results
 from scipy import stats
 
 from diffplan.config import NetworkConfig
@@ -45,7 +46,6 @@ from diffplan.types import Plan
 
 PAPER = {"umaze": (128, 64), "medium": (256, 256), "large": (384, 256)}
 """Horizon and diffusion steps of Janner et al. 2022 (`config/maze2d.py` of its code)."""
-BATCH = 256
 EPISODES_AT_ONCE = 25
 
 
@@ -165,12 +165,12 @@ def score_block(checkpoint: str, changes: dict[str, Any], protocol: str, first: 
 
 
 def score_variants(
-    pool: ProcessPoolExecutor, checkpoint: Path, variants: dict[str, dict[str, Any]], episodes: int, seed: int
+    pool: ProcessPoolExecutor, checkpoint: str, variants: dict[str, dict[str, Any]], episodes: int, seed: int
 ) -> dict[str, Any]:
     """Scores of settings on the same episodes, and how each compares with `many_steps`."""
     jobs = {
         (protocol, name, first): pool.submit(
-            score_block, str(checkpoint), changes, protocol, first, min(first + EPISODES_AT_ONCE, episodes), seed
+            score_block, checkpoint, changes, protocol, first, min(first + EPISODES_AT_ONCE, episodes), seed
         )
         for protocol in ("maze2d", "multi2d")
         for name, changes in variants.items()
@@ -220,10 +220,15 @@ def summarize_times(times: list[float]) -> dict[str, float]:
     }
 
 
-def measure_times(maze: str, checkpoint: Path, args: argparse.Namespace) -> dict[str, Any]:
+def find_checkpoint(maze: str, models: Path | None) -> str:
+    """The checkpoint of a maze: that of the package, or one of a directory."""
+    return f"pretrained:maze2d-{maze}" if models is None else str(models / maze)
+
+
+def measure_times(maze: str, checkpoint: str, args: argparse.Namespace) -> dict[str, Any]:
     """All times of one maze."""
     planner = load_planner(checkpoint)
-    starts, goals = draw_problems(planner, BATCH, args.seed)
+    starts, goals = draw_problems(planner, args.batch, args.seed)
     single, plans = time_single(planner, starts, goals)
     stride = planner.config.windows.stride
     long_enough = [i for i, plan in enumerate(plans) if plan.horizon >= planner.config.network.min_horizon + 3]
@@ -243,27 +248,27 @@ def measure_times(maze: str, checkpoint: Path, args: argparse.Namespace) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser = make_parser(__doc__)
+    parser.add_argument("--models", type=Path, help="directory of checkpoints; the shipped planners if not given")
+    parser.add_argument("--batch", type=int, default=256, help="plans of one call")
     parser.add_argument("--mazes", nargs="+", default=list(PAPER), choices=list(PAPER))
     parser.add_argument("--episodes", type=int, default=200, help="of each protocol and variant; 0 for times alone")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=5, help="turns of batched against single")
     parser.add_argument("--paper-repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/planning.json"))
-    args = parser.parse_args()
+    quick = {"mazes": ["umaze"], "episodes": 2, "batch": 32, "repeats": 1, "paper_repeats": 1}
+    args = parse_arguments(parser, quick)
     torch.set_num_threads(1)
     mazes: dict[str, Any] = {}
     for maze in args.mazes:
-        mazes[maze] = measure_times(maze, args.models / maze, args)
-        print_times(maze, mazes[maze])
+        mazes[maze] = measure_times(maze, find_checkpoint(maze, args.models), args)
+        print_times(maze, mazes[maze], args.batch)
     if args.episodes:  # after all times, for scoring takes every core
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
             for maze in args.mazes:
-                planner = load_planner(args.models / maze)
-                mazes[maze]["scores"] = score_variants(
-                    pool, args.models / maze, make_variants(planner), args.episodes, args.seed
-                )
+                checkpoint = find_checkpoint(maze, args.models)
+                variants = make_variants(load_planner(checkpoint))
+                mazes[maze]["scores"] = score_variants(pool, checkpoint, variants, args.episodes, args.seed)
                 print_scores(maze, mazes[maze]["scores"])
     result = {
         # Of the slowest maze, and of the one where the ratio is least.
@@ -272,17 +277,10 @@ def main() -> None:
         "speedup_over_reference_sampler": min(m["speedup_over_reference_sampler"] for m in mazes.values()),
         "batched_speedup": min(m["batched_speedup"] for m in mazes.values()),
         "mazes": mazes,
-        "batch": BATCH,
+        "batch": args.batch,
         "seed": args.seed,
-        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
-        "command": (
-            "OMP_NUM_THREADS=1 python benchmarks/planning.py --models MODELS "
-            f"--episodes {args.episodes} --seed {args.seed}"
-        ),
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\nwritten to {args.out}")
+    write_results(args, result)
 
 
 def make_variants(planner: Planner) -> dict[str, dict[str, Any]]:
@@ -297,7 +295,7 @@ def make_variants(planner: Planner) -> dict[str, dict[str, Any]]:
     }
 
 
-def print_times(maze: str, result: dict[str, Any]) -> None:
+def print_times(maze: str, result: dict[str, Any], batch: int) -> None:
     """One line of the table of times."""
     single, warm, paper = (
         result[name] for name in ("plan_milliseconds_single", "replan_milliseconds_warm", "paper_milliseconds")
@@ -305,7 +303,7 @@ def print_times(maze: str, result: dict[str, Any]) -> None:
     print(
         f"{maze:7} plan {single['median']:6.2f} ms (mean {single['mean']:.2f}, p95 {single['p95']:.2f})   "
         f"warm replan {warm['median']:5.2f} ms   paper's loop {paper['median']:8.0f} ms = "
-        f"{result['speedup_over_reference_sampler']:.0f} x   batch of {BATCH}: "
+        f"{result['speedup_over_reference_sampler']:.0f} x   batch of {batch}: "
         f"{result['batched_plans_per_second']:.0f} plans/s = {result['batched_speedup']:.1f} x one at a time",
         flush=True,
     )

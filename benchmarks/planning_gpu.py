@@ -3,23 +3,19 @@
 Runs without Ray. The noise in plans is drawn on the CPU, so both devices plan from the same noise; the largest
 difference between their plans is reported too.
 
-    python benchmarks/planning_gpu.py --device cuda
-    python benchmarks/planning_gpu.py --device cpu --largest 256 --out planning_cpu.json
+    python benchmarks/planning_gpu.py
+    python benchmarks/planning_gpu.py --device cpu --largest 256
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform as machine
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import make_parser, parse_arguments, require_gpu, write_results
 
 from diffplan.environments import make_vector_env
 from diffplan.evaluation.protocol import apply_protocol
@@ -84,7 +80,7 @@ def time_episodes(planner: Planner, num: int, turns: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="pretrained:maze2d-large")
     parser.add_argument("--device", default="cuda", help="device that is compared with the CPU")
     parser.add_argument("--largest", type=int, default=1024, help="largest batch on the device")
@@ -93,8 +89,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/planning_gpu.json"))
-    args = parser.parse_args()
+    args = parse_arguments(parser, {"largest": 4, "largest_cpu": 4, "episodes": 4, "turns": 1})
+    if args.device != "cpu":
+        require_gpu()
     torch.set_num_threads(args.threads)
     devices = list(dict.fromkeys(["cpu", args.device]))
     planners = {device: load_planner(args.model, device=device) for device in devices}
@@ -125,18 +122,13 @@ def main() -> None:
             f"{statistics.median(found['milliseconds_an_episode']):.1f} ms an episode, "
             f"{found['plan_milliseconds_an_episode']:.1f} ms of it planning; score {found['score_mean']:.1f}"
         )
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result = {
-        "command": f"python benchmarks/planning_gpu.py --model {args.model} --device {args.device} "
-        f"--largest {args.largest} --largest-cpu {args.largest_cpu}",
-        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}, {gpu or 'no GPU'}",
         "threads": args.threads,
         "horizon_of_one_run": args.horizon,
         "batches": rows,
         "episodes": episodes,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(args, result)
 
 
 if __name__ == "__main__":

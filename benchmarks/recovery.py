@@ -4,26 +4,24 @@ A small training with one worker is struck by SIGKILL once, at a random time aft
 the seconds from the kill to the first step that is new, so steps that were taken before and lost are included, and how
 many steps occur twice in the curves. Three runs.
 
-    OMP_NUM_THREADS=1 python benchmarks/recovery.py
+    python benchmarks/recovery.py
 """
 
-import argparse
 import contextlib
-import json
 import os
-import platform
 import random
 import signal
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
 import psutil
 import ray
-import torch
+from harness import make_parser, parse_arguments, write_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffplan.cluster.collect import collect
@@ -96,12 +94,11 @@ def measure(config: Config, dataset: Path, run: Path, seconds: float) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2_500, help="steps of a run")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/recovery.json"))
-    args = parser.parse_args()
+    args = parse_arguments(parser, {"runs": 1})
     config, times = make_config(args.steps), random.Random(args.seed)
     with tempfile.TemporaryDirectory() as directory, ray_session():
         dataset = Path(directory) / "dataset"
@@ -111,18 +108,15 @@ def main() -> None:
     for number, row in enumerate(runs):
         print(f"{number:3}  {row['killed_before_step']:18}  {row['recovery_seconds']:29.1f}  {row['steps_twice']:11}")
     seconds = [row["recovery_seconds"] for row in runs]
-    versions = f"torch {torch.__version__}, ray {ray.__version__}"
     document = {
-        "command": " ".join(["python", "benchmarks/recovery.py", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {versions}",
+        "ray": ray.__version__,
         "recovery_seconds_median": round(statistics.median(seconds), 1),
         "recovery_seconds_max": round(max(seconds), 1),
         "steps_twice": sum(row["steps_twice"] for row in runs),
         "steps_missing": sum(row["steps_missing"] for row in runs),
         "runs": [{name: round(value, 2) for name, value in row.items()} for row in runs],
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_results(args, document)
 
 
 if __name__ == "__main__":

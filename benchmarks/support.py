@@ -4,24 +4,23 @@ How many first plans lead through a wall, of which the planner knows nothing; wh
 the score. The settings are those that came with the planner, chosen with the limit; so each planner is also shown
 as careful without it: with smaller speed errors.
 
-    OMP_NUM_THREADS=1 python benchmarks/support.py
+    python benchmarks/support.py
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform as machine
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
 import numpy as np
 import torch
+from harness import make_parser, parse_arguments, write_results
 
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
@@ -83,12 +82,11 @@ def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--mazes", nargs="+", default=list(MAZES), choices=MAZES)
     parser.add_argument("--episodes", type=int, default=100, help="of each protocol and variant")
     parser.add_argument("--seed", type=int, default=101)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/support.json"))
-    args = parser.parse_args()
+    args = parse_arguments(parser, {"mazes": ["umaze"], "episodes": 2})
     cells = [(m, v, p) for m in args.mazes for p in ("maze2d", "multi2d") for v in VARIANTS]
     rows = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
@@ -102,15 +100,7 @@ def main() -> None:
                 f"{row['success_rate']:8.1%}  {row['plans_through_walls']:14.1%}  {row['wall_steps_mean']:14.1f}",
                 flush=True,
             )
-    result = {
-        "rows": rows,
-        "seed": args.seed,
-        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
-        "command": f"OMP_NUM_THREADS=1 python benchmarks/support.py --episodes {args.episodes} --seed {args.seed}",
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {args.out}")
+    write_results(args, {"rows": rows, "seed": args.seed})
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ Only the training is timed, from the first step to the last with checkpoints lef
 is calibrated (`diffplan calibrate`) and scored on episodes whose seeds no setting was chosen on. A training that was
 interrupted goes on where it was.
 
-    python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS [--device cuda]
+    python benchmarks/time_to_quality.py [--device cuda]
 
-Datasets are expected at DATASETS/umaze, DATASETS/medium and DATASETS/large, from `diffplan collect maze2d-MAZE`.
+With `--data DATASETS` datasets are expected at DATASETS/umaze, DATASETS/medium and DATASETS/large.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform as machine
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import find_dataset, make_parser, make_scratch, parse_arguments, run_diffplan, write_results
 
 from diffplan.checkpoint import is_checkpoint, load_training_state, save_checkpoint
-from diffplan.cli import run_command
 from diffplan.data.dataset import open_dataset
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
@@ -42,9 +41,9 @@ MINUTES = {"umaze": 5, "medium": 15, "large": 40}
 EPISODES_AT_ONCE = 25
 
 
-def train_preset(maze: str, data: Path, out: Path, device: str) -> dict[str, float]:
+def train_preset(maze: str, preset: str, data: Path, out: Path, device: str) -> dict[str, float]:
     """Train a preset; seconds of training are kept beside the checkpoint, so that they add up over interruptions."""
-    config, dataset = get_preset(f"maze2d-{maze}"), open_dataset(data)
+    config, dataset = get_preset(preset), open_dataset(data)
     batches = TrainingBatches(config, dataset, device=device)
     state = TrainingState(config, batches.layout, device)
     clock_path = out / "training_seconds.json"
@@ -100,24 +99,35 @@ def score(checkpoint: Path, protocol: str, episodes: int, seed: int) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out-models", type=Path, required=True)
+    parser = make_parser(__doc__)
+    parser.add_argument("--data", type=Path, help="directory of datasets; collected if not given")
+    parser.add_argument("--out-models", type=Path, help="directory of checkpoints; a temporary one if not given")
+    parser.add_argument("--preset", default="maze2d-{}", help="preset of a maze, whose name is put in")
+    parser.add_argument("--num_plans", type=int, default=40_000, help="plans that a calibration learns from")
     parser.add_argument("--mazes", nargs="+", default=list(MINUTES), choices=list(MINUTES))
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=23)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/time_to_quality.json"))
     parser.add_argument("--device", default="cpu", help="that trains; plans are made on the CPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training")
-    args = parser.parse_args()
+    quick = {"preset": "maze2d-{}-smoke", "mazes": ["umaze"], "num_plans": 500, "episodes": 2}
+    args = parse_arguments(parser, quick)
     torch.set_num_threads(args.threads)
+    with make_scratch() as scratch:
+        mazes = measure(args, args.out_models or Path(scratch))
+    device = args.device if args.device == "cpu" else torch.cuda.get_device_name()
+    result = {"mazes": mazes, "seed": args.seed, "training_device": device, "training_threads": args.threads}
+    write_results(args, result)
+
+
+def measure(args: argparse.Namespace, models: Path) -> dict[str, Any]:
+    """Train, calibrate and score the preset of each maze, with a line of the table for each."""
     mazes: dict[str, Any] = {}
     for maze in args.mazes:
-        out = args.out_models / maze
+        preset, out = args.preset.format(maze), models / maze
+        data = find_dataset(preset) if args.data is None else args.data / maze
         out.mkdir(parents=True, exist_ok=True)
-        row: dict[str, Any] = train_preset(maze, args.data / maze, out, args.device)
-        if run_command("calibrate", [str(out)]):
-            raise SystemExit(f"{out}: calibration failed")
+        row: dict[str, Any] = train_preset(maze, preset, data, out, args.device)
+        run_diffplan("calibrate", [out, "--num_plans", str(args.num_plans)])
         row |= {protocol: score(out, protocol, args.episodes, args.seed) for protocol in ("maze2d", "multi2d")}
         row |= {"best_published": BEST_PUBLISHED[maze], "minutes_allowed": MINUTES[maze]}
         mazes[maze] = row
@@ -129,20 +139,7 @@ def main() -> None:
             f"Multi2D {multi['score_mean']:6.1f}  success {multi['success_rate']:.1%}",
             flush=True,
         )
-    result = {
-        "mazes": mazes,
-        "seed": args.seed,
-        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
-        "training_device": args.device if args.device == "cpu" else torch.cuda.get_device_name(),
-        "training_threads": args.threads,
-        "command": (
-            "python benchmarks/time_to_quality.py --data DATASETS --out-models MODELS "
-            f"--seed {args.seed} --threads {args.threads} --device {args.device}"
-        ),
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {args.out}")
+    return mazes
 
 
 if __name__ == "__main__":

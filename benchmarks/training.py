@@ -5,21 +5,18 @@
   tensors, an average of the weights in Python. Blocks of steps take turns.
 * What a step costs beside its forward and backward passes.
 * Two workers (gloo, one thread each) against one worker of one thread, the same global batch.
-* Resident memory of a training on a dataset of 40 M steps (`--large-data`, from `diffplan collect`).
+* Resident memory of a training on a dataset of 40 M steps.
 
-    python benchmarks/training.py --data DATASET
+    python benchmarks/training.py
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import os
-import platform as machine
 import re
 import statistics
 import subprocess
@@ -34,6 +31,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from harness import find_dataset, make_parser, parse_arguments, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -322,17 +320,22 @@ def measure_memory(data: str, preset: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a dataset of the preset")
-    parser.add_argument("--large-data", help="a dataset of 40 M steps")
+    parser = make_parser(__doc__)
     parser.add_argument("--preset", default="maze2d-umaze")
+    parser.add_argument("--data", help="a dataset of the preset; collected if not given")
+    parser.add_argument("--large-data", help="a large dataset of the preset; collected if not given")
+    parser.add_argument("--large-steps", type=int, default=40_000_000, help="to collect for it; 0 leaves it out")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--worker-batch-sizes", type=int, nargs="+", default=[64, 256, 512])
     parser.add_argument("--worker-rounds", type=int, default=3)
     parser.add_argument("--block", type=int, default=10, help="steps of a turn")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/training.json"))
-    args = parser.parse_args()
+    quick = {"preset": "maze2d-umaze-smoke", "large_steps": 150_000, "batch_sizes": [64], "rounds": 1, "block": 2}
+    args = parse_arguments(parser, quick | {"worker_batch_sizes": [64], "worker_rounds": 1})
+    data = args.data or str(find_dataset(args.preset))
+    large_data = args.large_data
+    if large_data is None and args.large_steps:
+        large_data = str(find_dataset(args.preset, args.large_steps))
     preset = get_preset(args.preset)
     windows = dataclasses.replace(preset.windows, min_horizon=HORIZON, max_horizon=HORIZON)
     fixed = dataclasses.replace(preset, windows=windows)
@@ -340,7 +343,7 @@ def main() -> None:
     print("batch    ours ms  passes ms  plain ms (0, 1 loader processes)  over plain  overhead")
     for batch_size in args.batch_sizes:
         config = with_overrides(fixed, {"training.batch_size": batch_size})
-        sizes[str(batch_size)] = row = compare(config, args.data, args.rounds, args.block)
+        sizes[str(batch_size)] = row = compare(config, data, args.rounds, args.block)
         print(
             f"{batch_size:5d}  {row['ours_milliseconds']:9.1f}  {row['passes_milliseconds']:9.1f}  "
             f"{row['plain_0_loader_processes_milliseconds']:9.1f}, {row['plain_1_loader_processes_milliseconds']:8.1f}"
@@ -350,7 +353,7 @@ def main() -> None:
     workers = {}
     for batch_size in args.worker_batch_sizes:
         overrides = {"training.num_steps": 80, "training.log_interval": 20, "training.batch_size": batch_size}
-        row = compare_workers(with_overrides(fixed, overrides), args.data, rounds=args.worker_rounds)
+        row = compare_workers(with_overrides(fixed, overrides), data, rounds=args.worker_rounds)
         workers[str(batch_size)] = row
         print(
             f"workers of one thread, batch {batch_size}: one {row['one_worker_steps_per_second']:.1f} steps/s, "
@@ -366,18 +369,13 @@ def main() -> None:
         "batch_sizes": sizes,
         "workers": workers,
         "preset": args.preset,
-        "machine": f"{os.cpu_count()} CPU cores, {machine.machine()}, torch {torch.__version__}",
-        "command": "python benchmarks/training.py --data DATASET"
-        + (" --large-data DATASET" if args.large_data else ""),
     }
-    if args.large_data:
-        result["large_data"] = memory = measure_memory(args.large_data, args.preset)
+    if large_data:
+        result["large_data"] = memory = measure_memory(large_data, args.preset)
         print(
             f"{memory['num_steps']:,} steps: {memory['resident_bytes'] / 2**30:.2f} GiB resident ({memory['reader']})"
         )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {args.out}")
+    write_results(args, result)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ How long a step's kernels take is read from a trace (torch.profiler) of further 
 is compared with the time of a step without a trace, and with the span of the trace, in which the profiler keeps the
 host busy.
 
-    python benchmarks/training_gpu.py --data DATASET
+    python benchmarks/training_gpu.py
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import find_dataset, make_parser, parse_arguments, require_gpu, write_results
 from torch.profiler import ProfilerActivity, profile
 from training import HORIZON, PlainLoop
 
@@ -106,8 +106,8 @@ def measure_kernel_share(run: OurRun) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a dataset of the preset")
+    parser = make_parser(__doc__)
+    parser.add_argument("--data", help="a dataset of the preset; collected if not given")
     parser.add_argument("--preset", default="maze2d-umaze")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128, 256, 512, 1024])
     parser.add_argument("--compiled", type=int, nargs="*", default=[256], help="batch sizes to compile for as well")
@@ -115,17 +115,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--block", type=int, default=200, help="steps of a turn")
     parser.add_argument("--plain-block", type=int, default=40, help="steps of a turn of the plain loop")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/training_gpu.json"))
-    args = parser.parse_args()
+    quick = {"preset": "maze2d-umaze-smoke", "batch_sizes": [32], "compiled": [], "precisions": ["float32"]}
+    args = parse_arguments(parser, quick | {"rounds": 1, "block": 40, "plain_block": 5})
+    require_gpu()
     torch.set_num_threads(min(8, os.cpu_count() or 1))
     preset = get_preset(args.preset)
     windows = dataclasses.replace(preset.windows, min_horizon=HORIZON, max_horizon=HORIZON)
     log_interval = args.block // 8
     common = {"training.num_steps": 10**9, "training.checkpoint_interval": 10**9, "training.log_interval": log_interval}
     fixed = with_overrides(dataclasses.replace(preset, windows=windows), common)
-    dataset = open_dataset(args.data)
+    dataset = open_dataset(args.data or find_dataset(args.preset))
     sizes: dict[str, Any] = {}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     for batch_size in args.batch_sizes:
         config = with_overrides(fixed, {"training.batch_size": batch_size})
         runs: dict[str, OurRun | PlainRun] = {}
@@ -163,15 +163,7 @@ def main() -> None:
                     f"in kernels {row[f'{name}_kernel_share']:.1%}, {trace['kernels_per_step']:.0f} of them",
                     flush=True,
                 )
-        result = {
-            "batch_sizes": sizes,
-            "horizon": HORIZON,
-            "preset": args.preset,
-            "machine": f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores, torch {torch.__version__}",
-            "command": "python benchmarks/training_gpu.py --data DATASET",
-        }
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {args.out}")
+    write_results(args, {"batch_sizes": sizes, "horizon": HORIZON, "preset": args.preset})
 
 
 if __name__ == "__main__":
