@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two tests at once, one thread in each; tests/conftest.py shares them out.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 RUNS := $(patsubst benchmarks/%.py,benchmark-%,$(filter-out %/harness.py %/bit_identity.py,$(wildcard benchmarks/*.py)))
 
 .PHONY: install demo test test-slow test-all lint format benchmarks $(RUNS) clean
