@@ -30,6 +30,8 @@ DATASET, CHECKPOINT, SEARCH, EVALUATION, TENSORBOARD, REPORT = (
 TABLE1_BEGUN, POLICIES = "table1_begun.json", "policies"
 SUMMARY = "summary.json"
 """Of an evaluation; written last."""
+BEST = "best.json"
+"""Of a search; what it found, written last."""
 PIN_NAME = "pinned.json"
 """Of a training run: names the snapshot that it trains on; checkpoints repeat it."""
 RUN_NAME = "run"

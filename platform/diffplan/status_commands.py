@@ -9,7 +9,8 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from diffplan.commands import parse, show
-from diffplan.status import StageStatus, read_status, to_record
+from diffplan.stages import StageStatus, to_record
+from diffplan.status import read_status
 from diffplan.terminal import draw_table, format_duration, shorten_number
 
 HEADER = ("stage", "state", "done", "", "rate", "left", "CPU-hours", "GPU-hours", "attempts")

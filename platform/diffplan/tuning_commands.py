@@ -125,7 +125,8 @@ def _size(parsed: TuneArguments, study: Study, config: Config) -> SearchConfig:
 
 
 def _describe_best(parsed: TuneArguments, study: Study, best: dict[str, Any]) -> list[str]:
-    from diffplan.report.search_files import BEST, PICTURE
+    from diffplan.report.search_files import PICTURE
+    from diffplan.run_directory import BEST
 
     lines = [
         f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes "

@@ -30,8 +30,8 @@ from diffplan.data.store import Store, open_store
 from diffplan.errors import ConfigError
 from diffplan.planning.settings import load_settings
 from diffplan.report.page import write_report
-from diffplan.report.search_files import BEST
 from diffplan.run_directory import (
+    BEST,
     CALIBRATION,
     CHECKPOINT,
     CONFIG,

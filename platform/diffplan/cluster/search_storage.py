@@ -17,7 +17,7 @@ from typing import Any
 
 from diffplan.data.store import LocalStore, Store, open_store
 from diffplan.errors import ConfigError
-from diffplan.report.search_files import BEST
+from diffplan.run_directory import BEST
 from diffplan.tuning.journal import FILE_NAME, hold_search, read_begun
 from diffplan.usage import STALE_SECONDS, read_usage
 

@@ -24,14 +24,14 @@ from optuna.distributions import BaseDistribution
 from diffplan.config import Config, SearchConfig, config_to_dict
 from diffplan.config.study import Study
 from diffplan.report.charts_search import FrontChart, draw_search
+from diffplan.run_directory import BEST
 from diffplan.tuning.front import find_front
 from diffplan.tuning.importance import compute_importances
 from diffplan.tuning.journal import TrialRecord
 from diffplan.tuning.metrics import LESS_IS_BETTER, compute_merit
 from diffplan.tuning.space import apply_params, list_overrides
 
-BEST, TRIALS, IMPORTANCES, PARETO, FRONT, PICTURE = (
-    "best.json",
+TRIALS, IMPORTANCES, PARETO, FRONT, PICTURE = (
     "trials.json",
     "importances.json",
     "pareto.json",

@@ -1,0 +1,34 @@
+"""How far an evaluation has come."""
+
+from __future__ import annotations
+
+from diffplan.data.store import Store
+from diffplan.evaluation.baselines.offline_policy import DESCRIPTION as POLICY
+from diffplan.evaluation.unit_results import DESCRIPTION, UNITS
+from diffplan.run_directory import SUMMARY
+from diffplan.stages import StageOutput, StageReader, has_file, read_json_object
+
+
+def read_evaluation(store: Store) -> StageOutput:
+    """What the directory of an evaluation tells."""
+    summary = read_json_object(store, SUMMARY)
+    if summary:
+        number = summary.get("episodes")
+        return StageOutput("evaluate", "episodes", True, True, number, number)
+    description = read_json_object(store, f"{UNITS}/{DESCRIPTION}")
+    episodes, unit = description.get("episodes"), description.get("episodes_per_unit")
+    results = sum(stored.name.rpartition("/")[2][0].isdigit() for stored in store.list(UNITS))
+    done = min(results * unit, episodes) if episodes and unit else None
+    return StageOutput("evaluate", "episodes", is_begun=True, done=done, total=episodes)
+
+
+def read_offline_policy(store: Store) -> StageOutput | None:
+    """What the directory of a policy of RLlib tells: it is there as a whole or not at all; None for something else."""
+    if not has_file(store, POLICY):
+        return None
+    return StageOutput("train", "policies", is_begun=True, is_whole=True, done=1, total=1)
+
+
+EVALUATION = StageReader(
+    "evaluate", lambda files, directories: SUMMARY in files or UNITS in directories, read_evaluation
+)

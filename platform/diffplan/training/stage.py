@@ -1,0 +1,35 @@
+"""How far a training and a calibration have come."""
+
+from __future__ import annotations
+
+from diffplan.checkpoint import CONFIG
+from diffplan.data.store import Store
+from diffplan.run_directory import CALIBRATION, PIN_NAME, RUN_NAME, STEP_PREFIX
+from diffplan.stages import StageOutput, StageReader, has_file, read_json_object
+
+
+def read_training(store: Store) -> StageOutput:
+    """What the directory of a checkpoint tells of its training."""
+    published = read_json_object(store, CONFIG)
+    if "format_version" in published:
+        total = published["config"]["training"]["num_steps"]
+        return StageOutput("train", "steps", True, True, int(published["step"]), int(total))
+    names = [name for name in store.list_directories(RUN_NAME) if name.startswith(f"{RUN_NAME}/{STEP_PREFIX}")]
+    whole = [name for name in names if has_file(store, f"{name}/{CONFIG}")]
+    steps = [int(name.rpartition(STEP_PREFIX)[2]) for name in whole]
+    return StageOutput("train", "steps", is_begun=True, done=max(steps, default=0))
+
+
+def read_calibration(checkpoint: Store) -> StageOutput:
+    """What the directory of a checkpoint tells of its calibration."""
+    measured = read_json_object(checkpoint, CALIBRATION)
+    number = (measured.get("plans") or {}).get("num_plans") if measured else None
+    return StageOutput("calibrate", "plans", is_begun=True, is_whole=bool(measured), done=number, total=number)
+
+
+def is_checkpoint_directory(store: Store, files: set[str]) -> bool:
+    """Whether a directory holds a checkpoint or the run that makes one; a pipeline run has a `config.json` too."""
+    return PIN_NAME in files or "format_version" in read_json_object(store, CONFIG)
+
+
+TRAINING = StageReader("train", lambda files, directories: PIN_NAME in files, read_training)

@@ -1,0 +1,18 @@
+"""How far a search has come."""
+
+from __future__ import annotations
+
+from diffplan.data.store import Store
+from diffplan.run_directory import BEST
+from diffplan.stages import StageOutput, StageReader, read_json_object
+from diffplan.tuning.journal import FILE_NAME
+
+
+def read_search(store: Store) -> StageOutput:
+    """What the directory of a search tells."""
+    best = read_json_object(store, BEST)
+    number = best.get("num_trials")
+    return StageOutput("tune", "trials", is_begun=True, is_whole=bool(best), done=number, total=number)
+
+
+SEARCH = StageReader("tune", lambda files, directories: bool(files & {BEST, FILE_NAME}), read_search)
