@@ -163,7 +163,6 @@ def test_a_run_without_records_has_a_state_but_no_cost(tmp_path: Path) -> None:
         "calibrate": "not begun",
         "tune": "done",
         "evaluate maze2d": "interrupted",
-        "evaluate multi2d": "not begun",
         "report": "not begun",
     }
     assert (stages["evaluate maze2d"].done, stages["evaluate maze2d"].total) == (50, 60)
@@ -175,7 +174,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (tmp_path / "thesis.tex").touch()
         assert main(["status", str(path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "expected a dataset, a training run, a search, an evaluation, a pipeline run or a Table 1" in line
+        assert "expected a dataset, a training run, a search, an evaluation, a pipeline run or a table" in line
         assert got in line
     (tmp_path / "best.json").write_text("{")
     assert main(["status", str(tmp_path)]) == 2
