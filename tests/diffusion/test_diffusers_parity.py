@@ -4,6 +4,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from covering import cover_pairs
 from torch import nn
 
 from diffplan.diffusion.constraints import no_constraints
@@ -72,30 +73,32 @@ def assert_same(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE * max(1.0, scale))
 
 
-FULL = list(range(NUM_DIFFUSION_STEPS - 1, -1, -1))
-TRAILING = list(range(NUM_DIFFUSION_STEPS - 1, 0, -10))
-UNEVEN = [99, 80, 79, 50, 31, 30, 10, 4, 0]
-# Less so: DPM-Solver++ extrapolates by the ratio of two steps, and theirs does in single precision.
-UNEVEN_SOLVER = [99, 85, 74, 60, 45, 31, 22, 12, 4, 0]
+KINDS = ("linear", "cosine", "edm")
+STEPS = {
+    "full": list(range(NUM_DIFFUSION_STEPS - 1, -1, -1)),
+    "trailing": list(range(NUM_DIFFUSION_STEPS - 1, 0, -10)),
+    "uneven": [99, 80, 79, 50, 31, 30, 10, 4, 0],
+    # Less so: DPM-Solver++ extrapolates by the ratio of two steps, and theirs does in single precision.
+    "less uneven": [99, 85, 74, 60, 45, 31, 22, 12, 4, 0],
+}
 
 
-@pytest.mark.parametrize("kind", ["linear", "cosine", "edm"])
-@pytest.mark.parametrize("clip", [False, True], ids=["free", "clipped"])
-@pytest.mark.parametrize("steps", [FULL, TRAILING, UNEVEN], ids=["full", "trailing", "uneven"])
-@pytest.mark.parametrize("prediction", NAMES)
-def test_ddpm(prediction, steps, clip, kind):
-    betas = make_betas(kind)
+@pytest.mark.parametrize(
+    ("prediction", "spacing", "kind", "clip"),
+    cover_pairs([*NAMES], ["full", "trailing", "uneven"], KINDS, [False, True]),
+)
+def test_ddpm(prediction, spacing, kind, clip):
+    betas, steps = make_betas(kind), STEPS[spacing]
     scheduler = make_theirs("DDPMScheduler", betas, prediction, clip_sample=clip)
     scheduler.set_timesteps(timesteps=steps)
     assert_same(sample_ours("ddpm", prediction, betas, steps, clip), sample_theirs(scheduler, steps))
 
 
-@pytest.mark.parametrize("kind", ["linear", "cosine", "edm"])
-@pytest.mark.parametrize("clip", [False, True], ids=["free", "clipped"])
-@pytest.mark.parametrize("steps", [FULL, TRAILING], ids=["full", "trailing"])
-@pytest.mark.parametrize("prediction", NAMES)
-def test_ddim(prediction, steps, clip, kind):
-    betas = make_betas(kind)
+@pytest.mark.parametrize(
+    ("prediction", "kind", "spacing", "clip"), cover_pairs([*NAMES], KINDS, ["full", "trailing"], [False, True])
+)
+def test_ddim(prediction, kind, spacing, clip):
+    betas, steps = make_betas(kind), STEPS[spacing]
     scheduler = make_theirs("DDIMScheduler", betas, prediction, clip_sample=clip, timestep_spacing="trailing")
     scheduler.set_timesteps(len(steps))
     # The noise in x is what the clipped estimate leaves, as it is for us; by default theirs is not.
@@ -103,11 +106,11 @@ def test_ddim(prediction, steps, clip, kind):
     assert_same(sample_ours("ddim", prediction, betas, steps, clip), theirs)
 
 
-@pytest.mark.parametrize("kind", ["linear", "cosine", "edm"])
-@pytest.mark.parametrize("steps", [FULL, TRAILING, UNEVEN_SOLVER], ids=["full", "trailing", "uneven"])
-@pytest.mark.parametrize("prediction", NAMES)
-def test_dpm_solver(prediction, steps, kind):
-    betas = make_betas(kind)
+@pytest.mark.parametrize(
+    ("prediction", "spacing", "kind"), cover_pairs([*NAMES], ["full", "trailing", "less uneven"], KINDS)
+)
+def test_dpm_solver(prediction, spacing, kind):
+    betas, steps = make_betas(kind), STEPS[spacing]
     scheduler = make_theirs(
         "DPMSolverMultistepScheduler",
         betas,
