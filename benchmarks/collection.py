@@ -11,6 +11,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
@@ -22,6 +23,7 @@ from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.environments import make_vector_env
+from diffplan.tasks.registry import get_preset
 
 
 def measure_collection(env: EnvConfig, collection: CollectionConfig) -> list[float]:
@@ -60,10 +62,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="units to collect, each as large as in the presets")
     args = parse_arguments(parser, {"repeats": 1})
 
-    env = EnvConfig(env_id=args.env_id)
-    unit = CollectionConfig()
-    num_steps = (args.repeats + 1) * unit.episodes_per_unit * unit.episode_steps
-    collection = CollectionConfig(behavior=args.behavior, num_steps=num_steps)
+    preset = get_preset("maze2d-large")
+    env, unit = replace(preset.env, env_id=args.env_id), preset.collection
+    num_steps = (args.repeats + 1) * unit.episodes_per_unit * unit.max_episode_steps
+    collection = replace(unit, behavior=args.behavior, num_steps=num_steps)
     # The first repeat warms up: imports, page cache, the batch itself.
     rates = {
         "collect_steps_per_second_core": measure_collection(env, collection)[1:],

@@ -45,6 +45,7 @@ from diffplan.data.format import Manifest
 from diffplan.data.object_store import ObjectStore
 from diffplan.data.store import Store, open_store
 from diffplan.data.writer import create_dataset, write_unit
+from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
@@ -237,24 +238,19 @@ def measure_growth(directory: Path, num_units: int) -> dict[str, float]:
 
 def measure_scaling(directory: Path, num_units: int, repeats: int) -> dict[str, Any]:
     """Steps per second of `collect` with one actor and two, from the first unit done to the last but one round."""
-    unit = CollectionConfig()
+    preset = get_preset("maze2d-large")
+    unit_steps = preset.collection.episodes_per_unit * preset.collection.max_episode_steps
     rates: dict[int, list[float]] = {1: [], 2: []}
     num_bytes = 0.0
     for repeat in range(repeats):
         for num_workers in rates:
-            num_steps = num_workers * num_units * unit.episodes_per_unit * unit.episode_steps
+            num_steps = num_workers * num_units * unit_steps
             root = directory / f"scaling-{num_workers}-{repeat}"
-            dataset = collect(
-                EnvConfig(env_id="diffplan/Maze2D-Large-v1"),
-                CollectionConfig(num_steps=num_steps),
-                root,
-                num_workers=num_workers,
-            )
+            collection = dataclasses.replace(preset.collection, num_steps=num_steps)
+            dataset = collect(preset.env, collection, root, num_workers=num_workers)
             times = sorted(path.stat().st_mtime for path in (root / "commits").iterdir())
             span = times[-num_workers] - times[num_workers - 1]
-            rates[num_workers].append(
-                unit.episodes_per_unit * unit.episode_steps * (len(times) - 2 * num_workers + 1) / span
-            )
+            rates[num_workers].append(unit_steps * (len(times) - 2 * num_workers + 1) / span)
             num_bytes = dataset.num_bytes / dataset.num_steps
     one, two = (statistics.median(rates[n]) for n in (1, 2))
     print(f"scaling  {one:,.0f} steps/s with one actor, {two:,.0f} with two: {two / one:.2f} times", flush=True)

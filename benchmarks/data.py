@@ -27,7 +27,6 @@ from harness import make_parser, make_scratch, parse_arguments, write_results
 from torch.utils.data import DataLoader, Dataset
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
-from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.conditions import Conditions
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
 from diffplan.data.episodes import EpisodeTable
@@ -38,6 +37,7 @@ from diffplan.data.store import LocalStore
 from diffplan.data.window_index import WindowIndex
 from diffplan.data.windows import Windows
 from diffplan.data.writer import create_dataset, write_unit
+from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode
 
 BATCH, HORIZON = 256, 32
@@ -258,7 +258,8 @@ def measure_cold(root: Path, num_batches: int, rounds: int) -> dict[str, list[fl
 
 def measure_writing(units: int) -> dict[str, list[float]]:
     """Seconds to collect each unit of Maze2D and to write it, checksums and fsync included."""
-    env, collection = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1"), CollectionConfig()
+    preset = get_preset("maze2d-umaze")
+    env, collection = preset.env, preset.collection
     seconds: dict[str, list[float]] = {"collect": [], "write": []}
     with make_scratch() as directory:
         manifest = create_dataset(directory, make_manifest(env, collection))

@@ -77,7 +77,7 @@ def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) ->
         "score_ci95": list(compute_interval(scores)),
         "success_rate": float(np.mean([result.success for result in results])),
         "plans_through_walls": float(np.mean(through_walls)),
-        "wall_steps_mean": float(np.mean([result.num_collision_steps or 0 for result in results])),
+        "wall_steps_mean": float(np.mean([result.get_metric("collision_steps") or 0 for result in results])),
     }
 
 
