@@ -1,6 +1,6 @@
 """Where the coordinator of collection and evaluation saturates, and what each unit costs it.
 
-The code that is measured is that of the platform: `run_units`, `write_unit`, the committer, `collect`. What is left
+The code that is measured is that of the platform: `run_units`, `write_unit`, `collect`. What is left
 out is what the actors do between two units. A thousand actors do not fit on one machine as processes; here a few real
 actors answer as many calls at a time, each after a while in which it only waits, so that the driver has as many calls
 in flight, results to take and units to give as it would have with a thousand.
@@ -8,8 +8,7 @@ in flight, results to take and units to give as it would have with a thousand.
 * `driver`: units that take no time, as fast as the driver can give them, by the number of actors. CPU time of the
   driver's process is counted, all threads of Ray in it included: what one core of a driver could do.
 * `paced`: actors whose units take a while. The driver keeps up where the rate is that of the actors.
-* `commits`: empty units, written and committed for real: by one process, by two actors under `run_units`, and through
-  the committer that stores without conditional puts need.
+* `commits`: empty units, written and committed for real: by one process, and by two actors under `run_units`.
 * `growth`: what a dataset of many units costs its coordinator: listing commits, and the snapshot at the end.
 * `scaling`: `collect` with one actor and with two.
 
@@ -22,7 +21,6 @@ import json
 import os
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,14 +33,12 @@ from harness import get_command, make_parser, parse_arguments, write_results
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.cluster.collect import collect
-from diffplan.cluster.committer import serialize_commits
 from diffplan.cluster.runtime import ray_session
 from diffplan.cluster.units import run_units
 from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import pin_commits
 from diffplan.data.format import Manifest
-from diffplan.data.object_store import ObjectStore
 from diffplan.data.store import Store, open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.tasks.registry import get_preset
@@ -175,33 +171,12 @@ def measure_commits(directory: Path, num_units: int) -> dict[str, Any]:
     first = num_units // 5
     assert len(list_committed_units(two_actors)) == num_units
 
-    # A file system that fsspec knows but that cannot put on a condition: commits go through one actor.
-    unconditional = ObjectStore(f"local://{directory}/alone")
-    alone = time_calls(lambda unit: unconditional.put_alone(f"commits/{unit:08d}.json", b"x" * 1_000), range(num_units))
-    committed = serialize_commits(open_store(f"local://{directory}/committed"))
-    assert type(committed).__name__ == "CommittedStore"
-    num_clients = 8
-
-    def put(client: int) -> None:
-        for index in range(num_units // num_clients):
-            committed.put_if_absent(f"commits/{client:04d}{index:04d}.json", b"x" * 1_000)
-
-    threads = [threading.Thread(target=put, args=(client,)) for client in range(num_clients)]
-    since = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
     result = {
         "one_process": one,
         "two_actors_units_per_second": (num_units - 1 - first) / (marks[-1] - marks[first]),
-        "committer_put": alone,
-        "committer_puts_per_second": num_clients * (num_units // num_clients) / (time.perf_counter() - since),
     }
     print(f"commits  {one['wall_us_per_unit']:,.0f} us/unit in one process ({one['cpu_us_per_unit']:,.0f} us of CPU), "
-          f"{result['two_actors_units_per_second']:,.0f} units/s by two actors; "
-          f"{alone['cpu_us_per_unit']:,.0f} us of CPU a put of the committer, "
-          f"{result['committer_puts_per_second']:,.0f} puts/s through the committer", flush=True)  # fmt: skip
+          f"{result['two_actors_units_per_second']:,.0f} units/s by two actors", flush=True)  # fmt: skip
     return result
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import ray
 
 from diffplan.behaviors.collection import UnitCollector, complete_collection, make_manifest
-from diffplan.cluster.committer import adopt_variables, find_variables, needs_committer, serialize_commits
 from diffplan.cluster.metrics import count_work
 from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, ray_session, require_resources
+from diffplan.cluster.store_variables import adopt_variables, find_variables
 from diffplan.cluster.units import run_units
 from diffplan.cluster.work_meter import meter_work
 from diffplan.config import CollectionConfig, EnvConfig, config_from_dict, config_to_dict
@@ -88,7 +88,8 @@ def collect(
 
     Raises:
         ConfigError: the environment or the behavior cannot be made.
-        DataError: there is a dataset already and `resume` is not set, or it was collected differently.
+        DataError: there is a dataset already and `resume` is not set, or it was collected differently, or the store
+            cannot put objects only if absent.
         StoreError: the store cannot be reached or refuses.
         ClusterError: too few CPUs, or actors that keep dying.
     """
@@ -96,16 +97,6 @@ def collect(
         raise ConfigError(f"num_workers: expected at least 1, got {num_workers}")
     env, collection = complete_collection(env, collection)
     store = open_store(out)
-    if not needs_committer(store):
-        return _collect(store, env, collection, num_workers, resume)
-    with ray_session():
-        dataset = _collect(serialize_commits(store), env, collection, num_workers, resume)
-    return open_dataset(store, snapshot=dataset.snapshot)  # which outlives the committer
-
-
-def _collect(
-    store: Store, env: EnvConfig, collection: CollectionConfig, num_workers: int | None, resume: bool
-) -> TrajectoryDataset:
     manifest = _open_manifest(store, env, collection, resume)
     missing = set(range(collection.num_units)) - set(list_committed_units(store))
     if missing:

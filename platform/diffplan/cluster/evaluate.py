@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from diffplan.cluster.committer import adopt_variables, find_variables
 from diffplan.cluster.metrics import count_work
 from diffplan.cluster.planner_actor import RemotePlanner, count_planners, spawn_planners
 from diffplan.cluster.runtime import (
@@ -27,6 +26,7 @@ from diffplan.cluster.runtime import (
     ray_session,
     require_resources,
 )
+from diffplan.cluster.store_variables import adopt_variables, find_variables
 from diffplan.cluster.units import run_units
 from diffplan.cluster.work_meter import meter_work
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict

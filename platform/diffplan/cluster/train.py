@@ -15,7 +15,6 @@ from ray.exceptions import RayError
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from diffplan.cluster.committer import find_variables
 from diffplan.cluster.elastic import RunTrainer, find_sizes
 from diffplan.cluster.runtime import (
     WAITING_SECONDS,
@@ -28,6 +27,7 @@ from diffplan.cluster.runtime import (
     ray_session,
     require_resources,
 )
+from diffplan.cluster.store_variables import find_variables
 from diffplan.cluster.train_storage import (
     NUM_CHECKPOINTS,
     RunStorage,

@@ -28,7 +28,7 @@ import fsspec.core
 import pyarrow.fs
 
 from diffplan import checkpoint as checkpoints
-from diffplan.cluster.committer import adopt_variables, find_variables
+from diffplan.cluster.store_variables import adopt_variables, find_variables
 from diffplan.data.object_store import ObjectStore
 from diffplan.data.store import LocalStore, open_store
 from diffplan.errors import CheckpointError

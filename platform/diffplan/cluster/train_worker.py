@@ -18,9 +18,9 @@ from ray.train.torch import get_device
 from torch.utils.tensorboard import SummaryWriter
 
 from diffplan import checkpoint as checkpoints
-from diffplan.cluster.committer import adopt_variables
 from diffplan.cluster.event_files import EventFiles
 from diffplan.cluster.metrics import count_work
+from diffplan.cluster.store_variables import adopt_variables
 from diffplan.cluster.train_storage import (
     find_newest_checkpoint,
     make_scratch_directory,

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from ray import tune
 
-from diffplan.cluster.committer import adopt_variables
 from diffplan.cluster.metrics import count_work
+from diffplan.cluster.store_variables import adopt_variables
 from diffplan.config import Config, EnvConfig, SearchConfig
 from diffplan.config.study import Study
 from diffplan.data.dataset import open_dataset

@@ -21,10 +21,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from diffplan.checkpoint import CONFIG, load_checkpoint
-from diffplan.cluster.committer import find_variables
 from diffplan.cluster.proposals import JournalSearcher, SearchProgress
 from diffplan.cluster.runtime import count_gpus, count_workers, ray_session, require_resources
 from diffplan.cluster.search_storage import SearchStorage, open_search, read_begun_at
+from diffplan.cluster.store_variables import find_variables
 from diffplan.cluster.trials import run_planner_trial, run_training_trial
 from diffplan.config import Config, EnvConfig, SearchConfig, config_to_dict
 from diffplan.config.study import Study

@@ -5,7 +5,7 @@ role of the machine. Nothing is cached: a listing shows every commit that was th
 
 Exactly-once needs puts that fail where there is an object already. S3 (`If-None-Match: *`) and Google Cloud Storage
 (`ifGenerationMatch=0`) have them; some servers that speak S3 ignore the condition and overwrite, which a probe finds
-out. File systems without them take commits through one committer (`diffplan.cluster.committer`) or not at all.
+out. Stores without them can be read and take what only one process writes, but no datasets.
 
 An upload in parts that is killed half-way leaves its parts behind, invisible but paid for: give the bucket a lifecycle
 rule that aborts incomplete multipart uploads.
@@ -111,11 +111,6 @@ class ObjectStore:
         """The URL."""
         return self._url
 
-    @property
-    def address(self) -> str:
-        """The same text for every spelling of the URL."""
-        return f"{min(self._protocols)}://{self._path('')}"
-
     def locate(self, name: str) -> str:
         """URL of an object."""
         return f"{self._url}/{name}"
@@ -213,25 +208,13 @@ class ObjectStore:
         """
         if not self.has_conditional_put():
             raise DataError(
-                f"{self._url}: expected a store that puts objects only if absent, such as S3, got one that "
-                "cannot; write to it by `diffplan collect`, which commits through one process, or to "
-                "another store"
+                f"{self._url}: expected a store that puts objects only if absent (S3, Google Cloud Storage, current "
+                "MinIO, Ceph and R2), got one that cannot; write to a local path or to another store"
             )
         try:
             self._put(name, content, RECORD_PART_BYTES, mode="create")
         except FileExistsError:
             return False
-        return True
-
-    def put_alone(self, name: str, content: bytes) -> bool:
-        """`put_if_absent` by looking first: right only where nobody else puts at the same time."""
-        try:
-            self.size(name)
-        except FileNotFoundError:
-            pass
-        else:
-            return False
-        self.replace(name, content)
         return True
 
     def replace(self, name: str, content: bytes) -> None:
