@@ -19,14 +19,8 @@ from diffplan.cluster.train import train_on_cluster
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset
 from diffplan.data.object_store import ObjectStore
-<<<<<<< HEAD:tests/cluster/test_committer.py
-from diffplan.data.store import LocalStore, open_store
-from diffplan.errors import DataError, StoreError
-from diffplan.tasks.registry import get_preset
-=======
 from diffplan.data.store import open_store
-from diffplan.presets import get_preset
->>>>>>> 16b6ae7 (Object stores must put on a condition: the committer is gone, stores that cannot are refused in one line):tests/cluster/test_object_stores.py
+from diffplan.tasks.registry import get_preset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
