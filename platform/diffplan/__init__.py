@@ -2,9 +2,11 @@
 
 The public API is imported on first use, so `import diffplan` costs nothing:
 
+* `load_policy(path)` makes what acts by a checkpoint: `reset(observation, goal)`, then `act(observation)`;
+* `load_planner(path)` makes a planner; `Fixed` and `Bounds` are what plans can be asked to keep;
 * `open_dataset(path)` opens a trajectory dataset;
-* `load_planner(path)` makes a planner from a checkpoint; `Fixed` and `Bounds` are what plans can be asked to keep;
-* `get_preset(name)`, `with_overrides(config, {...})` make the config of an experiment.
+* `get_preset(name)`, `with_overrides(config, {...})` make the config of an experiment;
+* `Task`, `Preset` and `Protocol` describe environments of your own; `diffplan.tasks.contracts` has what a task brings.
 """
 
 from __future__ import annotations
@@ -12,37 +14,56 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffplan.config import Config, PlanningConfig, with_overrides
+    from diffplan.config import Config, EnvConfig, PlanningConfig, with_overrides
     from diffplan.data.dataset import TrajectoryDataset, open_dataset
+    from diffplan.evaluation.acting import LoadedPolicy, load_policy
     from diffplan.planning.loading import load_planner
     from diffplan.planning.planner import Planner
     from diffplan.planning.problem import Bounds, Fixed
-    from diffplan.tasks.registry import get_preset, list_presets
+    from diffplan.tasks.registry import find_task, get_preset, list_presets
+    from diffplan.tasks.task import Preset, Protocol, Task
+    from diffplan.types import Plan
 
 _HOMES = {
     "Config": "diffplan.config",
+    "EnvConfig": "diffplan.config",
     "PlanningConfig": "diffplan.config",
     "with_overrides": "diffplan.config",
     "TrajectoryDataset": "diffplan.data.dataset",
     "open_dataset": "diffplan.data.dataset",
+    "LoadedPolicy": "diffplan.evaluation.acting",
+    "load_policy": "diffplan.evaluation.acting",
     "Planner": "diffplan.planning.planner",
     "load_planner": "diffplan.planning.loading",
     "Bounds": "diffplan.planning.problem",
     "Fixed": "diffplan.planning.problem",
+    "Plan": "diffplan.types",
+    "find_task": "diffplan.tasks.registry",
     "get_preset": "diffplan.tasks.registry",
     "list_presets": "diffplan.tasks.registry",
+    "Preset": "diffplan.tasks.task",
+    "Protocol": "diffplan.tasks.task",
+    "Task": "diffplan.tasks.task",
 }
 
 __all__ = [
     "Bounds",
     "Config",
+    "EnvConfig",
     "Fixed",
+    "LoadedPolicy",
+    "Plan",
     "Planner",
     "PlanningConfig",
+    "Preset",
+    "Protocol",
+    "Task",
     "TrajectoryDataset",
+    "find_task",
     "get_preset",
     "list_presets",
     "load_planner",
+    "load_policy",
     "open_dataset",
     "with_overrides",
 ]

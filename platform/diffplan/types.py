@@ -43,7 +43,7 @@ class Episode:
         return len(self.actions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A plan for one environment.
 
@@ -75,3 +75,12 @@ class Plan:
     def horizon(self) -> int:
         """Transitions in the plan."""
         return len(self.observations)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.horizon} transitions, {self.stride} environment step{'s' if self.stride > 1 else ''} apart"]
+        parts.append("consistent" if self.consistent else f"not consistent (speed error {self.speed_error:.3g})")
+        if self.violation:
+            parts.append(f"violation {self.violation:.3g}")
+        if self.guide_score is not None:
+            parts.append(f"guide score {self.guide_score:.4g}")
+        return f"<plan of {'; '.join(parts)}>"
