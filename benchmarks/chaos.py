@@ -24,7 +24,7 @@ from chaos_writers import ENV, run_writer_chaos
 from harness import make_parser, make_scratch, parse_arguments, write_results
 
 from diffplan.data.dataset import open_dataset
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.verification import find_damage
 
 

@@ -39,7 +39,8 @@ from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import pin_commits
 from diffplan.data.format import Manifest
-from diffplan.data.store import Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import Store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode

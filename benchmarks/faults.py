@@ -44,7 +44,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diffplan.checkpoint import load_checkpoint
 from diffplan.data.dataset import open_dataset
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.verification import find_damage
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes

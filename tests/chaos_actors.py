@@ -18,7 +18,7 @@ import psutil
 
 from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.commit import list_committed_units
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 
 PRESET = "maze2d-umaze"
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")

@@ -21,8 +21,9 @@ from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import list_orphans, open_dataset, read_manifest
 from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS
+from diffplan.data.opening import open_store
 from diffplan.data.snapshot import DatasetState, read_commits
-from diffplan.data.store import TEMPORARY_PREFIX, open_store
+from diffplan.data.store import TEMPORARY_PREFIX
 from diffplan.data.verification import check_shard
 from diffplan.data.writer import create_dataset, write_unit
 

@@ -19,7 +19,7 @@ from diffplan.cli import main
 from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_manifest, write_snapshot
 from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.data_commands import ACTIONS, parse_source
 from diffplan.tasks.maze2d.environment import get_maze

@@ -36,7 +36,8 @@ from safetensors.torch import load_file, save, save_file
 from diffplan.config import Config, config_from_dict, config_to_dict
 from diffplan.data.cache import cache_directory
 from diffplan.data.normalization import Normalizer
-from diffplan.data.store import LocalStore, Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import LocalStore, Store
 from diffplan.errors import CheckpointError, ConfigError, StoreError
 from diffplan.layout import Layout
 from diffplan.tasks.pretrained import PREFIX, find_pretrained

@@ -150,7 +150,7 @@ def verify(arguments: list[str]) -> None:
     """Check every byte of a dataset."""
     parsed = parse(VerifyArguments, arguments, "data verify")
     from diffplan.data.dataset import read_manifest
-    from diffplan.data.store import open_store
+    from diffplan.data.opening import open_store
     from diffplan.data.verification import count_objects, drop_damage, find_damage
 
     store = open_store(parsed.path)
@@ -182,7 +182,7 @@ def compact(arguments: list[str]) -> None:
     if not 0 < parsed.target_mb < math.inf:
         raise ConfigError(f"--target_mb: expected a positive number, got {parsed.target_mb:g}")
     from diffplan.data.compaction import compact as compact_store
-    from diffplan.data.store import open_store
+    from diffplan.data.opening import open_store
 
     store = open_store(parsed.path)
     with follow("compact", "shards") as report:
@@ -198,7 +198,7 @@ def sweep(arguments: list[str]) -> None:
     parsed = parse(SweepArguments, arguments, "data sweep")
     if not math.isfinite(parsed.older_than_hours):
         raise ConfigError(f"--older_than_hours: expected a number of hours, got {parsed.older_than_hours:g}")
-    from diffplan.data.store import open_store
+    from diffplan.data.opening import open_store
     from diffplan.data.sweeping import find_sweepable
     from diffplan.data.sweeping import sweep as sweep_store
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffplan.data.commit import EpisodeRecord
+from diffplan.data.commit_record import EpisodeRecord
 from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.format import Column
 from diffplan.data.shard_reader import ShardReader

@@ -76,7 +76,7 @@ def calibrate(arguments: list[str]) -> None:
             "calibrate: expected --quantile in (0, 1) and --num_plans >= 1, "
             f"got {parsed.quantile} and {parsed.num_plans}"
         )
-    from diffplan.data.store import open_store
+    from diffplan.data.opening import open_store
     from diffplan.run_directory import CALIBRATION
     from diffplan.training.companions import fit_companions
 

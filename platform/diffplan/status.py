@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffplan.config import Config, config_from_dict
+from diffplan.data.opening import open_store
 from diffplan.data.stage import COLLECTION, count_collected_steps, read_collection
-from diffplan.data.store import Store, open_store
+from diffplan.data.store import Store
 from diffplan.errors import DataError
 from diffplan.evaluation.stage import EVALUATION as EVALUATION_STAGE
 from diffplan.evaluation.stage import read_evaluation, read_offline_policy

@@ -145,7 +145,7 @@ def _describe_best(parsed: TuneArguments, study: Study, best: dict[str, Any]) ->
 def _describe_front(out: str) -> list[str]:
     import json
 
-    from diffplan.data.store import open_store
+    from diffplan.data.opening import open_store
     from diffplan.report.search_files import PARETO
     from diffplan.terminal import draw_table
 

@@ -11,7 +11,7 @@ from chaos_actors import run_actor_chaos
 from chaos_reader import Reader, collect_undisturbed, count_remains
 
 from diffplan.data.dataset import open_dataset
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.verification import find_damage
 
 NUM_KILLS = 10

@@ -14,7 +14,8 @@ from diffplan.config import Config, with_overrides
 from diffplan.data.commit import list_committed_units, read_commit
 from diffplan.data.dataset import list_snapshots, open_dataset, read_manifest
 from diffplan.data.format import Manifest, commit_name
-from diffplan.data.store import TEMPORARY_PREFIX, Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import TEMPORARY_PREFIX, Store
 from diffplan.data.verification import find_damage
 from diffplan.data.writer import create_dataset
 from diffplan.errors import ClusterError, DataError

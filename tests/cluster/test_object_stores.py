@@ -19,7 +19,7 @@ from diffplan.cluster.train import train_on_cluster
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset
 from diffplan.data.object_store import ObjectStore
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.tasks.registry import get_preset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

@@ -12,7 +12,8 @@ from diffplan import cli
 from diffplan.cluster.pipeline import run_pipeline
 from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config
-from diffplan.data.store import Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import Store
 from diffplan.errors import ConfigError
 from diffplan.tuning.journal import SearchJournal
 from diffplan.usage import record_usage

@@ -33,7 +33,7 @@ from diffplan.cluster.train_storage import (
     sweep_scratch_directories,
 )
 from diffplan.config import Config, with_overrides
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.errors import CheckpointError, StoreError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

@@ -14,7 +14,7 @@ from diffplan.cluster import work_meter
 from diffplan.cluster.collect import CollectionActor, collect
 from diffplan.cluster.evaluate import evaluate
 from diffplan.cluster.work_meter import meter_work
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.writer import create_dataset
 from diffplan.status import read_status
 from diffplan.tasks.registry import get_preset

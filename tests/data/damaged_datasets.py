@@ -14,8 +14,8 @@ from made_up_episodes import edit_shard_record, overwrite, shard_of, write_datas
 
 from diffplan.data.checksums import compute_checksums
 from diffplan.data.dataset import read_manifest
+from diffplan.data.opening import open_store
 from diffplan.data.record import encode_record
-from diffplan.data.store import open_store
 from diffplan.data.writer import locate_columns
 
 LENGTHS = [[5, 7], [4, 8], [3, 9]]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.opening import open_store
 from diffplan.data.record import decode_record, encode_record
-from diffplan.data.store import open_store
 from diffplan.data.verification import find_damage
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.types import Episode

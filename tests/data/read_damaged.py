@@ -12,8 +12,8 @@ sys.path[:0] = [str(Path(__file__).parents[2] / folder) for folder in ("platform
 
 from diffplan.cli import main  # noqa: E402
 from diffplan.data.dataset import open_dataset  # noqa: E402
+from diffplan.data.opening import open_store  # noqa: E402
 from diffplan.data.shard_reader import ShardReader  # noqa: E402
-from diffplan.data.store import open_store  # noqa: E402
 from diffplan.data.verification import find_damage  # noqa: E402
 
 

@@ -18,7 +18,7 @@ from walks import make_units
 from diffplan.data.compaction import compact
 from diffplan.data.dataset import open_dataset, read_manifest
 from diffplan.data.merging import Source, merge
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.writer import write_unit
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -21,7 +21,7 @@ from made_up_episodes import (
 )
 
 from diffplan.data.dataset import list_orphans, open_dataset, write_snapshot
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.sweeping import find_sweepable
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError, StoreError

@@ -10,7 +10,7 @@ from made_up_episodes import make_episode, make_manifest, require_undamaged
 from diffplan.data.dataset import open_dataset
 from diffplan.data.format import Manifest, make_columns
 from diffplan.data.normalization import Normalizer
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.verification import drop_damage, find_damage
 from diffplan.data.window_index import WindowIndex
 from diffplan.data.writer import create_dataset, write_unit

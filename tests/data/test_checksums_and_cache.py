@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diffplan.data.cache import fetch_shard
 from diffplan.data.checksums import compute_checksums, read_checked, read_range
-from diffplan.data.commit import CHUNK_BYTES, ShardRecord
+from diffplan.data.commit_record import CHUNK_BYTES, ShardRecord
 from diffplan.data.store import LocalStore
 from diffplan.errors import DataError, StoreError
 

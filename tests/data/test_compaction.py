@@ -20,8 +20,9 @@ from walks import NAMES, flip_bit, make_units, write_walks
 
 from diffplan.data.compaction import compact, plan_compaction
 from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset, read_manifest, write_snapshot
+from diffplan.data.opening import open_store
 from diffplan.data.snapshot import read_state
-from diffplan.data.store import LocalStore, open_store
+from diffplan.data.store import LocalStore
 from diffplan.data.sweeping import sweep
 from diffplan.data.verification import drop_damage, find_damage
 from diffplan.data.windows import Windows

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from made_up_episodes import make_episode, make_manifest, write_dataset
 
-from diffplan.data.commit import EpisodeRecord, read_commit
+from diffplan.data.commit import read_commit
+from diffplan.data.commit_record import EpisodeRecord
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.episodes import CORE, CORE_DTYPES, EpisodeTable, episodes_schema, make_episode_table
 from diffplan.data.format import Column, make_columns

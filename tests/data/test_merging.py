@@ -11,8 +11,8 @@ from diffplan.data.compaction import compact
 from diffplan.data.dataset import open_dataset
 from diffplan.data.format import Column, make_columns
 from diffplan.data.merging import Source, merge, read_episode
+from diffplan.data.opening import open_store
 from diffplan.data.snapshot import list_snapshots
-from diffplan.data.store import open_store
 from diffplan.data.verification import find_damage
 from diffplan.data.window_index import WindowIndex
 from diffplan.data.writer import create_dataset, write_unit

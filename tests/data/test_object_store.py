@@ -16,7 +16,7 @@ from diffplan.data.commit import commit_unit, list_committed_units
 from diffplan.data.dataset import list_orphans, open_dataset, read_manifest, write_snapshot
 from diffplan.data.format import commit_name
 from diffplan.data.object_store import ObjectStore
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.verification import find_damage
 from diffplan.data.windows import Windows
 from diffplan.data.writer import create_dataset, write_unit

@@ -29,8 +29,8 @@ from diffplan.data.conditions import Conditions
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.format import Task
 from diffplan.data.normalization import Normalizer
+from diffplan.data.opening import open_store
 from diffplan.data.readers import MappedReader, MemoryReader, choose_storage, make_window_reader
-from diffplan.data.store import open_store
 from diffplan.data.window_index import WindowIndex
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError, DataError

@@ -10,7 +10,8 @@ import pytest
 from made_up_episodes import make_episode, make_manifest
 
 from diffplan.data.dataset import open_dataset
-from diffplan.data.store import LocalStore, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import LocalStore
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 

@@ -8,7 +8,7 @@ from walks import make_units, write_walks
 from diffplan.data.compaction import compact
 from diffplan.data.dataset import open_dataset, read_manifest, write_snapshot
 from diffplan.data.format import commit_name
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.sweeping import MIN_AGE_SECONDS, find_sweepable, sweep
 from diffplan.data.verification import find_damage
 from diffplan.data.writer import write_unit

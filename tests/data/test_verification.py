@@ -22,7 +22,8 @@ from made_up_episodes import (
 
 from diffplan.cli import main
 from diffplan.data.checksums import compute_checksums
-from diffplan.data.commit import CHUNK_BYTES, read_commit
+from diffplan.data.commit import read_commit
+from diffplan.data.commit_record import CHUNK_BYTES
 from diffplan.data.dataset import list_orphans, open_dataset, write_snapshot
 from diffplan.data.format import make_columns
 from diffplan.data.snapshot import list_snapshots

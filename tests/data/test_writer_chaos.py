@@ -13,7 +13,7 @@ from chaos_reader import Reader, collect_undisturbed, count_remains
 from chaos_writers import ENV, run_writer_chaos
 
 from diffplan.data.dataset import list_orphans, open_dataset
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.data.sweeping import sweep
 from diffplan.data.verification import find_damage
 

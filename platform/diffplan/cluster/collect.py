@@ -21,7 +21,8 @@ from diffplan.config import CollectionConfig, EnvConfig, config_from_dict, confi
 from diffplan.data.commit import list_committed_units
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, pin_commits, read_manifest
 from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest
-from diffplan.data.store import TEMPORARY_PREFIX, LocalStore, Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import TEMPORARY_PREFIX, LocalStore, Store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError, DataError
 from diffplan.progress import Progress

@@ -30,7 +30,8 @@ from diffplan.cluster.store_variables import adopt_variables, find_variables
 from diffplan.cluster.units import run_units
 from diffplan.cluster.work_meter import meter_work
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
-from diffplan.data.store import Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import Store
 from diffplan.errors import ConfigError
 from diffplan.evaluation.policies import follow_planner
 from diffplan.evaluation.protocol import EPISODES_PER_UNIT, apply_protocol, choose_protocol

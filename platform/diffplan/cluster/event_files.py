@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from diffplan.data.object_store import ObjectStore
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 
 
 class EventFiles:

@@ -26,7 +26,8 @@ from diffplan.cluster.train_storage import has_run, open_run
 from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, config_from_json, config_to_json
 from diffplan.data.dataset import list_snapshots
-from diffplan.data.store import Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import Store
 from diffplan.errors import ConfigError
 from diffplan.planning.settings import load_settings
 from diffplan.report.page import write_report

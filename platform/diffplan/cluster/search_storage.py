@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffplan.data.store import LocalStore, Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import LocalStore, Store
 from diffplan.errors import ConfigError
 from diffplan.run_directory import BEST
 from diffplan.tuning.journal import FILE_NAME, hold_search, read_begun

@@ -30,7 +30,8 @@ import pyarrow.fs
 from diffplan import checkpoint as checkpoints
 from diffplan.cluster.store_variables import adopt_variables, find_variables
 from diffplan.data.object_store import ObjectStore
-from diffplan.data.store import LocalStore, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import LocalStore
 from diffplan.errors import CheckpointError
 from diffplan.run_directory import RUN_NAME, STEP_PREFIX
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from diffplan.data.commit import ShardRecord
+from diffplan.data.commit_record import ShardRecord
 from diffplan.data.conditions import Conditions, WindowBatch
 from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.flat_windows import gather_rows, gather_windows

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 
 from diffplan.data.checksums import read_checked
-from diffplan.data.commit import ShardRecord
+from diffplan.data.commit_record import ShardRecord
 from diffplan.data.store import TEMPORARY_PREFIX, LocalStore, Store
 from diffplan.errors import StoreError
 

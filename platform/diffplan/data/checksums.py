@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from diffplan.data.commit import CHUNK_BYTES, ShardRecord
+from diffplan.data.commit_record import CHUNK_BYTES, ShardRecord
 from diffplan.data.store import Store
 from diffplan.errors import DataError
 

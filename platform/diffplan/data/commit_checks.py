@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from diffplan.data.commit_record import CommitRecord, EpisodeRecord, ShardRecord
 from diffplan.data.format import Column, Manifest
 from diffplan.data.statistics import ColumnStatistics
-
-if TYPE_CHECKING:
-    from diffplan.data.commit import CommitRecord, EpisodeRecord, ShardRecord
 
 LIMIT = 2**31
 """Units, and rows of a shard, are below this: the index has them as 32-bit numbers."""

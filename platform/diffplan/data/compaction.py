@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffplan.data.checksums import read_checked
-from diffplan.data.commit import ShardRecord
+from diffplan.data.commit_record import ShardRecord
 from diffplan.data.dataset import read_manifest
 from diffplan.data.format import Manifest
 from diffplan.data.snapshot import DatasetState, list_snapshots, read_snapshot, read_state, relocate, write_state

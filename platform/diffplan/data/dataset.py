@@ -17,12 +17,13 @@ import pyarrow as pa
 from diffplan.config import CollectionConfig, EnvConfig, config_from_dict
 from diffplan.data.cache import fetch_shard
 from diffplan.data.checksums import read_checked
-from diffplan.data.commit import ShardRecord
+from diffplan.data.commit_record import ShardRecord
 from diffplan.data.episodes import EpisodeTable
 from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
+from diffplan.data.opening import open_store
 from diffplan.data.snapshot import DatasetState, list_snapshots, read_snapshot, read_state, relocate, write_state
 from diffplan.data.statistics import ColumnStatistics
-from diffplan.data.store import Store, open_store
+from diffplan.data.store import Store
 from diffplan.data.structure import CURE, check_structure
 from diffplan.errors import DataError
 

@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-from diffplan.data.commit import CommitRecord, EpisodeRecord
+from diffplan.data.commit_record import CommitRecord, EpisodeRecord
 from diffplan.data.format import Column
 
 CORE = ("unit", "shard", "first_row", "length", "task")

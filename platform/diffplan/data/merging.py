@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.data.commit import EpisodeRecord, list_committed_units
+from diffplan.data.commit import list_committed_units
+from diffplan.data.commit_record import EpisodeRecord
 from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_manifest, write_snapshot
 from diffplan.data.format import MANIFEST_NAME, Column, Manifest, Task, new_dataset_uuid
-from diffplan.data.store import Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import Store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 from diffplan.types import Episode

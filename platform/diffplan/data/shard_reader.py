@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffplan.data.checksums import read_range
-from diffplan.data.commit import ShardRecord
+from diffplan.data.commit_record import ShardRecord
 from diffplan.data.format import Manifest
 from diffplan.data.store import Store
 

@@ -26,8 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffplan.data.commit import CommitRecord, ShardRecord, list_committed_units, read_commit
+from diffplan.data.commit import list_committed_units, read_commit
 from diffplan.data.commit_checks import check_against, check_index, check_places, check_statistics
+from diffplan.data.commit_record import CommitRecord, ShardRecord
 from diffplan.data.episodes import CORE, EpisodeTable, episodes_schema, make_episode_table, read_core
 from diffplan.data.format import SHARDS, SNAPSHOTS, Manifest, commit_name, snapshot_name
 from diffplan.data.record import decode_record, encode_record

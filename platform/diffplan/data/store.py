@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from diffplan.errors import DataError, StoreError
+from diffplan.errors import StoreError
 
 TEMPORARY_PREFIX = ".tmp-"
 """Begins the names of files that are being written; what is left of them after a crash is swept by age."""
@@ -267,26 +267,3 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def open_store(where: str | Path | Store) -> Store:
-    """The store at a path or URL.
-
-    Args:
-        where: a local path, a URL that fsspec knows such as `s3://bucket/prefix`, or a store, which is returned as is.
-
-    Raises:
-        DataError: no file system for this URL.
-    """
-    if not isinstance(where, str | Path):
-        return where
-    text = str(where)
-    if "://" not in text:
-        return LocalStore(text)
-    if text.startswith("file://"):
-        return LocalStore(text.removeprefix("file://"))
-    if not text.split("://", 1)[1].strip("/"):
-        raise DataError(f"{text}: expected a bucket and a prefix, such as s3://bucket/dataset")
-    from diffplan.data.object_store import ObjectStore
-
-    return ObjectStore(text)

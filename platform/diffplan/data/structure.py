@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from diffplan.data.commit import ShardRecord
+from diffplan.data.commit_record import ShardRecord
 from diffplan.data.format import SHARDS, Manifest
 from diffplan.data.writer import locate_columns
 from diffplan.errors import DataError

@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from diffplan.data.checksums import compute_checksums
-from diffplan.data.commit import CommitRecord, EpisodeRecord, ShardRecord, commit_unit
+from diffplan.data.commit import commit_unit
 from diffplan.data.commit_checks import check_episodes, check_unit
+from diffplan.data.commit_record import CommitRecord, EpisodeRecord, ShardRecord
 from diffplan.data.format import MANIFEST_NAME, SHARDS, Column, Manifest
+from diffplan.data.opening import open_store
 from diffplan.data.statistics import compute_statistics, find_finite
-from diffplan.data.store import Store, open_store
+from diffplan.data.store import Store
 from diffplan.errors import DataError, StoreError
 from diffplan.types import Episode
 

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffplan.data.store import LocalStore, Store, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import LocalStore, Store
 from diffplan.errors import ConfigError
 from diffplan.evaluation.scores import EpisodeResult
 

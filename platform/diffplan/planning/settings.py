@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from diffplan.config import PlanningConfig, config_from_dict
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.errors import ConfigError
 
 

@@ -17,7 +17,8 @@ from diffplan.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from diffplan.config import Config, EnvConfig, PlanningConfig, config_from_dict
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.format import MANIFEST_NAME
-from diffplan.data.store import LocalStore, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import LocalStore
 from diffplan.errors import DataError
 from diffplan.run_directory import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
 from diffplan.tasks.contracts import Figures, PublishedScore

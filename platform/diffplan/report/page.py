@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from diffplan.data.store import LocalStore, open_store
+from diffplan.data.opening import open_store
+from diffplan.data.store import LocalStore
 from diffplan.report.contents import RunContents, read_run
 from diffplan.report.sections import make_data, make_key_figures, make_making, make_scores, make_times, make_training
 from diffplan.report.sections_planning import make_plans, make_rollouts

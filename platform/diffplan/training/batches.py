@@ -6,10 +6,6 @@ worker of many takes its rows of the same global batch that one worker would see
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,40 +19,9 @@ from diffplan.data.window_index import WindowIndex
 from diffplan.errors import DataError
 from diffplan.layout import Layout
 from diffplan.seeding import Stream, make_generator, make_seed
+from diffplan.training.batch import TrainingBatch
 from diffplan.training.conditions import check_condition, fit_return_range, make_condition
 from diffplan.training.objectives import make_objective
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """One forward pass, in model space.
-
-    Attributes:
-        x_clean: float32[rows, horizon, transition_dim].
-        noise: standard normal, the same shape.
-        diffusion_step: int64[rows].
-        mask: which steps are no padding, bool[rows, horizon]; None where all are.
-        condition: what the network is told of each row, float32[rows], NaN where that is withheld: its task, or the
-            return from its first step to the end of its episode as a place in `TrainingBatches.return_range`. None
-            where it is told nothing.
-        target: value of each row, its return as a place in `TrainingBatches.return_range`, float32[rows]; None where no
-            value function is trained.
-        goal: observations that episodes came to later, float32[rows, observation_dim]; None where none are asked for.
-    """
-
-    x_clean: Tensor
-    noise: Tensor
-    diffusion_step: Tensor
-    mask: Tensor | None = None
-    condition: Tensor | None = None
-    target: Tensor | None = None
-    goal: Tensor | None = None
-
-    def to(self, device: torch.device) -> TrainingBatch:
-        """The batch on a device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in values.items()}
-        return TrainingBatch(**moved)
 
 
 class TrainingBatches:

@@ -10,7 +10,7 @@ from typing import Any
 from diffplan.checkpoint import load_checkpoint
 from diffplan.config import PlanningConfig
 from diffplan.data.dataset import open_dataset
-from diffplan.data.store import open_store
+from diffplan.data.opening import open_store
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
 from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model, save_support

@@ -22,7 +22,8 @@ from diffplan.config import Config, NetworkConfig
 from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.readers import MappedReader, MemoryReader
 from diffplan.networks import factory
-from diffplan.training.batches import TrainingBatch, TrainingBatches
+from diffplan.training.batch import TrainingBatch
+from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import take_step
 from diffplan.training.passes import make_passes
 from diffplan.training.state import TrainingState

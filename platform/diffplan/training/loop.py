@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from diffplan.data.prefetch import Prefetcher
 from diffplan.training.allocation import keep_freed_memory
-from diffplan.training.batches import TrainingBatch, TrainingBatches
+from diffplan.training.batch import TrainingBatch
+from diffplan.training.batches import TrainingBatches
 from diffplan.training.passes import Passes, adopt, compute_batch_loss, make_ahead, make_passes
 from diffplan.training.state import TrainingState
 from diffplan.training.threads import keep_team

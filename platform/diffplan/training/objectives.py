@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,8 @@ from diffplan.networks.factory import make_network
 from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.networks.value_network import ValueNetwork
 from diffplan.planning.companions.action_model import ActionModel
+from diffplan.training.batch import SamplesWindows, TrainingBatch
 from diffplan.training.conditions import make_reader_conditions
-
-if TYPE_CHECKING:
-    from diffplan.training.batches import TrainingBatch, TrainingBatches
 
 
 class Objective(Protocol):
@@ -47,7 +45,7 @@ class Objective(Protocol):
         """A network with fresh weights."""
         ...
 
-    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+    def prepare(self, network: nn.Module, batches: SamplesWindows) -> None:
         """Set what follows from the data and is not trained, before the first step."""
         ...
 
@@ -72,7 +70,7 @@ class DiffusionObjective:
         self.denoiser = Denoiser.make(network, self._config.diffusion)
         return network
 
-    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+    def prepare(self, network: nn.Module, batches: SamplesWindows) -> None:
         """Nothing."""
 
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
@@ -121,7 +119,7 @@ class ValueObjective:
         """The value network of Janner et al. 2022."""
         return ValueNetwork(layout.transition_dim, self._config.network)
 
-    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+    def prepare(self, network: nn.Module, batches: SamplesWindows) -> None:
         """Nothing."""
 
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
@@ -149,7 +147,7 @@ class InverseDynamicsObjective:
         """An action model in model space."""
         return ActionModel(layout.observation_dim, layout.action_dim, self._hidden_dim)
 
-    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+    def prepare(self, network: nn.Module, batches: SamplesWindows) -> None:
         """Measure how much one step changes an observation, the unit in which the network is given changes."""
         assert isinstance(network, ActionModel)
         x = batches.sample(_NUM_MEASURED, 2)[:, :, batches.layout.observations]
@@ -175,7 +173,7 @@ class BehaviorCloningObjective:
         """A perceptron."""
         return PolicyNetwork(layout.observation_dim, len(self._goal_columns), layout.action_dim, self._hidden_dim)
 
-    def prepare(self, network: nn.Module, batches: TrainingBatches) -> None:
+    def prepare(self, network: nn.Module, batches: SamplesWindows) -> None:
         """Nothing."""
 
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:

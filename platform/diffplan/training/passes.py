@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffplan.training.acceleration import autocast, compile_model, records_graphs
-from diffplan.training.batches import TrainingBatch
+from diffplan.training.batch import TrainingBatch
 from diffplan.training.state import TrainingState
 from diffplan.training.threads import compute_alone
 

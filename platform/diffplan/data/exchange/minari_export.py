@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import config_to_dict
-from diffplan.data.commit import EpisodeRecord
+from diffplan.data.commit_record import EpisodeRecord
 from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.exchange.minari_layout import Layout, default_layout
 from diffplan.data.exchange.unit_import import OnProgress

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffplan.data.checksums import compute_checksums
-from diffplan.data.commit import ShardRecord
+from diffplan.data.commit_record import ShardRecord
 from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.exchange.step_files import StepFiles, parquet_options
 from diffplan.data.format import Column, Manifest

@@ -1,0 +1,55 @@
+"""One batch of training."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from diffplan.layout import Layout
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One forward pass, in model space.
+
+    Attributes:
+        x_clean: float32[rows, horizon, transition_dim].
+        noise: standard normal, the same shape.
+        diffusion_step: int64[rows].
+        mask: which steps are no padding, bool[rows, horizon]; None where all are.
+        condition: what the network is told of each row, float32[rows], NaN where that is withheld: its task, or the
+            return from its first step to the end of its episode as a place in `TrainingBatches.return_range`. None
+            where it is told nothing.
+        target: value of each row, its return as a place in `TrainingBatches.return_range`, float32[rows]; None where no
+            value function is trained.
+        goal: observations that episodes came to later, float32[rows, observation_dim]; None where none are asked for.
+    """
+
+    x_clean: Tensor
+    noise: Tensor
+    diffusion_step: Tensor
+    mask: Tensor | None = None
+    condition: Tensor | None = None
+    target: Tensor | None = None
+    goal: Tensor | None = None
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The batch on a device."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in values.items()}
+        return TrainingBatch(**moved)
+
+
+class SamplesWindows(Protocol):
+    """What an objective may ask of the data before the first step; see `TrainingBatches`."""
+
+    layout: Layout
+    """Columns of a transition."""
+
+    def sample(self, num_windows: int, horizon: int) -> Tensor:
+        """Windows in model space, float32[num_windows, horizon, transition_dim]."""
+        ...
