@@ -13,9 +13,9 @@ Prints a table. The exit code is 0 if everything is equal, 1 if something differ
     python benchmarks/bit_identity.py --against main
     python benchmarks/bit_identity.py --against main --quick
 
-On two cores that other programs use too (load average 8 to 14) a probe takes about three minutes, with `--quick` two;
-most of that is the start of processes. The results of a commit are kept in `--cache`, so that the next run against it
-pays only for this tree.
+On two cores that other programs use too, a probe takes 160 seconds at a load average of 8 and 430 at 35, with `--quick`
+110 to 150 at 8 to 14; most of that is the start of processes. The results of a commit are kept in `--cache`, so that
+the next run against it pays only for this tree.
 """
 
 from __future__ import annotations

@@ -327,7 +327,8 @@ def main() -> None:
     names = dict.fromkeys(name for summary in summaries.values() for name in summary if name != "results")
     print(f"{'':30}" + "".join(f"{kind:>12}" for kind in summaries))
     for name in names:
-        print(f"{name:30}" + "".join(f"{summary.get(name, float('nan')):12.4g}" for summary in summaries.values()))
+        cells = [f"{summary[name]:12.4g}" if name in summary else " " * 12 for summary in summaries.values()]
+        print(f"{name:30}" + "".join(cells).rstrip())
     settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "quick", "model")}
     write_results(args, {**summaries, "settings": settings})
     if args.json is not None:

@@ -300,7 +300,8 @@ from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import train
 from diffplan.training.state import TrainingState
-config = with_overrides(get_preset(sys.argv[2]), {"training.num_steps": 50, "windows.columns": "actions_observations"})
+overrides = {"training.num_steps": int(sys.argv[3]), "windows.columns": "actions_observations"}
+config = with_overrides(get_preset(sys.argv[2]), overrides)
 dataset = open_dataset(sys.argv[1])
 batches = TrainingBatches(config, dataset)
 train(TrainingState(config, batches.layout), batches)
@@ -309,10 +310,10 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 """
 
 
-def measure_memory(data: str, preset: str) -> dict[str, Any]:
-    """The largest resident memory of a process that trains 50 steps on a dataset, mapped pages included."""
+def measure_memory(data: str, preset: str, num_steps: int) -> dict[str, Any]:
+    """The largest resident memory of a process that trains some steps on a dataset, mapped pages included."""
     out = subprocess.run(
-        [sys.executable, "-c", MEMORY_SCRIPT, data, preset], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEMORY_SCRIPT, data, preset, str(num_steps)], capture_output=True, text=True, check=True
     ).stdout
     steps, reader = out.splitlines()[0].split()
     kilobytes = int(re.findall(r"VmHWM:\s+(\d+) kB", out)[0])
@@ -324,18 +325,19 @@ def main() -> None:
     parser.add_argument("--preset", default="maze2d-umaze")
     parser.add_argument("--data", help="a dataset of the preset; collected if not given")
     parser.add_argument("--large-data", help="a large dataset of the preset; collected if not given")
-    parser.add_argument("--large-steps", type=int, default=40_000_000, help="to collect for it; 0 leaves it out")
+    parser.add_argument("--large-steps", type=int, default=40_000_000, help="to collect for it; 0 takes --data for it")
+    parser.add_argument("--worker-steps", type=int, default=80, help="steps of a turn of the workers")
+    parser.add_argument("--memory-steps", type=int, default=50, help="steps of the large dataset's training")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--worker-batch-sizes", type=int, nargs="+", default=[64, 256, 512])
     parser.add_argument("--worker-rounds", type=int, default=3)
     parser.add_argument("--block", type=int, default=10, help="steps of a turn")
-    quick = {"preset": "maze2d-umaze-smoke", "large_steps": 150_000, "batch_sizes": [64], "rounds": 1, "block": 2}
-    args = parse_arguments(parser, quick | {"worker_batch_sizes": [64], "worker_rounds": 1})
+    quick = {"preset": "maze2d-umaze-smoke", "batch_sizes": [64], "rounds": 1, "block": 1, "worker_batch_sizes": [64]}
+    quick |= {"worker_rounds": 1, "worker_steps": 8, "large_steps": 0, "memory_steps": 2}
+    args = parse_arguments(parser, quick)
     data = args.data or str(find_dataset(args.preset))
-    large_data = args.large_data
-    if large_data is None and args.large_steps:
-        large_data = str(find_dataset(args.preset, args.large_steps))
+    large_data = args.large_data or (str(find_dataset(args.preset, args.large_steps)) if args.large_steps else data)
     preset = get_preset(args.preset)
     windows = dataclasses.replace(preset.windows, min_horizon=HORIZON, max_horizon=HORIZON)
     fixed = dataclasses.replace(preset, windows=windows)
@@ -352,7 +354,8 @@ def main() -> None:
         )
     workers = {}
     for batch_size in args.worker_batch_sizes:
-        overrides = {"training.num_steps": 80, "training.log_interval": 20, "training.batch_size": batch_size}
+        overrides = {"training.num_steps": args.worker_steps, "training.batch_size": batch_size}
+        overrides["training.log_interval"] = args.worker_steps // 4
         row = compare_workers(with_overrides(fixed, overrides), data, rounds=args.worker_rounds)
         workers[str(batch_size)] = row
         print(
@@ -370,11 +373,8 @@ def main() -> None:
         "workers": workers,
         "preset": args.preset,
     }
-    if large_data:
-        result["large_data"] = memory = measure_memory(large_data, args.preset)
-        print(
-            f"{memory['num_steps']:,} steps: {memory['resident_bytes'] / 2**30:.2f} GiB resident ({memory['reader']})"
-        )
+    result["large_data"] = memory = measure_memory(large_data, args.preset, args.memory_steps)
+    print(f"{memory['num_steps']:,} steps: {memory['resident_bytes'] / 2**30:.2f} GiB resident ({memory['reader']})")
     write_results(args, result)
 
 
