@@ -1,8 +1,7 @@
 """Passes of a network on a GPU, recorded once for each shape of batch and launched as one.
 
-A pass of a small network is some hundred kernels of a few microseconds each, and launching them one by one takes the
-host several times as long as running them takes the GPU. A CUDA graph launches all of them at once, but has fixed
-shapes, and plans are of any number and of any lengths. So batches are filled up to one of a few shapes.
+A CUDA graph (`networks.cuda_graphs`) has fixed shapes, and plans are of any number and of any lengths. So batches are
+filled up to one of a few shapes.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import threading
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diffplan.networks.cuda_graphs import GraphRecorder
 from diffplan.networks.packing import Packing
 from diffplan.networks.ragged import check_lengths
 from diffplan.networks.temporal_unet import TemporalUnet
@@ -23,8 +22,6 @@ from diffplan.networks.temporal_unet import TemporalUnet
 MOST_STEPS = 2**17
 """Steps of a batch up to which passes are recorded; the kernels of larger ones take longer than launching them."""
 _LEAST_STEPS = 64
-_NUM_WARM_UP_PASSES = 2
-"""Passes before one is recorded: libraries choose their kernels and allocate in the first."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,7 @@ class RecordedNetwork(nn.Module):
         self._recordings: dict[Shape, _Recording] = {}
         self._measured: tuple[Tensor, int, int, int] | None = None
         self._lock = threading.Lock()
-        self._memory: Any = None
-        """Where all recordings keep what lies between their kernels; they are never replayed at the same time."""
+        self._recorder = GraphRecorder()
 
     def forward(
         self,
@@ -130,17 +126,9 @@ class RecordedNetwork(nn.Module):
         x = like.new_zeros(shape.num_rows, shape.horizon, like.shape[2])
         lengths = torch.full((shape.num_rows,), multiple, device=device)
         diffusion_step = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(_NUM_WARM_UP_PASSES):
-                run_filled(self.network, x, diffusion_step, lengths, shape.num_steps)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        if self._memory is None:
-            self._memory = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode="thread_local"):
-            output = run_filled(self.network, x, diffusion_step, lengths, shape.num_steps)
+        graph, output = self._recorder.record(
+            lambda: run_filled(self.network, x, diffusion_step, lengths, shape.num_steps), device
+        )
         return _Recording(graph, x, diffusion_step, lengths, output, multiple)
 
 

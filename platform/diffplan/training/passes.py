@@ -1,8 +1,6 @@
 """Forward and backward passes of a batch, and how a GPU takes them.
 
-A pass of a small network is some hundred kernels of a few microseconds each, and launching them takes the host longer
-than running them takes the GPU. So on a GPU the passes of each shape of batch are recorded once, as a CUDA graph, and
-launched as one from then on.
+On a GPU the passes of each shape of batch are recorded once, as a CUDA graph, and launched as one from then on.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffplan.networks.cuda_graphs import GraphRecorder
 from diffplan.training.acceleration import autocast, compile_model, records_graphs
 from diffplan.training.batch import TrainingBatch
 from diffplan.training.state import TrainingState
@@ -23,9 +22,6 @@ from diffplan.training.threads import compute_alone
 Passes = Callable[[TrainingBatch], Tensor]
 """Adds the gradient of a batch's loss, divided by the batches of a step, to the gradients of the network, and returns
 that loss divided by them, a scalar on the device."""
-
-NUM_WARM_UP_PASSES = 2
-"""Passes before one is recorded: libraries choose their kernels and allocate in the first."""
 
 
 def compute_batch_loss(
@@ -66,8 +62,7 @@ class RecordedPasses:
     def __init__(self, passes: Passes, state: TrainingState, device: torch.device) -> None:
         self._passes, self._gradient, self._device = passes, state.parameters.gradient, device
         self._recordings: dict[tuple[Any, ...], _Recording] = {}
-        self._memory: Any = None
-        """Where all recordings keep what lies between their kernels; they are never replayed at the same time."""
+        self._recorder = GraphRecorder()
 
     def __call__(self, batch: TrainingBatch) -> Tensor:
         """See `Passes`."""
@@ -87,18 +82,8 @@ class RecordedPasses:
         )
         with RECORDING:
             before = self._gradient.clone()
-            stream = torch.cuda.Stream(self._device)
-            stream.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(stream):
-                for _ in range(NUM_WARM_UP_PASSES):
-                    self._passes(own)
-            torch.cuda.current_stream(self._device).wait_stream(stream)
-            self._gradient.copy_(before)
-            if self._memory is None:
-                self._memory = torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode="thread_local"):
-                loss = self._passes(own)
+            graph, loss = self._recorder.record(lambda: self._passes(own), self._device)
+            self._gradient.copy_(before)  # without what the passes before the recording have added
         return _Recording(graph, _tensors_of(own), loss)
 
 
