@@ -69,7 +69,7 @@ def test_dict_holds_json_values_only():
 def test_every_preset_can_be_looked_up_and_unknown_ones_suggest():
     assert list_presets() == sorted(list_presets())
     assert {"maze2d-umaze", "maze2d-umaze-smoke", "janner-maze2d-large"} <= set(list_presets())
-    refuse(lambda: get_preset("maze2d-umase"), "'maze2d-umase'", "Did you mean 'maze2d-umaze'?")
+    refuse(lambda: get_preset("maze2d-umase"), "'maze2d-umase'", "did you mean 'maze2d-umaze'?")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,16 @@
 """Fronts whose answers are known in closed form, and what trials are judged by."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from diffplan.config.study import Among, Study
+from diffplan.errors import ConfigError
 from diffplan.evaluation.scores import EpisodeResult
+from diffplan.tasks.contracts import Metric
+from diffplan.tasks.registry import DEFAULT_TASK, find_task
+from diffplan.tasks.task import Task
 from diffplan.tuning.front import find_front
 from diffplan.tuning.metrics import compute_merit, compute_objective, summarize_trial
 
@@ -40,20 +46,29 @@ def test_fronts_of_one_objective_and_of_nothing() -> None:
     assert find_front([], [False, True]) == []
 
 
-def result(score: float, success: bool, plan_seconds: float = 0.0) -> EpisodeResult:
-    return EpisodeResult(0, 0, [0, 0], [0, 0, 0, 0], 0.0, score, success, None, 300, 8, 0.0, 1, plan_seconds)
+PUSHING = Task(
+    name="pushing",
+    metrics={
+        "pushed": Metric("pushed"),
+        "effort": Metric("effort", less_is_better=True),
+        "miss": Metric("distance of a miss", less_is_better=True),
+    },
+    objective="pushed",
+)
+"""A task without goals: its episodes have no `success`, and those that hit have no `miss`."""
+STUDY = Study(vary={"planning.num_candidates": Among(among=(1, 2))})
 
 
-def test_missing_goals_cost_more_than_speed_gains() -> None:
-    safe, bold = [result(150, True)] * 10, [result(155, True)] * 9 + [result(-17, False)]
-    assert compute_objective(safe) == 150
-    assert compute_objective(bold) == pytest.approx((9 * 155 - 117) / 10)
-    assert compute_objective(bold) < compute_objective(safe)
+def result(score: float, plan_seconds: float = 0.0, success: bool | None = None, **metrics: float | None) -> EpisodeResult:
+    return EpisodeResult(
+        0, 0, None, [0, 0], 2 * score, score, success, None, 300, 8, 0.0, 1, plan_seconds, metrics=metrics
+    )
 
 
 def test_metrics_are_means_over_episodes() -> None:
-    assert summarize_trial([result(100, True, 0.1), result(0, False, 0.3)]) == {
-        "objective": 0.0,
+    results = [result(100, 0.1, True, pushed=3.0), result(0, 0.3, False, pushed=1.0)]
+    assert summarize_trial(results, STUDY, "pushed", PUSHING) == {
+        "objective": 2.0,
         "score_mean": 50.0,
         "success_rate": 0.5,
         "plan_seconds": pytest.approx(0.2),
@@ -61,11 +76,51 @@ def test_metrics_are_means_over_episodes() -> None:
     }
 
 
+def test_a_search_improves_the_return_unless_the_task_says_otherwise() -> None:
+    assert Task(name="any").objective == find_task(DEFAULT_TASK).objective == "return"
+    summary = summarize_trial([result(3.0), result(4.0)], STUDY, "return", Task(name="any"))
+    assert summary["objective"] == 7.0  # returns are twice the scores here
+    assert summary["success_rate"] is None
+
+
+def test_less_of_some_metrics_is_better() -> None:
+    results = [result(0.0, effort=2.0), result(0.0, effort=4.0)]
+    assert compute_objective(results, "effort", PUSHING) == -3.0
+    assert compute_objective([result(1.0, 0.5)], "plan_seconds", PUSHING) == -0.5
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("speed", ["search.objective", "speed", "pushed", "return"]),
+        ("miss", ["search.objective", "got miss", "1 of 3", "take pushed"]),
+        ("success", ["search.objective", "got success", "3 of 3"]),
+        ("time_to_goal_steps", ["search.objective", "3 of 3"]),
+    ],
+)
+def test_a_metric_that_episodes_lack_is_refused_in_one_line(metric: str, words: list[str]) -> None:
+    """The mean over the episodes that have it would praise failures: only those that miss have a `miss`."""
+    results = [result(1.0, pushed=1.0, miss=0.5), result(1.0, pushed=1.0, miss=None), result(1.0, pushed=1.0, miss=1.5)]
+    with pytest.raises(ConfigError) as error:
+        compute_objective(results, metric, PUSHING)
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_study_is_not_after_the_success_of_episodes_that_know_none() -> None:
+    study = dataclasses.replace(STUDY, objectives=("objective", "success_rate"))
+    with pytest.raises(ConfigError, match=r"study\.objectives: .*success_rate") as error:
+        summarize_trial([result(1.0)], study, "return", PUSHING)
+    assert "\n" not in str(error.value)
+    assert summarize_trial([result(1.0, success=False)], study, "return", PUSHING)["success_rate"] == 0.0
+
+
 def test_the_cost_weight_trades_points_for_seconds() -> None:
-    vary = {"planning.num_candidates": Among(among=(1, 2))}
-    quick, slow = summarize_trial([result(150, True, 0.02)]), summarize_trial([result(155, True, 0.22)])
+    quick, slow = (
+        summarize_trial([result(score, seconds)], STUDY, "score", PUSHING) for score, seconds in ((150, 0.02), (155, 0.22))
+    )
     for weight, expected in ((0.0, slow), (24.0, slow), (26.0, quick)):
-        study = Study(vary=vary, objectives=("score_mean", "plan_seconds"), cost_weight=weight)
+        study = dataclasses.replace(STUDY, objectives=("score_mean", "plan_seconds"), cost_weight=weight)
         assert max((quick, slow), key=lambda metrics: compute_merit(study, metrics)) is expected
         assert compute_merit(study, slow) == pytest.approx(155 - weight * 0.22)
-    assert compute_merit(Study(vary=vary, objectives=("plan_seconds",)), quick) == pytest.approx(-0.02)
+    assert compute_merit(dataclasses.replace(STUDY, objectives=("plan_seconds",)), quick) == pytest.approx(-0.02)

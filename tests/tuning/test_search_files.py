@@ -12,10 +12,9 @@ from diffplan.errors import DataError
 from diffplan.planning.settings import load_settings
 from diffplan.report.page import write_report
 from diffplan.report.search_files import write_search
-from diffplan.tasks.registry import get_preset
+from diffplan.tasks.registry import find_task, get_preset
 from diffplan.tuning.journal import TrialRecord
 from diffplan.tuning.space import make_space
-from diffplan.tuning.studies import STUDIES
 
 CONFIG = get_preset("maze2d-umaze")
 
@@ -103,7 +102,7 @@ def test_trials_that_were_stopped_early_are_not_chosen(tmp_path: Path) -> None:
 
 
 def test_a_training_study_leaves_the_experiment_and_the_arguments_that_train_it(tmp_path: Path) -> None:
-    study = STUDIES["training"]
+    study = find_task("maze2d").studies["training"]
     params = {
         "windows.max_horizon": 27,
         "windows.stride": 8,

@@ -10,11 +10,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from diffplan.config import SearchConfig, config_to_json, with_overrides
 from diffplan.config.study import Among, Between, Scaled, Study
 from diffplan.errors import ConfigError, PlanningError
-from diffplan.tasks.registry import get_preset, list_presets
+from diffplan.tasks.registry import find_experiment, find_task, get_preset, list_presets
+from diffplan.tasks.task import Task
 from diffplan.tuning.space import apply_params, list_overrides, make_space, read_own_values
-from diffplan.tuning.studies import STUDIES, find_study, size_search
+from diffplan.tuning.studies import STUDIES, find_study, list_studies, size_search
 
 CONFIG = get_preset("maze2d-umaze")
+MAZE2D = find_task("maze2d")
+ALL = {**STUDIES, **MAZE2D.studies}
 
 
 def choices_of(study: Study, name: str, **changes: object) -> tuple:
@@ -23,10 +26,13 @@ def choices_of(study: Study, name: str, **changes: object) -> tuple:
     return distribution.choices
 
 
-@pytest.mark.parametrize("preset", list_presets())
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_choice_of_every_study_is_a_valid_experiment_and_its_own_values_are_there(name: str, preset: str) -> None:
-    study, config = STUDIES[name], get_preset(preset)
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [(preset, name) for preset in list_presets() for name in list_studies(find_experiment(preset).task)],
+)
+def test_every_choice_of_every_study_is_a_valid_experiment_and_its_own_values_are_there(preset: str, name: str) -> None:
+    experiment = find_experiment(preset)
+    study, config = list_studies(experiment.task)[name], experiment.config
     space, own = make_space(study, config), read_own_values(study, config)
     assert set(space) == set(study.vary)
     for field, distribution in space.items():
@@ -50,7 +56,7 @@ def test_a_range_is_widened_to_the_experiments_own_value() -> None:
 
 
 def test_choices_that_cannot_be_are_left_out() -> None:
-    study = STUDIES["planner"]
+    study = MAZE2D.studies["planner"]
     name = "planning.num_sampling_steps"
     assert choices_of(study, name) == (4, 8, 16)
     assert choices_of(study, name, **{"diffusion.num_diffusion_steps": 8}) == (4, 8)
@@ -62,7 +68,7 @@ def test_choices_that_cannot_be_are_left_out() -> None:
         if config.planning.horizon_rule == "scan":
             raise PlanningError("no")
 
-    rule = make_space(STUDIES["pareto"], CONFIG, refuse_scanning)["planning.horizon_rule"]
+    rule = make_space(MAZE2D.studies["pareto"], CONFIG, refuse_scanning)["planning.horizon_rule"]
     assert isinstance(rule, CategoricalDistribution)
     assert rule.choices == ("auto",)
 
@@ -73,7 +79,7 @@ def test_shares_of_the_own_value_are_whole_multiples() -> None:
 
 
 def test_fields_that_go_together_take_the_same_value() -> None:
-    study = STUDIES["training"]
+    study = MAZE2D.studies["training"]
     params = {"windows.max_horizon": 27, "windows.stride": 8}
     assert list_overrides(study, params) == {
         "windows.max_horizon": 27, "planning.max_horizon": 27, "windows.stride": 8,
@@ -85,14 +91,22 @@ def test_fields_that_go_together_take_the_same_value() -> None:
 def test_a_study_brings_its_size_where_it_has_one() -> None:
     search = SearchConfig(num_trials=5, num_blocks=3)
     assert size_search(STUDIES["planner"], search) == search
-    assert size_search(STUDIES["pareto"], search) == dataclasses.replace(search, num_trials=48)
+    assert size_search(MAZE2D.studies["pareto"], search) == dataclasses.replace(search, num_trials=48)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", ALL)
 def test_studies_are_json_files(name: str, tmp_path: Path) -> None:
     path = tmp_path / "own.json"
-    path.write_text(config_to_json(STUDIES[name]))
-    assert find_study(path) == STUDIES[name]
+    path.write_text(config_to_json(ALL[name]))
+    assert find_study(path, MAZE2D) == ALL[name]
+
+
+def test_a_task_has_its_own_studies_first_and_then_those_of_every_task() -> None:
+    assert list_studies(Task(name="any")) == STUDIES
+    assert next(iter(list_studies(MAZE2D))) == "planner"
+    assert set(list_studies(MAZE2D)) == set(ALL)
+    assert find_study("planner", MAZE2D) == MAZE2D.studies["planner"] != STUDIES["planner"]
+    assert find_study("optimizer", MAZE2D) == STUDIES["optimizer"]
 
 
 def test_numbers_of_a_file_keep_their_kind(tmp_path: Path) -> None:
@@ -100,7 +114,7 @@ def test_numbers_of_a_file_keep_their_kind(tmp_path: Path) -> None:
     path.write_text(
         '{"vary": {"planning.replan_interval": {"among": [0, 20]}, "planning.guidance_scale": {"among": [1.0]}}}'
     )
-    study = find_study(path)
+    study = find_study(path, MAZE2D)
     assert [type(v) for values in study.vary.values() if isinstance(values, Among) for v in values.among] == [
         int, int, float,
     ]  # fmt: skip
@@ -123,7 +137,7 @@ def test_bad_studies_are_one_clear_line(values: dict, words: list[str], tmp_path
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(values))
     with pytest.raises(ConfigError) as error:
-        find_study(path)
+        find_study(path, MAZE2D)
     assert "\n" not in str(error.value)
     for word in ["bad.json", *words]:
         assert word in str(error.value)
@@ -151,6 +165,6 @@ def test_fields_that_cannot_be_searched_are_one_clear_line(vary: dict, words: li
 
 def test_unknown_studies_name_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'pareto'"):
-        find_study("parteo")
+        find_study("parteo", MAZE2D)
     with pytest.raises(ConfigError, match=r"none\.json"):
-        find_study(tmp_path / "none.json")
+        find_study(tmp_path / "none.json", MAZE2D)

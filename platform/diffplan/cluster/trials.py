@@ -62,7 +62,7 @@ def run_planner_trial(
     results: list[EpisodeResult] = []
     for block in range(search.num_blocks):
         results += _evaluate(planner, envs, search, block)
-        tune.report({**_summarize(results, envs[0], search), IS_FULL: block + 1 == search.num_blocks})
+        tune.report({**_summarize(results, study, envs[0], search), IS_FULL: block + 1 == search.num_blocks})
 
 
 def run_training_trial(
@@ -109,7 +109,7 @@ def run_training_trial(
         )
         # The model is another one now: what it did before says nothing of it, so episodes begin anew.
         results = [result for earlier in range(block + 1) for result in _evaluate(planner, envs, search, earlier)]
-        report = {**_summarize(results, envs[0], search), "training_steps": state.step}
+        report = {**_summarize(results, study, envs[0], search), "training_steps": state.step}
         tune.report({**report, IS_FULL: block + 1 == search.num_blocks})
 
 
@@ -122,9 +122,9 @@ def _shorten(config: Config, num_steps: int) -> Config:
     return dataclasses.replace(config, training=training)
 
 
-def _summarize(results: list[EpisodeResult], env: EnvConfig, search: SearchConfig) -> dict[str, Any]:
+def _summarize(results: list[EpisodeResult], study: Study, env: EnvConfig, search: SearchConfig) -> dict[str, Any]:
     task = task_of(env)
-    return summarize_trial(results, search.objective or task.objective, task)
+    return summarize_trial(results, study, search.objective or task.objective, task)
 
 
 def _evaluate(planner: Planner, envs: list[EnvConfig], search: SearchConfig, block: int) -> list[EpisodeResult]:

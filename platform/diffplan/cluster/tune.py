@@ -40,7 +40,7 @@ from diffplan.tasks.registry import task_of
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
 from diffplan.tuning.journal import SearchJournal
-from diffplan.tuning.metrics import LESS_IS_BETTER
+from diffplan.tuning.metrics import LESS_IS_BETTER, OBJECTIVE_FIELD
 from diffplan.tuning.space import make_space, read_own_values
 from diffplan.tuning.studies import DEFAULT_STUDY, find_study, size_search
 from diffplan.usage import record_usage
@@ -199,7 +199,7 @@ def tune_training(
 def _choose(search: SearchConfig, config: Config) -> SearchConfig:
     """The search with its protocols and its objective named; raises `ConfigError` for unknown ones."""
     objective = search.objective or task_of(config.env).objective
-    find_metric(objective, task_of(config.env))
+    find_metric(objective, task_of(config.env), OBJECTIVE_FIELD)
     return replace(search, protocols=choose_protocols(search.protocols, config.env), objective=objective)
 
 

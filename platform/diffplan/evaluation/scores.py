@@ -26,11 +26,11 @@ GENERAL_METRICS = {
 """Metrics of an episode of any task."""
 
 
-def find_metric(name: str, task: Task) -> Metric:
-    """A metric by name, of every task or of this one; raises `ConfigError` for an unknown one."""
+def find_metric(name: str, task: Task, field: str) -> Metric:
+    """A metric by name, of every task or of this one; raises `ConfigError`, about a field, for an unknown one."""
     known = {**GENERAL_METRICS, **task.metrics}
     if name not in known:
-        raise ConfigError(unknown_name("metric", name, known))
+        raise ConfigError(unknown_name(field, name, known))
     return known[name]
 
 

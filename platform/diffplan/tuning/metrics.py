@@ -14,6 +14,7 @@ from diffplan.tasks.task import Task
 
 LESS_IS_BETTER = {"objective": False, "score_mean": False, "success_rate": False, "plan_seconds": True}
 """Whether a search is after small values of a metric of a trial."""
+OBJECTIVE_FIELD = "search.objective"
 
 
 def compute_objective(results: Sequence[EpisodeResult], metric: str, task: Task) -> float:
@@ -22,36 +23,46 @@ def compute_objective(results: Sequence[EpisodeResult], metric: str, task: Task)
     Raises:
         ConfigError: an unknown metric, or one that some episode does not have; leaving it out would flatter failures.
     """
-    sign = -1.0 if find_metric(metric, task).less_is_better else 1.0
+    sign = -1.0 if find_metric(metric, task, OBJECTIVE_FIELD).less_is_better else 1.0
     values = [result.get_metric(metric) for result in results]
     if missing := sum(value is None for value in values):
         raise ConfigError(
-            f"search.objective: expected a metric that every episode has, got {metric}, which {missing} of "
+            f"{OBJECTIVE_FIELD}: expected a metric that every episode has, got {metric}, which {missing} of "
             f"{len(values)} lack; take {task.objective}"
         )
     return float(np.mean([sign * value for value in values if value is not None]))
 
 
-def summarize_trial(results: Sequence[EpisodeResult], metric: str, task: Task) -> dict[str, Any]:
+def summarize_trial(results: Sequence[EpisodeResult], study: Study, metric: str, task: Task) -> dict[str, Any]:
     """The metrics of a trial.
 
     Args:
         results: its episodes.
-        metric: what the search improves.
+        study: which of them the search is after.
+        metric: what `objective` stands for.
         task: whose metrics there are.
 
     Returns:
         `objective`; `score_mean`; `success_rate`, a share, None where the environment does not say; `plan_seconds`,
         time spent on the plans of an episode, in a batch of episodes side by side; `episodes`.
+
+    Raises:
+        ConfigError: an unknown metric, or a trial without something that the search is after.
     """
     successes = [r.success for r in results if r.success is not None]
-    return {
+    metrics = {
         "objective": compute_objective(results, metric, task),
         "score_mean": float(np.mean([r.score for r in results])),
         "success_rate": float(np.mean(successes)) if successes else None,
         "plan_seconds": float(np.mean([r.plan_seconds for r in results])),
         "episodes": len(results),
     }
+    for name in study.objectives:
+        if metrics[name] is None:
+            raise ConfigError(
+                f"study.objectives: expected metrics that every trial has, got {name}, which episodes of this task lack"
+            )
+    return metrics
 
 
 def compute_merit(study: Study, metrics: dict[str, Any]) -> float:
