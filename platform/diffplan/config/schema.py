@@ -378,6 +378,11 @@ class Config:
         """Observation columns that a goal fixes at the last step of a plan."""
         return self.env.goal_columns if self.windows.goal_columns is None else self.windows.goal_columns
 
+    @property
+    def goal_value_columns(self) -> tuple[int, ...]:
+        """Observation columns that a goal gives values for; what else a goal fixes is fixed to 0."""
+        return self.env.goal_columns or self.goal_columns
+
     def __post_init__(self) -> None:
         require(
             self.windows.min_horizon >= self.network.min_horizon,

@@ -46,7 +46,8 @@ class PlanBatch:
         velocity_columns: observation columns that hold its time derivative, in the same order.
         step_seconds: seconds between two steps.
         diffusion_step: how noisy the plans are; -1 for clean ones.
-        goals: the position that each plan must end on; None where there is none.
+        goals: what each plan must end on; None for no goal.
+        goal_columns: observation columns that goals give values for; None for the positions.
         lengths: steps of each plan, for guides that take plans of several horizons; None: all steps. Behind its end a
             plan holds finite numbers without a meaning.
     """
@@ -60,6 +61,7 @@ class PlanBatch:
     diffusion_step: int = -1
     goals: Float[Tensor, "batch goal"] | None = None
     lengths: Int[Tensor, " batch"] | None = None
+    goal_columns: tuple[int, ...] | None = None
 
     @property
     def observations(self) -> Float[Tensor, "batch horizon observation"]:
@@ -80,6 +82,12 @@ class PlanBatch:
     def velocities(self) -> Float[Tensor, "batch horizon position"]:
         """Velocities at every step, in units per second."""
         return self.transitions[:, :, self.layout.observation_columns(self.velocity_columns)]
+
+    @property
+    def toward_goals(self) -> Float[Tensor, "batch horizon goal"]:
+        """What goals give values for, at every step."""
+        columns = self.position_columns if self.goal_columns is None else self.goal_columns
+        return self.transitions[:, :, self.layout.observation_columns(columns)]
 
     @property
     def times(self) -> Float[Tensor, " horizon"]:

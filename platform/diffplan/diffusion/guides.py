@@ -30,7 +30,7 @@ _POINTS_CHECKED = 16
 
 @dataclass(frozen=True)
 class GoalDistance:
-    """Be at the goal, soon: minus the mean distance of the positions to the goal of their plan."""
+    """Be at the goal, soon: minus the mean distance to the goal of their plan, of what it gives values for."""
 
     takes_lengths: ClassVar[bool] = True
 
@@ -38,7 +38,7 @@ class GoalDistance:
         """Scores, in units of length."""
         if plans.goals is None:
             raise PlanningError("guide goal_distance: expected plans with goals, got plans without; give goals to plan")
-        squares = (plans.positions - plans.goals.to(plans.positions)[:, None]).square().sum(dim=-1)
+        squares = (plans.toward_goals - plans.goals.to(plans.positions)[:, None]).square().sum(dim=-1)
         return -_mean((squares + 1e-6).sqrt(), plans.within())  # the slope is finite at the goal
 
 

@@ -166,7 +166,7 @@ def learn_horizons(
         errors[~held],
         departures[~held],
         horizons,
-        config.env.position_columns,
+        config.goal_value_columns,
         quantile=quantile,
         seed=seed,
     )
@@ -196,7 +196,7 @@ def learn_horizons(
 
 
 def _choose_ends(dataset: TrajectoryDataset, config: Config, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts float32[num, observation_dim] and goals float32[num, positions] from the data."""
+    """Starts float32[num, observation_dim] and goals float32[num, goal_columns] from the data."""
     generator = make_generator(seed, Stream.CALIBRATION, 2)
     env, longest = config.env, config.windows.max_horizon
     windows = read_windows(dataset, config, longest, num, generator)
@@ -207,4 +207,4 @@ def _choose_ends(dataset: TrajectoryDataset, config: Config, num: int, seed: int
     followed = windows[np.arange(num), generator.integers(1, longest, num)]
     anywhere = generator.permutation(followed)
     chosen = np.where(generator.random(num)[:, None] < SHARE_FOLLOWED, followed, anywhere)
-    return starts.astype(np.float32), chosen[:, list(env.position_columns)].astype(np.float32)
+    return starts.astype(np.float32), chosen[:, list(config.goal_value_columns)].astype(np.float32)

@@ -55,7 +55,12 @@ def choose_ladder(
     first = np.zeros(len(problem), dtype=int)
     # What a horizon model was taught are plans from a start to a goal and nothing else.
     asks_more = problem.goals is None or problem.fixed or problem.bounds
-    predicted = horizon_model is not None and not asks_more and settings.horizon_rule != "scan"
+    predicted = (
+        horizon_model is not None
+        and not asks_more
+        and problem.goal_columns == horizon_model.goal_columns  # those of a way-point may be others
+        and settings.horizon_rule != "scan"
+    )
     if predicted:
         assert horizon_model is not None
         assert problem.goals is not None

@@ -77,6 +77,7 @@ def chain(
     """
     assert problem.goals is not None
     observations, legs = problem.observations, []
+    positions = tuple(problem.env.position_columns)
     for number, target in enumerate([*targets, problem.goals]):
         last = number == len(targets)
         leg = replace(
@@ -86,7 +87,8 @@ def chain(
             # What is fixed at the ends of the whole belongs to the first and the last leg.
             fixed=tuple(f for f in problem.fixed if _is_end(f) and (number == 0 if _is_start(f) else last)),
             # A way-point says where, and leaves free how the plan passes it.
-            goal_columns=problem.goal_columns if last else tuple(problem.env.position_columns),
+            goal_columns=problem.goal_columns if last else positions,
+            end_columns=problem.end_columns if last else positions,
         )
         plans = plan_leg(leg, number)
         legs.append(plans)

@@ -172,11 +172,11 @@ def _load_horizon_model(checkpoint: Checkpoint) -> HorizonModel | None:
     if found is None:
         return None
     weights, settings = found
-    position_columns = checkpoint.config.env.position_columns
+    goal_columns = checkpoint.config.goal_value_columns
     return _filled(
         lambda: HorizonModel(
             checkpoint.layout.observation_dim,
-            position_columns,
+            goal_columns,
             tuple(settings["horizons"]),
             len(weights["layers.0.bias"]),
         ),

@@ -26,7 +26,9 @@ class PlanningModel:
         layout: columns of a transition.
         normalizer: between environment units and model space.
         env: which observation columns are positions and velocities, and how long an environment step takes.
-        goal_columns: observation columns that a goal fixes at the last step of a plan.
+        goal_columns: observation columns that a goal gives values for.
+        end_columns: observation columns that a goal fixes at the last step of a plan; those of them that it gives no
+            values for are fixed to 0.
         stride: environment steps between two steps of a plan.
         shortest_horizon: transitions of the shortest plan that the network can hold.
         condition: what the network is told beside the noisy plan.
@@ -41,6 +43,7 @@ class PlanningModel:
     normalizer: Normalizer
     env: EnvConfig
     goal_columns: tuple[int, ...]
+    end_columns: tuple[int, ...]
     stride: int
     shortest_horizon: int
     condition: Literal["none", "returns", "task"]
@@ -75,7 +78,8 @@ class PlanningModel:
             layout=layout,
             normalizer=normalizer,
             env=config.env,
-            goal_columns=config.goal_columns,
+            goal_columns=config.goal_value_columns,
+            end_columns=config.goal_columns,
             stride=config.windows.stride,
             shortest_horizon=max(config.network.min_horizon, 2),
             condition=config.network.condition,

@@ -109,7 +109,7 @@ class Planner:
 
         Args:
             observations: float[batch, observation_dim] in environment units.
-            goals: float[batch, len(position_columns)], positions to end at; None for no goal.
+            goals: float[batch, goal_columns], what plans end on; None for no goal.
             generator: source of the noise.
             constraints: further values that are fixed (`Fixed`) and bounds that are kept (`Bounds`).
             guides: what is maximised, summed: guides, functions of a `PlanBatch`, expressions or import paths; None for

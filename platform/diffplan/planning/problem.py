@@ -112,8 +112,9 @@ class Problem:
 
     Attributes:
         observations: what the plans begin with, float32[batch, observation_dim].
-        goals: positions that they end on, float32[batch, positions]; None for no goal.
-        goal_columns: observation columns that a goal fixes.
+        goals: what they end on, float32[batch, goal_columns]; None for no goal.
+        goal_columns: observation columns that goals give values for.
+        end_columns: observation columns that goals fix; those without a value are fixed to 0.
         env: which observation columns are positions.
         step_seconds: seconds between two steps of a plan.
         fixed: further values; those that say no time have been given one by the planner.
@@ -123,6 +124,7 @@ class Problem:
     observations: np.ndarray
     goals: np.ndarray | None
     goal_columns: tuple[int, ...]
+    end_columns: tuple[int, ...]
     env: EnvConfig
     step_seconds: float
     fixed: tuple[Fixed, ...] = ()
@@ -148,7 +150,7 @@ class Problem:
         observations = np.asarray(observations, dtype=np.float32)
         if observations.ndim != 2 or observations.shape[1] != observation_dim:
             raise PlanningError(f"observations: expected shape (batch, {observation_dim}), got {observations.shape}")
-        num, goal_dim = len(observations), len(env.position_columns)
+        num, goal_dim = len(observations), len(model.goal_columns)
         if goals is not None:
             goals = np.asarray(goals, dtype=np.float32)
             if goals.shape != (num, goal_dim):
@@ -160,7 +162,7 @@ class Problem:
         if len(fixed) + len(bounds) != len(constraints):
             other = next(c for c in constraints if not isinstance(c, Fixed | Bounds))
             raise PlanningError(f"constraints: expected Fixed and Bounds, got {type(other).__name__}")
-        return cls(observations, goals, model.goal_columns, env, model.step_seconds, fixed, bounds)
+        return cls(observations, goals, model.goal_columns, model.end_columns, env, model.step_seconds, fixed, bounds)
 
     def take(self, rows: np.ndarray) -> Problem:
         """The same for some of the batch, in that order."""
@@ -188,8 +190,8 @@ class Problem:
         placed = [Placed(zero, list(range(self.observations.shape[1])), self.observations)]
         if self.goals is not None:
             last = np.zeros_like(self.observations)
-            last[:, list(self.env.position_columns)] = self.goals
-            placed.append(Placed(lengths - 1, list(self.goal_columns), last[:, list(self.goal_columns)]))
+            last[:, list(self.goal_columns)] = self.goals
+            placed.append(Placed(lengths - 1, list(self.end_columns), last[:, list(self.end_columns)]))
         for fixed in self.fixed:
             placed.append(Placed(self.steps_of(fixed, lengths), list(fixed.columns or ()), np.asarray(fixed.values)))
         return placed

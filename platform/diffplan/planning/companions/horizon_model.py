@@ -37,7 +37,7 @@ class HorizonModel(nn.Module):
 
     Args:
         observation_dim: size of an observation.
-        position_columns: columns of an observation that hold a position; a goal is one.
+        goal_columns: columns of an observation that a goal gives values for.
         horizons: the horizons, ascending.
         hidden_dim: width of the two hidden layers.
     """
@@ -48,13 +48,14 @@ class HorizonModel(nn.Module):
     span: Tensor
 
     def __init__(
-        self, observation_dim: int, position_columns: Sequence[int], horizons: tuple[int, ...], hidden_dim: int = 256
+        self, observation_dim: int, goal_columns: Sequence[int], horizons: tuple[int, ...], hidden_dim: int = 256
     ) -> None:
         super().__init__()
-        goal_dim = len(position_columns)
+        goal_dim = len(goal_columns)
         input_dim = observation_dim + goal_dim
         self.horizons = horizons
-        self._places = [*position_columns, *range(observation_dim, input_dim)]
+        self.goal_columns = tuple(goal_columns)
+        self._places = [*goal_columns, *range(observation_dim, input_dim)]
         self.register_buffer("center", torch.zeros(input_dim))
         self.register_buffer("scale", torch.ones(input_dim))
         self.register_buffer("low", torch.zeros(2 * goal_dim))
@@ -125,7 +126,7 @@ def fit_horizon_model(
     speed_errors: np.ndarray,
     departures: np.ndarray,
     horizons: tuple[int, ...],
-    position_columns: Sequence[int],
+    goal_columns: Sequence[int],
     *,
     quantile: float = 0.65,
     num_steps: int | None = None,
@@ -142,7 +143,7 @@ def fit_horizon_model(
         speed_errors: float[plans].
         departures: float[plans].
         horizons: the horizons.
-        position_columns: columns of an observation that hold a position.
+        goal_columns: columns of an observation that a goal gives values for.
         quantile: what is predicted of the distributions of both over the noise in plans (pinball loss).
         num_steps: optimizer steps; None for as many as pay for so many plans.
         batch_size: plans of a step.
@@ -152,7 +153,7 @@ def fit_horizon_model(
     num_steps = max(LEAST_FIT_STEPS, round(FIT_STEPS_PER_PLAN * len(observations))) if num_steps is None else num_steps
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = HorizonModel(observations.shape[1], position_columns, horizons)
+        model = HorizonModel(observations.shape[1], goal_columns, horizons)
     model.adapt(np.concatenate([observations, goals], axis=1))
     starts, ends = torch.from_numpy(observations), torch.from_numpy(goals)
     index = torch.from_numpy(horizon_indices)[:, None, None].expand(-1, 2, 1)
