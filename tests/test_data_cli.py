@@ -24,11 +24,12 @@ from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uui
 from diffplan.data.store import open_store
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode
 
-UMAZE = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
-MEDIUM = EnvConfig(env_id="diffplan/Maze2D-Medium-v1")
-COLLECTION = CollectionConfig(num_steps=1000, episode_steps=250, episodes_per_unit=2, seed=3)
+UMAZE = get_preset("maze2d-umaze").env
+MEDIUM = get_preset("maze2d-medium").env
+COLLECTION = CollectionConfig(behavior="waypoint", num_steps=1000, episode_steps=250, episodes_per_unit=2, seed=3)
 
 
 def collect(root: Path, env: EnvConfig) -> Path:
@@ -493,14 +494,14 @@ def test_no_dataset_is_one_line_and_leaves_nothing(
         ("merge OUT DIR DIR", ["NAME=PATH", "umaze"]),
         ("merge OUT a=", ["NAME=PATH"]),
         ("merge OUT a=DIR", ["two or more", "got 1"]),
-        ("merge OUT", ["two or more", "got 0"]),
+        ("merge OUT", ["expected SOURCES, got none"]),
         ("merge OUT a=DIR a=DIR", ["a name of its own"]),
         ("merge OUT a=DIR b=DIR@-1", ["weights >= 0"]),
         ("merge OUT a=DIR b=DIR@nan", ["weights >= 0"]),
         ("import minary x --out OUT", ["'minary'", "Did you mean 'minari'"]),
         ("import minari none/such-v0 --out OUT", ["none/such-v0", "minari download"]),
         ("import minari DIR --out OUT", ["expected a Minari dataset"]),
-        ("import minari x --out OUT --preset maze2d-umase", ["preset", "Did you mean 'maze2d-umaze'"]),
+        ("import minari x --out OUT --preset maze2d-umase", ["preset", "did you mean 'maze2d-umaze'"]),
         ("import minari x --out OUT --env.step_seconds 2", ["--env.env_id"]),
         ("import minari x --out OUT --frame maze3d", ["--frame", "Did you mean 'maze2d'"]),
         ("import minari x --out OUT --split_on infos/goal", ["--split_on", "only for d4rl"]),

@@ -59,7 +59,7 @@ def test_a_training_trial_costs_its_training_and_every_block_of_episodes_anew() 
         (["no/such", "--out", "x", "--search.objectve", "return"], ["did you mean --search.objective?"]),
         (
             ["pretrained:maze2d-umaze", "--out", "x", "--search.objective", "retrun"],
-            ["search.objective", "Did you mean 'return'"],
+            ["expected one of", "Did you mean 'return'"],
         ),
         (["no/such", "--out", "x", "--study", "own.json"], ["own.json", "expected a study"]),
         (["no/such", "--out", "x", "--study", "training"], ["training", "--preset"]),

@@ -9,8 +9,8 @@ from tyro.conf import Positional, arg
 
 from diffplan.cli.command import Arguments, Call, Command, advanced
 from diffplan.cli.output import show
-from diffplan.cli.overrides import list_section
-from diffplan.config import EnvConfig, PlanningConfig, with_overrides
+from diffplan.cli.overrides import list_section, override_section
+from diffplan.config import EnvConfig, PlanningConfig
 
 
 @dataclass(kw_only=True)
@@ -70,9 +70,9 @@ def run(call: Call[EvaluateArguments]) -> None:
     changed = list_section(call.overrides, "env")
     env = None
     if own_env is not None:
-        env = with_overrides(own_env, changed)
+        env = override_section(own_env, call.overrides, "env")
     elif "env_id" in changed:
-        env = complete_env(with_overrides(EnvConfig(env_id=""), changed))
+        env = complete_env(override_section(EnvConfig(env_id=""), call.overrides, "env"))
     settings = None
     if own_settings is not None or arguments.settings is not None or list_section(call.overrides, "planning"):
         settings = choose_settings(

@@ -13,9 +13,12 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from diffplan.config import with_overrides
 from diffplan.errors import ConfigError
+
+T = TypeVar("T")
 
 _OPTION = re.compile(r"--[A-Za-z]|-h$")
 
@@ -129,3 +132,12 @@ def list_section(overrides: Mapping[str, Any], section: str) -> dict[str, Any]:
     """The fields of one section by their names in it."""
     start = f"{section}."
     return {name.removeprefix(start): value for name, value in overrides.items() if name.startswith(start)}
+
+
+def override_section(section: T, overrides: Mapping[str, Any], name: str) -> T:
+    """A section with the fields that are set of it; raises `ConfigError` as `with_overrides`, by their dotted names."""
+    try:
+        return with_overrides(section, list_section(overrides, name))
+    except ConfigError as error:
+        first = str(error).partition(":")[0].partition(".")[0]
+        raise ConfigError(f"{name}.{error}" if hasattr(section, first) else str(error)) from None

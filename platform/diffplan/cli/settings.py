@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffplan.cli.overrides import list_section
-from diffplan.config import PlanningConfig, config_to_dict, with_overrides
+from diffplan.cli.overrides import list_section, override_section
+from diffplan.config import PlanningConfig, config_to_dict
 from diffplan.planning.settings import merge_settings, read_settings
 from diffplan.planning.trust import list_named, require_trust
 from diffplan.tasks.pretrained import PREFIX
@@ -29,10 +29,9 @@ def choose_settings(
             that only a file names, without trust.
     """
     values = {} if file is None else read_settings(file)
-    given = list_section(overrides, "planning")
-    chosen = with_overrides(merge_settings(own, values), given)
+    chosen = override_section(merge_settings(own, values), overrides, "planning")
     if not trust:
-        known = set(_list_texts(given.values()))
+        known = set(_list_texts(list_section(overrides, "planning").values()))
         if source.startswith(PREFIX):  # it comes with an installed package
             known.update(text for _, text in list_named(config_to_dict(own)))
         of_file = {text for _, text in list_named(values)}

@@ -69,6 +69,14 @@ def find_table(family: str) -> Table:
     return make()
 
 
+def describe_request(arguments: TableArguments) -> str:
+    """The command that makes the same rows anywhere, without the places of this machine, its tasks and its methods."""
+    given = {name: getattr(arguments, name) for name in ("seeds", "episodes", "seed")}
+    sizes = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    smoke = ["--smoke"] if arguments.smoke else []
+    return " ".join(["diffplan table", arguments.family, *smoke, *sizes])
+
+
 def run(call: Call[TableArguments]) -> None:
     """Make the table, and print it."""
     from diffplan.tasks.table import TableRequest
@@ -85,7 +93,7 @@ def run(call: Call[TableArguments]) -> None:
         smoke=arguments.smoke,
         datasets=arguments.datasets,
         models=arguments.models,
-        command=call.line,
+        command=describe_request(arguments),
     )
     table = find_table(arguments.family)
     rows = table.make(request, show)

@@ -13,8 +13,8 @@ from tyro.conf import Positional, arg
 from diffplan.cli.command import Arguments, Call, Command, advanced
 from diffplan.cli.experiments import find_config_of
 from diffplan.cli.output import show
-from diffplan.cli.overrides import list_section
-from diffplan.config import SearchConfig, config_to_dict, with_overrides
+from diffplan.cli.overrides import override_section
+from diffplan.config import SearchConfig, config_to_dict
 from diffplan.config.study import Study
 from diffplan.errors import ConfigError
 
@@ -125,7 +125,7 @@ def _tune_training(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
 
 
 def _size(call: Call[TuneArguments], search: SearchConfig) -> SearchConfig:
-    return with_overrides(search, list_section(call.overrides, "search"))
+    return override_section(search, call.overrides, "search")
 
 
 def _describe_best(arguments: TuneArguments, study: Study, best: dict[str, Any]) -> list[str]:

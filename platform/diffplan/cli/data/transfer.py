@@ -13,8 +13,8 @@ from tyro.conf import Positional, arg
 
 from diffplan.cli.command import Arguments, Call, Command, advanced
 from diffplan.cli.output import show
-from diffplan.cli.overrides import list_section
-from diffplan.config import EnvConfig, with_overrides
+from diffplan.cli.overrides import override_section
+from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 from diffplan.progress import follow
 from diffplan.suggestion import unknown_name
@@ -74,7 +74,7 @@ def import_from(call: Call[ImportArguments]) -> None:
     arguments = call.arguments
     _check_kind("import", arguments.kind, {"minari": ("frame", "skip_infos"), "d4rl": ("split_on",)}, arguments)
     start = EnvConfig(env_id="") if arguments.preset is None else get_preset(arguments.preset).env
-    env = with_overrides(start, list_section(call.overrides, "env"))
+    env = override_section(start, call.overrides, "env")
     if not env.env_id and call.overrides:
         raise ConfigError("--env.env_id: expected a Gymnasium id, or a preset with --preset, got neither")
     env = env if env.env_id else None

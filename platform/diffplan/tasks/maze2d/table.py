@@ -115,7 +115,7 @@ class Plan:
         datasets: directory with a dataset for each maze, in place of collecting; None to collect.
         models: directory with a checkpoint for each maze, in place of training; None to train.
         preset_suffix: ending of the presets' names, `-smoke` for the smallest ones.
-        command: to record.
+        command: what makes all rows.
     """
 
     out: Path
@@ -253,7 +253,8 @@ class _Run:
                 source, out, protocol=protocol, episodes=self._plan.size.episodes, seed=self._plan.seed, resume=True
             )
         summary = json.loads((out / SUMMARY).read_text())
-        return make_row(summary, maze=self._maze, method=method, training_seconds=seconds, command=self._plan.command)
+        command = f"{self._plan.command} --tasks {self._maze} --methods {method}"
+        return make_row(summary, maze=self._maze, method=method, training_seconds=seconds, command=command)
 
     def limit(self, protocol: str) -> list[dict[str, Any]]:
         """The row of the physical limit on the same episodes, if any method was evaluated."""
@@ -271,7 +272,8 @@ class _Run:
             scores = [normalize_score(float(value), get_reference_returns(env)) for value in returns]
             path.write_text(json.dumps({"score_mean": float(np.mean(scores)), "episodes": len(scores)}) + "\n")
         found = json.loads(path.read_text())
-        named = {"protocol": protocol, "task": self._maze, "method": "limit", "command": self._plan.command}
+        command = f"{self._plan.command} --tasks {self._maze}"
+        named = {"protocol": protocol, "task": self._maze, "method": "limit", "command": command}
         return [{**dict.fromkeys(ROW_KEYS), **named, **{name: found[name] for name in ("score_mean", "episodes")}}]
 
     def _prepare(self, method: str, protocol: str) -> tuple[PolicySource, float | None]:
