@@ -1,14 +1,21 @@
 """The command line as a user meets it."""
 
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.cli import main
+from diffplan.cli.command import AnyCommand, Command, Group
+from diffplan.cli.main import COMMANDS, find_command
+from diffplan.cli.overrides import list_fields
+from diffplan.cli.parsing import list_own_options
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.writer import create_dataset, write_unit
@@ -65,38 +72,92 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from diffplan.cli import main; main(['--help']);"
-        "heavy = {'torch', 'ray', 'pyarrow', 'gymnasium', 'tyro', 'pydantic'} & set(sys.modules);"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        "heavy = {'torch', 'ray', 'pyarrow', 'gymnasium', 'pydantic', 'matplotlib'} & set(sys.modules);"
+        "import time; seconds = time.process_time();"
+        "sys.exit(f'imported {heavy} in {seconds} s' if heavy or seconds > 0.5 else 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for command in ("collect", "train", "tune", "evaluate", "report", "status", "pipeline", "data"):
-        assert f"\n  {command} " in result.stdout
+    for command in COMMANDS:
+        assert f"• {command} " in result.stdout
 
 
-def test_help_names_every_command_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("collect", "train", "pipeline", "tune", "evaluate", "report", "status"):
-        with pytest.raises(SystemExit) as exit_info:
-            main([command, "--help"])
-        assert exit_info.value.code == 0
-        assert f"usage: diffplan {command}" in capsys.readouterr().out
-    code, out, _ = run(capsys, "data", "--help")
-    assert code == 0
-    assert "usage: diffplan data" in out
-    for action in ("info", "verify"):
-        assert f"\n  {action} " in out
-        with pytest.raises(SystemExit) as exit_info:
-            main(["data", action, "--help"])
-        assert exit_info.value.code == 0
-        assert f"usage: diffplan data {action}" in capsys.readouterr().out
+def list_commands(name: str, command: AnyCommand) -> Iterator[tuple[str, Command[Any]]]:
+    if isinstance(command, Command):
+        yield name, command
+    elif isinstance(command, Group):
+        for action, each in command.commands.items():
+            yield from list_commands(f"{name} {action}", each)
+
+
+EVERY_COMMAND = dict(pair for name in COMMANDS for pair in list_commands(name, find_command(name)))
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS, "data info", "data import", "baseline train", "baseline train cql"])
+def test_help_fits_a_screen(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run(capsys, *name.split(), "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: {f'diffplan {name}'.strip()} ")
+    assert len(out.splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", list(EVERY_COMMAND))
+def test_help_all_has_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = EVERY_COMMAND[name]
+    code, out, err = run(capsys, *name.split(), "--help_all")
+    assert (code, err) == (0, "")
+    _, own = list_own_options(command.arguments)
+    for option in [*own, *list_fields(command.sections)]:
+        assert re.search(rf"^[│ ] --{re.escape(option)}\b", out, re.MULTILINE), option
+
+
+def test_help_all_of_a_preset_shows_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+    for preset in ("maze2d-umaze", "maze2d-large"):
+        steps = get_preset(preset).training.num_steps
+        out = run(capsys, "train", preset, "--help_all")[1]
+        assert f"Optimizer steps. (default: {steps})" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["colect"], ["command", "'colect'", "Did you mean 'collect'"]),
-        (["collect", "maze2d-umase", "--out", "x"], ["preset", "Did you mean 'maze2d-umaze'"]),
-        (["collect"], ["expected a preset first"]),
+        (["collect", "maze2d-umase", "--out", "x"], ["preset", "did you mean 'maze2d-umaze'?"]),
+        (["collect", "--out", "x"], ["expected a preset or a task first", "diffplan train --list"]),
+        (["collect", "maze2d-umaze"], ["collect: expected --out, got none"]),
+        (["train", "maze2d-umaze"], ["train: expected --data and --out, got neither"]),
+        (["evaluate"], ["evaluate: expected POLICY and --out, got neither"]),
+        (["collect", "maze2d-umaze", "--out"], ["--out: expected a value, got none"]),
+        (["collect", "maze2d-umaze", "--ouut", "x"], ["got --ouut; did you mean --out?"]),
+        (["collect", "maze2d-umaze", "--num-step=3"], ["got --num-step; did you mean --num_steps?"]),
+        (["collect", "maze2d-umaze", "--planning.pace", "1"], ["got --planning.pace; `diffplan collect --help_all`"]),
+        (["collect", "maze2d-umaze", "x", "--out", "x"], ["collect: expected nothing more, got x"]),
+        (
+            ["collect", "maze2d-umaze", "--out", "x", "--num_workers", "abc"],
+            ["--num_workers", "a whole number", "'abc'"],
+        ),
+        (
+            ["collect", "maze2d-umaze", "--out", "x", "--seed", "x"],
+            ["collection.seed: expected a whole number, got 'x'"],
+        ),
+        (["collect", "maze2d-umaze", "--out", "x", "--env.env_kwargs", "3"], ["--env.env_kwargs", "a JSON object"]),
+        (["train", "maze2d-umaze", "--learning_rate", "1"], ["did you mean --training.learning_rate?"]),
+        (["train", "maze2d-umaze", "--training.num_step", "1"], ["did you mean --training.num_steps?"]),
+        (["train", "maze2d-umaze", "--data", "d", "--out", "x", "--resume", "yes"], ["nothing more, got yes"]),
+        (["train", "maze2d-umaze", "--data", "d", "--out", "x", "--use_gpu", "2"], ["nothing more, got 2"]),
+        (
+            ["train", "maze2d-umaze", "--data", "d", "--out", "x", "--training.optimizer", "adamm"],
+            ["training.optimizer: expected one of adamw, adam", "did you mean 'adam"],
+        ),
+        (["train", "--list", "x"], ["train --list: expected nothing beside it, got x"]),
+        (["evaluate", "baseline:random", "--out", "x", "--goal", "1", "b"], ["--goal.1: expected a number, got 'b'"]),
+        (["evaluate", "baseline:random", "--out", "x"], ["expected --env.env_id"]),
+        (["table", "maze2d"], ["table: expected --out, got none"]),
+        (["table", "maze3d", "--out", "x"], ["Did you mean 'maze2d'"]),
+        (["table", "gymnasium", "--out", "x"], ["expected a family that has a table (maze2d), got gymnasium"]),
+        (["table", "maze2d", "--out", "x", "--methods", "mppj"], ["--methods", "Did you mean 'mppi'"]),
+        (["table", "maze2d", "--out", "x", "--seeds", "0"], ["--seeds: expected at least 1, got 0"]),
         (
             ["collect", "maze2d-umaze", "--out", "x", "--num_steps", "0"],
             ["collection.num_steps", "at least 1", "got 0"],
@@ -270,7 +331,10 @@ def test_jobs_take_the_same_arguments_and_exit_codes() -> None:
         assert result.returncode == 0, result.stderr
         assert f"usage: diffplan {name}" in result.stdout
     result = subprocess.run(
-        [sys.executable, root / "jobs" / "collect.py", "nothing"], capture_output=True, text=True, check=False
+        [sys.executable, root / "jobs" / "collect.py", "nothing", "--out", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 2
-    assert result.stderr.startswith("error: preset")
+    assert result.stderr.startswith("error: expected a preset, or a task")

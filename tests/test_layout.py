@@ -62,7 +62,7 @@ def test_the_wheel_holds_both_packages_and_works_outside_the_checkout(tmp_path: 
     )
     (wheel,) = wheels.glob("diffplan-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"diffplan/cli.py", "diffplan/cluster/train.py", "diffplan_envs/maze2d.py", "diffplan_envs.pth"} <= set(
+    assert {"diffplan/cli/main.py", "diffplan/cluster/train.py", "diffplan_envs/maze2d.py", "diffplan_envs.pth"} <= set(
         names
     )
     assert not any(name.startswith(("platform/", "envs/", "tests/", "jobs/")) for name in names)

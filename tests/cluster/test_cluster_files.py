@@ -11,8 +11,8 @@ import yaml
 from ray._private.runtime_env.packaging import _get_excludes
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from diffplan.cli.submit import check_places, take_options
 from diffplan.cluster.runtime import ROLLOUT_POOL
-from diffplan.submit_commands import _take_options, check_places
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -117,7 +117,7 @@ def test_commands_of_the_documents_could_be_submitted(document: str) -> None:
     assert lines
     for line in lines:
         arguments = shlex.split(line.replace("$PWD", str(ROOT)), comments=True)[2:]
-        _, (command, *rest) = _take_options(arguments)
+        _, (command, *rest) = take_options(arguments)
         check_places(command, rest)
 
 

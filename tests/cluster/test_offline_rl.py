@@ -142,9 +142,9 @@ def test_the_command_trains(tiny_dataset: Path, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected `train cql` or `train iql`"),
+        ([], "expected one of the actions train; got nothing"),
         (["trian", "cql"], "Did you mean 'train'?"),
-        (["train"], "expected one of cql, iql"),
+        (["train"], "expected one of the actions cql, iql; got nothing"),
         (["train", "sac"], "expected one of cql, iql"),
         (["train", "iql", "/nowhere", "--out", "/nowhere/policy"], "expected a dataset"),
         (["train", "iql", "/nowhere", "--out", "/nowhere/policy", "--expectile", "2"], "expectile: expected"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from diffplan.commands import parse
+from diffplan.cli.parsing import parse
+from diffplan.cli.tune import COMMAND
 from diffplan.config import Config
 from diffplan.config.study import Study
 from diffplan.tasks.maze2d.studies import PLAN_COST
@@ -17,7 +18,6 @@ from diffplan.tuning.journal import STUDY_NAME
 from diffplan.tuning.metrics import LESS_IS_BETTER
 from diffplan.tuning.space import make_space
 from diffplan.tuning.studies import STUDIES, find_study
-from diffplan.tuning_commands import TuneArguments
 
 ROOT = Path(__file__).parents[2]
 TUNING = (ROOT / "docs" / "tuning.md").read_text()
@@ -90,7 +90,7 @@ def test_tune_commands_are_accepted(document: str) -> None:
     for command in commands:
         if command == ["--list"]:
             continue
-        parsed = parse(TuneArguments, command, "tune")
+        parsed = parse(COMMAND, "tune", command).arguments
         if not parsed.study.endswith(".json"):
             assert (find_study(parsed.study).kind == "training") == (parsed.preset is not None)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib import image
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.checkpoint import load_companion, save_checkpoint
 from diffplan.cli import main
-from diffplan.config import with_overrides
+from diffplan.config import config_to_dict, with_overrides
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.planning import calibration
@@ -52,17 +53,21 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untouched(dataset, tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint")
-    batches = TrainingBatches(CONFIG, open_dataset(dataset))
-    state = TrainingState(CONFIG, batches.layout)
+    return save(tmp_path_factory.mktemp("checkpoint"), CONFIG, dataset, {"path": str(dataset)})
+
+
+def save(path, config, dataset, record):
+    """A checkpoint that was not trained."""
+    batches = TrainingBatches(config, open_dataset(dataset))
+    state = TrainingState(config, batches.layout)
     save_checkpoint(
         path,
-        config=CONFIG,
+        config=config,
         layout=batches.layout,
         step=0,
         normalizer=batches.normalizer,
         weights=state.average_weights(),
-        dataset={"path": str(dataset)},
+        dataset=record,
         training_state=state.state_dict(),
     )
     return path
@@ -133,7 +138,7 @@ def test_calibrate_follows_from_its_seed_and_replaces_what_it_left(capsys, check
 def test_calibrate_takes_settings_that_want_what_it_makes(capsys, checkpoint, dataset, tmp_path):
     settings = tmp_path / "settings.json"
     wanted = {"horizon_rule": "predict", "controller": "inverse_dynamics", "min_horizon": 4, "max_horizon": 12}
-    settings.write_text(json.dumps({"settings": {**wanted, "num_sampling_steps": 2}}))
+    settings.write_text(json.dumps({"settings": {**wanted, "horizon_multiple": 4, "num_sampling_steps": 2}}))
     arguments = ["--settings", settings, "--num_plans", 30, "--data", dataset]
     assert run(capsys, "calibrate", checkpoint, *arguments)[0] == 0
     assert load_planner(checkpoint).horizon_model.horizons == (4, 8, 12)
@@ -178,19 +183,8 @@ def test_bad_input_of_calibrate_is_one_line_and_code_2(capsys, untouched, argume
     assert not (untouched / "calibration.json").exists()
 
 
-def test_calibrate_needs_to_know_the_data(capsys, untouched, tmp_path):
-    state = TrainingState(CONFIG, load_planner(untouched).model.layout)
-    save_checkpoint(
-        tmp_path,
-        config=CONFIG,
-        layout=load_planner(untouched).model.layout,
-        step=0,
-        normalizer=load_planner(untouched).model.normalizer,
-        weights=state.average_weights(),
-        dataset={},
-        training_state=state.state_dict(),
-    )
-    code, _, err = run(capsys, "calibrate", tmp_path)
+def test_calibrate_needs_to_know_the_data(capsys, dataset, tmp_path):
+    code, _, err = run(capsys, "calibrate", save(tmp_path, CONFIG, dataset, {}))
     assert (code, err.count("\n")) == (2, 1)
     assert "give the dataset by --data" in err
 
@@ -354,15 +348,91 @@ def test_a_missing_or_damaged_checkpoint_is_refused_in_one_line(capsys, untouche
     assert "model.safetensors" in err
 
 
+def test_a_settings_file_is_merged_over_those_of_the_checkpoint(capsys, untouched, tmp_path):
+    def plan(*arguments):
+        return write(capsys, untouched, tmp_path / "plan.json", "--start", *START, "--goal", *GOAL, *arguments)
+
+    def settings(name, **values):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(values))
+        return path
+
+    horizons = {"min_horizon": 8, "max_horizon": 8}
+    some, all_of_them = settings("some", **horizons), settings("all", **{**config_to_dict(CONFIG.planning), **horizons})
+    assert plan("--settings", some) == plan("--settings", all_of_them)
+    # The command line comes after the file.
+    over = ["--planning.min_horizon", 12, "--planning.max_horizon", 12]
+    assert len(plan("--settings", some, *over)["observations"]) == 12
+    assert plan("--settings", some, *over) == plan(*over)
+    # Where the file has nothing to say the checkpoint does.
+    assert plan("--settings", settings("none")) == plan()
+    assert plan("--settings", settings("seeds", num_sampling_steps=2)) == plan("--planning.num_sampling_steps", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--planning.num_candidate", 3], ["did you mean --planning.num_candidates?"]),
+        (["--planning.num_candidates", "many"], ["planning.num_candidates: expected a whole number, got 'many'"]),
+        (["--planning.num_candidates", 0], ["planning.num_candidates: expected at least 1, got 0"]),
+        (["--planning.sampler", "dim"], ["planning.sampler: expected one of ddim, ddpm", "did you mean 'ddim'?"]),
+        (["--planning.guides", "keep_ot([1, 1], 1)"], ["Did you mean 'keep_out'"]),
+    ],
+)
+def test_wrong_settings_of_the_command_line_are_one_line(capsys, untouched, arguments, words):
+    code, out, err = make_plan(capsys, untouched, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    for word in words:
+        assert word in err
+
+
+GUIDE = """
+def prefer_the_right(plans):
+    return plans.positions[:, :, 0].mean(dim=1)
+"""
+
+
+@pytest.fixture
+def guide(tmp_path, monkeypatch):
+    """Import path of a guide in the working directory."""
+    (tmp_path / "guide_of_a_test.py").write_text(GUIDE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "guide_of_a_test", raising=False)
+    return "guide_of_a_test:prefer_the_right"
+
+
 @pytest.mark.parametrize("command", ["plan", "calibrate"])
-def test_help_names_every_argument(capsys, command):
-    with pytest.raises(SystemExit) as exit_info:
-        main([command, "--help"])
-    assert exit_info.value.code == 0
-    out = capsys.readouterr().out
+def test_a_function_that_only_a_file_names_needs_trust(capsys, untouched, tmp_path, guide, command):
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"guides": [guide], "guidance_scale": 0.5}))
+    start = ["--start", *START, "--horizon", 8] if command == "plan" else []
+    code, out, err = run(capsys, command, untouched, *start, "--settings", settings)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{settings}: expected no function that only a file names, got planning.guides {guide!r}" in err
+    assert err.rstrip().endswith("then add --trust")
+    assert "guide_of_a_test" not in sys.modules
+    if command == "plan":
+        assert run(capsys, command, untouched, *start, "--settings", settings, "--trust")[0] == 0
+        assert run(capsys, command, untouched, *start, "--settings", settings, "--planning.guides", guide)[0] == 0
+
+
+def test_a_place_that_only_a_checkpoint_names_needs_trust(capsys, dataset, tmp_path):
+    config = with_overrides(CONFIG, {"planning.value": "s3://elsewhere/value", "planning.guidance_scale": 1.0})
+    foreign = save(tmp_path / "foreign", config, dataset, {})
+    code, _, err = make_plan(capsys, foreign)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{foreign}: expected no URL that only a file names, got planning.value 's3://elsewhere/value'" in err
+    assert make_plan(capsys, foreign, "--planning.value", "None")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "calibrate"])
+def test_help_names_what_matters(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
     wanted = {
-        "plan": ["--start", "--goal", "--via", "--guides", "--guidance_scale", "--horizon", "--picture"],
-        "calibrate": ["--data", "--settings", "--num_plans", "--quantile"],
+        "plan": ["--start", "--goal", "--via", "--guides", "--horizon", "--picture", "--planning.*"],
+        "calibrate": ["--data", "--settings", "--num_plans", "--planning.*"],
     }
     assert f"usage: diffplan {command}" in out
     for name in [*wanted[command], "--seed"]:

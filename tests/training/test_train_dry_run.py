@@ -10,9 +10,9 @@ import pytest
 from small_training import write_straight_paths
 
 from diffplan.cli import main
+from diffplan.cli.training_tables import HEADER
 from diffplan.tasks.registry import find_preset, list_presets
 from diffplan.terminal import format_duration
-from diffplan.training_commands import HEADER
 
 SMALL = ["--windows.max_horizon", "12", "--windows.stride", "2", "--network.dim", "8", "--network.dim_mults", "1", "2"]
 

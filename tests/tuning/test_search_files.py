@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diffplan.config import Config, SearchConfig, config_from_dict
+from diffplan.cli.parsing import parse
+from diffplan.cli.train import COMMAND
+from diffplan.config import Config, SearchConfig, config_from_dict, with_overrides
 from diffplan.config.study import Among, Study
 from diffplan.errors import DataError
 from diffplan.planning.settings import load_settings
@@ -116,10 +118,5 @@ def test_a_training_study_leaves_the_experiment_and_the_arguments_that_train_it(
     assert config.training == CONFIG.training
     assert (config.windows.max_horizon, config.planning.max_horizon, config.network.dim) == (27, 27, 48)
     assert load_settings(tmp_path / "best.json") == config.planning
-    from diffplan.commands import TrainArguments, parse
-
-    sections = ("env", "windows", "network", "diffusion", "training", "planning")
-    given = {name: getattr(CONFIG, name) for name in sections}
-    arguments = ["--data", "d", "--out", "o", *best["train_arguments"]]
-    parsed = parse(TrainArguments, arguments, "train PRESET", given)
-    assert {name: getattr(parsed, name) for name in sections} == {name: getattr(config, name) for name in sections}
+    call = parse(COMMAND, "train", ["maze2d-umaze", "--data", "d", "--out", "o", *best["train_arguments"]])
+    assert with_overrides(CONFIG, call.overrides) == config

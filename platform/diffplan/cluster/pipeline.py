@@ -24,12 +24,13 @@ from diffplan.cluster.runtime import ray_session
 from diffplan.cluster.train import train_on_cluster
 from diffplan.cluster.train_storage import has_run, open_run
 from diffplan.cluster.tune import tune_planner
-from diffplan.config import Config, config_from_json, config_to_json
+from diffplan.config import Config, PlanningConfig, config_from_json, config_to_dict, config_to_json
 from diffplan.data.dataset import list_snapshots
 from diffplan.data.opening import open_store
 from diffplan.data.store import Store
 from diffplan.errors import ConfigError
 from diffplan.planning.settings import load_settings
+from diffplan.planning.trust import list_named, require_trust
 from diffplan.report.page import write_report
 from diffplan.run_directory import (
     BEST,
@@ -71,6 +72,7 @@ def run_pipeline(
     use_gpu: bool | None = None,
     num_plans: int = 40_000,
     resume: bool = False,
+    trust: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run every stage that has not been run yet.
@@ -86,6 +88,7 @@ def run_pipeline(
         use_gpu: as that of `train_on_cluster`.
         num_plans: plans that the calibration learns from.
         resume: go on with a run that is there.
+        trust: whether its files may name functions and URLs that the experiment does not name.
         announce: called with a line when a stage begins.
 
     Returns:
@@ -102,6 +105,12 @@ def run_pipeline(
     record = _read_record(store) or PipelineRecord(
         preset, command, {"cpus": os.cpu_count(), "arch": platform.machine()}
     )
+
+    def check_names(settings: PlanningConfig, where: str) -> None:
+        if not trust:
+            require_trust(config_to_dict(settings), where, known)
+
+    known = {text for _, text in list_named(config_to_dict(config.planning))}
     with ray_session():
 
         def stage(name: str, is_done: bool, work: Callable[[], Any]) -> None:
@@ -133,6 +142,7 @@ def run_pipeline(
                 tensorboard=store.locate(TENSORBOARD),
             ),
         )
+        check_names(load_checkpoint(checkpoint).config.planning, checkpoint)
         announce(f"[3/6] calibrate {checkpoint}")
         stage(
             "calibrate",
@@ -146,6 +156,7 @@ def run_pipeline(
             lambda: tune_planner(checkpoint, search, resume=resume),
         )
         settings = load_settings(f"{search}/{BEST}")
+        check_names(settings, f"{search}/{BEST}")
         for protocol in protocols:
             out = store.locate(f"{EVALUATION}/{protocol}")
             announce(f"[5/6] evaluate {episodes} episodes of {protocol} into {out}")

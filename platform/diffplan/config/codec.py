@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import json
 import typing
@@ -92,11 +93,28 @@ def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
     return config_from_dict(type(config), values)
 
 
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "string": "text",
+    "dict": "an object",
+}
+"""What pydantic's errors begin with, in our words."""
+
+
 def _one_line(cls: type, error: Mapping[str, Any]) -> str:
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return unknown_name(cls.__name__, field, _dotted_fields(cls))
-    return f"{field}: {error['msg']}, got {error['input']!r}"
+    got = error["input"]
+    if error["type"] == "literal_error":
+        choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+        near = difflib.get_close_matches(str(got), choices.split(", "), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{field}: expected one of {choices}, got {got!r}{hint}"
+    expected = _EXPECTED.get(error["type"].partition("_")[0])
+    return f"{field}: {error['msg'] if expected is None else f'expected {expected}'}, got {got!r}"
 
 
 def _dotted_fields(cls: type, prefix: str = "") -> list[str]:

@@ -18,7 +18,6 @@ import importlib
 import inspect
 import math
 import operator
-import re
 import typing
 import warnings
 from collections.abc import Callable, Sequence
@@ -54,12 +53,12 @@ from diffplan.diffusion.plan_expressions import (
     take,
 )
 from diffplan.errors import ConfigError
+from diffplan.importing import is_import_path, look_in_working_directory
 from diffplan.suggestion import unknown_name
 
 MAX_LENGTH, MAX_DEPTH, MAX_EXPONENT, MAX_INDEX = 2000, 50, 8, 10**6
 """Limits of an expression: characters, nesting, |exponent| and |index|. No text can keep a planner busy for long."""
 
-_IMPORT_PATH = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 _EXAMPLE = "-mean(norm(position - [2, 3])) + 2 * keep_out([1, 2], 0.5)"
 
 _GUIDES: dict[str, type] = {
@@ -91,8 +90,7 @@ def parse_guide(text: str) -> Guide:
         ConfigError: the text describes no guide; says what was expected.
     """
     text = text.strip()
-    path = _IMPORT_PATH.fullmatch(text)
-    return _import_guide(text, path[1], path[2]) if path else _Parser(text).guide()
+    return _import_guide(text) if is_import_path(text) else _Parser(text).guide()
 
 
 def parse_guides(texts: Sequence[str]) -> Guide:
@@ -107,7 +105,9 @@ def parse_guides(texts: Sequence[str]) -> Guide:
     return guides[0] if len(guides) == 1 else WeightedSum(tuple((1.0, guide) for guide in guides))
 
 
-def _import_guide(text: str, module_path: str, attribute_path: str) -> Guide:
+def _import_guide(text: str) -> Guide:
+    module_path, _, attribute_path = text.partition(":")
+    look_in_working_directory()
     try:
         found: Any = importlib.import_module(module_path)
     except ImportError as error:

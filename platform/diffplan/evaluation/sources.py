@@ -85,6 +85,27 @@ def find_policy(
     return PolicySource(where, env, {"checkpoint": where}, _LoadClone(where))
 
 
+def find_own_settings(name: str | Path) -> tuple[EnvConfig | None, PlanningConfig | None]:
+    """The environment and the planner settings that a policy has of its own.
+
+    Args:
+        name: as for `find_policy`.
+
+    Returns:
+        The environment, None for a baseline; and the settings, None for what does not plan.
+
+    Raises:
+        CheckpointError: no checkpoint there, or a damaged one.
+    """
+    name = str(name)
+    if name.startswith(BASELINE_PREFIX):
+        return None, None
+    if ":" not in name and (Path(name) / DESCRIPTION).is_file():
+        return load_offline_policy(name).description.env, None
+    config = load_checkpoint(name).config
+    return config.env, config.planning if config.training.objective == "diffusion" else None
+
+
 def _find_baseline(name: str, env: EnvConfig | None, settings: PlanningConfig | None) -> PolicySource:
     short = name.removeprefix(BASELINE_PREFIX)
     if env is None:

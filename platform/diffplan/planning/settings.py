@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from diffplan.config import PlanningConfig, config_from_dict
+from diffplan.config import PlanningConfig, config_from_dict, config_to_dict
 from diffplan.data.opening import open_store
 from diffplan.errors import ConfigError
 
@@ -17,16 +19,22 @@ def _read(where: str) -> bytes:
     return open_store(directory).read(name)
 
 
-def load_settings(path: str | Path) -> PlanningConfig:
+def load_settings(path: str | Path, base: PlanningConfig | None = None) -> PlanningConfig:
     """Planner settings from a file that a search wrote (`best.json`), or from a plain JSON object of settings.
 
     Args:
         path: path or URL.
+        base: settings that stand where the file has none; the defaults if not given.
 
     Raises:
         ConfigError: no such file, or something else in it.
         StoreError: the store of a URL cannot be reached.
     """
+    return merge_settings(PlanningConfig() if base is None else base, read_settings(path))
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """What a settings file holds, which may be some fields only; raises as `load_settings` does."""
     try:
         values = json.loads(_read(str(path)))
     except FileNotFoundError:
@@ -37,4 +45,17 @@ def load_settings(path: str | Path) -> PlanningConfig:
         values = values.get("settings", values)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object of settings, got {type(values).__name__}")
-    return config_from_dict(PlanningConfig, values)
+    return values
+
+
+def merge_settings(base: PlanningConfig, values: Mapping[str, Any]) -> PlanningConfig:
+    """Settings with some fields replaced by JSON values; raises `ConfigError` for an unknown field or a wrong value."""
+    return config_from_dict(PlanningConfig, _merge(config_to_dict(base), values))
+
+
+def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in values.items():
+        below = merged.get(name)
+        merged[name] = _merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged

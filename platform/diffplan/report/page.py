@@ -6,8 +6,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from diffplan.config import config_to_dict
 from diffplan.data.opening import open_store
 from diffplan.data.store import LocalStore
+from diffplan.planning.trust import require_trust
 from diffplan.report.contents import RunContents, read_run
 from diffplan.report.sections import make_data, make_key_figures, make_making, make_scores, make_times, make_training
 from diffplan.report.sections_planning import make_plans, make_rollouts
@@ -18,12 +20,13 @@ SECTIONS = (make_scores, make_data, make_training, make_plans, make_rollouts, ma
 """In the order of the page; each returns None where it has nothing to say of a run."""
 
 
-def write_report(run: str | Path) -> Path | str:
+def write_report(run: str | Path, *, trust: bool = True) -> Path | str:
     """Write the report page of a run into its directory, in place of the one there.
 
     Args:
         run: directory or URL with some of `dataset/`, `checkpoint/`, `tensorboard/`, `search/`, `evaluation/` and
             `pipeline.json`. A line on the page stands for each stage that has not run.
+        trust: whether the settings of the run may name functions and URLs; the page shows plans made with them.
 
     Returns:
         Path or URL of the page.
@@ -31,10 +34,13 @@ def write_report(run: str | Path) -> Path | str:
     Raises:
         DataError: nothing of a run is there, or a part is damaged.
         CheckpointError: the checkpoint is damaged.
-        ConfigError: the environment cannot be made here.
+        ConfigError: the environment cannot be made here, or settings name functions or URLs without trust.
         StoreError: the store of a URL cannot be reached.
     """
-    page = render_page(read_run(run))
+    contents = read_run(run)
+    if not trust and contents.settings is not None:
+        require_trust(config_to_dict(contents.settings), str(run))
+    page = render_page(contents)
     store = open_store(run)
     store.replace(REPORT, page.encode())
     return store.root / REPORT if isinstance(store, LocalStore) else store.locate(REPORT)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import torch
 
 from diffplan.config import EnvConfig
 from diffplan.types import Plan
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
 

@@ -40,7 +40,7 @@ class TableRequest:
         smoke: the smallest size at which every stage is real.
         datasets: directory with a dataset for each task, in place of collecting.
         models: directory with a calibrated checkpoint for each task, in place of training.
-        command: to record.
+        command: what makes all rows; a row records it with its own task and method.
     """
 
     out: Path

@@ -16,6 +16,7 @@ from diffplan.tasks.task import Protocol, Task
 
 if TYPE_CHECKING:
     from diffplan.tasks.contracts import Figures
+    from diffplan.tasks.table import Table
 
 
 def _make_figures(env: EnvConfig) -> Figures:
@@ -34,6 +35,12 @@ def _make_frame(env_spec: str | None) -> Any:
     from diffplan.tasks.maze2d.frames import make_frame
 
     return make_frame(env_spec)
+
+
+def _make_table() -> Table:
+    from diffplan.tasks.maze2d.table import Maze2DTable
+
+    return Maze2DTable()
 
 
 TASK = Task(
@@ -56,6 +63,7 @@ TASK = Task(
     figures=_make_figures,
     text_map=_draw_text_map,
     studies=STUDIES,
+    table=_make_table,
     pretrained=Path(__file__).parent / "pretrained",
     frames={"maze2d": _make_frame},
 )

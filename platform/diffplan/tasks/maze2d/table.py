@@ -2,6 +2,7 @@
 
 ```
 <out>/<maze>/dataset/ checkpoint/ search/ policies/<method>-<protocol>/ evaluation/<protocol>/<method>/summary.json
+      <maze>-seed1/ …   what is trained once more, with training seed 1, on the same data
 ```
 
 A stage whose result is there is not done again, and one that was interrupted goes on, so the command is given again
@@ -29,7 +30,7 @@ from diffplan.cluster.offline_rl import train_offline_rl
 from diffplan.cluster.runtime import ray_session
 from diffplan.cluster.train import train_on_cluster
 from diffplan.cluster.tune import tune_planner
-from diffplan.config import Config, EnvConfig, SearchConfig
+from diffplan.config import Config, EnvConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm
 from diffplan.environments import get_episode_limit
 from diffplan.errors import ConfigError
@@ -46,19 +47,23 @@ from diffplan.tasks.maze2d.table_page import (
     MAZES,
     METHOD_TITLES,
     PROTOCOL_TITLES,
+    average_rows,
     draw_table,
     format_page,
     make_row,
 )
 from diffplan.tasks.registry import get_preset, task_of
+from diffplan.tasks.table import ROW_KEYS, TableRequest
 from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
 
 METHODS = tuple(method for method in METHOD_TITLES if method != "limit")
+TRAINED = ("diffuser", "bc", "iql", "cql")
+"""Methods that training seeds make a difference to."""
 
 
 @dataclass(frozen=True)
-class Table1Size:
+class TableSize:
     """How much work a table is.
 
     Attributes:
@@ -85,7 +90,7 @@ class Table1Size:
     num_plans: int = 200_000
 
 
-SMOKE = Table1Size(
+SMOKE = TableSize(
     episodes=4,
     baseline_updates={"iql": (30, 30), "cql": (10, 10)},
     selection_episodes=2,
@@ -97,8 +102,8 @@ SMOKE = Table1Size(
 
 
 @dataclass(frozen=True)
-class Table1:
-    """A table to make.
+class Plan:
+    """What a request comes to.
 
     Attributes:
         out: directory of the work.
@@ -106,79 +111,110 @@ class Table1:
         methods: of `METHODS`.
         size: how much work.
         seed: of the evaluation episodes.
+        seeds: training seeds, counted from 0.
         datasets: directory with a dataset for each maze, in place of collecting; None to collect.
         models: directory with a checkpoint for each maze, in place of training; None to train.
         preset_suffix: ending of the presets' names, `-smoke` for the smallest ones.
+        command: what makes all rows.
     """
 
     out: Path
-    mazes: tuple[str, ...] = tuple(MAZES)
-    methods: tuple[str, ...] = METHODS
-    size: Table1Size = Table1Size()
-    seed: int = 0
-    datasets: Path | None = None
-    models: Path | None = None
-    preset_suffix: str = ""
+    mazes: tuple[str, ...]
+    methods: tuple[str, ...]
+    size: TableSize
+    seed: int
+    seeds: int
+    datasets: Path | None
+    models: Path | None
+    preset_suffix: str
+    command: str
 
-    def __post_init__(self) -> None:
-        for name, values, known in (("mazes", self.mazes, MAZES), ("methods", self.methods, METHODS)):
+    @classmethod
+    def make(cls, request: TableRequest) -> Plan:
+        """The plan of a request; raises `ConfigError` for an unknown maze or method, or a number below 1."""
+        for name, values, known in (("tasks", request.tasks, MAZES), ("methods", request.methods, METHODS)):
             for value in values:
                 if value not in known:
-                    raise ConfigError(unknown_name(name, value, known))
-            if not values:
-                raise ConfigError(f"{name}: expected at least one of {', '.join(known)}, got none")
+                    raise ConfigError(unknown_name(f"--{name}", value, known))
+        for name, value in (("seeds", request.seeds), ("episodes", request.episodes)):
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name}: expected at least 1, got {value}")
+        size = SMOKE if request.smoke else TableSize()
+        return cls(
+            out=request.out.absolute(),
+            mazes=request.tasks or (("umaze",) if request.smoke else tuple(MAZES)),
+            methods=request.methods or METHODS,
+            size=size if request.episodes is None else dataclasses.replace(size, episodes=request.episodes),
+            seed=request.seed,
+            seeds=request.seeds,
+            datasets=request.datasets,
+            models=request.models,
+            preset_suffix="-smoke" if request.smoke else "",
+            command=request.command,
+        )
 
 
-def make_table1(table: Table1, announce: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
-    """Do what is still to be done, and return the rows.
+class Maze2DTable:
+    """The benchmark of the family: Table 1 of Janner et al. 2022, single and multi-task."""
 
-    Args:
-        table: what to make.
-        announce: called with a line when a stage begins.
+    tasks = tuple(MAZES)
+    methods = METHODS
 
-    Returns:
-        The rows, as `table1.json` has them.
+    def make(self, request: TableRequest, announce: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+        """Do what is still to be done, and return the rows; see `diffplan.tasks.table.Table`."""
+        plan = Plan.make(request)
+        begin(plan)
+        rows = []
+        with ray_session():
+            for maze in plan.mazes:
+                runs = [_Run(plan, maze, seed, announce) for seed in range(plan.seeds)]
+                for method in plan.methods:
+                    # What is not trained does not depend on the training seed.
+                    used = runs if method in TRAINED else runs[:1]
+                    for protocol in PROTOCOL_TITLES:
+                        seeds = [run.score(method, protocol) for run in used]
+                        rows.append(average_rows(seeds) if method in TRAINED else {**seeds[0], "seeds": None})
+                rows += [row for protocol in PROTOCOL_TITLES for row in runs[0].limit(protocol)]
+        return rows
 
-    Raises:
-        ConfigError: the work there was begun with another seed or size.
-        DiffplanError: whatever a stage raises; what was done before stays done.
-    """
-    _begin(table)
-    rows = []
-    with ray_session():
-        for maze in table.mazes:
-            work = _Maze(table, maze, announce)
-            rows += [work.score(method, protocol) for method in table.methods for protocol in PROTOCOL_TITLES]
-            rows += [row for protocol in PROTOCOL_TITLES for row in work.limit(protocol)]
-    return rows
+    def write(self, rows: Sequence[dict[str, Any]], directory: Path, command: str) -> Path:
+        """Write `table1.json`, `table1.md` and `table1.png` into a directory; returns the path of the page."""
+        directory.mkdir(parents=True, exist_ok=True)
+        machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+        record = {"command": command, "machine": machine, "rows": list(rows)}
+        (directory / "table1.json").write_text(json.dumps(record, indent=1) + "\n")
+        page = directory / "table1.md"
+        page.write_text(format_page(rows, command=command, machine=machine, notes=NOTES))
+        draw_table(rows).savefig(directory / "table1.png", dpi=110)
+        return page
+
+    def package(self, request: TableRequest, directory: Path) -> dict[str, int]:
+        """Write the planners of the table as checkpoints to give away, and return the bytes of each."""
+        plan = Plan.make(request)
+        sizes = {}
+        for maze in plan.mazes:
+            run = _Run(plan, maze, 0, lambda line: None)
+            name = f"maze2d-{maze}"
+            settings = load_settings(run.search_directory / "best.json")
+            sizes[name] = package_planner(run.checkpoint_directory, directory / name, settings)
+        return sizes
 
 
-def _begin(table: Table1) -> None:
+def begin(plan: Plan) -> None:
     """Note what the results are of, and refuse to mix in those of another seed or size."""
-    asked = {"seed": table.seed, "presets": f"maze2d-*{table.preset_suffix}", **dataclasses.asdict(table.size)}
+    asked = {"seed": plan.seed, "presets": f"maze2d-*{plan.preset_suffix}", **dataclasses.asdict(plan.size)}
     asked = json.loads(json.dumps(asked))
-    path = table.out / TABLE1_BEGUN
+    path = plan.out / TABLE1_BEGUN
     if path.exists():
         begun = json.loads(path.read_text())
         if changed := [name for name in asked if begun.get(name) != asked[name]]:
             raise ConfigError(
-                f"{table.out}: the table there was begun with another {' and '.join(changed)}; give the same, or take "
+                f"{plan.out}: the table there was begun with another {' and '.join(changed)}; give the same, or take "
                 "another --out"
             )
         return
-    table.out.mkdir(parents=True, exist_ok=True)
+    plan.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asked, indent=2) + "\n")
-
-
-def write_table1(rows: Sequence[dict[str, Any]], directory: Path, command: str) -> None:
-    """Write `table1.json`, `table1.md` and `table1.png` into a directory."""
-    directory.mkdir(parents=True, exist_ok=True)
-    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
-    record = {"command": command, "machine": machine, "rows": list(rows)}
-    (directory / "table1.json").write_text(json.dumps(record, indent=1) + "\n")
-    page = format_page(rows, command=command, machine=machine, notes=NOTES)
-    (directory / "table1.md").write_text(page)
-    draw_table(rows).savefig(directory / "table1.png", dpi=110)
 
 
 NOTES = (
@@ -190,24 +226,35 @@ NOTES = (
 )
 
 
-class _Maze:
-    """The stages of one maze."""
+class _Run:
+    """The stages of one maze with one training seed.
 
-    def __init__(self, table: Table1, maze: str, announce: Callable[[str], None]) -> None:
-        self._table, self._maze, self._announce = table, maze, announce
-        self._root = table.out / maze
-        self._config: Config = get_preset(f"maze2d-{maze}{table.preset_suffix}")
+    Attributes:
+        checkpoint_directory: of the diffuser with its companions.
+        search_directory: of the search for planner settings; those found for seed 0 serve all.
+    """
+
+    def __init__(self, plan: Plan, maze: str, seed: int, announce: Callable[[str], None]) -> None:
+        self._plan, self._maze, self._seed, self._announce = plan, maze, seed, announce
+        self._name = maze if seed == 0 else f"{maze}-seed{seed}"
+        self._root = plan.out / self._name
+        preset = get_preset(f"maze2d-{maze}{plan.preset_suffix}")
+        self._config: Config = with_overrides(preset, {"training.seed": seed} if seed else {})
+        self.search_directory = plan.out / maze / "search"
+        models = self._root / "checkpoint" if plan.models is None else plan.models / self._name
+        self.checkpoint_directory = models
 
     def score(self, method: str, protocol: str) -> dict[str, Any]:
         """The row of a method under a protocol."""
         out = self._root / "evaluation" / protocol / method
-        source, training = self._prepare(method, protocol)
+        source, seconds = self._prepare(method, protocol)
         if not self._is_done(out / SUMMARY, f"evaluate {method} under {protocol}"):
             evaluate(
-                source, out, protocol=protocol, episodes=self._table.size.episodes, seed=self._table.seed, resume=True
+                source, out, protocol=protocol, episodes=self._plan.size.episodes, seed=self._plan.seed, resume=True
             )
         summary = json.loads((out / SUMMARY).read_text())
-        return make_row(summary, maze=self._maze, method=method, training=training)
+        command = f"{self._plan.command} --tasks {self._maze} --methods {method}"
+        return make_row(summary, maze=self._maze, method=method, training_seconds=seconds, command=command)
 
     def limit(self, protocol: str) -> list[dict[str, Any]]:
         """The row of the physical limit on the same episodes, if any method was evaluated."""
@@ -215,7 +262,7 @@ class _Maze:
 
         env = apply_protocol(protocol, self._config.env)
         compute = get_limit_returns(env)
-        episodes = self._root / "evaluation" / protocol / self._table.methods[0] / "episodes.parquet"
+        episodes = self._root / "evaluation" / protocol / self._plan.methods[0] / "episodes.parquet"
         path = self._root / "evaluation" / protocol / "limit.json"
         if compute is None:
             return []
@@ -223,45 +270,44 @@ class _Maze:
             table = pq.read_table(episodes, columns=["start", "goal"]).to_pydict()
             returns = compute(np.array(table["start"]), np.array(table["goal"]), get_episode_limit(env))
             scores = [normalize_score(float(value), get_reference_returns(env)) for value in returns]
-            row = {"protocol": protocol, "maze": self._maze, "method": "limit", "score_mean": float(np.mean(scores))}
-            path.write_text(json.dumps({**row, "episodes": len(scores)}) + "\n")
-        return [json.loads(path.read_text())]
+            path.write_text(json.dumps({"score_mean": float(np.mean(scores)), "episodes": len(scores)}) + "\n")
+        found = json.loads(path.read_text())
+        command = f"{self._plan.command} --tasks {self._maze}"
+        named = {"protocol": protocol, "task": self._maze, "method": "limit", "command": command}
+        return [{**dict.fromkeys(ROW_KEYS), **named, **{name: found[name] for name in ("score_mean", "episodes")}}]
 
-    def _prepare(self, method: str, protocol: str) -> tuple[PolicySource, dict[str, Any] | None]:
-        """What is evaluated, and what it was given."""
+    def _prepare(self, method: str, protocol: str) -> tuple[PolicySource, float | None]:
+        """What is evaluated, and the seconds that its training took."""
         if method == "diffuser":
             checkpoint = self._checkpoint()
-            settings = load_settings(self._search(checkpoint) / "best.json")
-            seconds = self._seconds(checkpoint)
-            training = {"num_steps": load_checkpoint(checkpoint).step, "seconds": seconds}
-            return find_policy(checkpoint, settings=settings), training
+            settings = load_settings(self._search() / "best.json")
+            return find_policy(checkpoint, settings=settings), self._seconds(checkpoint)
         if method == "bc":
             checkpoint = self._clone()
-            training = {"num_steps": load_checkpoint(checkpoint).step, "seconds": self._seconds(checkpoint)}
-            return find_policy(checkpoint), training
+            return find_policy(checkpoint), self._seconds(checkpoint)
         if method in ("iql", "cql"):
             policy = self._policy(method, protocol)
-            return find_policy(policy), load_offline_policy(policy).description.training
+            return find_policy(policy), load_offline_policy(policy).description.training["seconds"]
         return find_policy(f"{BASELINE_PREFIX}{method}", env=self._config.env), None
 
     def _dataset(self) -> Path:
-        if self._table.datasets is not None:
-            return self._table.datasets / self._maze
-        out = self._root / "dataset"
+        if self._plan.datasets is not None:
+            return self._plan.datasets / self._maze
+        out = self._plan.out / self._maze / "dataset"
         if not any((out / "snapshots").glob("*.parquet")):
-            self._announce(f"{self._maze}: collect {self._config.collection.num_steps:,} steps")
+            self._announce(f"{self._name}: collect {self._config.collection.num_steps:,} steps")
             collect(self._config.env, self._config.collection, out, resume=out.exists())
         return out
 
     def _checkpoint(self) -> Path:
         """The diffuser with its companions."""
-        if self._table.models is not None:
-            return self._table.models / self._maze
-        out = self._root / "checkpoint"
+        out = self.checkpoint_directory
+        if self._plan.models is not None:
+            return out
         self._train(self._config, out, "the diffuser")
         if not (out / CALIBRATION).exists():
-            self._announce(f"{self._maze}: calibrate")
-            fit_companions(out, num_plans=self._table.size.num_plans)
+            self._announce(f"{self._name}: calibrate")
+            fit_companions(out, num_plans=self._plan.size.num_plans)
         return out
 
     def _clone(self) -> Path:
@@ -269,9 +315,9 @@ class _Maze:
         training = dataclasses.replace(
             self._config.training,
             objective="behavior_cloning",
-            num_steps=self._table.size.cloning_steps,
+            num_steps=self._plan.size.cloning_steps,
             batch_size=256,
-            checkpoint_interval=self._table.size.cloning_steps,
+            checkpoint_interval=self._plan.size.cloning_steps,
         )
         config = dataclasses.replace(self._config, training=training)
         out = self._root / POLICIES / "bc"
@@ -281,7 +327,7 @@ class _Maze:
     def _train(self, config: Config, out: Path, what: str) -> None:
         if is_checkpoint(out) and load_checkpoint(out).step == config.training.num_steps:
             return
-        self._announce(f"{self._maze}: train {what} for {config.training.num_steps:,} steps")
+        self._announce(f"{self._name}: train {what} for {config.training.num_steps:,} steps")
         since = time.perf_counter()
         train_on_cluster(config, self._dataset(), out, resume=(out / RUN_NAME).exists())
         (out / "training_seconds.json").write_text(json.dumps(time.perf_counter() - since))
@@ -291,12 +337,13 @@ class _Maze:
         path = checkpoint / "training_seconds.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def _search(self, checkpoint: Path) -> Path:
+    def _search(self) -> Path:
         """Planner settings from tuning episodes of both protocols."""
-        out = self._root / "search"
+        out = self.search_directory
         if not self._is_done(out / "best.json", "search planner settings"):
             study = find_study("thorough", task_of(self._config.env))
-            tune_planner(checkpoint, out, study=study, search=self._table.size.search, resume=out.exists())
+            checkpoint = _Run(self._plan, self._maze, 0, self._announce)._checkpoint()
+            tune_planner(checkpoint, out, study=study, search=self._plan.size.search, resume=out.exists())
         return out
 
     def _policy(self, algorithm: Algorithm, protocol: str) -> Path:
@@ -304,7 +351,7 @@ class _Maze:
         out = self._root / POLICIES / f"{algorithm}-{protocol}"
         if self._is_done(out, f"train {algorithm} for {protocol}"):
             return out
-        single, conditioned = self._table.size.baseline_updates[algorithm]
+        single, conditioned = self._plan.size.baseline_updates[algorithm]
         goal = self._fixed_goal() if protocol == "maze2d" else None
         return train_offline_rl(
             self._dataset(),
@@ -312,8 +359,9 @@ class _Maze:
             algorithm=algorithm,
             goal=goal,
             num_updates=conditioned if goal is None else single,
-            num_selection_episodes=self._table.size.selection_episodes,
+            num_selection_episodes=self._plan.size.selection_episodes,
             protocol=protocol,
+            seed=self._seed,
         )
 
     def _fixed_goal(self) -> list[float]:
@@ -325,16 +373,5 @@ class _Maze:
     def _is_done(self, path: Path, what: str) -> bool:
         if path.exists():
             return True
-        self._announce(f"{self._maze}: {what}")
+        self._announce(f"{self._name}: {what}")
         return False
-
-
-def package_planners(table: Table1, directory: Path) -> dict[str, int]:
-    """Write the planners of the table as checkpoints to give away, and return the bytes of each."""
-    sizes = {}
-    for maze in table.mazes:
-        checkpoint = table.out / maze / "checkpoint" if table.models is None else table.models / maze
-        settings = load_settings(table.out / maze / "search" / "best.json")
-        name = f"maze2d-{maze}"
-        sizes[name] = package_planner(checkpoint, directory / name, settings)
-    return sizes

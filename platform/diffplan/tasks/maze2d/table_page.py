@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
 from diffplan.config import EnvConfig
 from diffplan.tasks.contracts import PublishedScore
 from diffplan.tasks.maze2d.published import get_published_scores
+from diffplan.tasks.table import ROW_KEYS
 
 MAZES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 PROTOCOL_TITLES = {"maze2d": "Maze2D", "multi2d": "Multi2D"}
@@ -30,38 +33,78 @@ METHOD_TITLES = {
     "limit": "physical limit",
 }
 """Methods in the order of the table."""
-_COLUMNS = ("score_mean", "score_stderr", "score_ci95", "score_iqm", "success_rate", "time_to_goal_steps_mean")
-_MORE_COLUMNS = ("metrics", "plan_seconds_mean", "wall_seconds", "episodes")
+_OF_SUMMARY = (
+    *("score_mean", "score_stderr", "score_ci95", "success_rate"),
+    *("metrics", "plan_seconds_mean", "episodes"),
+)
+"""What a row takes from the summary of an evaluation."""
 
 
-def make_row(summary: dict[str, Any], *, maze: str, method: str, training: dict[str, Any] | None) -> dict[str, Any]:
-    """One row of `table1.json`.
+def make_row(
+    summary: dict[str, Any], *, maze: str, method: str, training_seconds: float | None, command: str
+) -> dict[str, Any]:
+    """The row of one evaluation, with the keys of `diffplan.tasks.table.ROW_KEYS`.
 
     Args:
         summary: of the evaluation.
         maze: `umaze`, `medium` or `large`.
         method: a key of `METHOD_TITLES`.
-        training: what the method was given beforehand (steps, updates, seconds), or None for nothing.
+        training_seconds: what its training took; None where there was none, or it is not known.
+        command: what made it.
     """
     # Where things lay is of no use elsewhere.
     settings = {k: v for k, v in summary["config"].items() if k not in ("checkpoint", "policy", "training")}
-    if training is not None and "dataset" in training:
-        training = {**training, "dataset": {k: v for k, v in training["dataset"].items() if k != "uri"}}
-    return {
+    found = {name: summary[name] for name in _OF_SUMMARY}
+    row = {
         "protocol": summary["protocol"],
-        "maze": maze,
+        "task": maze,
         "method": method,
-        **{name: summary[name] for name in (*_COLUMNS, *_MORE_COLUMNS)},
-        "training": training,
+        **found,
+        "training_seconds": training_seconds,
+        "seeds": 1,
         "settings": settings,
+        "command": command,
     }
+    return {name: row[name] for name in ROW_KEYS}
+
+
+def average_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the same method with several training seeds.
+
+    With two seeds or more the standard error is that of the mean over seeds, and the interval is Student's; with one
+    they are those over its episodes.
+
+    Args:
+        rows: of `make_row`, one for each seed.
+    """
+    if len(rows) == 1:
+        return dict(rows[0])
+    scores = np.array([row["score_mean"] for row in rows])
+    error = float(scores.std(ddof=1) / np.sqrt(len(scores)))
+    mean, reach = float(scores.mean()), float(stats.t.ppf(0.975, len(scores) - 1)) * error
+    names = ("success_rate", "plan_seconds_mean", "training_seconds")
+    return {
+        **rows[0],
+        "score_mean": mean,
+        "score_stderr": error,
+        "score_ci95": [mean - reach, mean + reach],
+        **{name: _average([row[name] for row in rows]) for name in names},
+        "metrics": {name: _average([row["metrics"][name] for row in rows]) for name in rows[0]["metrics"]},
+        "seeds": len(rows),
+    }
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is not known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def format_page(rows: Sequence[dict[str, Any]], *, command: str, machine: str, notes: Sequence[str]) -> str:
     """The table as Markdown: one table a protocol, published scores below ours.
 
     Args:
-        rows: rows of `make_row`, and limits with `protocol`, `maze`, `method` and `score_mean`.
+        rows: rows of `make_row` or `average_rows`, and limits, of which only the score is known.
         command: what made them.
         machine: where.
         notes: sentences to put below the tables.
@@ -72,8 +115,8 @@ def format_page(rows: Sequence[dict[str, Any]], *, command: str, machine: str, n
         "of episodes that reach the goal. All methods see the same episodes; no setting was chosen on them.",
         "",
     ]
-    by_cell = {(row["protocol"], row["maze"], row["method"]): row for row in rows}
-    mazes = [maze for maze in MAZES if any(row["maze"] == maze for row in rows)]
+    by_cell = {(row["protocol"], row["task"], row["method"]): row for row in rows}
+    mazes = [maze for maze in MAZES if any(row["task"] == maze for row in rows)]
     for protocol, title in PROTOCOL_TITLES.items():
         lines += [
             f"## {title}",
@@ -100,7 +143,7 @@ def _get_published(maze: str, protocol: str) -> tuple[PublishedScore, ...]:
 def _format_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    if "score_ci95" not in row:
+    if row["score_ci95"] is None:
         return f"{row['score_mean']:.1f}"
     low, high = row["score_ci95"]
     return f"{row['score_mean']:.1f} [{low:.1f}, {high:.1f}], {100 * row['success_rate']:.0f} %"
@@ -127,11 +170,11 @@ def _format_costs(rows: Sequence[dict[str, Any]], mazes: Sequence[str]) -> list[
     ]
     for method, name in METHOD_TITLES.items():
         for protocol, title in PROTOCOL_TITLES.items():
-            own = {row["maze"]: row for row in rows if (row["method"], row["protocol"]) == (method, protocol)}
+            own = {row["task"]: row for row in rows if (row["method"], row["protocol"]) == (method, protocol)}
             if not own or method == "limit":
                 continue
             have = [own[maze] for maze in mazes if maze in own]
-            trained = [_ratio((row["training"] or {}).get("seconds"), 1 / 60, ".1f") for row in have]
+            trained = [_ratio(row["training_seconds"], 1 / 60, ".1f") for row in have]
             planned = [_ratio(row["plan_seconds_mean"], 1000, ".1f") for row in have]
             straight = [_ratio(row["metrics"]["path_efficiency"], 1, ".2f") for row in have]
             touched = [_ratio(row["metrics"]["collision_steps"], 1, ".0f") for row in have]
@@ -149,7 +192,7 @@ def _ratio(value: float | None, scale: float, form: str) -> str:
 
 def draw_table(rows: Sequence[dict[str, Any]]) -> Figure:
     """Scores of the methods with their intervals, a panel for each protocol and maze."""
-    mazes = [maze for maze in MAZES if any(row["maze"] == maze for row in rows)]
+    mazes = [maze for maze in MAZES if any(row["task"] == maze for row in rows)]
     figure = Figure(figsize=(4 * len(mazes) + 2, 6), layout="constrained")
     panels = figure.subplots(len(PROTOCOL_TITLES), len(mazes), squeeze=False)
     methods = [method for method in METHOD_TITLES if method != "limit" and any(r["method"] == method for r in rows)]
@@ -158,13 +201,13 @@ def draw_table(rows: Sequence[dict[str, Any]]) -> Figure:
             panel = panels[line][column]
             for place, method in enumerate(reversed(methods)):
                 for row in rows:
-                    if (row["protocol"], row["maze"], row["method"]) == (protocol, maze, method):
+                    if (row["protocol"], row["task"], row["method"]) == (protocol, maze, method):
                         low, high = row["score_ci95"]
                         mean = row["score_mean"]
                         color = "tab:blue" if method == "diffuser" else "0.65"
                         panel.barh(place, mean, color=color, xerr=[[mean - low], [high - mean]], ecolor="0.2")
             for row in rows:
-                if (row["protocol"], row["maze"], row["method"]) == (protocol, maze, "limit"):
+                if (row["protocol"], row["task"], row["method"]) == (protocol, maze, "limit"):
                     panel.axvline(row["score_mean"], color="tab:red", linestyle="--", linewidth=1)
             best = [s.score for s in _get_published(maze, protocol)]
             if best:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diffplan.commands import parse, show
+from diffplan.cli.command import Arguments, Call, Command, advanced
+from diffplan.cli.output import show
+from diffplan.cli.overrides import override_section
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 from diffplan.progress import follow
 from diffplan.suggestion import unknown_name
-from diffplan.tasks.registry import find_frame, get_preset
 from diffplan.terminal import format_bytes
 
-NO_ENV = EnvConfig(env_id="")
 
-
-@dataclasses.dataclass(kw_only=True)
-class ImportArguments:
+@dataclass(kw_only=True)
+class ImportArguments(Arguments):
     """Make a dataset from one of another format.
 
     An import that was interrupted goes on when it is run again.
@@ -36,23 +35,22 @@ class ImportArguments:
     out: str
     """Directory or URL of the new dataset."""
     preset: str | None = None
-    """Take the environment from this preset."""
-    env: EnvConfig = NO_ENV
-    """The environment, where it is not a preset's; needed for d4rl, in place of the one named there for minari."""
+    """Take the environment from this preset or task, changed by --env.*. d4rl needs one of them; minari names one that
+    they replace."""
     frame: str | None = None
     """minari: a change of coordinates that a task knows, so that its environments and the data agree."""
     skip_infos: bool = False
     """minari: leave infos out."""
     split_on: str | None = None
     """d4rl: an array that begins an episode wherever it changes, such as infos/goal."""
-    float32: bool = False
+    float32: bool = advanced(False)
     """Store float64 as float32."""
-    episodes_per_unit: int = 64
+    episodes_per_unit: int = advanced(64)
     """Episodes of one unit, which becomes one shard."""
 
 
-@dataclasses.dataclass(kw_only=True)
-class ExportArguments:
+@dataclass(kw_only=True)
+class ExportArguments(Arguments):
     """Write a dataset in another format."""
 
     kind: Annotated[Positional[str], arg(metavar="KIND")]
@@ -61,7 +59,7 @@ class ExportArguments:
     """Directory or URL of the dataset."""
     out: str | None = None
     """parquet: the directory to make. minari: directory of all Minari datasets, Minari's own if not given."""
-    dataset_id: Annotated[str | None, arg(name="id")] = None
+    id: str | None = None
     """minari: id of the new dataset, NAMESPACE/NAME-vN."""
     layout: str | None = None
     """parquet: plain (all columns; the default) or rllib (transitions for RLlib's offline algorithms)."""
@@ -69,65 +67,74 @@ class ExportArguments:
     """Number of a snapshot; everything committed so far if not given."""
 
 
-def import_from(arguments: list[str]) -> None:
-    """Make a dataset from one of another format (minari, d4rl)."""
-    parsed = parse(ImportArguments, arguments, "data import")
-    if parsed.preset is not None:  # whose environment the other flags then change
-        parsed = parse(ImportArguments, arguments, "data import", {"env": get_preset(parsed.preset).env})
-    _check_kind("import", parsed.kind, {"minari": ("frame", "skip_infos"), "d4rl": ("split_on",)}, parsed)
-    if not parsed.env.env_id and parsed.env != NO_ENV:
+def import_from(call: Call[ImportArguments]) -> None:
+    """Make a dataset from one of another format."""
+    from diffplan.tasks.registry import find_frame, get_preset
+
+    arguments = call.arguments
+    _check_kind("import", arguments.kind, {"minari": ("frame", "skip_infos"), "d4rl": ("split_on",)}, arguments)
+    start = EnvConfig(env_id="") if arguments.preset is None else get_preset(arguments.preset).env
+    env = override_section(start, call.overrides, "env")
+    if not env.env_id and call.overrides:
         raise ConfigError("--env.env_id: expected a Gymnasium id, or a preset with --preset, got neither")
-    env = parsed.env if parsed.env.env_id else None
-    if parsed.frame is not None:
-        find_frame(parsed.frame)
-    if parsed.kind == "d4rl" and env is None:
+    env = env if env.env_id else None
+    if arguments.frame is not None:
+        find_frame(arguments.frame)
+    if arguments.kind == "d4rl" and env is None:
         raise ConfigError("import d4rl: the file does not name its environment; name it by --preset or --env.env_id")
     with _plain_warnings(), follow("import", "episodes") as report:
         common: dict[str, Any] = {
-            "float32": parsed.float32,
-            "episodes_per_unit": parsed.episodes_per_unit,
+            "float32": arguments.float32,
+            "episodes_per_unit": arguments.episodes_per_unit,
             "on_progress": report,
         }
-        if parsed.kind == "minari":
+        if arguments.kind == "minari":
             from diffplan.data.exchange.minari import import_minari
 
             dataset = import_minari(
-                parsed.source, parsed.out, env=env, frame=parsed.frame, skip_infos=parsed.skip_infos, **common
+                arguments.source,
+                arguments.out,
+                env=env,
+                frame=arguments.frame,
+                skip_infos=arguments.skip_infos,
+                **common,
             )
         else:
             assert env is not None
             from diffplan.data.exchange.d4rl import import_d4rl
 
-            dataset = import_d4rl(parsed.source, parsed.out, env=env, split_on=parsed.split_on, **common)
+            dataset = import_d4rl(arguments.source, arguments.out, env=env, split_on=arguments.split_on, **common)
     size = format_bytes(dataset.num_bytes)
-    show(f"{parsed.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {size}")
+    show(f"{arguments.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {size}")
 
 
-def export_to(arguments: list[str]) -> None:
-    """Write a dataset in another format (minari, parquet)."""
-    parsed = parse(ExportArguments, arguments, "data export")
-    _check_kind("export", parsed.kind, {"minari": ("dataset_id",), "parquet": ("layout",)}, parsed)
-    if parsed.kind == "minari" and parsed.dataset_id is None:
+def export_to(call: Call[ExportArguments]) -> None:
+    """Write a dataset in another format."""
+    arguments = call.arguments
+    _check_kind("export", arguments.kind, {"minari": ("id",), "parquet": ("layout",)}, arguments)
+    if arguments.kind == "minari" and arguments.id is None:
         raise ConfigError("export minari: expected --id NAMESPACE/NAME-vN, such as my_namespace/name-v0, got none")
-    if parsed.kind == "parquet" and parsed.out is None:
+    if arguments.kind == "parquet" and arguments.out is None:
         raise ConfigError("export parquet: expected --out DIR, the directory to make, got none")
-    if parsed.out is not None and "://" in parsed.out:  # a path would take it for a local directory named s3:
-        raise ConfigError(f"--out: expected a local directory, got {parsed.out}; export to a disk and copy from there")
-    layout = parsed.layout or "plain"
+    if arguments.out is not None and "://" in arguments.out:  # a path would take it for a local directory named s3:
+        raise ConfigError(
+            f"--out: expected a local directory, got {arguments.out}; export to a disk and copy from there"
+        )
+    layout = arguments.layout or "plain"
     if layout not in ("plain", "rllib"):
         raise ConfigError(unknown_name("--layout", layout, ("plain", "rllib")))
     from diffplan.data.dataset import open_dataset
 
-    dataset = open_dataset(parsed.path, snapshot=parsed.snapshot)
-    if parsed.dataset_id is not None:
+    dataset = open_dataset(arguments.path, snapshot=arguments.snapshot)
+    if arguments.id is not None:
         from diffplan.data.exchange.minari_export import export_minari
 
         with follow("export", "episodes") as report:
-            made = export_minari(dataset, parsed.dataset_id, root=parsed.out, on_progress=report)
+            made = export_minari(dataset, arguments.id, root=arguments.out, on_progress=report)
     else:
         from diffplan.data.exchange.parquet import export_parquet
 
-        assert parsed.out is not None
+        assert arguments.out is not None
         done = 0
         with follow("export", "steps") as report:
 
@@ -136,19 +143,18 @@ def export_to(arguments: list[str]) -> None:
                 done += num_steps
                 report(done, dataset.num_steps)
 
-            made = export_parquet(dataset, parsed.out, layout=layout, on_progress=count)
+            made = export_parquet(dataset, arguments.out, layout=layout, on_progress=count)
     show(f"{made}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes")
 
 
-def _check_kind(action: str, kind: str, own: dict[str, tuple[str, ...]], parsed: Any) -> None:
+def _check_kind(action: str, kind: str, own: dict[str, tuple[str, ...]], arguments: Any) -> None:
     """Raise `ConfigError` for an unknown kind, or flags that belong to another one."""
     if kind not in own:
         raise ConfigError(unknown_name(action, kind, own))
     for other, names in own.items():
         for name in names:
-            if other != kind and getattr(parsed, name):
-                flag = "id" if name == "dataset_id" else name
-                raise ConfigError(f"--{flag}: expected only for {other}, got {kind}; leave it out")
+            if other != kind and getattr(arguments, name):
+                raise ConfigError(f"--{name}: expected only for {other}, got {kind}; leave it out")
 
 
 @contextlib.contextmanager
@@ -161,3 +167,7 @@ def _plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show_line
         yield
+
+
+IMPORT = Command(arguments=ImportArguments, run=import_from, sections={"env": EnvConfig})
+EXPORT = Command(arguments=ExportArguments, run=export_to)

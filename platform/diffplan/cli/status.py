@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from diffplan.commands import parse, show
-from diffplan.stages import StageStatus, to_record
-from diffplan.status import read_status
+from diffplan.cli.command import Arguments, Call, Command
+from diffplan.cli.output import show
 from diffplan.terminal import draw_table, format_duration, shorten_number
+
+if TYPE_CHECKING:
+    from diffplan.stages import StageStatus
 
 HEADER = ("stage", "state", "done", "", "rate", "left", "CPU-hours", "GPU-hours", "attempts")
 
 
-@dataclasses.dataclass(kw_only=True)
-class StatusArguments:
-    """Say what of a run is done, running, interrupted or failed, and what it has cost."""
+@dataclass(kw_only=True)
+class StatusArguments(Arguments):
+    """Say what of a run is done, and what it has cost."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
-    """Directory or URL of a pipeline run, a dataset, a training run, a search, an evaluation or a Table 1."""
+    """Directory or URL of a pipeline run, a dataset, a training run, a search, an evaluation or a benchmark table."""
     json: bool = False
     """Write JSON."""
 
 
-def status(arguments: list[str]) -> None:
-    """`diffplan status`."""
-    parsed = parse(StatusArguments, arguments, "status")
-    stages = read_status(parsed.run)
-    if parsed.json:
-        show(json.dumps(to_record(parsed.run, stages), indent=2))
-    else:
-        show("\n".join(describe_status(stages)))
+def run(call: Call[StatusArguments]) -> None:
+    """Print how the run stands."""
+    from diffplan.stages import to_record
+    from diffplan.status import read_status
+
+    where = call.arguments.run
+    stages = read_status(where)
+    show(json.dumps(to_record(where, stages), indent=2) if call.arguments.json else "\n".join(describe_status(stages)))
 
 
 def describe_status(stages: list[StageStatus]) -> list[str]:
@@ -79,3 +81,6 @@ def _describe_stage(stage: StageStatus) -> list[str]:
 
 def _describe_cost(hours: float | None) -> str:
     return "-" if hours is None else f"{hours:,.3f}"
+
+
+COMMAND = Command(arguments=StatusArguments, run=run)

@@ -1,0 +1,98 @@
+"""`diffplan calibrate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diffplan.cli.command import Arguments, Call, Command, advanced
+from diffplan.cli.output import show
+from diffplan.config import PlanningConfig
+from diffplan.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class CalibrateArguments(Arguments):
+    """Measure consistency, and fit the models that planning uses."""
+
+    checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
+    """Directory or URL of the checkpoint; it gains its companions and calibration.json."""
+    data: str | None = None
+    """Directory or URL of the dataset; that of the checkpoint if not given."""
+    settings: str | None = None
+    """Path or URL of planner settings, all or some, whose sampler and horizons are learned; those of the checkpoint if
+    not given."""
+    trust: bool = False
+    """Let settings and checkpoint name functions and URLs."""
+    num_plans: int = 40_000
+    """Plans that the horizon model learns from."""
+    quantile: float = advanced(0.65)
+    """What the horizon model predicts of the speed errors of a horizon: 0.5 is their median, more is more cautious."""
+    seed: int = 0
+    """Seed of everything random in it."""
+
+
+def check(call: Call[CalibrateArguments]) -> None:
+    """Raise `ConfigError` for numbers out of range."""
+    arguments = call.arguments
+    if not 0 < arguments.quantile < 1 or arguments.num_plans < 1:
+        raise ConfigError(
+            "calibrate: expected --quantile in (0, 1) and --num_plans >= 1, "
+            f"got {arguments.quantile} and {arguments.num_plans}"
+        )
+
+
+def run(call: Call[CalibrateArguments]) -> None:
+    """Calibrate, and print what was measured."""
+    from diffplan.checkpoint import load_checkpoint
+    from diffplan.cli.settings import choose_settings
+    from diffplan.data.opening import open_store
+    from diffplan.run_directory import CALIBRATION
+    from diffplan.training.companions import fit_companions
+
+    arguments = call.arguments
+    settings = choose_settings(
+        load_checkpoint(arguments.checkpoint).config.planning,
+        arguments.checkpoint,
+        file=arguments.settings,
+        overrides=call.overrides,
+        trust=arguments.trust,
+    )
+    result = fit_companions(
+        arguments.checkpoint,
+        data=arguments.data,
+        settings=settings,
+        num_plans=arguments.num_plans,
+        quantile=arguments.quantile,
+        seed=arguments.seed,
+    )
+    show(_format_calibration(result))
+    show(f"calibration: {open_store(arguments.checkpoint).locate(CALIBRATION)}")
+
+
+def _format_calibration(result: dict[str, Any]) -> str:
+    data, plans = result["data"], result["plans"]
+    lines = ["speed error of real windows: quantiles " + ", ".join(f"{q:.1%}" for q in data["quantiles"])]
+    shown = sorted({0, len(data["horizons"]) // 2, len(data["horizons"]) - 1})
+    for i in shown:
+        values = "  ".join(f"{v:6.2f}" for v in data["speed_errors"][i])
+        lines.append(f"  horizon {data['horizons'][i]:4d}  {values}")
+    limits = " and ".join(f"{name} {plans[name]:g}" for name in ("max_speed_error", "max_departure") if plans[name])
+    lines.append(f"plans within {limits}, and how often that was predicted rightly")
+    for horizon, share, accuracy in zip(plans["horizons"], plans["share_consistent"], plans["accuracy"], strict=True):
+        if share is not None:
+            lines.append(f"  horizon {horizon:4d}  {share:6.1%}  {accuracy:6.1%}")
+    lines.append(f"inverse dynamics: error {result['inverse_dynamics_error']:.1%} of the spread of actions")
+    lines.append(f"the data visited {result['support_points']:,} places")
+    return "\n".join(lines)
+
+
+COMMAND = Command(
+    arguments=CalibrateArguments,
+    run=run,
+    check=check,
+    sections={"planning": PlanningConfig},
+    places=("checkpoint", "data", "settings"),
+)

@@ -1,0 +1,46 @@
+"""`diffplan collect`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from diffplan.cli.command import Call, Command, ExperimentArguments
+from diffplan.cli.experiments import find_config
+from diffplan.cli.output import show
+from diffplan.config import CollectionConfig, EnvConfig
+from diffplan.terminal import format_bytes
+
+
+@dataclass(kw_only=True)
+class CollectArguments(ExperimentArguments):
+    """Roll out an environment with Ray actors into a dataset."""
+
+    out: str
+    """Directory or URL of the dataset."""
+    num_workers: int | None = None
+    """Actors, one CPU each; as many as there are CPUs if not given."""
+    resume: bool = False
+    """Go on with a dataset that was interrupted."""
+
+
+def run(call: Call[CollectArguments]) -> None:
+    """Collect, and say how much there is."""
+    from diffplan.cluster.collect import collect
+
+    config, arguments = find_config(call), call.arguments
+    dataset = collect(
+        config.env, config.collection, arguments.out, num_workers=arguments.num_workers, resume=arguments.resume
+    )
+    size = format_bytes(dataset.num_bytes)
+    show(f"{arguments.out}: {dataset.num_steps:,} steps in {len(dataset.episodes):,} episodes, {size}")
+
+
+COMMAND = Command(
+    arguments=CollectArguments,
+    run=run,
+    check=find_config,
+    sections={"collection": CollectionConfig, "env": EnvConfig},
+    aliases={f.name: f"collection.{f.name}" for f in dataclasses.fields(CollectionConfig)},
+    places=("out",),
+)

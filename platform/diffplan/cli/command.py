@@ -1,0 +1,118 @@
+"""What a command is: its own options, the sections of the experiment that it takes options of, and what it does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Generic, TypeVar
+
+from tyro.conf import Positional, arg
+
+A = TypeVar("A", bound="Arguments")
+
+ADVANCED = "advanced"
+"""Key of the metadata of an option that only `--help_all` shows."""
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    """The options of a command, a field each."""
+
+    help_all: bool = False
+    """Show all options."""
+
+
+@dataclass(kw_only=True)
+class ExperimentArguments(Arguments):
+    """The options of a command whose first argument is an experiment."""
+
+    experiment: Annotated[Positional[str], arg(metavar="PRESET|TASK|TASK/PRESET")]
+    """A preset, a task (its first preset), or a preset of a task; a task is a name or an import path such as
+    my_package.tasks:PUSHING."""
+
+
+def advanced(default: Any) -> Any:
+    """A field of `Arguments` that only `--help_all` shows."""
+    return dataclasses.field(default=default, metadata={ADVANCED: True})
+
+
+@dataclass(frozen=True)
+class Call(Generic[A]):
+    """A command as it was given.
+
+    Attributes:
+        name: the command and its action, such as `data info`.
+        arguments: its own options.
+        overrides: fields of the sections that were given, by dotted names.
+        words: the words of the command line behind the command.
+    """
+
+    name: str
+    arguments: A
+    overrides: Mapping[str, Any]
+    words: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """The command line, for records."""
+        return " ".join(["diffplan", self.name, *self.words])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Generic[A]):
+    """A command of `diffplan`.
+
+    Attributes:
+        arguments: the class of its own options; its docstring is what the command does.
+        run: does it; returns an exit code, or None for 0.
+        check: raises what is wrong with a call without looking at anything in storage: before it is run, and before it
+            is submitted.
+        sections: types whose fields are options too, by the prefix of their names: `training` makes
+            `--training.num_steps`. An empty prefix makes `--num_steps`.
+        aliases: options that stand for a field of a section.
+        places: own options that are paths or URLs.
+        lists: what `--list` shows, as lines; None where there is nothing to list.
+    """
+
+    arguments: type[A]
+    run: Callable[[Call[A]], int | None]
+    check: Callable[[Call[A]], object] = lambda call: None
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
+    lists: Callable[[], list[str]] | None = None
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one sentence."""
+        return (self.arguments.__doc__ or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Passthrough:
+    """A command that reads its words itself, because they hold another command.
+
+    Attributes:
+        summary: what it does, in one sentence.
+        run: does it, and returns an exit code.
+    """
+
+    summary: str
+    run: Callable[[list[str]], int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A command that has actions.
+
+    Attributes:
+        summary: what they are about, in one sentence.
+        commands: the actions by name.
+    """
+
+    summary: str
+    commands: Mapping[str, AnyCommand]
+
+
+AnyCommand = Command[Any] | Passthrough | Group

@@ -1,0 +1,108 @@
+"""`diffplan evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diffplan.cli.command import Arguments, Call, Command, advanced
+from diffplan.cli.output import show
+from diffplan.cli.overrides import list_section, override_section
+from diffplan.config import EnvConfig, PlanningConfig
+
+
+@dataclass(kw_only=True)
+class EvaluatedEnv:
+    """The environment, in place of that of the checkpoint, whose columns keep their roles."""
+
+    env_id: str | None = None
+    """Gymnasium id, or `module:Id`."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `gymnasium.make`."""
+
+
+@dataclass(kw_only=True)
+class EvaluateArguments(Arguments):
+    """Score a planner or a baseline in parallel actors."""
+
+    policy: Annotated[Positional[str], arg(metavar="POLICY")]
+    """Directory or URL of a checkpoint, a planner that comes with a task (pretrained:NAME), or a baseline such as
+    baseline:random."""
+    out: str
+    """Directory or URL of the results."""
+    protocol: str | None = None
+    """Protocol of the task; needed where it has several."""
+    episodes: int = 100
+    """Number of episodes."""
+    seed: int = 0
+    """Seed of the episodes; they are never those of a search."""
+    settings: str | None = None
+    """Path or URL of planner settings, all or some, that replace those of the checkpoint: such as best.json of a
+    search."""
+    trust: bool = False
+    """Let settings and checkpoint name functions and URLs."""
+    resume: bool = False
+    """Go on with an evaluation that was interrupted."""
+    goal: tuple[float, ...] | None = advanced(None)
+    """A position that every episode must reach, in place of the protocol's goal."""
+    num_workers: int | None = None
+    """Actors that run environments, one CPU each; as many as there are CPUs left if not given."""
+    num_planners: int | None = advanced(None)
+    """Actors that plan for all of them; one for each GPU if not given. With 0 each plans for itself."""
+    episodes_per_unit: int | None = advanced(None)
+    """Episodes that an actor evaluates at once, 50 if not given; as much a part of what is evaluated as the seed. With
+    more actors than units, some have nothing to do."""
+
+
+def run(call: Call[EvaluateArguments]) -> None:
+    """Evaluate, and print the scores."""
+    from diffplan.cli.settings import choose_settings
+    from diffplan.cluster.evaluate import evaluate
+    from diffplan.evaluation.protocol import EPISODES_PER_UNIT
+    from diffplan.evaluation.sources import find_own_settings, find_policy
+    from diffplan.evaluation.table import format_table
+    from diffplan.tasks.registry import complete_env
+
+    arguments = call.arguments
+    own_env, own_settings = find_own_settings(arguments.policy)
+    changed = list_section(call.overrides, "env")
+    env = None
+    if own_env is not None:
+        env = override_section(own_env, call.overrides, "env")
+    elif "env_id" in changed:
+        env = complete_env(override_section(EnvConfig(env_id=""), call.overrides, "env"))
+    settings = None
+    if own_settings is not None or arguments.settings is not None or list_section(call.overrides, "planning"):
+        settings = choose_settings(
+            own_settings or PlanningConfig(),
+            arguments.policy,
+            file=arguments.settings,
+            overrides=call.overrides,
+            trust=arguments.trust,
+        )
+    source = find_policy(arguments.policy, env=env, settings=settings)
+    summary = evaluate(
+        source,
+        arguments.out,
+        protocol=arguments.protocol,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        goal=arguments.goal,
+        num_workers=arguments.num_workers,
+        num_planners=arguments.num_planners,
+        episodes_per_unit=EPISODES_PER_UNIT if arguments.episodes_per_unit is None else arguments.episodes_per_unit,
+        resume=arguments.resume,
+    )
+    show(format_table({summary["protocol"]: summary}, source.env))
+    show(f"summary: {arguments.out}/summary.json")
+
+
+COMMAND = Command(
+    arguments=EvaluateArguments,
+    run=run,
+    sections={"env": EvaluatedEnv, "planning": PlanningConfig},
+    aliases={"env_id": "env.env_id"},
+    places=("policy", "out", "settings"),
+)

@@ -1,0 +1,133 @@
+"""The help of commands, drawn by tyro from their options: what matters on one screen, or everything."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import tyro
+
+from diffplan.cli.command import ADVANCED, Command, Group
+from diffplan.cli.output import show
+from diffplan.cli.parsing import list_own_options
+from diffplan.errors import ConfigError
+
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """How dicts of JSON values are shown, such as those of `--env.env_kwargs '{"size": 3}'`."""
+    if info.type != dict[str, Any]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda texts: json.loads(texts[0]),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
+
+
+def show_group_help(name: str, group: Group, note: str = "") -> None:
+    """Print what a command can do, an action a line.
+
+    Args:
+        name: `diffplan`, or `diffplan` and the command.
+        group: its actions.
+        note: lines below.
+    """
+    actions = tuple(
+        Annotated[_Nothing, tyro.conf.subcommand(action, description=each.summary)]
+        for action, each in group.commands.items()
+    )
+    _draw(typing.Union[actions], name, group.summary)  # noqa: UP007  (made of a tuple)
+    show(f"{note}`{name} {'COMMAND' if name == 'diffplan' else 'ACTION'} --help` lists its options.")
+
+
+@dataclasses.dataclass
+class _Nothing:
+    """Stands for a command whose options are not asked for."""
+
+
+def show_help(command: Command[Any], name: str, words: list[str], *, everything: bool) -> None:
+    """Print the options of a command.
+
+    Args:
+        command: the command.
+        name: what it is called, such as `data info`.
+        words: of the command line, without the one that asks for help; a preset among them gives the sections' values.
+        everything: whether to show the options of sections and the advanced ones too.
+    """
+    description = inspect.getdoc(command.arguments)
+    if everything:
+        _draw(_with_sections(command, words), f"diffplan {name}", description, tyro.conf.AvoidSubcommands)
+        return
+    _draw(_without_advanced(command.arguments), f"diffplan {name}", description)
+    described = {prefix: hint for prefix, hint in command.sections.items() if prefix}
+    if not described:
+        return
+    width = max(map(len, described)) + 6
+    lines = [f"  {f'--{prefix}.*':<{width}}{_first_sentence(hint)}" for prefix, hint in described.items()]
+    aliases = [f"--{alias}" for alias in command.aliases]
+    if aliases:
+        lines.append(f"  without their section: {', '.join(aliases[:6])}{', …' if len(aliases) > 6 else ''}")
+    show("\n".join([f"Sections, listed by `diffplan {name} --help_all`:", *lines]))
+
+
+def _draw(cls: Any, prog: str, description: str | None, *markers: Any) -> None:
+    config = (tyro.conf.FlagCreatePairsOff, *markers)
+    with contextlib.suppress(SystemExit):
+        tyro.cli(
+            cls,
+            args=["--help"],
+            prog=prog,
+            description=description,
+            use_underscores=True,
+            config=config,
+            registry=_REGISTRY,
+        )
+
+
+def _first_sentence(hint: Any) -> str:
+    return (hint.__doc__ or "").strip().partition(". ")[0].partition("\n")[0].rstrip(".") + "."
+
+
+def _without_advanced(cls: type) -> type:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    hidden = [f for f in dataclasses.fields(cls) if ADVANCED in f.metadata]
+    fields = [(f.name, tyro.conf.Suppress[hints[f.name]], dataclasses.field(default=f.default)) for f in hidden]
+    return _extend(cls, fields)
+
+
+def _with_sections(command: Command[Any], words: list[str]) -> type:
+    """The options of a command and of its sections, these with the values of a preset, where one is named."""
+    values = _find_values(command, words)
+    fields = []
+    for prefix, hint in command.sections.items():
+        default = values.get(prefix, dataclasses.MISSING)
+        field = dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
+        shown = tyro.conf.FlagConversionOff[hint]
+        fields.append((prefix or "settings", shown if prefix else tyro.conf.OmitArgPrefixes[shown], field))
+    return _extend(command.arguments, fields)
+
+
+def _find_values(command: Command[Any], words: list[str]) -> Mapping[str, Any]:
+    if "experiment" not in list_own_options(command.arguments)[0] or not words:
+        return {}
+    from diffplan.tasks.registry import get_preset
+
+    with contextlib.suppress(ConfigError):
+        return vars(get_preset(words[0]))
+    return {}
+
+
+def _extend(cls: type, fields: list[Any]) -> type:
+    extended = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), kw_only=True)
+    extended.__doc__ = cls.__doc__
+    return extended

@@ -1,0 +1,110 @@
+"""The command line: finds a command, runs it, and makes every error that the user can cure one line.
+
+Each command is a module of this package and is imported when it is asked for; it imports what is heavy when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from diffplan.cli.command import AnyCommand, Group, Passthrough
+from diffplan.cli.output import show
+from diffplan.cli.parsing import parse
+from diffplan.errors import ConfigError, DiffplanError, Terminated
+from diffplan.suggestion import unknown_name
+
+COMMANDS = (
+    *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "status", "pipeline", "data"),
+    *("baseline", "table", "submit"),
+)
+"""Names of the commands and of their modules."""
+RESUMABLE = ("collect", "train", "tune", "evaluate", "pipeline")
+EVERYTHING = ("--help_all", "--help-all")
+HELP = ("-h", "--help", *EVERYTHING)
+NOTE = "`diffplan train --list` lists the presets, `diffplan tune --list` the studies.\n"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    It is 0, 2 for what the user can cure, 130 after Ctrl-C, 143 after SIGTERM, and 1 for a failed job.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in (*HELP, "help"):
+        from diffplan.cli.help import show_group_help
+
+        show_group_help("diffplan", _list_commands(), NOTE)
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        show(version("diffplan"))
+        return 0
+    return run_command(words[0], words[1:])
+
+
+def run_command(name: str, words: Sequence[str]) -> int:
+    """Run one command with the words behind its name and return its exit code; see `main`."""
+    try:
+        return _run(name, find_command(name), list(words))
+    except DiffplanError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt as interrupt:
+        kept = "; what is done is kept: go on with --resume" if name in RESUMABLE else ""
+        sys.stderr.write(f"interrupted{kept}\n")
+        return 143 if isinstance(interrupt, Terminated) else 130
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `diffplan data info DIR | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def find_command(name: str) -> AnyCommand:
+    """A command by its name; raises `ConfigError` for an unknown one, suggesting the nearest."""
+    if name not in COMMANDS:
+        raise ConfigError(unknown_name("command", name, COMMANDS))
+    return importlib.import_module(f"diffplan.cli.{name}").COMMAND
+
+
+def find_action(name: str, group: Group, words: list[str]) -> tuple[str, AnyCommand, list[str]]:
+    """The action that the first word names, what it is called, and the other words."""
+    if not words:
+        raise ConfigError(f"{name}: expected one of the actions {', '.join(group.commands)}; got nothing")
+    if words[0] not in group.commands:
+        raise ConfigError(unknown_name(name, words[0], group.commands))
+    return f"{name} {words[0]}", group.commands[words[0]], words[1:]
+
+
+def _list_commands() -> Group:
+    commands = {name: find_command(name) for name in COMMANDS}
+    return Group("Planning with diffusion on Ray: collect, train, search, evaluate, report.", commands)
+
+
+def _run(name: str, command: AnyCommand, words: list[str]) -> int:
+    if isinstance(command, Group):
+        if words[:1] and words[0] in HELP:
+            from diffplan.cli.help import show_group_help
+
+            show_group_help(f"diffplan {name}", command)
+            return 0
+        return _run(*find_action(name, command, words))
+    if isinstance(command, Passthrough):
+        return command.run(words)
+    if any(word in HELP for word in words):
+        from diffplan.cli.help import show_help
+
+        everything = any(word in EVERYTHING for word in words)
+        rest = [word for word in words if word not in HELP]
+        show_help(command, name, rest, everything=everything)
+        return 0
+    if command.lists is not None and "--list" in words:
+        if others := [word for word in words if word != "--list"]:
+            raise ConfigError(f"{name} --list: expected nothing beside it, got {' '.join(others)}")
+        show("\n".join(command.lists()))
+        return 0
+    call = parse(command, name, words)
+    command.check(call)
+    return command.run(call) or 0

@@ -1,0 +1,101 @@
+"""`diffplan pipeline`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffplan.cli.command import Call, Command, ExperimentArguments, advanced
+from diffplan.cli.experiments import find_config
+from diffplan.cli.output import show
+from diffplan.config import (
+    CollectionConfig,
+    DiffusionConfig,
+    EnvConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SearchConfig,
+    TrainingConfig,
+    WindowConfig,
+)
+from diffplan.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class PipelineArguments(ExperimentArguments):
+    """Collect, train, calibrate, tune, evaluate and report."""
+
+    out: str | None = None
+    """Directory or URL of the run; a new one under runs/ if not given, which runs/latest then points at."""
+    resume: bool = False
+    """Go on with the run at --out, from the stage that was interrupted."""
+    episodes: int = 100
+    """Evaluation episodes of each protocol."""
+    seed: int = 0
+    """Seed of the evaluation episodes."""
+    num_workers: int | None = None
+    """Actors of collection and evaluation; as many as there are CPUs if not given."""
+    use_gpu: bool | None = None
+    """As that of train."""
+    num_plans: int = advanced(40_000)
+    """Plans that the calibration learns from."""
+    trust: bool = False
+    """Let the files of a run that is resumed name functions and URLs that the experiment does not name."""
+
+
+def check(call: Call[PipelineArguments]) -> None:
+    """Raise `ConfigError` for what could not be run."""
+    find_config(call)
+    arguments = call.arguments
+    if arguments.resume and arguments.out is None:
+        raise ConfigError("--resume: expected --out DIR, the run to go on with, got none")
+    for name in ("num_plans", "episodes"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+
+
+def run(call: Call[PipelineArguments]) -> None:
+    """Run all stages, and print the scores."""
+    from diffplan.cluster.pipeline import new_run_directory, point_latest, run_pipeline
+    from diffplan.evaluation.table import format_table
+    from diffplan.tasks.registry import find_experiment
+
+    arguments, config = call.arguments, find_config(call)
+    out = arguments.out or str(new_run_directory("runs", find_experiment(arguments.experiment).name))
+    summaries = run_pipeline(
+        config,
+        out,
+        preset=arguments.experiment,
+        command=call.line,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        num_workers=arguments.num_workers,
+        use_gpu=arguments.use_gpu,
+        num_plans=arguments.num_plans,
+        resume=arguments.resume,
+        trust=arguments.trust,
+        announce=show,
+    )
+    if arguments.out is None:
+        point_latest(Path(out))
+    show("\n" + format_table(summaries, config.env))
+    show(f"\nreport: {out}/report.html")
+
+
+COMMAND = Command(
+    arguments=PipelineArguments,
+    run=run,
+    check=check,
+    sections={
+        "collection": CollectionConfig,
+        "training": TrainingConfig,
+        "windows": WindowConfig,
+        "network": NetworkConfig,
+        "diffusion": DiffusionConfig,
+        "planning": PlanningConfig,
+        "search": SearchConfig,
+        "env": EnvConfig,
+    },
+    aliases={"num_steps": "collection.num_steps", "behavior": "collection.behavior"},
+    places=("out",),
+)

@@ -1,0 +1,168 @@
+"""`diffplan plan`: one plan, printed in a line, written and drawn where asked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diffplan.cli.command import Arguments, Call, Command, advanced
+from diffplan.cli.output import show
+from diffplan.config import PlanningConfig
+from diffplan.errors import ConfigError, PlanningError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from diffplan.planning.planner import Planner
+    from diffplan.types import Plan
+
+
+@dataclass(kw_only=True)
+class PlanArguments(Arguments):
+    """Make one plan; print it, write it and draw it."""
+
+    checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
+    """Directory or URL of the checkpoint."""
+    start: tuple[float, ...]
+    """The observation to plan from, or a position, at rest."""
+    goal: tuple[float, ...] | None = None
+    """Values of the goal columns at the end."""
+    via: tuple[float, ...] = ()
+    """Positions to pass on the way, in this order."""
+    guides: tuple[str, ...] = ()
+    """What is maximised, such as `keep_out([3, 4], 0.5)`; that of the settings if none."""
+    guidance_scale: float | None = advanced(None)
+    """Strength of the guides."""
+    horizon: int | None = None
+    """Transitions of the plan, or of each leg between positions to pass; chosen if not given."""
+    num_candidates: int | None = advanced(None)
+    """Plans drawn for each horizon; that of the settings if not given."""
+    settings: str | None = None
+    """Path or URL of planner settings, all or some, that replace those of the checkpoint."""
+    trust: bool = False
+    """Let settings and checkpoint name functions and URLs."""
+    seed: int = 0
+    """Seed of the plan."""
+    out: Path | None = None
+    """JSON file for the plan."""
+    picture: Path | None = None
+    """PNG file for a drawing of the plan."""
+
+
+def run(call: Call[PlanArguments]) -> None:
+    """Make the plan."""
+    import numpy as np
+    import torch
+
+    from diffplan.checkpoint import load_checkpoint
+    from diffplan.cli.settings import choose_settings
+    from diffplan.planning.loading import load_planner
+    from diffplan.planning.problem import Fixed
+
+    arguments = call.arguments
+    settings = choose_settings(
+        load_checkpoint(arguments.checkpoint).config.planning,
+        arguments.checkpoint,
+        file=arguments.settings,
+        overrides=call.overrides,
+        trust=arguments.trust,
+    )
+    planner = load_planner(arguments.checkpoint, settings)
+    start = _complete(planner, arguments.start)
+    (made,) = planner.plan(
+        start[None],
+        None if arguments.goal is None else np.array([arguments.goal]),
+        torch.Generator().manual_seed(arguments.seed),
+        constraints=[Fixed(values=position) for position in _split_positions(planner, arguments.via)],
+        guides=arguments.guides or None,
+        guidance_scale=arguments.guidance_scale,
+        horizons=None if arguments.horizon is None else (arguments.horizon,),
+        num_candidates=arguments.num_candidates,
+    )
+    show("; ".join(_describe(planner, made, with_guides=bool(arguments.guides))))
+    if arguments.out is not None:
+        try:
+            arguments.out.write_text(json.dumps(_to_json(made), indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f"--out: expected a file that can be written, got {arguments.out} ({error})") from None
+        show(f"plan: {arguments.out}")
+    if arguments.picture is not None:
+        _draw(planner, made, arguments.goal, arguments.picture)
+        show(f"picture: {arguments.picture}")
+
+
+def _describe(planner: Planner, made: Plan, *, with_guides: bool) -> list[str]:
+    env_steps = (made.horizon - 1) * made.stride
+    step_seconds = planner.config.env.step_seconds
+    seconds = "" if step_seconds is None else f" ({env_steps * step_seconds:.2f} s)"
+    facts = [
+        f"{made.horizon} transitions, {env_steps} environment steps{seconds}",
+        f"speed error {made.speed_error:.2f} ({'consistent' if made.consistent else 'not consistent'})",
+    ]
+    if made.departure is not None:
+        facts.append(f"at most {made.departure:.2f} from the data")
+    if with_guides:
+        facts.append(f"violation {made.violation:.3g}")
+    return facts
+
+
+def _split_positions(planner: Planner, values: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """Positions from the numbers of `--via`."""
+    size = len(planner.config.env.position_columns)
+    if values and (not size or len(values) % size):
+        raise PlanningError(f"--via: expected {size} numbers for each position, got {len(values)}")
+    return [values[i : i + size] for i in range(0, len(values), size)] if size else []
+
+
+def _complete(planner: Planner, start: tuple[float, ...]) -> np.ndarray:
+    """The observation to plan from; a position alone is put at rest."""
+    import numpy as np
+
+    size, positions = planner.model.layout.observation_dim, list(planner.config.env.position_columns)
+    if len(start) == size:
+        return np.array(start, dtype=np.float32)
+    if len(start) != len(positions):
+        raise PlanningError(
+            f"--start: expected {size} numbers (an observation) or {len(positions)} (a position), got {len(start)}"
+        )
+    observation = np.zeros(size, dtype=np.float32)
+    observation[positions] = start
+    return observation
+
+
+def _to_json(made: Plan) -> dict[str, Any]:
+    return {
+        "observations": made.observations.tolist(),
+        "actions": None if made.actions is None else made.actions.tolist(),
+        "stride": made.stride,
+        "speed_error": made.speed_error,
+        "consistent": made.consistent,
+        "departure": made.departure,
+        "violation": made.violation,
+        "guide_score": made.guide_score,
+    }
+
+
+def _draw(planner: Planner, made: Plan, goal: tuple[float, ...] | None, path: Path) -> None:
+    import numpy as np
+
+    from diffplan.tasks.registry import make_figures
+
+    figures = make_figures(planner.config.env)
+    figure = figures.draw_plans([made], None if goal is None else np.array([goal]))
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--picture: expected an image file such as plan.png, got {path} ({error})") from None
+
+
+COMMAND = Command(
+    arguments=PlanArguments,
+    run=run,
+    sections={"planning": PlanningConfig},
+    places=("checkpoint", "settings", "out", "picture"),
+)

@@ -1,0 +1,148 @@
+"""`diffplan submit …`: commands as jobs of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from diffplan.cli.command import Arguments, Command, Group, Passthrough
+from diffplan.cli.main import HELP, find_action, find_command
+from diffplan.cli.output import show, write
+from diffplan.cli.overrides import split_overrides
+from diffplan.cli.parsing import list_own_options, parse
+from diffplan.config import config_from_dict
+from diffplan.errors import ConfigError
+from diffplan.suggestion import unknown_name
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+    from diffplan.cluster.job_server import JobServer
+
+SUBMITTABLE = ("collect", "train", "tune", "evaluate", "pipeline", "table", "baseline")
+"""Commands that may be jobs."""
+NAMED = ("pretrained:", "baseline:")
+"""How places begin that are names of something in a package."""
+
+
+@dataclass(kw_only=True)
+class SubmitArguments(Arguments):
+    """Run a command as a job of a Ray cluster.
+
+    The command is collect, train, tune, evaluate, pipeline, table or baseline. Its output is shown. Paths among its
+    arguments must be absolute, and lead to the same place on all nodes. Ctrl-C stops following, and the job goes on;
+    `ray job list`, `status`, `logs` and `stop` manage the jobs of a cluster. The exit code is that of the job: 0, 2 for
+    what the user can cure, else 1.
+    """
+
+    command: Annotated[Positional[tuple[str, ...]], arg(metavar="COMMAND ARGUMENTS ...")]
+    """The command and its arguments."""
+    address: str | None = None
+    """Job server; $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS or http://127.0.0.1:8265 if not given."""
+    no_wait: bool = False
+    """Print the id of the job, and leave it alone."""
+    working_dir: str = "."
+    """Directory to upload, without data and runs."""
+    num_cpus: float = 0.0
+    """CPUs for the command itself; without, it runs on the head (its workers have their own)."""
+    num_gpus: float = 0.0
+    """GPUs for the command itself."""
+
+
+def submit(words: list[str]) -> int:
+    """Submit a job; returns its exit code, or 0 where it is not waited for."""
+    if words[:1] and words[0] in HELP:
+        from diffplan.cli.help import show_help
+
+        show_help(Command(arguments=SubmitArguments, run=lambda call: None), "submit", [], everything=False)
+        return 0
+    options, rest = take_options(words)
+    if not rest:
+        raise ConfigError(f"submit: expected a command, one of {', '.join(SUBMITTABLE)}; got nothing")
+    command, *rest = rest
+    if command not in SUBMITTABLE:
+        raise ConfigError(unknown_name("submit", command, SUBMITTABLE))
+    check_places(command, rest)
+    from diffplan.cluster.job_server import JobServer
+    from diffplan.cluster.submit import submit as submit_job
+
+    server = JobServer(options.address)
+    job = submit_job(server, command, rest, options.working_dir, num_cpus=options.num_cpus, num_gpus=options.num_gpus)
+    show(f"job: {job}")
+    return 0 if options.no_wait else _follow(server, job)
+
+
+def take_options(words: Sequence[str]) -> tuple[SubmitArguments, list[str]]:
+    """The options of `submit` itself, wherever they stand, and the other words in their order."""
+    rest, values = split_overrides(words, list_own_options(SubmitArguments)[1], {})
+    try:
+        options = config_from_dict(SubmitArguments, {**values, "command": rest})
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
+    for name in ("num_cpus", "num_gpus"):
+        if not getattr(options, name) >= 0:
+            raise ConfigError(f"--{name}: expected 0 or more, got {getattr(options, name):g}")
+    return options, rest
+
+
+def check_places(name: str, words: Sequence[str]) -> None:
+    """Parse the arguments of a command as the command does, and see that its paths mean the same on all nodes.
+
+    Raises:
+        ConfigError: a path that would lead into the copy of the working directory, which is gone after the job.
+    """
+    command, words = find_command(name), list(words)
+    while isinstance(command, Group):
+        name, command, words = find_action(name, command, words)
+    assert isinstance(command, Command)
+    call = parse(command, name, words)
+    command.check(call)
+    positional, _ = list_own_options(command.arguments)
+    for place in command.places:
+        value = getattr(call.arguments, place)
+        if value is None and place != "out":
+            continue
+        text = str(value or "none")
+        if "://" in text or os.path.isabs(text) or text.startswith(NAMED):
+            continue
+        if place == "study" and not text.endswith(".json"):
+            continue
+        option = place if place in positional else f"--{place}"
+        raise ConfigError(
+            f"{option}: expected an absolute path or a URL that all nodes see, got {text}; a job runs in a copy of the "
+            "working directory, and what it writes there is lost"
+        )
+
+
+def _follow(server: JobServer, job: str) -> int:
+    """Show the output of a job until it ends, and return its exit code."""
+    try:
+        details = server.follow(job, write, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"\ninterrupted; the job goes on: `{server.describe_command('logs --follow', job)}`, or end it by "
+            f"`{server.describe_command('stop', job)}`\n"
+        )
+        return 130
+    if details.status == "SUCCEEDED":
+        return 0
+    if details.driver_exit_code == 2:
+        return 2  # its last line says what was wrong
+    sys.stderr.write(f"error: {_describe_end(job, details)}\n")
+    return 1
+
+
+def _describe_end(job: str, details: JobDetails) -> str:
+    if details.status == "STOPPED":
+        return f"{job}: the job was stopped"
+    if details.driver_exit_code is not None:
+        return f"{job}: the job failed with exit code {details.driver_exit_code}; see its output above"
+    return f"{job}: the job failed; {' '.join((details.message or 'no reason is known').split())[:500]}"
+
+
+COMMAND = Passthrough("Run a command as a job of a Ray cluster.", submit)

@@ -1,0 +1,99 @@
+"""`diffplan train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffplan.cli.command import Call, Command, ExperimentArguments, advanced
+from diffplan.cli.experiments import find_config, find_config_for
+from diffplan.cli.output import show
+from diffplan.config import (
+    DiffusionConfig,
+    EnvConfig,
+    NetworkConfig,
+    PlanningConfig,
+    TrainingConfig,
+    WindowConfig,
+)
+
+
+@dataclass(kw_only=True)
+class TrainArguments(ExperimentArguments):
+    """Fit a diffuser with Ray Train.
+
+    The environment is that of the dataset. A preset of another one is refused, unless --env.env_id says so.
+    """
+
+    data: str
+    """Directory or URL of the dataset."""
+    out: str
+    """Directory or URL of the checkpoint."""
+    list: bool = False
+    """Show all presets with their sizes and rough training times."""
+    dry_run: bool = False
+    """Show what the run would cost, measured in a few steps, and write nothing."""
+    resume: bool = False
+    """Go on with a run that was interrupted."""
+    num_workers: int = 1
+    """Data-parallel workers."""
+    min_workers: int | None = advanced(None)
+    """Fewest workers to start or go on with while the cluster has no room for all; waits for all if not given."""
+    cpus_per_worker: int | None = advanced(None)
+    """CPUs of each worker; shares those of the cluster if not given."""
+    use_gpu: bool | None = None
+    """Whether each worker has a GPU, which is waited for where the cluster adds nodes on demand; if there are enough
+    GPUs now if not given."""
+    tensorboard: str | None = advanced(None)
+    """Directory or URL of TensorBoard files; OUT/tensorboard if not given."""
+    verify_on_read: bool = advanced(False)
+    """Compare all data with their checksums before training sees them."""
+
+
+def run(call: Call[TrainArguments]) -> None:
+    """Train, or show what it would cost."""
+    arguments = call.arguments
+    config = find_config_for(call, arguments.data)
+    if arguments.dry_run:
+        from diffplan.cli.training_tables import describe_cost
+
+        show("\n".join(describe_cost(arguments.experiment, config, arguments.data, arguments.cpus_per_worker)))
+        return
+    from diffplan.cluster.train import train_on_cluster
+
+    out = train_on_cluster(
+        config,
+        arguments.data,
+        arguments.out,
+        num_workers=arguments.num_workers,
+        min_workers=arguments.min_workers,
+        cpus_per_worker=arguments.cpus_per_worker,
+        use_gpu=arguments.use_gpu,
+        resume=arguments.resume,
+        tensorboard=arguments.tensorboard,
+        verify_on_read=arguments.verify_on_read,
+    )
+    show(f"checkpoint: {out}")
+
+
+def list_presets() -> list[str]:
+    """Lines of a table of all presets."""
+    from diffplan.cli.training_tables import describe_presets
+
+    return describe_presets()
+
+
+COMMAND = Command(
+    arguments=TrainArguments,
+    run=run,
+    check=find_config,
+    sections={
+        "training": TrainingConfig,
+        "windows": WindowConfig,
+        "network": NetworkConfig,
+        "diffusion": DiffusionConfig,
+        "planning": PlanningConfig,
+        "env": EnvConfig,
+    },
+    places=("data", "out", "tensorboard"),
+    lists=list_presets,
+)

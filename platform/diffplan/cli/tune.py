@@ -1,0 +1,190 @@
+"""`diffplan tune`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diffplan.cli.command import Arguments, Call, Command, advanced
+from diffplan.cli.experiments import find_config_of
+from diffplan.cli.output import show
+from diffplan.cli.overrides import override_section
+from diffplan.config import SearchConfig, config_to_dict
+from diffplan.config.study import Study
+from diffplan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffplan.tasks.task import Task
+
+
+@dataclass(kw_only=True)
+class TuneArguments(Arguments):
+    """Search planner settings, or what is trained, with Ray Tune."""
+
+    source: Annotated[Positional[str], arg(metavar="CHECKPOINT|DATA")]
+    """Directory or URL of the checkpoint whose settings are searched; for a study of kind training, of the dataset."""
+    out: str
+    """Directory or URL of the search."""
+    list: bool = False
+    """Show all studies with their sizes and rough times."""
+    study: str = "planner"
+    """What is searched for: a name of `tune --list`, or a JSON file of one's own."""
+    preset: str | None = None
+    """The experiment that a study of kind training varies."""
+    num_training_steps: int | None = None
+    """Steps that a trial of a study of kind training trains; a quarter of the preset's if not given."""
+    cost_weight: float | None = advanced(None)
+    """Points of the score that a second of planning in an episode is worth, when the best trial is chosen."""
+    trust: bool = False
+    """Let checkpoint and study name functions and URLs."""
+    resume: bool = False
+    """Go on with a search that was interrupted, or with more trials."""
+
+
+def check(call: Call[TuneArguments]) -> None:
+    """Raise `ConfigError` for numbers out of range."""
+    _size(call, SearchConfig())
+    steps = call.arguments.num_training_steps
+    if steps is not None and steps < 1:
+        raise ConfigError(f"--num_training_steps: expected at least 1, got {steps}")
+
+
+def run(call: Call[TuneArguments]) -> None:
+    """Search, and say what is best."""
+    arguments = call.arguments
+    study = _find_study(arguments)
+    best = _tune_planner(call, study) if study.kind == "planner" else _tune_training(call, study)
+    show("\n".join(_describe_best(arguments, study, best)))
+
+
+def _find_study(arguments: TuneArguments) -> Study:
+    from diffplan.planning.trust import require_trust
+    from diffplan.tuning.studies import find_study
+
+    study = find_study(arguments.study, _find_task(arguments))
+    if arguments.study.endswith(".json") and not arguments.trust:
+        varied = {name: values.get("among") for name, values in config_to_dict(study)["vary"].items()}
+        require_trust(varied, arguments.study, prefix="")
+    if arguments.cost_weight is not None:
+        study = dataclasses.replace(study, cost_weight=arguments.cost_weight)
+    return study
+
+
+def _find_task(arguments: TuneArguments) -> Task:
+    """The task whose studies there are: of the preset, or of the checkpoint."""
+    from diffplan.checkpoint import is_checkpoint, load_checkpoint
+    from diffplan.tasks.pretrained import PREFIX
+    from diffplan.tasks.registry import DEFAULT_TASK, find_experiment, find_task, task_of
+
+    if arguments.preset is not None:
+        return find_experiment(arguments.preset).task
+    source = arguments.source
+    if "://" not in source and not source.startswith(PREFIX) and not is_checkpoint(Path(source)):
+        return find_task(DEFAULT_TASK)  # a dataset: a study of kind training asks for the preset
+    return task_of(load_checkpoint(source).config.env)
+
+
+def _tune_planner(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
+    arguments = call.arguments
+    for name in ("preset", "num_training_steps"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name}: expected none with a study of kind planner, got {getattr(arguments, name)}")
+    from diffplan.checkpoint import load_checkpoint
+    from diffplan.cli.settings import choose_settings
+    from diffplan.cluster.tune import tune_planner
+    from diffplan.tuning.studies import size_search
+
+    config = load_checkpoint(arguments.source).config
+    choose_settings(config.planning, arguments.source, file=None, overrides={}, trust=arguments.trust)
+    search = _size(call, size_search(study, config.search))
+    return tune_planner(arguments.source, arguments.out, study=study, search=search, resume=arguments.resume)
+
+
+def _tune_training(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
+    arguments = call.arguments
+    if arguments.preset is None:
+        raise ConfigError(f"tune --study {arguments.study}: expected --preset PRESET, the experiment to vary, got none")
+    from diffplan.cluster.tune import tune_training
+    from diffplan.tuning.studies import size_search
+
+    config = find_config_of(arguments.preset, arguments.source, {})
+    return tune_training(
+        arguments.source,
+        config,
+        arguments.out,
+        study=study,
+        search=_size(call, size_search(study, config.search)),
+        num_training_steps=arguments.num_training_steps,
+        resume=arguments.resume,
+    )
+
+
+def _size(call: Call[TuneArguments], search: SearchConfig) -> SearchConfig:
+    return override_section(search, call.overrides, "search")
+
+
+def _describe_best(arguments: TuneArguments, study: Study, best: dict[str, Any]) -> list[str]:
+    from diffplan.report.search_files import PICTURE
+    from diffplan.run_directory import BEST
+
+    lines = [
+        f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes "
+        f"({', '.join(best['protocols'])}): score {best['score_mean']:.1f}, {_describe_success(best)}"
+        f"{1e3 * best['plan_seconds']:.1f} ms of planning in an episode",
+        f"settings: {arguments.out}/{BEST}",
+    ]
+    if study.is_pareto:
+        lines += _describe_front(arguments.out)
+    if study.kind == "training":
+        options = shlex.join(best["train_arguments"])
+        lines.append(f"train it: diffplan train {arguments.preset} --data {arguments.source} --out DIR {options}")
+    return [*lines, f"picture: {arguments.out}/{PICTURE}"]
+
+
+def _describe_front(out: str) -> list[str]:
+    import json
+
+    from diffplan.data.opening import open_store
+    from diffplan.report.search_files import PARETO
+    from diffplan.terminal import draw_table
+
+    front = json.loads(open_store(out).read(PARETO))
+    rows = [
+        [
+            point["settings_file"],
+            f"{point['score_mean']:.1f}",
+            "-" if point["success_rate"] is None else f"{point['success_rate']:.1%}",
+            f"{1e3 * point['plan_seconds']:.1f} ms",
+            "best.json" if point["trial"] == front["best"] else "",
+        ]
+        for point in front["points"]
+    ]
+    table = draw_table(("Pareto front", "score", "success", "planning", ""), rows)
+    return ["", *table, "", f"front: {out}/{PARETO}"]
+
+
+def _describe_success(best: dict[str, Any]) -> str:
+    return "" if best["success_rate"] is None else f"success {best['success_rate']:.1%}, "
+
+
+def list_studies() -> list[str]:
+    """Lines of a table of all studies."""
+    from diffplan.cli.study_tables import describe_studies
+
+    return describe_studies()
+
+
+COMMAND = Command(
+    arguments=TuneArguments,
+    run=run,
+    check=check,
+    sections={"search": SearchConfig},
+    aliases={f.name: f"search.{f.name}" for f in dataclasses.fields(SearchConfig)},
+    places=("source", "out", "study"),
+    lists=list_studies,
+)

@@ -1,0 +1,59 @@
+"""What settings from a file may name.
+
+Settings can name code (a guide by import path) and places (a value function by URL). On the command line that is the
+user's own word. In a file that came from elsewhere it is not: there it takes `--trust`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from diffplan.errors import ConfigError
+from diffplan.importing import is_import_path
+from diffplan.tasks.pretrained import PREFIX
+
+FIELDS = ("guides", "value")
+"""Last part of the names of settings that may name code or a place."""
+
+
+def list_named(values: Mapping[str, Any], prefix: str = "planning") -> Iterator[tuple[str, str]]:
+    """Functions and URLs that settings name, each with its dotted field.
+
+    Args:
+        values: settings as JSON values; sections may be nested.
+        prefix: of the dotted names.
+    """
+    for name, value in values.items():
+        field = f"{prefix}.{name}" if prefix else name
+        if isinstance(value, Mapping):
+            yield from list_named(value, field)
+        elif field.rpartition(".")[2] in FIELDS:
+            for text in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(text, str) and _names_code_or_place(text.strip()):
+                    yield field, text
+
+
+def _names_code_or_place(text: str) -> bool:
+    return "://" in text or (is_import_path(text) and not text.startswith(PREFIX))
+
+
+def require_trust(values: Mapping[str, Any], where: str, known: Collection[str] = (), prefix: str = "planning") -> None:
+    """Refuse settings of a file that name functions or URLs.
+
+    Args:
+        values: the settings as JSON values.
+        where: the file, for messages.
+        known: functions and URLs that are named elsewhere too, such as on the command line.
+        prefix: of the dotted names of the settings.
+
+    Raises:
+        ConfigError: they name one that is not known.
+    """
+    for field, text in list_named(values, prefix):
+        if text not in known:
+            kind = "URL" if "://" in text else "function"
+            raise ConfigError(
+                f"{where}: expected no {kind} that only a file names, got {field} {text!r}; look at what it is, then "
+                "add --trust"
+            )
