@@ -150,6 +150,7 @@ def _listen_to_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_collection_goes_on(blow: signal.Signals, tmp_path: Path) -> None:
     """A real command in a real process with its own Ray, struck while it works."""

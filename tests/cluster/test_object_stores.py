@@ -90,6 +90,7 @@ def test_stores_without_conditional_puts_are_refused_in_one_line(
         assert open_store(out).list("") == []
 
 
+@pytest.mark.slow
 def test_two_coordinators_collect_into_one_bucket(config: Config, url: str, content: str) -> None:
     """Both begin the dataset at the same moment."""
     found: list[str] = []
@@ -122,6 +123,7 @@ class Writer:
         return [i for i in range(num_names) if store.put_if_absent(f"commits/{i}", bytes([writer]) * 1000)]
 
 
+@pytest.mark.slow
 def test_exactly_one_of_many_actors_puts_each_object(s3: S3Server, url: str) -> None:
     store = ObjectStore(url)
     s3.put_seconds = 0.03  # time enough for others to look before the object is there
@@ -153,6 +155,7 @@ def test_variables_of_stores_are_handed_over(monkeypatch: pytest.MonkeyPatch) ->
     assert fsspec.config.conf["s3"]["endpoint_url"] == "http://here"
 
 
+@pytest.mark.slow
 def test_training_reads_from_s3(url: str, tiny_config: Config, tmp_path: Path) -> None:
     """The workers were started before the variables of the store were set, as those of a cluster are."""
     collect(tiny_config.env, tiny_config.collection, url)

@@ -18,7 +18,7 @@ from diffplan.errors import ConfigError
 from diffplan.tuning.journal import SearchJournal
 from diffplan.usage import record_usage
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from diffplan.cluster.units import run_units
 from diffplan.errors import ClusterError
 
 
+@pytest.mark.slow
 def test_rollouts_go_to_their_nodes_first_and_nothing_waits_for_nodes_that_are_not_there() -> None:
     script = Path(__file__).with_name("place_on_nodes.py")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=180, check=False)

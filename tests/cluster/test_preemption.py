@@ -19,7 +19,7 @@ from diffplan.config import Config, config_to_json, with_overrides
 from diffplan.status import read_status
 from diffplan.usage import read_usage
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 SCRIPTS = Path(__file__).parent
 

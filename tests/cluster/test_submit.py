@@ -77,6 +77,7 @@ def test_a_job_runs_what_was_uploaded_and_its_output_is_shown(head: Head, upload
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_what_the_user_can_cure_ends_with_its_line_and_code_2(head: Head, tmp_path: Path) -> None:
     (tmp_path / "something else").touch()
     done = head.run("submit", "collect", PRESET, "--out", tmp_path, "--working_dir", ROOT)
@@ -86,12 +87,14 @@ def test_what_the_user_can_cure_ends_with_its_line_and_code_2(head: Head, tmp_pa
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_otherwise_is_code_1(head: Head, upload: Path) -> None:
     done = head.run("submit", "collect", PRESET, "--num_workers", 7, "--out", "/x", "--working_dir", upload)
     assert done.returncode == 1
     assert re.fullmatch(r"error: raysubmit_\w+: the job failed with exit code 7; see its output above\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_following_and_ray_goes_on_with_the_job(head: Head, upload: Path) -> None:
     options = ("--num_workers", 60, "--out", "s3://bucket/x", "--working_dir", upload)
     with head.start("submit", "collect", PRESET, *options) as following:
@@ -111,6 +114,7 @@ def test_ctrl_c_stops_following_and_ray_goes_on_with_the_job(head: Head, upload:
     assert job in head.run_ray("job", "list")
 
 
+@pytest.mark.slow
 def test_a_job_that_is_not_waited_for_goes_on(head: Head, upload: Path) -> None:
     options = ("--num_workers", 60, "--out", "s3://bucket/x", "--working_dir", upload)
     submitted = head.run("submit", "collect", PRESET, *options, "--no-wait")
@@ -164,6 +168,7 @@ def test_a_lost_connection_is_taken_up_where_it_was() -> None:
     assert written == ["one ", "two ", "three ", "four"]
 
 
+@pytest.mark.slow
 def test_mistakes_at_the_server_are_one_line(head: Head) -> None:
     for arguments, environment, words in (
         ([], {"RAY_AUTH_TOKEN": "0" * 32}, "the token of the cluster, got another: export RAY_AUTH_"),

@@ -104,6 +104,7 @@ def test_resuming_goes_on_from_the_last_checkpoint(tiny_config: Config, tiny_dat
     assert is_checkpoint(out)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
     """A real command in a real process with its own Ray, interrupted by Ctrl-C."""
     out, config_overrides = tmp_path / "checkpoint", {"training.num_steps": 400, "training.picture_interval": 0}

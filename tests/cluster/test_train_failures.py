@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 SCRIPTS = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_its_driver_was_killed(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
     """A job on a cluster whose driver is gone at once; the cluster stays."""
     config = with_overrides(
@@ -56,6 +57,7 @@ def test_a_run_goes_on_after_its_driver_was_killed(tiny_config: Config, tiny_dat
     assert len(list_checkpoints(open_run(out))) == 2
 
 
+@pytest.mark.slow
 def test_a_run_grows_with_the_cluster_and_survives_a_node(
     tiny_config: Config, tiny_dataset: Path, tmp_path: Path
 ) -> None:

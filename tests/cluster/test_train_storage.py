@@ -55,6 +55,7 @@ def url(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> st
     return f"s3://{bucket}/runs/one"
 
 
+@pytest.mark.slow
 def test_a_run_lives_in_an_object_store(tiny_config: Config, tiny_dataset: Path, tmp_path: Path, url: str) -> None:
     config = with_overrides(tiny_config, {"training.lr_schedule": "constant", "training.picture_interval": 0})
     assert train_on_cluster(config, tiny_dataset, url, cpus_per_worker=1) == url

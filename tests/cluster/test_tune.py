@@ -74,6 +74,7 @@ def test_a_search_goes_on_only_as_it_was_begun(search: Path, tiny_checkpoint: Pa
         tune_planner(tiny_checkpoint, search, study=STUDIES["controller"], search=tiny_config.search, resume=True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_without_repeating_what_was_finished(
     tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +189,7 @@ def test_trials_that_fail_are_recorded_with_their_errors(
         assert any(trial["error"] for trial in trials)
 
 
+@pytest.mark.slow
 def test_trials_whose_processes_died_are_tried_again(
     tiny_checkpoint: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
