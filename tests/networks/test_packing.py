@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from diffplan.config import NetworkConfig
 from diffplan.networks.blocks import as_images
-from diffplan.networks.packing import FEW_MULTIPLICATIONS, Conv1d, Packing, Upsample1d, group_norm, multiply
+from diffplan.networks.packing import FEW_MULTIPLICATIONS, Conv1d, Packing, Packings, Upsample1d, group_norm, multiply
+from diffplan.networks.temporal_unet import TemporalUnet
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -209,3 +211,18 @@ def test_products_have_gradients():
     x.requires_grad_()
     multiply(x, matrix, bias).sum().backward()
     torch.testing.assert_close(x.grad, matrix.sum(dim=1).expand(3000, -1))
+
+
+def test_passes_over_the_same_trajectories_share_one_packing():
+    torch.manual_seed(0)
+    network = TemporalUnet(4, NetworkConfig(dim=8, dim_mults=(1, 2))).eval()
+    x, steps, lengths = torch.randn(3, 12, 4), torch.tensor([2]), torch.tensor([5, 12, 8])
+    packings = Packings()
+    with torch.no_grad():
+        expected = network(x, steps, lengths=lengths)
+        assert torch.equal(network(x, steps, lengths=lengths, packings=packings), expected)
+        packing = packings.of(lengths, network.min_horizon)
+        assert torch.equal(network(x, steps, lengths=lengths, packings=packings), expected)
+    assert packings.of(lengths, network.min_horizon) is packing
+    assert packings.of(lengths.clone(), network.min_horizon) is not packing
+    assert packing.lengths.tolist() == [6, 12, 8]

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from straight_line_planner import (
     CONFIG,
     NORMALIZER,
@@ -21,9 +22,11 @@ from diffplan.config import with_overrides
 from diffplan.data.normalization import Normalizer
 from diffplan.data.statistics import compute_statistics
 from diffplan.errors import CheckpointError, PlanningError
+from diffplan.networks.packing import Packings
 from diffplan.planning.consistency import compute_speed_errors
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
+from diffplan.tasks.pretrained import find_pretrained
 from diffplan.training.state import TrainingState
 
 OBSERVATIONS = np.array([[1.1, 1.03, 0.3, -0.2], [3.07, 2.9, -1.0, 4.9], [0.9, 2.2, 0.0, 0.0]])
@@ -321,3 +324,21 @@ def test_planner_from_a_checkpoint_plans_with_the_averaged_weights(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: the file is missing"):
         load_planner(tmp_path)
+
+
+def test_all_passes_of_a_draw_share_one_packing(monkeypatch):
+    made = {}
+    get = Packings.of
+
+    def watch(packings, lengths, multiple):
+        packing = get(packings, lengths, multiple)
+        made.setdefault(packings, []).append(packing)
+        return packing
+
+    monkeypatch.setattr(Packings, "of", watch)
+    planner = load_planner(find_pretrained("maze2d-umaze"))
+    observations, goals = np.array([[1, 1, 0, 0], [1, 2, 0, 0]], np.float32), np.array([[3, 1], [1, 1]])
+    plans = planner.plan(observations, goals, torch.Generator().manual_seed(0))
+    assert plans[0].horizon != plans[1].horizon
+    assert any(len(packings) > 1 for packings in made.values())
+    assert all(packing is packings[0] for packings in made.values() for packing in packings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,22 +22,33 @@ class Denoiser(nn.Module):
         schedule: the noise schedule.
         prediction: what the network predicts.
         clip: largest absolute value of an estimate in model space; None for no limit.
+        options: further keyword arguments of the network, the same in every pass.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: NoiseSchedule, prediction: Prediction, clip: float | None = None
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        prediction: Prediction,
+        clip: float | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule
         self.prediction: Prediction = prediction
         self.clip = clip
+        self.options = dict(options or {})
 
     @classmethod
     def make(cls, network: nn.Module, config: DiffusionConfig) -> Denoiser:
         """A denoiser from a config."""
         schedule = make_schedule(config.schedule, config.num_diffusion_steps)
         return cls(network, schedule, config.prediction, 1.0 if config.clip_denoised else None)
+
+    def with_options(self, **options: object) -> Denoiser:
+        """The same model, whose network is given these keyword arguments in every pass."""
+        return Denoiser(self.network, self.schedule, self.prediction, self.clip, {**self.options, **options})
 
     def forward(
         self,
@@ -68,7 +81,9 @@ class Denoiser(nn.Module):
         """The denoised trajectories before any clipping; see `forward`."""
         steps = torch.full((1,), diffusion_step, device=x_noisy.device)
         alpha_bar = self.schedule.alpha_bar_at(diffusion_step)
-        told = {} if lengths is None else {"lengths": lengths}
+        told = dict(self.options)
+        if lengths is not None:
+            told["lengths"] = lengths
         if condition is not None:
             told["condition"] = condition
         output = self.network(x_noisy, steps, **told)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffplan.networks.packing import Packings
+
 
 @dataclass(eq=False)
 class _Call:
@@ -18,6 +20,7 @@ class _Call:
     diffusion_step: Tensor
     lengths: Tensor | None
     condition: Tensor | None
+    packings: Packings | None = None
     output: Tensor | None = None
     error: Exception | None = None
 
@@ -40,6 +43,11 @@ class GatheringNetwork(nn.Module):
         self._arrivals = threading.Lock()
         self._waiting: list[_Call] = []
 
+    @property
+    def takes_packings(self) -> bool:
+        """Whether the network does."""
+        return bool(getattr(self.network, "takes_packings", False))
+
     def forward(
         self,
         x: Tensor,
@@ -47,12 +55,13 @@ class GatheringNetwork(nn.Module):
         *,
         lengths: Tensor | None = None,
         condition: Tensor | None = None,
+        packings: Packings | None = None,
     ) -> Tensor:
         """What the network gives; see its `forward`."""
         if torch.is_grad_enabled() and x.requires_grad:  # gradients belong to the thread that asks for them
             with self._busy:
-                return _run(self.network, _Call(x, diffusion_step, lengths, condition))
-        call = _Call(x, diffusion_step, lengths, condition)
+                return _run(self.network, _Call(x, diffusion_step, lengths, condition, packings))
+        call = _Call(x, diffusion_step, lengths, condition, packings)
         with self._arrivals:
             self._waiting.append(call)
         with self._busy:
@@ -96,5 +105,5 @@ class GatheringNetwork(nn.Module):
 
 
 def _run(network: nn.Module, call: _Call) -> Tensor:
-    told = {"lengths": call.lengths, "condition": call.condition}
+    told = {"lengths": call.lengths, "condition": call.condition, "packings": call.packings}
     return network(call.x, call.diffusion_step, **{name: value for name, value in told.items() if value is not None})

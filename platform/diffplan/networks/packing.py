@@ -14,11 +14,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
-
-_PACKINGS = WeakTensorKeyDictionary()
-"""Packings of lengths that are still in use, with the version of the tensor that they were made of: the passes of a
-sampler are of the same plans."""
 
 FEW_MULTIPLICATIONS = 1_000_000
 """Up to so many, the products of MKL are done before those of oneDNN have begun."""
@@ -32,17 +27,6 @@ class Packing:
         num_steps: their sum, where it is known; on a GPU asking for it would mean to wait.
         longest: the longest of those that count, where it is known.
     """
-
-    @classmethod
-    def of(cls, lengths: Int[Tensor, " batch"], multiple: int) -> Packing:
-        """The packing of lengths rounded up to a multiple; one for all passes that are given the same tensor."""
-        known: tuple[int, dict[int, Packing]] | None = _PACKINGS.get(lengths)
-        if known is None or known[0] != lengths._version:
-            _PACKINGS[lengths] = known = (lengths._version, {})
-        made = known[1]
-        if multiple not in made:
-            made[multiple] = cls(-(-lengths // multiple) * multiple)
-        return made[multiple]
 
     @classmethod
     def filled(cls, lengths: Int[Tensor, " batch"], multiple: int, num_steps: int, longest: int) -> Packing:
@@ -133,6 +117,19 @@ class Packing:
             self._windows[key] = torch.where(inside, index, len(self)).view(-1)  # where a step of zeros stands
         with_zeros = torch.cat([x, x.new_zeros(1, x.shape[1])])
         return with_zeros.index_select(0, self._windows[key]).view(-1, kernel_size * x.shape[1])
+
+
+class Packings:
+    """What the passes of a sampler share: they are of the same plans, and so of one packing."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, int, Packing] | None = None
+
+    def of(self, lengths: Int[Tensor, " batch"], multiple: int) -> Packing:
+        """The packing of lengths rounded up to a multiple; the one before if it was made of the same tensor."""
+        if self._last is None or self._last[0] is not lengths or self._last[1] != multiple:
+            self._last = (lengths, multiple, Packing(-(-lengths // multiple) * multiple))
+        return self._last[2]
 
 
 def multiply(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffplan.networks.cuda_graphs import GraphRecorder
-from diffplan.networks.packing import Packing
+from diffplan.networks.packing import Packing, Packings
 from diffplan.networks.ragged import check_lengths
 from diffplan.networks.temporal_unet import TemporalUnet
 
@@ -64,6 +64,8 @@ class RecordedNetwork(nn.Module):
         network: in evaluation mode; takes plans of any lengths.
     """
 
+    takes_packings = True
+
     def __init__(self, network: TemporalUnet) -> None:
         super().__init__()
         self.network = network
@@ -79,16 +81,17 @@ class RecordedNetwork(nn.Module):
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         condition: Tensor | None = None,
+        packings: Packings | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
         """What the network gives; see its `forward`."""
         told = {} if condition is None else {"condition": condition}
         if torch.is_grad_enabled() or told or not len(x) or not self._can_record(x.device):
-            return self.network(x, diffusion_step, lengths=lengths, **told)
+            return self.network(x, diffusion_step, lengths=lengths, packings=packings, **told)
         with self._lock:
             recording = self._find_recording(self._shape_of(x, lengths), x)
             if recording is not None:
                 return recording.replay(x, diffusion_step, lengths)
-        return self.network(x, diffusion_step, lengths=lengths)
+        return self.network(x, diffusion_step, lengths=lengths, packings=packings)
 
     def _can_record(self, device: torch.device) -> bool:
         return device.type == "cuda"

@@ -24,7 +24,7 @@ from diffplan.networks.blocks import (
     mish,
 )
 from diffplan.networks.condition import ConditionEmbedding
-from diffplan.networks.packing import Conv1d, Packing, Upsample1d
+from diffplan.networks.packing import Conv1d, Packing, Packings, Upsample1d
 from diffplan.networks.ragged import check_lengths, repeat_last_step
 
 
@@ -38,6 +38,8 @@ class TemporalUnet(nn.Module):
         transition_dim: columns of a transition.
         config: sizes.
     """
+
+    takes_packings = True
 
     def __init__(self, transition_dim: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -89,6 +91,7 @@ class TemporalUnet(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
         condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
         packing: Packing | None = None,
+        packings: Packings | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
         """Predict for noisy trajectories.
 
@@ -100,6 +103,7 @@ class TemporalUnet(nn.Module):
             condition: return or task of each; see `ConditionEmbedding`.
             packing: of these lengths, `Packing.filled`, with the horizon as the longest; nothing is checked then, and
                 nothing waits for a GPU.
+            packings: where the packing of these lengths is kept for other passes over the same trajectories.
 
         Returns:
             What the network was trained to predict, in model space; in the padding, numbers without a meaning.
@@ -114,7 +118,7 @@ class TemporalUnet(nn.Module):
         if packing is not None and len(embedding) > 1:
             embedding = torch.cat([embedding, embedding[-1:]])  # for what fills the batch
         if lengths is not None:
-            packing = Packing.of(lengths, self.min_horizon) if packing is None else packing
+            packing = (packings or Packings()).of(lengths, self.min_horizon) if packing is None else packing
             hidden = packing.pack(repeat_last_step(x, lengths, packing.longest))
         else:
             padding = -horizon % self.min_horizon

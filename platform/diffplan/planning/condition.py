@@ -1,4 +1,4 @@
-"""What a conditioned network is told: the return or the task of the settings."""
+"""What a network is told beside the noisy plans of one batch: the return or the task of the settings."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ import torch
 from diffplan.config import PlanningConfig
 from diffplan.diffusion.classifier_free import ClassifierFreeDenoiser
 from diffplan.diffusion.samplers import Denoises
+from diffplan.networks.packing import Packings
 from diffplan.planning.model import PlanningModel
 
 
 def make_conditioned_denoiser(model: PlanningModel, settings: PlanningConfig, batch_size: int) -> Denoises:
-    """The denoiser of a batch, told the return or the task of the settings if there is one."""
+    """The denoiser of a batch, told the return or the task of the settings if there is one.
+
+    Its passes are of the same plans, so they share how these lie in a batch where their lengths differ.
+    """
+    denoiser = model.denoiser
+    if getattr(denoiser.network, "takes_packings", False):
+        denoiser = denoiser.with_options(packings=Packings())
     told = {"none": None, "returns": settings.target_return, "task": settings.task}[model.condition]
     if told is None:
-        return model.denoiser
+        return denoiser
     if model.condition == "returns":
         assert model.return_range is not None  # the planner refuses a target return without one
         low, high = model.return_range
         told = (told - low) / (high - low)
     condition = torch.full((batch_size,), float(told), device=model.device)
-    return ClassifierFreeDenoiser(model.denoiser, condition, settings.condition_scale)
+    return ClassifierFreeDenoiser(denoiser, condition, settings.condition_scale)
