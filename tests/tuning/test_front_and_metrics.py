@@ -59,7 +59,9 @@ PUSHING = Task(
 STUDY = Study(vary={"planning.num_candidates": Among(among=(1, 2))})
 
 
-def result(score: float, plan_seconds: float = 0.0, success: bool | None = None, **metrics: float | None) -> EpisodeResult:
+def result(
+    score: float, plan_seconds: float = 0.0, success: bool | None = None, **metrics: float | None
+) -> EpisodeResult:
     return EpisodeResult(
         0, 0, None, [0, 0], 2 * score, score, success, None, 300, 8, 0.0, 1, plan_seconds, metrics=metrics
     )
@@ -117,7 +119,8 @@ def test_a_study_is_not_after_the_success_of_episodes_that_know_none() -> None:
 
 def test_the_cost_weight_trades_points_for_seconds() -> None:
     quick, slow = (
-        summarize_trial([result(score, seconds)], STUDY, "score", PUSHING) for score, seconds in ((150, 0.02), (155, 0.22))
+        summarize_trial([result(score, seconds)], STUDY, "score", PUSHING)
+        for score, seconds in ((150, 0.02), (155, 0.22))
     )
     for weight, expected in ((0.0, slow), (24.0, slow), (26.0, quick)):
         study = dataclasses.replace(STUDY, objectives=("score_mean", "plan_seconds"), cost_weight=weight)
