@@ -8,7 +8,7 @@ from diffplan.config import EnvConfig
 from diffplan.data.normalization import Normalizer
 from diffplan.environments import make_vector_env
 from diffplan.errors import ConfigError
-from diffplan.evaluation.policies import SCRIPTED, follow_clone
+from diffplan.evaluation.policies import follow_clone, list_scripted
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.layout import Layout
@@ -18,9 +18,11 @@ from diffplan.seeding import Stream, make_seed
 from diffplan.tasks.contracts import RolloutContext
 from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.tasks.maze2d.waypoint import WaypointBehavior
+from diffplan.tasks.registry import find_task
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
 MULTI2D = apply_protocol("multi2d", ENV)
+SCRIPTED = list_scripted(find_task("maze2d"))
 
 
 def test_the_waypoint_baseline_is_the_controller_without_noise():
@@ -100,4 +102,5 @@ def test_a_clone_is_told_the_goal_and_kept_within_bounds():
 
 def test_results_without_plans_are_plain_values():
     (result,), _ = evaluate_episodes(SCRIPTED["random"], ENV, range(1), seed=0)
-    assert {type(value) for value in dataclasses.asdict(result).values()} <= {int, float, bool, list, type(None)}
+    assert {type(value) for value in dataclasses.asdict(result).values()} <= {int, float, bool, list, dict, type(None)}
+    assert {type(value) for value in result.metrics.values()} <= {float, type(None)}

@@ -14,9 +14,10 @@ from diffplan.evaluation.sources import find_policy
 from diffplan.layout import Layout
 from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.tasks.contracts import RolloutContext
+from diffplan.tasks.registry import complete_env
 from diffplan.training.state import TrainingState
 
-ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
+ENV = complete_env(EnvConfig(env_id="diffplan/Maze2D-UMaze-v1"))
 CONFIG = Config(
     env=ENV,
     windows=WindowConfig(min_horizon=8, max_horizon=8),
@@ -80,7 +81,7 @@ def test_what_cannot_act_is_refused_in_one_line(tmp_path):
         (tmp_path / "none", {}, CheckpointError, "expected a checkpoint"),
         (value, {}, CheckpointError, r"that can act .* got inverse_dynamics"),
         (clone, {"settings": CONFIG.planning}, ConfigError, "leave out --settings"),
-        ("baseline:waypoint", {}, ConfigError, "expected --env_id"),
+        ("baseline:waypoint", {}, ConfigError, r"expected --env\.env_id"),
         ("baseline:wayponit", {"env": ENV}, ConfigError, "Did you mean 'waypoint'"),
         ("baseline:random", {"env": ENV, "settings": CONFIG.planning}, ConfigError, "leave out --settings"),
         ("pretrained:maze2d-lrage", {}, CheckpointError, "pretrained planner"),

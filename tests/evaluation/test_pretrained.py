@@ -46,5 +46,5 @@ def test_a_planner_is_above_every_published_score(name: str, protocol: str) -> N
     env = apply_protocol(protocol, planner.config.env)
     results, _ = evaluate_episodes(planner, env, range(50), seed=8, stream=Stream.TUNING)
     assert np.mean([result.success for result in results]) >= 0.94
-    best = max(score.score for score in get_published_scores(env.env_id, protocol))
+    best = max(score.score for score in get_published_scores(env, protocol))
     assert np.mean([result.score for result in results]) > best

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.behaviors.random import RandomBehavior
 from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
 from diffplan.data.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.environments import make_vector_env, restart_ended
 from diffplan.errors import ConfigError
+from diffplan.evaluation.policies import list_scripted
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.layout import Layout
 from diffplan.networks.temporal_unet import TemporalUnet
 from diffplan.planning.planner import Planner
-from diffplan.seeding import Stream
+from diffplan.seeding import Stream, make_seed
+from diffplan.tasks.registry import complete_env, task_of
 
-ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
+ENV = complete_env(EnvConfig(env_id="diffplan/Maze2D-UMaze-v1"))
+PENDULUM = EnvConfig(env_id="Pendulum-v1")
 CONFIG = Config(
     env=ENV,
     windows=WindowConfig(min_horizon=8, max_horizon=8),
@@ -118,10 +122,59 @@ def test_impossible_goal_is_a_config_error_of_one_line(goal):
     assert "\n" not in str(caught.value)
 
 
-def test_environment_without_goals_is_a_config_error():
-    env = EnvConfig(env_id="Pendulum-v1", position_columns=(), velocity_columns=())
-    with pytest.raises(ConfigError, match="infos have a 'goal'"):
-        evaluate_episodes(make_planner(), env, range(2), seed=0)
+def act_randomly(env):
+    return list_scripted(task_of(env))["random"]
+
+
+def test_episodes_without_goal_and_success_are_scored_by_their_return():
+    """Pendulum says neither in its infos; the sum of its rewards, step by step in a single environment."""
+    results, recorded = evaluate_episodes(act_randomly(PENDULUM), PENDULUM, range(3), seed=7, num_recorded=1)
+    for result in results:
+        env = gymnasium.make("Pendulum-v1")
+        observation, _ = env.reset(seed=result.seed)
+        assert result.start == pytest.approx(observation.tolist())
+        behavior = RandomBehavior(np.full(1, -2.0), np.full(1, 2.0))
+        behavior.reset(observation[None], [np.random.default_rng(make_seed(7, Stream.EVALUATION, result.episode, 2))])
+        total, truncated = 0.0, False
+        while not truncated:
+            observation, reward, _, truncated, _ = env.step(behavior.act(observation[None])[0])
+            total += reward
+        env.close()
+        assert result.undiscounted_return == result.score == pytest.approx(total, rel=1e-6)
+        assert result.undiscounted_return < 0
+        assert (result.goal, result.success, result.time_to_goal_steps) == (None, None, None)
+        assert (result.length, result.horizon, result.num_plans, result.metrics) == (200, None, 0, {})
+    assert len({result.undiscounted_return for result in results}) == 3
+    assert recorded[0].plan is None
+    assert recorded[0].observations.shape == (201, 3)
+
+
+def test_a_goal_where_there_are_none_is_one_clear_line():
+    with pytest.raises(ConfigError, match=r"goal: expected none, .*Pendulum-v1 have no goal, got \[1.0\]") as caught:
+        evaluate_episodes(act_randomly(PENDULUM), PENDULUM, range(2), seed=0, goal=(1.0,))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_environment_that_takes_no_notice_of_the_goal_is_one_clear_line(countdown):
+    with pytest.raises(ConfigError, match=r"reset option 'goal', got .*instead of \[1.0, 2.0\]") as caught:
+        evaluate_episodes(act_randomly(countdown), countdown, range(2), seed=0, goal=(1.0, 2.0))
+    assert "\n" not in str(caught.value)
+    assert len(evaluate_episodes(act_randomly(countdown), countdown, range(2), seed=0, goal=(100.0, 100.0))[0]) == 2
+
+
+@pytest.mark.parametrize("goal", [[3.0, 4.0], (3.0, 4.0), np.array([3, 4])])
+def test_goals_of_infos_may_be_any_vector_of_numbers(countdown, monkeypatch, goal):
+    monkeypatch.setattr(Countdown, "goal", goal)
+    results, _ = evaluate_episodes(act_randomly(countdown), countdown, range(2), seed=0)
+    assert [result.goal for result in results] == [[3.0, 4.0]] * 2
+
+
+@pytest.mark.parametrize("goal", [np.array([np.nan, 1.0]), "north", 3.0, {"x": 1.0}, np.zeros((20, 20))])
+def test_goals_of_infos_that_are_no_vectors_are_one_clear_line(countdown, monkeypatch, goal):
+    monkeypatch.setattr(Countdown, "goal", goal)
+    with pytest.raises(ConfigError, match="EvaluatedCountdown-v0': expected infos with a goal") as caught:
+        evaluate_episodes(act_randomly(countdown), countdown, range(2), seed=0)
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_is_recorded_unless_asked_for():
@@ -133,7 +186,7 @@ class Countdown(gymnasium.Env):
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float64)
     action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-    reference_returns = (10.0, 30.0)
+    goal = np.array([100.0, 100.0])
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -148,7 +201,7 @@ class Countdown(gymnasium.Env):
         return np.array([self.now, self.length, 0.0, 0.0])
 
     def _info(self):
-        return {"goal": np.array([100.0, 100.0]), "success": self.now >= 20}
+        return {"goal": self.goal, "success": self.now >= 20}
 
 
 @pytest.fixture
@@ -165,7 +218,7 @@ def test_episodes_that_end_at_different_times_count_up_to_their_own_end(countdow
         drawn = int(np.random.Generator(np.random.PCG64(result.seed)).integers(1, 60))
         length = min(drawn, 45)
         assert result.length == result.undiscounted_return == length
-        assert result.score == 100 * (length - 10) / 20
+        assert result.score == length
         assert result.time_to_goal_steps == (20 if length >= 20 else None)
         assert result.success == (length >= 20)
         assert result.num_plans == 1 + (length - 1) // 10
@@ -189,4 +242,5 @@ def test_restarting_leaves_running_episodes_alone(countdown):
 def test_results_are_plain_values():
     (result,), _ = evaluate_episodes(make_planner(), ENV, range(1), seed=0)
     for value in dataclasses.asdict(result).values():
-        assert type(value) in (int, float, bool, list, type(None))
+        assert type(value) in (int, float, bool, list, dict, type(None))
+    assert {type(value) for value in result.metrics.values()} <= {float, type(None)}

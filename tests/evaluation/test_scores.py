@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -6,7 +7,7 @@ import pytest
 
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
-from diffplan.evaluation.protocol import apply_protocol
+from diffplan.evaluation.protocol import apply_protocol, choose_protocol, choose_protocols
 from diffplan.evaluation.scores import (
     EpisodeResult,
     compute_interval,
@@ -16,6 +17,7 @@ from diffplan.evaluation.scores import (
 )
 from diffplan.evaluation.table import format_table
 from diffplan.tasks.maze2d.published import get_published_scores
+from diffplan.tasks.registry import task_of
 
 CONTRACT = {
     "env_id",
@@ -28,8 +30,7 @@ CONTRACT = {
     "return_mean",
     "success_rate",
     "time_to_goal_steps_mean",
-    "path_efficiency_mean",
-    "collision_steps_mean",
+    "metrics",
     "plan_seconds_mean",
     "plans_per_second",
     "wall_seconds",
@@ -37,8 +38,12 @@ CONTRACT = {
 }
 
 
-def make_result(score=0.0, time_to_goal_steps=None, num_plans=1, plan_seconds=0.5):
-    return EpisodeResult(
+GENERAL = {"return", "score", "length", "success", "time_to_goal_steps", "plan_seconds"}
+MAZE = EnvConfig(env_id="diffplan/Maze2D-Large-v1")
+
+
+def make_result(score=0.0, time_to_goal_steps=None, num_plans=1, plan_seconds=0.5, **changes):
+    result = EpisodeResult(
         episode=0,
         seed=1,
         goal=[1.0, 1.0],
@@ -52,6 +57,21 @@ def make_result(score=0.0, time_to_goal_steps=None, num_plans=1, plan_seconds=0.
         plan_speed_error=0.1,
         num_plans=num_plans,
         plan_seconds=plan_seconds,
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def make_goal_free_result(score, **metrics):
+    """Of an environment without goals, acted in by a policy without plans."""
+    return make_result(
+        score,
+        num_plans=0,
+        plan_seconds=0.0,
+        goal=None,
+        success=None,
+        horizon=None,
+        plan_speed_error=None,
+        metrics=metrics,
     )
 
 
@@ -100,9 +120,15 @@ def test_interval_of_equal_values_is_a_point(values):
 
 
 def test_summary_has_exactly_the_agreed_keys_and_is_json():
-    for results in ([make_result(1.0), make_result(2.0, 30)], [make_result(3.0)]):
+    for results in (
+        [make_result(1.0), make_result(2.0, 30)],
+        [make_result(3.0)],
+        [make_goal_free_result(3.0)],
+        [make_goal_free_result(3.0, pushed=2.0), make_goal_free_result(4.0, pushed=None)],
+    ):
         summary = summarize_all(results)
         assert set(summary) == CONTRACT
+        assert set(summary["metrics"]) == GENERAL | set(results[0].metrics)
         assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -132,6 +158,22 @@ def test_summary_of_one_failed_episode():
     assert summary["success_rate"] == 0.0
 
 
+def test_what_has_no_meaning_is_null_and_not_absent():
+    summary = summarize_all([make_goal_free_result(2.0, pushed=None), make_goal_free_result(4.0, pushed=None)])
+    for name in ("success_rate", "time_to_goal_steps_mean", "plan_seconds_mean", "plans_per_second"):
+        assert summary[name] is None
+    assert summary["metrics"] == {
+        "return": 6.0, "score": 3.0, "length": 300.0, "success": None, "time_to_goal_steps": None, "plan_seconds": 0.0,
+        "pushed": None,
+    }  # fmt: skip
+    assert (summary["score_mean"], summary["score_stderr"], summary["return_mean"]) == (3.0, 1.0, 6.0)
+
+
+def test_a_metric_is_the_mean_over_the_episodes_that_have_it():
+    results = [make_goal_free_result(1.0, pushed=value) for value in (2.0, None, 5.0)]
+    assert summarize_all(results)["metrics"]["pushed"] == 3.5
+
+
 def test_summary_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one episode"):
         summarize_all([])
@@ -140,6 +182,9 @@ def test_summary_of_nothing_is_refused():
 def test_rows_hold_every_field():
     (row,) = results_to_rows([make_result(5.0, 12)])
     assert (row["score"], row["time_to_goal_steps"], row["goal"]) == (5.0, 12, [1.0, 1.0])
+    assert len(row) == 13
+    (row,) = results_to_rows([make_goal_free_result(5.0, pushed=2.0, bumped=None)])
+    assert (row["pushed"], row["bumped"], row["goal"], row["success"]) == (2.0, None, None, None)
     assert len(row) == 15
 
 
@@ -158,9 +203,17 @@ def test_rows_hold_every_field():
     ],
 )
 def test_published_scores_are_found(maze, protocol, method, score):
-    scores = {s.method: s for s in get_published_scores(f"diffplan/Maze2D-{maze}-v1", protocol)}
+    env = EnvConfig(env_id=f"diffplan/Maze2D-{maze}-v1")
+    scores = {s.method: s for s in task_of(env).published(env, protocol)}
     assert scores[method].score == score
     assert scores[method].source == "Janner et al. 2022, Table 1"
+
+
+@pytest.mark.parametrize(("protocol", "best"), [("maze2d", (144.6, 154.8, 205.2)), ("multi2d", (158.2, 170.5, 216.5))])
+def test_the_best_published_scores_are_those_of_2026(protocol, best):
+    for maze, score in zip(("UMaze", "Medium", "Large"), best, strict=True):
+        env = EnvConfig(env_id=f"diffplan/Maze2D-{maze}-v1")
+        assert max(published.score for published in task_of(env).published(env, protocol)) == score
 
 
 @pytest.mark.parametrize(
@@ -174,7 +227,8 @@ def test_published_scores_are_found(maze, protocol, method, score):
     ],
 )
 def test_nothing_is_published_of_other_tasks(env_id, protocol):
-    assert get_published_scores(env_id, protocol) == ()
+    env = EnvConfig(env_id=env_id)
+    assert get_published_scores(env, protocol) == task_of(env).published(env, protocol) == ()
 
 
 def test_protocol_adds_to_the_arguments_of_the_environment():
@@ -184,9 +238,28 @@ def test_protocol_adds_to_the_arguments_of_the_environment():
     assert env.env_kwargs == {"reward_type": "dense"}
 
 
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Hopper-v5", "my_module:Pushing-v0"])
+def test_nothing_is_added_to_the_arguments_of_other_environments(env_id):
+    env = EnvConfig(env_id=env_id, env_kwargs={"gravity": 5.0})
+    assert choose_protocols((), env) == ("default",)
+    assert apply_protocol("default", env) == env
+
+
 def test_unknown_protocol_suggests_the_nearest():
     with pytest.raises(ConfigError, match=r"got 'multi2'.*Did you mean 'multi2d'"):
-        apply_protocol("multi2", EnvConfig(env_id="any"))
+        apply_protocol("multi2", MAZE)
+    with pytest.raises(ConfigError, match="protocol: expected one of default; got 'multi2d'"):
+        apply_protocol("multi2d", EnvConfig(env_id="Pendulum-v1"))
+    with pytest.raises(ConfigError, match="protocol: expected one of maze2d, multi2d; got 'default'"):
+        choose_protocols(("maze2d", "default"), MAZE)
+
+
+def test_a_protocol_may_be_left_out_where_there_is_one():
+    assert choose_protocol(None, EnvConfig(env_id="Pendulum-v1")) == "default"
+    assert choose_protocol("multi2d", MAZE) == "multi2d"
+    assert choose_protocols((), MAZE) == ("maze2d", "multi2d")
+    with pytest.raises(ConfigError, match="--protocol: expected one of maze2d, multi2d, got none"):
+        choose_protocol(None, MAZE)
 
 
 def test_table_shows_each_protocol_and_what_was_published():
@@ -195,9 +268,17 @@ def test_table_shows_each_protocol_and_what_was_published():
         "maze2d": {**summarize_all([make_result(150.0, 40), make_result(140.0, 60)]), "env_id": env_id},
         "multi2d": {**summarize_all([make_result(-2.0)]), "env_id": env_id},
     }
-    lines = format_table(summaries).splitlines()
+    lines = format_table(summaries, MAZE).splitlines()
     assert len(lines) == 5
     assert all(text in lines[1] for text in ("maze2d", "145.0", "[140.0, 150.0]", "100.0%", "50 steps", "500.0 ms"))
-    assert all(text in lines[2] for text in ("Diffuser 123", "AdaptDiffuser 167.9"))
+    assert all(text in lines[2] for text in ("Diffuser 123", "HorizonFlow 205.2"))
     assert all(text in lines[3] for text in ("multi2d", "-2.0", "0.0%", "never"))
     assert "Diffuser 132.1" in lines[4]
+
+
+def test_table_of_an_environment_without_goals_shows_returns():
+    summary = summarize_all([make_goal_free_result(-150.0), make_goal_free_result(-130.0)])
+    lines = format_table({"default": summary}, EnvConfig(env_id="Pendulum-v1")).splitlines()
+    assert lines[0].split() == ["protocol", "return", "95", "%", "interval", "steps", "plan"]
+    assert len(lines) == 2
+    assert all(text in lines[1] for text in ("default", "-140.0", "[-150.0, -130.0]", "300", "none"))

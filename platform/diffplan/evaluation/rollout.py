@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,8 @@ def evaluate_episodes(
         A result for each episode, and the recorded ones.
 
     Raises:
-        ConfigError: the environment cannot be made, or refuses the goal.
+        ConfigError: the environment cannot be made, or refuses the goal or takes no notice of it; the task measures
+            something else than it says.
     """
     make_policy = follow_planner(policy) if isinstance(policy, Planner) else policy
     vector_env = make_vector_env(env, len(episodes))
@@ -97,8 +99,8 @@ def _evaluate(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     ask = (task.ask or ask_for_goal)(env, observations, infos)
-    if goal is not None and ask.goals is None:
-        raise ConfigError(f"goal: expected none, for episodes of {env.env_id} have no goal, got {list(goal)}")
+    if goal is not None:
+        _check_goal(goal, env, infos)
     starts, goals = observations.copy(), None if ask.goals is None else np.array(ask.goals)
     own_seeds = [make_seed(seed, stream, episode, 2) for episode in episodes]
     policy = make_policy(RolloutContext(env, own_seeds, generator, low, high))
@@ -129,7 +131,7 @@ def _evaluate(
     plan_seconds = getattr(policy, "plan_seconds", 0.0) / max(total_plans, 1)
     references = task.references(env)
     scores = np.array([normalize_score(float(value), references) for value in returns])
-    measured = {} if task.measure is None else task.measure(FinishedEpisodes(env, record, starts, goals, scores))
+    measured = measure_episodes(task, FinishedEpisodes(env, record, starts, goals, scores))
     results = [
         EpisodeResult(
             episode=episode,
@@ -157,17 +159,61 @@ def _evaluate(
 
 
 def ask_for_goal(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, Any]) -> Ask:
-    """What most environments ask of a planner: the `goal` of their infos, where they have one."""
-    goals = infos.get("goal")
-    if goals is None:
+    """What most environments ask of a planner: the `goal` of their infos, where they have one.
+
+    Raises:
+        ConfigError: goals that are no vectors of as many finite numbers in each environment.
+    """
+    if infos.get("goal") is None:
         return Ask()
-    goals = np.asarray(goals)
-    if goals.dtype == object or goals.ndim != 2 or not np.isfinite(goals.astype(np.float64)).all():
+    goals = np.asarray(infos["goal"])
+    try:
+        # Gymnasium keeps lists and tuples of a batch as objects.
+        goals = np.array(goals.tolist(), dtype=np.float64) if goals.dtype == object else goals
+        if goals.ndim == 2 and np.isfinite(goals.astype(np.float64)).all():
+            return Ask(goals)
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(
+        f"env.env_id {env.env_id!r}: expected infos with a goal of as many finite numbers in each environment, got "
+        f"{textwrap.shorten(repr(infos['goal']), 100)}"
+    )
+
+
+def _check_goal(goal: Sequence[float], env: EnvConfig, infos: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless every episode was given this goal."""
+    goals = ask_for_goal(env, np.empty(0), infos).goals
+    if goals is None:
+        raise ConfigError(f"goal: expected none, for episodes of {env.env_id} have no goal, got {list(goal)}")
+    if goals.shape[1] != len(goal) or not np.allclose(goals, np.asarray(goal), rtol=1e-5, atol=1e-6):
         raise ConfigError(
-            f"env.env_id {env.env_id!r}: expected infos with a goal of as many finite numbers in each environment, got "
-            f"{goals!r}"
+            f"goal: expected an environment that takes the reset option 'goal', got {env.env_id}, which starts with "
+            f"{goals[0].tolist()} instead of {list(goal)}"
         )
-    return Ask(goals)
+
+
+def measure_episodes(task: Task, episodes: FinishedEpisodes) -> dict[str, list[float | None]]:
+    """The metrics of a task for each episode, every one of them; None where one means nothing.
+
+    Raises:
+        ConfigError: the task measures something else than it says, or other than a number for each episode.
+    """
+    num = len(episodes.starts)
+    measured = {} if task.measure is None else dict(task.measure(episodes))
+    if unknown := sorted(set(measured) - set(task.metrics)):
+        raise ConfigError(
+            f"task {task.name!r}: measure: expected metrics of the task ({', '.join(task.metrics) or 'none'}), got "
+            f"{', '.join(unknown)}"
+        )
+    found: dict[str, list[float | None]] = {}
+    for name in task.metrics:
+        values = measured.get(name, [None] * num)
+        if len(values) != num:
+            raise ConfigError(
+                f"task {task.name!r}: measure: {name}: expected {num} values, one for each episode, got {len(values)}"
+            )
+        found[name] = [None if value is None or np.isnan(value) else float(value) for value in values]
+    return found
 
 
 def _start(policy: Any, observations: np.ndarray, goals: np.ndarray | None, ask: Ask) -> None:

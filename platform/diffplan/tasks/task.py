@@ -90,11 +90,11 @@ class Task:
         behaviors: what collects data beside `random`.
         policies: policies without training that evaluations are compared with, beside `random`.
         controllers: from plans to actions, beside those of `diffplan.planning.control`.
-        ask: what observations and their infos ask of a planner, by default the `goal` of the infos where the model
-            has goal columns. Takes the environment, observations float[num_envs, observation_dim] and Gymnasium's
-            infos of a batch.
+        ask: what observations and their infos ask of a planner, by default the `goal` of the infos. Takes the
+            environment, observations float[num_envs, observation_dim] and Gymnasium's infos of a batch.
         metrics: numbers of an episode beyond those of every task.
-        measure: computes them: for each name of `metrics` a number or None for each episode.
+        measure: computes them: for each name of `metrics` a number for each episode, None or NaN where it means
+            nothing; for a name that is left out, None in every episode.
         objective: metric that a search maximises (or minimises, if less is better).
         references: returns that score 0 and 100; None where there are none for an environment.
         published: scores from the literature for an environment and a protocol.
@@ -118,7 +118,7 @@ class Task:
     controllers: Mapping[str, Any] = field(default_factory=dict)
     ask: Callable[[EnvConfig, np.ndarray, Mapping[str, Any]], Ask] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    measure: Callable[[FinishedEpisodes], Mapping[str, Sequence[float | None]]] | None = None
+    measure: Callable[[FinishedEpisodes], Mapping[str, Sequence[float | None] | np.ndarray]] | None = None
     objective: str = "return"
     references: Callable[[EnvConfig], tuple[float, float] | None] = lambda env: None
     published: Callable[[EnvConfig, str], tuple[PublishedScore, ...]] = lambda env, protocol: ()
