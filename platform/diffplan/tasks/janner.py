@@ -1,6 +1,6 @@
 """What the published rows of Janner et al. 2022 have in common.
 
-Source: `diffuser/utils/training.py` of the code release, and the class `Trainer` of its branch for block stacking,
+Source: `diffuser/utils/training.py` of the code release, and the class `Trainer` of another of its branches,
 whose numbers are the same.
 """
 
