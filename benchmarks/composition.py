@@ -32,7 +32,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from diffplan.environments import make_env
-from diffplan.planning.control.policy import PlanningPolicy, make_controller
+from diffplan.planning.control.policy import PlanningPolicy
+from diffplan.planning.control.registry import ControllerContext, make_controller
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
@@ -134,7 +135,8 @@ def follow_plan(planner: Planner, plan: Plan) -> np.ndarray:
 
 def execute(planner: Planner, plan: Plan, problem: ComposedProblem) -> np.ndarray:
     """Positions of the ball when it follows a plan, float[steps, 2]; some steps longer than the plan."""
-    controller = make_controller(planner)
+    settings = planner.settings
+    controller = make_controller(settings.controller, ControllerContext(planner.config.env, settings))
     controller.reset([plan])
     return drive(planner, problem, controller.act, (plan.horizon - 1) * plan.stride + 50)
 

@@ -15,12 +15,24 @@ from diffplan.planning.planner import Planner
 
 STEP_SECONDS = 0.05  # stride 5 at 0.01 s
 CONFIG = Config(
-    env=EnvConfig(env_id="diffplan/Maze2D-UMaze-v1"),
+    env=EnvConfig(
+        env_id="diffplan/Maze2D-UMaze-v1",
+        position_columns=(0, 1),
+        velocity_columns=(2, 3),
+        goal_columns=(0, 1),
+        step_seconds=0.01,
+    ),
     windows=WindowConfig(min_horizon=4, max_horizon=12, horizon_multiple=4, stride=5),
     network=NetworkConfig(dim=8, dim_mults=(1, 2)),
     diffusion=DiffusionConfig(num_diffusion_steps=8, clip_denoised=False),
     planning=PlanningConfig(
-        min_horizon=4, max_horizon=16, horizon_multiple=4, num_sampling_steps=3, num_candidates=1, max_speed_error=0.1
+        min_horizon=4,
+        max_horizon=16,
+        horizon_multiple=4,
+        num_sampling_steps=3,
+        num_candidates=1,
+        max_speed_error=0.1,
+        guides=("goal_distance()",),
     ),
 )
 NORMALIZER = Normalizer(

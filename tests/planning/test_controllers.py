@@ -10,11 +10,11 @@ from straight_line_planner import CONFIG, make_untrained_planner
 from diffplan.config import EnvConfig, with_overrides
 from diffplan.errors import PlanningError
 from diffplan.planning.control.controllers import ActionController, InverseDynamicsController, TrackingController
-from diffplan.planning.control.policy import make_controller
+from diffplan.planning.control.registry import ControllerContext, make_controller
 from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
-ENV = EnvConfig(env_id="any", step_seconds=SECONDS)
+ENV = EnvConfig(env_id="any", position_columns=(0, 1), velocity_columns=(2, 3), step_seconds=SECONDS)
 
 
 def make_driven_plan(stride, num_steps=8, seed=0):
@@ -145,12 +145,18 @@ def make_planner_with(controller, action_dim=0, **settings):
     )
 
 
+def make_named(planner, low=-1.0, high=1.0, controllers=None):
+    """The controller that a planner's settings name."""
+    context = ControllerContext(planner.config.env, planner.settings, planner.inverse_dynamics, low, high)
+    return make_controller(planner.settings.controller, context, controllers)
+
+
 def test_settings_name_the_controller():
     plan = replace(make_driven_plan(2), actions=np.full((9, 2), 0.3, dtype=np.float32))
     here = plan.observations[:1].astype(np.float64) + 0.01
 
     def act(planner):
-        controller = make_controller(planner, np.array([-1.0, -0.125]), np.array([1.0, 0.125]))
+        controller = make_named(planner, np.array([-1.0, -0.125]), np.array([1.0, 0.125]))
         controller.reset([plan])
         return controller, controller.act(here)
 
@@ -174,7 +180,7 @@ def test_interpolation_is_that_of_the_settings(controller):
     plan = make_driven_plan(4)
 
     def act(interpolation):
-        made = make_controller(make_planner_with(controller, interpolation=interpolation), -1e9, 1e9)
+        made = make_named(make_planner_with(controller, interpolation=interpolation), -1e9, 1e9)
         made.reset([plan])
         return made.act(plan.observations[:1].astype(np.float64))
 
@@ -184,7 +190,7 @@ def test_interpolation_is_that_of_the_settings(controller):
 def test_the_pace_is_that_of_the_settings_and_planned_actions_have_none():
     plan = make_driven_plan(4)
     for controller in ("tracking", "inverse_dynamics"):
-        made = make_controller(make_planner_with(controller, pace=2.0), -1e9, 1e9)
+        made = make_named(make_planner_with(controller, pace=2.0), -1e9, 1e9)
         assert made.count_env_steps(plan) == -(-(plan.horizon - 1) * plan.stride // 2)
     with pytest.raises(PlanningError, match=r"planning.pace: expected 1 with planning.controller actions, .* got 2"):
         make_planner_with("actions", action_dim=2, pace=2.0)

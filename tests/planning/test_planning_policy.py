@@ -1,22 +1,12 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from double_integrator import Cubics, accelerate
-from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner
+from straight_line_planner import CONFIG, make_untrained_planner
 
-from diffplan.diffusion.denoiser import Denoiser
-from diffplan.layout import Layout
-from diffplan.planning.control.policy import (
-    MAX_WAIT,
-    MAX_WAIT_OF_PLANS,
-    MIN_STEPS_BETWEEN_PLANS,
-    STRICTNESS_FACTOR,
-    PlanningPolicy,
-)
-from diffplan.planning.planner import Planner
+from diffplan.planning.control.policy import MAX_WAIT, PlanningPolicy
+from diffplan.planning.control.replanning import MAX_WAIT_OF_PLANS, MIN_STEPS_BETWEEN_PLANS, STRICTNESS_FACTOR
 from diffplan.types import Plan
 
 AT_REST = np.array([[1.0, 1.0, 0.0, 0.0]])
@@ -32,14 +22,15 @@ class ScriptedPlanner:
     """Hands out plans of a script, and keeps what it was asked for."""
 
     def __init__(self, *script, **settings):
-        self.config = SimpleNamespace(env=CONFIG.env)
+        self.config = CONFIG
+        self.inverse_dynamics = None
         self.settings = replace(CONFIG.planning, **{"max_deviation": 0.0, "max_speed_error": 8.0, **settings})
         self.script = list(script)
         self.asked = []
         self.max_horizons = []
 
     def plan(self, observations, goals, generator, *, max_speed_errors):
-        self.asked.append((observations.copy(), goals.copy(), max_speed_errors.copy()))
+        self.asked.append((observations.copy(), None if goals is None else goals.copy(), max_speed_errors.copy()))
         return [self.script.pop(0) for _ in observations]
 
     def plan_within(self, observations, goals, generator, max_horizons, *, max_speed_errors):
@@ -228,138 +219,6 @@ def test_planning_time_is_counted_over_all_plans():
     assert 0 < policy.plan_seconds < 30
 
 
-class ScriptedReplanner(ScriptedPlanner):
-    """Mends plans by a script too."""
-
-    def __init__(self, *script, mends=(), **settings):
-        super().__init__(*script, **{"warm_start_steps": 2, **settings})
-        self.config = CONFIG  # whose network holds plans of 2 steps
-        self.mends = list(mends)
-        self.mended = []
-
-    def replan(self, previous, elapsed, observations, goals, generator, *, max_speed_errors):
-        self.mended.append((list(previous), elapsed.tolist(), observations.copy(), goals.copy(), max_speed_errors))
-        return [self.mends.pop(0) for _ in observations]
-
-
-def test_warm_starts_mend_what_is_left_of_the_plan():
-    first, mended, bold, last = make_plan(12), make_plan(10), make_plan(8, consistent=False), make_plan(7)
-    planner = ScriptedReplanner(first, mends=[mended, bold, last], replan_interval=10)
-    policy = make_policy(planner)
-    policy.reset(AT_REST, GOAL)
-    followed = []
-    for _ in range(35):
-        run(policy, 1)
-        followed.append(policy.plans[0])
-    assert all(plan is first for plan in followed[:10])
-    assert all(plan is mended for plan in followed[10:30])  # what is not consistent is not followed
-    assert all(plan is last for plan in followed[30:])
-    assert [elapsed for _, elapsed, *_ in planner.mended] == [[10], [10], [20]]
-    assert [previous[0] for previous, *_ in planner.mended] == [first, mended, mended]
-    assert policy.num_plans.tolist() == [4]
-    assert len(planner.asked) == 1
-    for _, _, observations, goals, limits in planner.mended:
-        np.testing.assert_array_equal(observations, AT_REST)
-        np.testing.assert_array_equal(goals, GOAL)
-        assert limits.tolist() == [8.0]
-
-
-def test_only_plans_that_are_long_enough_to_mend_are_mended():
-    planner = ScriptedReplanner(make_plan(2), make_plan(6), mends=[make_plan(5), make_plan(2)], replan_interval=5)
-    policy = make_policy(planner)
-    policy.reset(np.repeat(AT_REST, 2, axis=0), np.array([[1.0, 1.0], [2.0, 2.0]]))
-    # At 5 steps the first has ended and the second has 20 steps left; at 10 the mended one has 15.
-    run(policy, 11, np.array([AT_REST[0], AT_REST[0] + 1]))
-    assert [elapsed for _, elapsed, *_ in planner.mended] == [[5], [5]]
-    np.testing.assert_array_equal(planner.mended[0][2], AT_REST + 1)
-    assert policy.num_plans.tolist() == [1, 3]
-
-
-@pytest.mark.parametrize("interval", [1, 5, 9])
-def test_mending_does_not_hide_that_a_plan_cannot_be_followed(interval):
-    held_up, fresh = make_plan(30), make_plan(20, x=1.6)
-    mends = [make_plan(30) for _ in range(40)]
-    planner = ScriptedReplanner(held_up, fresh, mends=mends, replan_interval=interval, max_deviation=0.5)
-    policy = make_policy(planner)
-    policy.reset(AT_REST, GOAL)
-    away = AT_REST + np.array([0.6, 0, 0, 0])
-    run(policy, MIN_STEPS_BETWEEN_PLANS, away)
-    assert len(planner.asked) == 1
-    assert any(policy.plans[0] is mend for mend in mends)  # it has been mended meanwhile
-    run(policy, 1, away)
-    assert len(planner.asked) == 2
-    np.testing.assert_array_equal(planner.asked[1][0], away)
-    assert planner.asked[1][2].tolist() == [8.0 * STRICTNESS_FACTOR]
-
-
-def test_a_plan_that_was_just_made_is_not_mended_in_the_same_act():
-    first, other, fresh, mended, later, last = (
-        make_plan(h, x) for h, x in zip((20, 20, 21, 19, 9, 8), (1, 3) * 3, strict=True)
-    )
-    planner = ScriptedReplanner(
-        first, other, fresh, mends=[mended, later, last], replan_interval=MIN_STEPS_BETWEEN_PLANS, max_deviation=0.5
-    )
-    policy = make_policy(planner)
-    policy.reset(np.repeat(AT_REST, 2, axis=0), np.repeat(GOAL, 2, axis=0))
-    run(policy, MIN_STEPS_BETWEEN_PLANS + 1, np.array([[2.0, 1, 0, 0], [3.0, 1, 0, 0]]))  # the first is lost
-    assert len(planner.asked) == 2
-    assert policy.plans[0] is fresh
-    assert policy.plans[1] is mended
-    assert [(previous[0] is other, elapsed) for previous, elapsed, *_ in planner.mended] == [(True, [10])]
-    assert policy.num_plans.tolist() == [2, 2]
-    run(policy, MIN_STEPS_BETWEEN_PLANS, np.array([[1.0, 1, 0, 0], [3.0, 1, 0, 0]]))
-    assert planner.mended[1][1] == [10, 10]  # the next time it is
-    assert policy.plans[0] is later
-    assert policy.plans[1] is last
-
-
-def make_steering_planner(**settings):
-    denoiser = Denoiser.make(Cubics(), CONFIG.diffusion)
-    # The controller steers by speed alone, so that it makes up for no push.
-    settings = {"position_gain": 0.0, "velocity_gain": 60.0, "max_deviation": 0.0, "min_horizon": 16, **settings}
-    return Planner(CONFIG, Layout(4), denoiser, NORMALIZER, replace(CONFIG.planning, max_speed_error=50.0, **settings))
-
-
-def steer(planner, seed=0, num_env_steps=75):
-    """Where the double integrator ends under a policy while it is pushed about, and the policy."""
-    policy = PlanningPolicy(planner, torch.Generator().manual_seed(seed), -1000.0, 1000.0)
-    observations = np.array([[1.0, 1.0, 0.0, 0.0], [3.0, 2.0, 0.5, 0.0], [0.5, 3.0, 0.0, -1.0]])
-    goals = np.array([[3.0, 1.5], [1.0, 1.0], [2.0, 2.0]])
-    policy.reset(observations, goals)
-    for env_step in range(num_env_steps):
-        observations = accelerate(observations, policy.act(observations).astype(np.float64))
-        if env_step % 10 == 3 and env_step < 50:
-            observations[:, :2] += [0.08, -0.06]
-    return np.linalg.norm(observations[:, :2] - goals, axis=1), policy
-
-
-def test_mending_makes_up_for_pushes():
-    alone, policy = steer(make_steering_planner())
-    assert policy.num_plans.tolist() == [1, 1, 1]
-    mending = {"replan_interval": 10, "warm_start_steps": 2}
-    mended, policy = steer(make_steering_planner(**mending))
-    assert policy.num_plans.min() > 4
-    assert (alone > 0.3).all()  # five pushes of 0.1
-    assert (mended < 0.1).all()
-    assert policy.plan_seconds > 0
-
-
-def test_mending_follows_from_the_generator():
-    settings = {"replan_interval": 10, "warm_start_steps": 2, "max_speed_error": 1e9, "max_deviation": 0.0}
-    planner = make_untrained_planner(settings=replace(CONFIG.planning, **settings))
-    observations, goals = np.repeat(AT_REST, 2, axis=0), np.array([[3.0, 1.0], [1.0, 3.0]])
-
-    def act(seed):
-        policy = PlanningPolicy(planner, torch.Generator().manual_seed(seed))
-        policy.reset(observations, goals)
-        return np.stack(run(policy, 15, observations)), policy
-
-    (first, policy), (same, _), (other, _) = act(1), act(1), act(2)
-    assert policy.num_plans.tolist() == [2, 2]
-    np.testing.assert_array_equal(first, same)
-    assert not np.array_equal(first, other)
-
-
 def run_some(policy, num_steps, observations):
     """Run environments, each for its own number of steps; which were stepped in each call."""
     left, stepped = np.array(num_steps), []
@@ -405,7 +264,7 @@ def test_nobody_waits_for_long():
     assert stepped.index([0, 1], MIN_STEPS_BETWEEN_PLANS) == MIN_STEPS_BETWEEN_PLANS + MAX_WAIT
 
 
-@pytest.mark.parametrize("settings", [{"max_deviation": 0.2}, {"replan_interval": 7}, {"warm_start_steps": 2}])
+@pytest.mark.parametrize("settings", [{"max_deviation": 0.2}, {"replan_interval": 7}, {"replan_rule": "receding"}])
 def test_an_environment_alone_acts_the_same_whether_it_may_wait_or_not(settings):
     settings = {"max_deviation": 0.3, "replan_interval": 10, "max_speed_error": 1e9, **settings}
     actions = []

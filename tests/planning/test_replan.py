@@ -31,7 +31,7 @@ GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3]])
 
 def make_keeping_planner(**settings):
     """A planner whose model takes every plan, once scaled, for clean; without noise it keeps what it starts from."""
-    return make_silent_planner("noise", **{"temperature": 0.0, "warm_start_steps": 2, **settings})
+    return make_silent_planner("noise", **{"temperature": 0.0, **settings})
 
 
 def make_curves(horizons, actions=False):
@@ -52,7 +52,7 @@ def curve_at(seconds):
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
 def test_plans_start_here_and_end_at_the_goal_when_they_were_to(sampler):
-    settings = replace(CONFIG.planning, sampler=sampler, guidance_scale=0.2, warm_start_steps=2)
+    settings = replace(CONFIG.planning, sampler=sampler, guidance_scale=0.2)
     planner = make_untrained_planner(settings=settings)
     previous = planner.plan_horizon(OBSERVATIONS, GOALS, 12, seeded())
     elapsed = np.array([0, 10, 14])  # of 55 steps
@@ -96,7 +96,7 @@ def test_a_plan_without_a_goal_keeps_its_horizon_and_shifts():
 def test_planned_actions_shift_with_the_plan():
     config = with_overrides(CONFIG, {"windows.columns": "actions_observations"})
     plain = make_untrained_planner(config, action_dim=2)
-    settings = replace(CONFIG.planning, temperature=0.0, warm_start_steps=1)
+    settings = replace(CONFIG.planning, temperature=0.0)
     denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction="noise"))
     planner = Planner(config, plain.model.layout, denoiser, plain.model.normalizer, settings)
     (before,) = make_curves([12], actions=True)
@@ -106,44 +106,49 @@ def test_planned_actions_shift_with_the_plan():
 
 
 @pytest.mark.parametrize(
-    ("level", "num_steps", "expected"),
+    ("warm_start", "num_sampling_steps", "expected"),
     [
-        (0.5, 2, [3, 0]),  # of 8 diffusion steps, from 0
+        (0.5, 4, [3, 0]),  # of 8 diffusion steps, from 0
         (1.0, 3, [7, 4, 0]),
-        (0.3, 9, [1, 0]),  # no more than there are up to that level
-        (0.01, 2, [0]),
+        (0.3, 8, [1, 0]),
+        (0.01, 4, [0]),  # one at least
+        (0.25, 2, [1]),
         (1.0, 8, [7, 6, 5, 4, 3, 2, 1, 0]),
     ],
 )
-def test_level_and_number_of_steps_are_those_of_the_settings(level, num_steps, expected):
-    planner, network = make_straight_planner(warm_start_level=level, warm_start_steps=num_steps)
+def test_a_warm_start_takes_the_same_share_of_noise_and_of_denoising_steps(warm_start, num_sampling_steps, expected):
+    planner, network = make_straight_planner(num_sampling_steps=num_sampling_steps)
     previous = planner.plan(*make_ways([12]), seeded())
     network.steps.clear()
-    planner.replan(previous, np.array([5]), previous[0].observations[1:2], make_ways([12])[1], seeded())
+    now, goal = previous[0].observations[1:2], make_ways([12])[1]
+    planner.replan(previous, np.array([5]), now, goal, seeded(), warm_start=warm_start)
     assert network.steps == expected
 
 
-def test_more_level_forgets_more_of_the_plan_before():
-    def distance(level):
-        planner = make_keeping_planner(warm_start_level=level, temperature=1.0)
+def test_more_noise_forgets_more_of_the_plan_before():
+    def distance(warm_start):
+        planner = make_keeping_planner(temperature=1.0)
         previous = make_curves([12] * 16)
         here = stack(previous)[:, 0]
-        plans = planner.replan(previous, np.zeros(16, int), here, stack(previous)[:, -1, :2], seeded())
+        goals = stack(previous)[:, -1, :2]
+        plans = planner.replan(previous, np.zeros(16, int), here, goals, seeded(), warm_start=warm_start)
         return np.abs(stack(plans) - stack(previous)).mean()
 
     assert 0.01 < distance(0.2) < distance(0.6) < distance(1.0)
 
 
 def test_plans_of_several_lengths_are_those_made_alone():
-    settings = replace(CONFIG.planning, temperature=0.0, warm_start_steps=2, warm_start_level=0.8)
+    settings = replace(CONFIG.planning, temperature=0.0)
     planner = make_untrained_planner(settings=settings)
     previous = planner.plan_horizon(OBSERVATIONS, GOALS, 16, seeded())
     elapsed = np.array([40, 0, 21])
-    plans = planner.replan(previous, elapsed, OBSERVATIONS, GOALS, seeded())
+    plans = planner.replan(previous, elapsed, OBSERVATIONS, GOALS, seeded(), warm_start=0.8)
     assert [plan.horizon for plan in plans] == [8, 16, 12]
     for i, plan in enumerate(plans):
         part = slice(i, i + 1)
-        (alone,) = planner.replan(previous[part], elapsed[part], OBSERVATIONS[part], GOALS[part], seeded())
+        (alone,) = planner.replan(
+            previous[part], elapsed[part], OBSERVATIONS[part], GOALS[part], seeded(), warm_start=0.8
+        )
         np.testing.assert_allclose(plan.observations, alone.observations, atol=1e-4)
 
 
@@ -157,7 +162,7 @@ def test_no_plan_gets_shorter_than_the_network_can_hold():
 
 
 def test_constraints_guides_and_limits_hold_as_in_plans_from_noise():
-    planner = make_untrained_planner(settings=replace(CONFIG.planning, warm_start_steps=2))
+    planner = make_untrained_planner()
     previous = planner.plan_horizon(OBSERVATIONS, GOALS, 12, seeded())
     constraints = [Fixed([2.0, 1.5], step=3), Fixed([0.0, 0.0], columns=(2, 3), step=-1), Bounds(0.5, 3.5)]
     asked = {"constraints": constraints, "guides": ["mean(position[:, :, 0])"]}
@@ -191,6 +196,7 @@ def test_replacements_follow_from_the_generator():
         ({"observations": OBSERVATIONS[:, :3]}, r"observations: expected shape \(batch, 4\)"),
         ({"observations": OBSERVATIONS * np.nan}, "expected finite numbers"),
         ({"goals": GOALS[:2]}, r"goals: expected shape \(3, 2\)"),
+        ({"warm_start": 0.0}, r"warm_start: expected a share of the noise in \(0, 1\], got 0.0"),
         ({"constraints": [Fixed([1.0, 1.0], step=11)]}, "expected a time within the plan"),  # 11 steps are left
         ({"constraints": [Fixed([1.0, 1.0])]}, r"expected a time \(step, seconds or fraction\)"),
         ({"constraints": [Bounds(5.0, 6.0)]}, "is fixed outside its bounds"),
@@ -207,5 +213,6 @@ def test_what_cannot_be_planned_again_is_refused_in_one_line(change, message):
             change.get("goals", GOALS),
             seeded(),
             constraints=change.get("constraints", ()),
+            warm_start=change.get("warm_start", 0.3),
         )
     assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from diffplan.config import EnvConfig
 from diffplan.planning.control.controllers import TrackingController
 from diffplan.types import Plan
 
-ENV = EnvConfig(env_id="diffplan/Maze2D-Open-v1")
+ENV = EnvConfig(env_id="any", position_columns=(0, 1), velocity_columns=(2, 3), step_seconds=0.01)
 
 
 def make_plan(rows, stride=2):
@@ -88,7 +88,7 @@ def test_deviation_is_the_distance_to_the_plan_now():
 
 
 def test_columns_are_those_of_the_environment():
-    env = EnvConfig(env_id="any", position_columns=(3,), velocity_columns=(1,))
+    env = EnvConfig(env_id="any", position_columns=(3,), velocity_columns=(1,), step_seconds=0.01)
     controller = TrackingController(env, 2.0, 3.0, -100.0, 100.0)
     controller.reset([make_plan([[0, 5, 0, 1], [0, 5, 0, 2]], stride=1)])
     np.testing.assert_allclose(controller.act(np.array([[7.0, 4.0, 7.0, 1.5]])), [[2 * 0.5 + 3 * 1.0]])

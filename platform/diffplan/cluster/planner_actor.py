@@ -92,24 +92,21 @@ class RemotePlanner:
         observations: np.ndarray,
         goals: np.ndarray | None,
         generator: torch.Generator,
-        *,
-        max_speed_errors: np.ndarray | None = None,
+        **wanted: Any,
     ) -> list[Plan]:
         """Plan; see `Planner.plan`."""
-        return self._call("plan", (observations, goals), generator, max_speed_errors=max_speed_errors)
+        return self._call("plan", (observations, goals), generator, **wanted)
 
     def plan_within(
         self,
         observations: np.ndarray,
-        goals: np.ndarray,
+        goals: np.ndarray | None,
         generator: torch.Generator,
         max_horizons: np.ndarray,
-        *,
-        max_speed_errors: np.ndarray | None = None,
+        **wanted: Any,
     ) -> list[Plan | None]:
         """Plan no longer than given horizons; see `Planner.plan_within`."""
-        named = {"max_horizons": max_horizons, "max_speed_errors": max_speed_errors}
-        return self._call("plan_within", (observations, goals), generator, **named)
+        return self._call("plan_within", (observations, goals), generator, max_horizons=max_horizons, **wanted)
 
     def replan(
         self,
@@ -118,12 +115,10 @@ class RemotePlanner:
         observations: np.ndarray,
         goals: np.ndarray | None,
         generator: torch.Generator,
-        *,
-        max_speed_errors: np.ndarray | None = None,
+        **wanted: Any,
     ) -> list[Plan]:
-        """Plan from what is left of the plans before; see `Planner.replan`."""
-        arguments = (previous, elapsed_env_steps, observations, goals)
-        return self._call("replan", arguments, generator, max_speed_errors=max_speed_errors)
+        """Plan from the rest of the plans before; see `Planner.replan`."""
+        return self._call("replan", (previous, elapsed_env_steps, observations, goals), generator, **wanted)
 
     def _call(self, method: str, arguments: tuple[Any, ...], generator: torch.Generator, **named: Any) -> list[Any]:
         plans, state = self._get(self._actor.call.remote(method, arguments, generator.get_state(), named))

@@ -8,6 +8,40 @@ from diffplan.config.codec import config_dataclass, require
 
 
 @config_dataclass
+class Never:
+    """Replanning: follow each plan to its end."""
+
+    kind: Literal["never"] = "never"
+
+
+@config_dataclass
+class Sooner:
+    """Replanning: change over to plans that arrive at the goal sooner, and give up plans that cannot be followed."""
+
+    kind: Literal["sooner"] = "sooner"
+    interval: int = 0
+    """Environment steps between two searches for a sooner plan; 0 never searches."""
+    max_deviation: float = 0.7
+    """Plan again where the position is further than this from the plan, in units; 0 never does."""
+
+
+@config_dataclass
+class Receding:
+    """Replanning: receding-horizon control, a new plan on a timer that is always followed."""
+
+    kind: Literal["receding"] = "receding"
+    interval: int = 1
+    """Environment steps that each plan is followed for."""
+    warm_start: float = 0.0
+    """New plans start from the rest of the plan before, which is noised again to this share of the diffusion steps; 0
+    plans from scratch."""
+
+    def __post_init__(self) -> None:
+        require(self.interval >= 1, "planning.replanning.interval", "at least 1", self.interval)
+        require(0 <= self.warm_start <= 1, "planning.replanning.warm_start", "a number in [0, 1]", self.warm_start)
+
+
+@config_dataclass
 class PlanningConfig:
     """How a trained model plans and acts: what `diffplan tune` searches and `--settings` files hold."""
 
@@ -74,8 +108,9 @@ class PlanningConfig:
     task: int | None = None
     """Task to ask for, where the network is conditioned on tasks."""
 
-    controller: Literal["tracking", "inverse_dynamics", "actions"] = "tracking"
-    """How plans become actions: a tracking controller, an inverse dynamics model, or the planned actions."""
+    controller: str = "tracking"
+    """How plans become actions: `tracking`, `inverse_dynamics`, the planned `actions`, a controller of the task, or an
+    import path such as `my_module:MyController`."""
     interpolation: Literal["linear", "hermite"] = "linear"
     """Between two plan steps: straight lines, or cubics that have the planned velocities as well."""
     pace: float = 1.0
@@ -85,6 +120,9 @@ class PlanningConfig:
     velocity_gain: float = 1.0
     """Tracking: force per unit of velocity error."""
 
+    replan_rule: Literal["never", "sooner", "receding"] = "sooner"
+    """When a new plan is made and followed: `never` before the end of a plan; where one arrives `sooner`, or the plan
+    cannot be followed; or every `replan_interval` steps whatever it is (`receding`)."""
     replan_interval: int = 0
     """Environment steps between two plans; 0 does not plan again while a plan is going well."""
     max_deviation: float = 0.7
@@ -129,6 +167,16 @@ class PlanningConfig:
             "a positive number",
             self.max_guide_gradient,
         )
+
+    @property
+    def replanning(self) -> Never | Sooner | Receding:
+        """The rule of replanning."""
+        if self.replan_rule == "never":
+            return Never()
+        if self.replan_rule == "receding" or (self.warm_start_steps and self.replan_interval):
+            warm_start = self.warm_start_level if self.warm_start_steps else 0.0
+            return Receding(interval=max(self.replan_interval, 1), warm_start=warm_start)
+        return Sooner(interval=self.replan_interval, max_deviation=self.max_deviation)
 
     @property
     def horizons(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diffplan.errors import PlanningError
 from diffplan.layout import Layout
 
 Target = Literal["noisy", "denoised", "network"]
@@ -44,9 +45,9 @@ class PlanBatch:
         layout: columns of a transition.
         position_columns: observation columns that hold a position.
         velocity_columns: observation columns that hold its time derivative, in the same order.
-        step_seconds: seconds between two steps.
+        step_seconds: seconds between two steps; None where that is not known.
         diffusion_step: how noisy the plans are; -1 for clean ones.
-        goals: what each plan must end on; None for no goal.
+        goals: what each plan must end on; None where there is no goal.
         goal_columns: observation columns that goals give values for; None for the positions.
         lengths: steps of each plan, for guides that take plans of several horizons; None: all steps. Behind its end a
             plan holds finite numbers without a meaning.
@@ -57,7 +58,7 @@ class PlanBatch:
     layout: Layout
     position_columns: tuple[int, ...]
     velocity_columns: tuple[int, ...]
-    step_seconds: float
+    step_seconds: float | None
     diffusion_step: int = -1
     goals: Float[Tensor, "batch goal"] | None = None
     lengths: Int[Tensor, " batch"] | None = None
@@ -90,9 +91,18 @@ class PlanBatch:
         return self.transitions[:, :, self.layout.observation_columns(columns)]
 
     @property
+    def seconds(self) -> float:
+        """Seconds between two steps; raises `PlanningError` where they are not known."""
+        if self.step_seconds is None:
+            raise PlanningError(
+                "guide: expected known seconds of a step, which it asks for, got none; set env.step_seconds in training"
+            )
+        return self.step_seconds
+
+    @property
     def times(self) -> Float[Tensor, " horizon"]:
-        """Seconds from now of every step."""
-        return self.step_seconds * torch.arange(self.transitions.shape[1], device=self.transitions.device)
+        """Seconds from now of every step; raises `PlanningError` where they are not known."""
+        return self.seconds * torch.arange(self.transitions.shape[1], device=self.transitions.device)
 
     def path(self, points_per_step: int = 4) -> Float[Tensor, "batch points position"]:
         """Positions along the way, between the steps too, so that nothing is jumped over.
@@ -105,7 +115,7 @@ class PlanBatch:
         before, after = positions[:, :-1, None], positions[:, 1:, None]
         if self.velocity_columns:
             leaving, arriving = (
-                self.step_seconds * v for v in (self.velocities[:, :-1, None], self.velocities[:, 1:, None])
+                self.seconds * v for v in (self.velocities[:, :-1, None], self.velocities[:, 1:, None])
             )
             between = hermite(s, before, after, leaving, arriving)
         else:

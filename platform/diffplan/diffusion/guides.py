@@ -30,7 +30,7 @@ _POINTS_CHECKED = 16
 
 @dataclass(frozen=True)
 class GoalDistance:
-    """Be at the goal, soon: minus the mean distance to the goal of their plan, of what it gives values for."""
+    """Be at the goal, soon: minus the mean distance of the steps of a plan to its goal, in the columns of the goal."""
 
     takes_lengths: ClassVar[bool] = True
 
@@ -38,7 +38,8 @@ class GoalDistance:
         """Scores, in units of length."""
         if plans.goals is None:
             raise PlanningError("guide goal_distance: expected plans with goals, got plans without; give goals to plan")
-        squares = (plans.toward_goals - plans.goals.to(plans.positions)[:, None]).square().sum(dim=-1)
+        values = plans.toward_goals
+        squares = (values - plans.goals.to(values)[:, None]).square().sum(dim=-1)
         return -_mean((squares + 1e-6).sqrt(), plans.within())  # the slope is finite at the goal
 
 
@@ -204,7 +205,7 @@ class SpeedLimit:
         return _max(F.pad(excess, (0, 1)), None if within is None else F.pad(within, (0, 1)))
 
     def _excess(self, plans: PlanBatch) -> Float[Tensor, "batch steps"]:
-        velocities = plans.velocities if plans.velocity_columns else plans.positions.diff(dim=1) / plans.step_seconds
+        velocities = plans.velocities if plans.velocity_columns else plans.positions.diff(dim=1) / plans.seconds
         return torch.relu(torch.linalg.vector_norm(velocities, dim=-1) - self.max_speed)
 
 
@@ -220,9 +221,9 @@ class Smoothness:
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Scores, in (units per second²)²; 0 for plans too short to accelerate."""
         if plans.velocity_columns:
-            accelerations = plans.velocities.diff(dim=1) / plans.step_seconds
+            accelerations = plans.velocities.diff(dim=1) / plans.seconds
         else:
-            accelerations = plans.positions.diff(n=2, dim=1) / plans.step_seconds**2
+            accelerations = plans.positions.diff(n=2, dim=1) / plans.seconds**2
         squares = accelerations.square().sum(dim=-1)
         return -_mean(squares, _last_of(squares, plans.within()))
 

@@ -13,14 +13,22 @@ import numpy as np
 from diffplan.behaviors.random import RandomBehavior
 from diffplan.errors import ConfigError
 from diffplan.planning.cloned_policy import ClonedPolicy
-from diffplan.planning.control.policy import PlannerLike, PlanningPolicy
+from diffplan.planning.control.episodes import PlannerLike
+from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.tasks.contracts import MakePolicy, Policy, RolloutContext
+from diffplan.tasks.registry import task_of
 from diffplan.tasks.task import Task
 
 
 def follow_planner(planner: PlannerLike) -> MakePolicy:
-    """The policy that follows a planner's plans by the rules of its settings."""
-    return lambda context: PlanningPolicy(planner, context.generator, context.action_low, context.action_high)
+    """The policy that follows a planner's plans by the controller and the rule of its settings."""
+    return lambda context: PlanningPolicy(
+        planner,
+        context.generator,
+        context.action_low,
+        context.action_high,
+        controllers=task_of(context.env).controllers,
+    )
 
 
 def _make_random(context: RolloutContext) -> Policy:

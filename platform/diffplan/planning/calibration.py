@@ -69,12 +69,11 @@ def measure_consistency(
         window, in units per second.
     """
     env, rows = config.env, []
+    step_seconds = None if env.step_seconds is None else config.windows.stride * env.step_seconds
     for horizon in horizons:
         generator = make_generator(seed, Stream.CALIBRATION, 0, horizon)
         windows = read_windows(dataset, config, horizon, num_windows, generator)
-        errors = compute_speed_errors(
-            windows, env.position_columns, env.velocity_columns, config.windows.stride * env.step_seconds
-        )
+        errors = compute_speed_errors(windows, env.position_columns, env.velocity_columns, step_seconds)
         rows.append(np.quantile(errors, QUANTILES).tolist())
     return {
         "horizons": list(horizons),
@@ -128,11 +127,13 @@ def learn_horizons(
         in which the model was right about that.
 
     Raises:
-        PlanningError: the environment has no velocities, so every plan counts as consistent.
+        PlanningError: the environment has no velocities, so every plan counts as consistent; or plans have no goals.
     """
     config, settings = planner.config, planner.settings
     if not config.env.velocity_columns:
         raise PlanningError("horizon model: expected an environment with velocity_columns, got none")
+    if not planner.model.end_columns:
+        raise PlanningError("horizon model: expected a model with goal columns, got none")
     plain = with_settings(
         planner,
         horizon_rule="scan",

@@ -66,7 +66,7 @@ def compute_speed_errors(
     observations: np.ndarray,
     position_columns: tuple[int, ...],
     velocity_columns: tuple[int, ...],
-    step_seconds: float,
+    step_seconds: float | None,
     lengths: np.ndarray | None = None,
 ) -> np.ndarray:
     """Largest |Δposition/Δtime - mean velocity| over the steps and columns of each plan.
@@ -75,14 +75,15 @@ def compute_speed_errors(
         observations: float[plans, horizon, observation_dim] in environment units.
         position_columns: columns that hold the position.
         velocity_columns: columns that hold its time derivative.
-        step_seconds: seconds between two steps of the plan.
+        step_seconds: seconds between two steps of the plan; needed where there are velocities.
         lengths: steps of each plan where they differ, int[plans].
 
     Returns:
-        float[plans] in units per second; 0 where there are no such columns.
+        float[plans] in units per second; 0 where there are no velocities, so that every plan is consistent.
     """
     if not velocity_columns:
         return np.zeros(len(observations))
+    assert step_seconds is not None  # known where velocities are
     positions = observations[:, :, list(position_columns)]
     velocities = observations[:, :, list(velocity_columns)]
     moved = np.diff(positions, axis=1) / step_seconds

@@ -79,6 +79,7 @@ def make_guidance(
             layout=model.layout,
             position_columns=model.env.position_columns,
             velocity_columns=model.env.velocity_columns,
+            goal_columns=problem.goal_columns,
             step_seconds=model.step_seconds,
             diffusion_step=diffusion_step,
             goals=goals if goals is None or rows is None else goals[rows],

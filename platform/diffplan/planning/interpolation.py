@@ -21,7 +21,8 @@ def interpolate(plan: Plan, env: EnvConfig, env_steps: np.ndarray, kind: Interpo
         env: which observation columns are positions and velocities.
         env_steps: float[times], from 0; beyond the end of the plan its last step holds.
         kind: `linear` joins steps by straight lines in every column. `hermite` joins positions by the cubics that have
-            the planned velocities at both ends, and takes the velocities from them; other columns stay linear.
+            the planned velocities at both ends, and takes the velocities from them; other columns, and all columns
+            where there are no velocities, stay linear.
 
     Returns:
         float64[times, observation_dim].
@@ -33,6 +34,7 @@ def interpolate(plan: Plan, env: EnvConfig, env_steps: np.ndarray, kind: Interpo
     first, last = observations[before], observations[np.minimum(before + 1, plan.horizon - 1)]
     result = first + s * (last - first)
     if kind == "hermite" and env.velocity_columns:
+        assert env.step_seconds is not None  # known where velocities are
         seconds = plan.stride * env.step_seconds
         positions, velocities = list(env.position_columns), list(env.velocity_columns)
         start, end = first[:, positions], last[:, positions]

@@ -77,7 +77,6 @@ def chain(
     """
     assert problem.goals is not None
     observations, legs = problem.observations, []
-    positions = tuple(problem.env.position_columns)
     for number, target in enumerate([*targets, problem.goals]):
         last = number == len(targets)
         leg = replace(
@@ -87,8 +86,8 @@ def chain(
             # What is fixed at the ends of the whole belongs to the first and the last leg.
             fixed=tuple(f for f in problem.fixed if _is_end(f) and (number == 0 if _is_start(f) else last)),
             # A way-point says where, and leaves free how the plan passes it.
-            goal_columns=problem.goal_columns if last else positions,
-            end_columns=problem.end_columns if last else positions,
+            goal_columns=problem.goal_columns if last else problem.position_columns,
+            end_columns=problem.end_columns if last else problem.position_columns,
         )
         plans = plan_leg(leg, number)
         legs.append(plans)
@@ -116,7 +115,7 @@ def _group(problem: Problem, lengths: np.ndarray, shortest: int) -> dict[tuple[i
     Each row is judged for itself, so that a plan is the same whatever it is made together with.
     """
     middle = find_middle(problem)
-    positions = tuple(problem.env.position_columns)
+    positions = problem.position_columns
     whole = all(fixed.columns == positions for fixed in middle)
     if not middle or not whole or problem.goals is None or not all(bounds.is_everywhere for bounds in problem.bounds):
         return {None: np.arange(len(problem))}

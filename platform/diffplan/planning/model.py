@@ -25,10 +25,12 @@ class PlanningModel:
         denoiser: the model, on `device`.
         layout: columns of a transition.
         normalizer: between environment units and model space.
-        env: which observation columns are positions and velocities, and how long an environment step takes.
-        goal_columns: observation columns that a goal gives values for.
-        end_columns: observation columns that a goal fixes at the last step of a plan; those of them that it gives no
-            values for are fixed to 0.
+        env: which observation columns are positions and velocities, and how long an environment step takes, as far as
+            that is known.
+        goal_columns: observation columns that a goal gives values for; none where plans have no goal.
+        end_columns: observation columns that are fixed at the last step of a plan to a goal; those that the goal gives
+            no value for are fixed to 0, so that velocities among them mean to come to rest. None of a model that was
+            trained without: there goals only guide.
         stride: environment steps between two steps of a plan.
         shortest_horizon: transitions of the shortest plan that the network can hold.
         condition: what the network is told beside the noisy plan.
@@ -89,9 +91,9 @@ class PlanningModel:
         )
 
     @property
-    def step_seconds(self) -> float:
-        """Seconds between two steps of a plan."""
-        return self.stride * self.env.step_seconds
+    def step_seconds(self) -> float | None:
+        """Seconds between two steps of a plan; None where that is not known."""
+        return None if self.env.step_seconds is None else self.stride * self.env.step_seconds
 
     @property
     def num_diffusion_steps(self) -> int:
@@ -105,3 +107,4 @@ class PlanningModel:
         transitions = np.zeros((len(observations), self.layout.transition_dim), dtype=np.float32)
         transitions[:, self.layout.observations] = observations
         return torch.from_numpy(self.normalizer.normalize(transitions)[:, self.layout.observations])
+

@@ -109,7 +109,8 @@ class Planner:
 
         Args:
             observations: float[batch, observation_dim] in environment units.
-            goals: float[batch, goal_columns], what plans end on; None for no goal.
+            goals: values of the goal columns (`PlanningModel.goal_columns`) that plans end on, float[batch, goal_dim];
+                None for no goal.
             generator: source of the noise.
             constraints: further values that are fixed (`Fixed`) and bounds that are kept (`Bounds`).
             guides: what is maximised, summed: guides, functions of a `PlanBatch`, expressions or import paths; None for
@@ -148,10 +149,13 @@ class Planner:
     def plan_within(
         self,
         observations: np.ndarray,
-        goals: np.ndarray,
+        goals: np.ndarray | None,
         generator: torch.Generator,
         max_horizons: np.ndarray,
         *,
+        constraints: Sequence[Constraint] = (),
+        guides: Sequence[GuideLike] | None = None,
+        guidance_scale: float | None = None,
         max_speed_errors: np.ndarray | None = None,
     ) -> list[Plan | None]:
         """Consistent plans of at most given horizons, as `plan` makes them; no time is spent on longer ones.
@@ -161,6 +165,9 @@ class Planner:
             goals: as for `plan`.
             generator: as for `plan`.
             max_horizons: the longest plan that is of use in each environment, in transitions, int[batch].
+            constraints: as for `plan`, each with a time.
+            guides: as for `plan`.
+            guidance_scale: as for `plan`.
             max_speed_errors: as for `plan`.
 
         Returns:
@@ -169,8 +176,9 @@ class Planner:
         Raises:
             PlanningError: as for `plan`; as many horizons as observations are expected.
         """
-        problem = Problem.make(observations, goals, (), self.model)
-        request = self._request(generator)
+        problem = Problem.make(observations, goals, constraints, self.model)
+        request = self._request(generator, guides, guidance_scale)
+        _refuse_untimed(problem, "plan_within")
         limits = self._limits(max_speed_errors, len(problem))
         if np.shape(max_horizons) != (len(problem),):
             raise PlanningError(
@@ -208,12 +216,13 @@ class Planner:
         goals: np.ndarray | None,
         generator: torch.Generator,
         *,
+        warm_start: float = 0.3,
         constraints: Sequence[Constraint] = (),
         guides: Sequence[GuideLike] | None = None,
         guidance_scale: float | None = None,
         max_speed_errors: np.ndarray | None = None,
     ) -> list[Plan]:
-        """Plan from what is left of the plans before: noise it to `warm_start_level` and denoise it again.
+        """Plan from the rest of the plans before (a warm start): noise it in part and denoise it again.
 
         A plan to a goal gets shorter by what has elapsed, and still arrives when it was to; one without a goal keeps
         its horizon, and its last step stands for what comes after. Few denoising steps are enough, for most of the plan
@@ -225,6 +234,8 @@ class Planner:
             observations: as for `plan`.
             goals: as for `plan`.
             generator: as for `plan`.
+            warm_start: how much of the noise the rest is given again, as a share of the diffusion steps in (0, 1]; the
+                same share of the denoising steps, at least one, is taken again.
             constraints: as for `plan`, with times from now.
             guides: as for `plan`.
             guidance_scale: as for `plan`.
@@ -242,18 +253,17 @@ class Planner:
                 f"replan: expected {len(problem)} plans and elapsed steps, one for each observation, "
                 f"got {len(previous)} and {len(elapsed_env_steps)}"
             )
-        if has_untimed(problem):
-            raise PlanningError(
-                "replan: expected a time (step, seconds or fraction) of every Fixed, got none; give one"
-            )
+        _refuse_untimed(problem, "replan")
         if np.min(elapsed_env_steps, initial=0) < 0:
             raise PlanningError(f"replan: expected elapsed steps of at least 0, got {np.min(elapsed_env_steps)}")
         model, settings = self.model, self.settings
-        first = max(round(settings.warm_start_level * model.num_diffusion_steps) - 1, 0)
-        num_steps = min(max(settings.warm_start_steps, 1), first + 1)
+        if not 0 < warm_start <= 1:
+            raise PlanningError(f"warm_start: expected a share of the noise in (0, 1], got {warm_start}")
+        first = max(round(warm_start * model.num_diffusion_steps) - 1, 0)
+        num_steps = min(max(round(warm_start * settings.num_sampling_steps), 1), first + 1)
         steps = model.denoiser.schedule.sampling_steps(num_steps, settings.step_spacing, first)
         request = self._request(generator, guides, guidance_scale, num_candidates=1)
-        shortest = None if goals is None else model.shortest_horizon
+        shortest = model.shortest_horizon if goals is not None and model.end_columns else None
         rest, lengths = keep_rest(previous, elapsed_env_steps, model, shortest)
         return sample_plans(
             model,
@@ -322,6 +332,11 @@ class Planner:
 
     def _rescore(self, guide: Guide | None, problem: Problem, plans: list[Plan]) -> list[Plan]:
         return plans if guide is None else score_plans(self.model, self.settings, problem, plans, guide)
+
+
+def _refuse_untimed(problem: Problem, method: str) -> None:
+    if has_untimed(problem):
+        raise PlanningError(f"{method}: expected a time (step, seconds or fraction) of every Fixed, got none; give one")
 
 
 def with_settings(planner: Planner, **changes: object) -> Planner:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.config import EnvConfig
 from diffplan.diffusion.constraints import Constraints, bound, fix, no_constraints
 from diffplan.errors import PlanningError
 from diffplan.planning.model import PlanningModel
@@ -113,11 +112,11 @@ class Problem:
     Attributes:
         observations: what the plans begin with, float32[batch, observation_dim].
         goals: what they end on, float32[batch, goal_columns]; None for no goal.
-        goal_columns: observation columns that goals give values for.
-        end_columns: observation columns that goals fix; those without a value are fixed to 0.
-        env: which observation columns are positions.
-        step_seconds: seconds between two steps of a plan.
-        fixed: further values; those that say no time have been given one by the planner.
+        goal_columns: observation columns that a goal gives values for.
+        end_columns: observation columns that are fixed at the end of a plan to a goal, to 0 without a value.
+        position_columns: observation columns that are positions.
+        step_seconds: seconds between two steps of a plan; None where that is not known.
+        fixed: further values.
         bounds: bounds.
     """
 
@@ -125,8 +124,8 @@ class Problem:
     goals: np.ndarray | None
     goal_columns: tuple[int, ...]
     end_columns: tuple[int, ...]
-    env: EnvConfig
-    step_seconds: float
+    position_columns: tuple[int, ...]
+    step_seconds: float | None
     fixed: tuple[Fixed, ...] = ()
     bounds: tuple[Bounds, ...] = ()
 
@@ -144,25 +143,45 @@ class Problem:
         """Check what is asked of a model.
 
         Raises:
-            PlanningError: arrays of the wrong shape, values that are not finite, columns that there are not.
+            PlanningError: arrays of the wrong shape, values that are not finite, columns that there are not, goals or
+                times in seconds for a model that knows neither.
         """
-        env, observation_dim = model.env, model.layout.observation_dim
+        positions, observation_dim = model.env.position_columns, model.layout.observation_dim
         observations = np.asarray(observations, dtype=np.float32)
         if observations.ndim != 2 or observations.shape[1] != observation_dim:
             raise PlanningError(f"observations: expected shape (batch, {observation_dim}), got {observations.shape}")
         num, goal_dim = len(observations), len(model.goal_columns)
         if goals is not None:
+            if not goal_dim:
+                raise PlanningError(
+                    "goals: expected none, for this model knows no goal columns; train with --windows.goal_columns, or "
+                    "say by constraints and guides what plans should reach"
+                )
             goals = np.asarray(goals, dtype=np.float32)
             if goals.shape != (num, goal_dim):
                 raise PlanningError(f"goals: expected shape ({num}, {goal_dim}), got {goals.shape}")
         if not (np.isfinite(observations).all() and (goals is None or np.isfinite(goals).all())):
             raise PlanningError("observations and goals: expected finite numbers, got NaN or infinity")
-        fixed = tuple(_checked_fixed(c, env, num, observation_dim) for c in constraints if isinstance(c, Fixed))
-        bounds = tuple(_checked_bounds(c, env, observation_dim) for c in constraints if isinstance(c, Bounds))
+        fixed = tuple(_checked_fixed(c, positions, num, observation_dim) for c in constraints if isinstance(c, Fixed))
+        bounds = tuple(_checked_bounds(c, positions, observation_dim) for c in constraints if isinstance(c, Bounds))
         if len(fixed) + len(bounds) != len(constraints):
             other = next(c for c in constraints if not isinstance(c, Fixed | Bounds))
             raise PlanningError(f"constraints: expected Fixed and Bounds, got {type(other).__name__}")
-        return cls(observations, goals, model.goal_columns, model.end_columns, env, model.step_seconds, fixed, bounds)
+        if model.step_seconds is None and any(f.seconds is not None for f in fixed):
+            raise PlanningError(
+                "Fixed: expected a step or a fraction, got seconds, but how long a step takes is not known here; set "
+                "env.step_seconds in training"
+            )
+        return cls(
+            observations=observations,
+            goals=goals,
+            goal_columns=model.goal_columns,
+            end_columns=model.end_columns,
+            position_columns=positions,
+            step_seconds=model.step_seconds,
+            fixed=fixed,
+            bounds=bounds,
+        )
 
     def take(self, rows: np.ndarray) -> Problem:
         """The same for some of the batch, in that order."""
@@ -201,7 +220,7 @@ class Problem:
         if fixed.step is not None:
             steps = np.where(fixed.step < 0, lengths + fixed.step, fixed.step)
         elif fixed.seconds is not None:
-            steps = np.full(len(lengths), round(fixed.seconds / self.step_seconds))
+            steps = np.full(len(lengths), self._step_at(fixed.seconds))
         elif fixed.fraction is not None:
             steps = np.rint(np.asarray(fixed.fraction) * (lengths - 1)).astype(int)
         else:
@@ -217,8 +236,12 @@ class Problem:
     def last_timed_step(self) -> int:
         """The last step at a fixed time from now; plans must reach it."""
         steps = [fixed.step for fixed in self.fixed if fixed.step is not None]
-        steps += [round(fixed.seconds / self.step_seconds) for fixed in self.fixed if fixed.seconds is not None]
+        steps += [self._step_at(fixed.seconds) for fixed in self.fixed if fixed.seconds is not None]
         return max([step if step >= 0 else -step - 1 for step in steps], default=0)
+
+    def _step_at(self, seconds: float) -> int:
+        assert self.step_seconds is not None  # times in seconds are refused without
+        return round(seconds / self.step_seconds)
 
     def find_contradiction(self, horizon: int) -> int | None:
         """The step at which two different values are fixed in plans of a horizon that reaches all; None for no step."""
@@ -304,8 +327,12 @@ def _normalized_bounds(
     return torch.where(torch.isinf(infinite), infinite, normalized)
 
 
-def _columns(columns: Sequence[int] | None, env: EnvConfig, observation_dim: int, what: str) -> tuple[int, ...]:
-    chosen = tuple(env.position_columns if columns is None else columns)
+def _columns(
+    columns: Sequence[int] | None, positions: tuple[int, ...], observation_dim: int, what: str
+) -> tuple[int, ...]:
+    chosen = tuple(positions if columns is None else columns)
+    if columns is None and not positions:
+        raise PlanningError(f"{what}: expected columns, for no positions are known in this environment; give columns")
     if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= c < observation_dim for c in chosen):
         raise PlanningError(
             f"{what}: expected distinct observation columns from 0 to {observation_dim - 1}, got {chosen}"
@@ -313,8 +340,8 @@ def _columns(columns: Sequence[int] | None, env: EnvConfig, observation_dim: int
     return chosen
 
 
-def _checked_fixed(fixed: Fixed, env: EnvConfig, num: int, observation_dim: int) -> Fixed:
-    columns = _columns(fixed.columns, env, observation_dim, "Fixed")
+def _checked_fixed(fixed: Fixed, positions: tuple[int, ...], num: int, observation_dim: int) -> Fixed:
+    columns = _columns(fixed.columns, positions, observation_dim, "Fixed")
     try:
         values = np.asarray(fixed.values, dtype=np.float32)
     except (TypeError, ValueError):
@@ -333,8 +360,8 @@ def _checked_fixed(fixed: Fixed, env: EnvConfig, num: int, observation_dim: int)
     return replace(fixed, values=values, columns=columns)
 
 
-def _checked_bounds(bounds: Bounds, env: EnvConfig, observation_dim: int) -> Bounds:
-    columns = _columns(bounds.columns, env, observation_dim, "Bounds")
+def _checked_bounds(bounds: Bounds, positions: tuple[int, ...], observation_dim: int) -> Bounds:
+    columns = _columns(bounds.columns, positions, observation_dim, "Bounds")
     for name, limits in (("low", bounds.low), ("high", bounds.high)):
         if np.ndim(limits) > 1 or (np.ndim(limits) == 1 and np.shape(limits) != (len(columns),)):
             raise PlanningError(f"Bounds: expected {name} for {len(columns)} columns, got shape {np.shape(limits)}")

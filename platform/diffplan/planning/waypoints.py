@@ -23,7 +23,7 @@ def has_untimed(problem: Problem) -> bool:
     untimed = [fixed for fixed in middle if not fixed.is_timed]
     if not untimed:
         return False
-    positions = tuple(problem.env.position_columns)
+    positions = problem.position_columns
     if problem.goals is None or any(fixed.columns != positions for fixed in untimed):
         raise PlanningError(
             "Fixed: expected a time (step, seconds or fraction) unless it is a position on the way to a goal; give one"

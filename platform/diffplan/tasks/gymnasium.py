@@ -96,8 +96,8 @@ def _make_preset() -> Preset:
                 num_candidates=16,
                 selection="guide",
                 controller="actions",
+                replan_rule="receding",
                 replan_interval=2,
-                max_deviation=0.0,
             ),
             search=SearchConfig(num_trials=8, episodes_per_block=8, num_blocks=2),
         )

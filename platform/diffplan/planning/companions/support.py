@@ -56,14 +56,15 @@ class Support:
         return self._tree.query(positions)[0]
 
     def departures(
-        self, observations: np.ndarray, env: EnvConfig, step_seconds: float, lengths: np.ndarray
+        self, observations: np.ndarray, env: EnvConfig, step_seconds: float | None, lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """How far each plan departs from the data, and how far its ends do, which it cannot help.
 
         Args:
             observations: float[plans, horizon, observation_dim] in environment units.
-            env: which columns are positions and velocities; the way between two steps is the cubic that has both.
-            step_seconds: seconds between two steps of a plan.
+            env: which columns are positions and velocities; between two steps a plan follows the cubic that has both,
+                or a straight line where there are no velocities.
+            step_seconds: seconds between two steps of a plan; needed where there are velocities.
             lengths: steps of each plan, int[plans].
 
         Returns:
@@ -73,8 +74,12 @@ class Support:
         positions = observations[:, :, list(env.position_columns)].astype(np.float64)
         s = (np.arange(POINTS_PER_STEP) / POINTS_PER_STEP)[:, None]
         before, after = positions[:, :-1, None], positions[:, 1:, None]
-        slopes = step_seconds * observations[:, :, list(env.velocity_columns)].astype(np.float64)
-        ways = hermite(s, before, after, slopes[:, :-1, None], slopes[:, 1:, None])
+        if env.velocity_columns:
+            assert step_seconds is not None  # known where velocities are
+            slopes = step_seconds * observations[:, :, list(env.velocity_columns)].astype(np.float64)
+            ways = hermite(s, before, after, slopes[:, :-1, None], slopes[:, 1:, None])
+        else:
+            ways = before + s * (after - before)
         counted = np.arange(1, positions.shape[1])[None] < lengths[:, None]
         distances = np.zeros(ways.shape[:3])
         ends = positions[np.arange(len(positions)), lengths - 1]

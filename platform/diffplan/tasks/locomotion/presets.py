@@ -92,6 +92,7 @@ def _guide(planning: PlanningConfig, robot: _Robot) -> PlanningConfig:
         guidance_scale=robot.guidance_scale,
         guide_stop_step=robot.guide_stop_step,
         controller="actions",
+        replan_rule="receding",
         replan_interval=1,
     )
 

@@ -1,0 +1,225 @@
+"""Episodes in a batch of environments that follow plans, and how they get new ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from diffplan.config import Config, PlanningConfig
+from diffplan.errors import PlanningError
+from diffplan.planning.control.controllers import Controller
+from diffplan.planning.control.registry import InverseDynamics
+from diffplan.planning.problem import Bounds, Constraint, Fixed
+from diffplan.types import Plan
+
+Found = TypeVar("Found")
+
+
+class PlannerLike(Protocol):
+    """What a policy needs of a planner; see `Planner`, which may be in another process."""
+
+    config: Config
+    settings: PlanningConfig
+    inverse_dynamics: InverseDynamics | None
+
+    def plan(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        *,
+        constraints: Sequence[Constraint] = (),
+        guides: Sequence[Any] | None = None,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan]:
+        """A plan for each environment."""
+        ...
+
+    def plan_within(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        max_horizons: np.ndarray,
+        *,
+        constraints: Sequence[Constraint] = (),
+        guides: Sequence[Any] | None = None,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan | None]:
+        """A plan of at most a given horizon for each environment that has one."""
+        ...
+
+    def replan(
+        self,
+        previous: Sequence[Plan],
+        elapsed_env_steps: np.ndarray,
+        observations: np.ndarray,
+        goals: np.ndarray | None,
+        generator: torch.Generator,
+        *,
+        warm_start: float,
+        constraints: Sequence[Constraint] = (),
+        guides: Sequence[Any] | None = None,
+        max_speed_errors: np.ndarray | None = None,
+    ) -> list[Plan]:
+        """A plan for each environment that starts from the rest of the one before."""
+        ...
+
+
+class Episodes:
+    """Episodes in a batch of environments: what they are after, the plans that they follow, and how these are going.
+
+    Rules of replanning read the attributes and ask for new plans by `plan`, `plan_sooner` and `plan_warm`.
+
+    Args:
+        planner: makes the plans.
+        controller: follows them.
+        generator: source of the noise in plans.
+
+    Attributes:
+        controller: follows the plans.
+        goals: float[num_envs, goal_dim]; None where episodes have no goal.
+        plans: the plan followed in each environment.
+        env_steps: steps since each episode began, int[num_envs].
+        steps_on_plan: steps since each environment changed over to its plan, int[num_envs].
+        max_speed_errors: largest speed error of a consistent plan, float[num_envs]; rules may make it stricter.
+        num_plans: how often each environment was planned for, int[num_envs]; searches for a sooner plan that found none
+            are counted.
+        plan_seconds: seconds spent planning, over all environments.
+    """
+
+    def __init__(self, planner: PlannerLike, controller: Controller, generator: torch.Generator) -> None:
+        self.controller = controller
+        self.goals: np.ndarray | None = None
+        self.plans: list[Plan] = []
+        self.num_plans = self.env_steps = self.steps_on_plan = np.zeros(0, dtype=int)
+        self.max_speed_errors = np.zeros(0)
+        self.plan_seconds = 0.0
+        self._planner = planner
+        self._generator = generator
+        self._constraints: tuple[Constraint, ...] = ()
+        self._guides: tuple[Any, ...] = ()
+
+    @property
+    def arrives(self) -> bool:
+        """Whether plans end on a goal."""
+        return self.goals is not None and bool(self._planner.config.goal_columns)
+
+    @property
+    def shortest_horizon(self) -> int:
+        """Transitions of the shortest plan that the model can make."""
+        return max(self._planner.config.network.min_horizon, 2)
+
+    def ask(self, constraints: Sequence[Constraint], guides: Sequence[Any]) -> None:
+        """See `PlanningPolicy.ask`."""
+        for constraint in constraints:
+            if not (isinstance(constraint, Bounds) or _is_last(constraint)):
+                raise PlanningError(
+                    "constraints of an episode: expected Bounds, or Fixed at the last step (step=-1 or fraction=1), "
+                    f"which hold in every new plan, got {constraint}; plan such ones by Planner.plan"
+                )
+        self._constraints, self._guides = tuple(constraints), tuple(guides)
+
+    def start(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
+        """Plan in every environment. Goals are left aside where the model knows no goal columns."""
+        num = len(observations)
+        self.goals = None if goals is None or not self._planner.config.goal_value_columns else np.array(goals)
+        self.env_steps, self.steps_on_plan, self.num_plans = np.zeros((3, num), dtype=int)
+        self.max_speed_errors = np.full(num, float(self._planner.settings.max_speed_error))
+        self.plan_seconds = 0.0
+        self.plans = self._plan(observations, np.arange(num))
+        self.controller.reset(self.plans)
+
+    def act(self, observations: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """Actions float32[num, action_dim] for the observations of some environments."""
+        self.env_steps[envs] += 1
+        self.steps_on_plan[envs] += 1
+        return self.controller.act(observations, envs)
+
+    def plan(self, observations: np.ndarray, envs: np.ndarray) -> None:
+        """Change over to new plans in some environments, from observations float[num_envs, …] of all of them."""
+        for i, plan in zip(envs, self._plan(observations, envs), strict=True):
+            self._change_over(int(i), plan)
+
+    def plan_sooner(self, observations: np.ndarray, envs: np.ndarray) -> None:
+        """Change over to new plans where there are some that arrive sooner than the present ones."""
+        horizons = self.controller.sooner_horizons(envs)
+        found = self._call(
+            envs,
+            lambda wanted: self._planner.plan_within(
+                observations[envs], self._goals_of(envs), self._generator, horizons, **wanted
+            ),
+        )
+        for i, plan in zip(envs, found, strict=True):
+            if plan is not None:
+                self._change_over(int(i), plan)
+
+    def plan_warm(self, observations: np.ndarray, envs: np.ndarray, warm_start: float) -> None:
+        """Change over to new plans that start from the rest of the present ones; see `Planner.replan`."""
+        elapsed = self.controller.elapsed_env_steps()[envs]
+        found = self._call(
+            envs,
+            lambda wanted: self._planner.replan(
+                [self.plans[i] for i in envs],
+                elapsed,
+                observations[envs],
+                self._goals_of(envs),
+                self._generator,
+                warm_start=warm_start,
+                **wanted,
+            ),
+        )
+        for i, plan in zip(envs, found, strict=True):
+            self._change_over(int(i), plan)
+
+    def _plan(self, observations: np.ndarray, envs: np.ndarray) -> list[Plan]:
+        return self._call(
+            envs,
+            lambda wanted: self._planner.plan(observations[envs], self._goals_of(envs), self._generator, **wanted),
+        )
+
+    def _call(self, envs: np.ndarray, make: Callable[[dict[str, Any]], Found]) -> Found:
+        """Ask the planner, told what the episodes ask for; counted and timed."""
+        wanted: dict[str, Any] = {"max_speed_errors": self.max_speed_errors[envs]}
+        if self._constraints:
+            wanted["constraints"] = [_take(constraint, envs) for constraint in self._constraints]
+        if self._guides:
+            wanted["guides"] = list(self._guides)
+        since = time.perf_counter()
+        found = make(wanted)
+        self.plan_seconds += time.perf_counter() - since
+        self.num_plans[envs] += 1
+        return found
+
+    def _goals_of(self, envs: np.ndarray) -> np.ndarray | None:
+        return None if self.goals is None else self.goals[envs]
+
+    def _change_over(self, i: int, plan: Plan) -> None:
+        self.plans[i] = plan
+        self.steps_on_plan[i] = 0
+        self.controller.replace(i, plan)
+
+
+def _is_last(constraint: Constraint) -> bool:
+    """Whether something is fixed at the last step of plans."""
+    if not isinstance(constraint, Fixed):
+        return False
+    fraction = constraint.fraction
+    return constraint.step == -1 or (fraction is not None and bool(np.all(np.asarray(fraction) == 1)))
+
+
+def _take(constraint: Constraint, envs: np.ndarray) -> Constraint:
+    """A constraint of all environments for some of them."""
+    if isinstance(constraint, Bounds):
+        return constraint
+    values = np.asarray(constraint.values)
+    return replace(
+        constraint,
+        values=values[envs] if values.ndim == 2 else values,
+        fraction=constraint.fraction if constraint.fractions is None else constraint.fractions[envs],
+    )
