@@ -30,6 +30,9 @@ class CalibrateArguments(Arguments):
     """Plans that the horizon model learns from."""
     quantile: float = advanced(0.65)
     """What the horizon model predicts of the speed errors of a horizon: 0.5 is their median, more is more cautious."""
+    expectile: float = advanced(0.9)
+    """What an observation is worth to a value: 0.5 the mean of the actions that the data took there, towards 1 the best
+    of them."""
     seed: int = 0
     """Seed of everything random in it."""
 
@@ -37,11 +40,11 @@ class CalibrateArguments(Arguments):
 def check(call: Call[CalibrateArguments]) -> None:
     """Raise `ConfigError` for numbers out of range."""
     arguments = call.arguments
-    if not 0 < arguments.quantile < 1 or arguments.num_plans < 1:
-        raise ConfigError(
-            "calibrate: expected --quantile in (0, 1) and --num_plans >= 1, "
-            f"got {arguments.quantile} and {arguments.num_plans}"
-        )
+    for name, value in (("quantile", arguments.quantile), ("expectile", arguments.expectile)):
+        if not 0 < value < 1:
+            raise ConfigError(f"calibrate: expected --{name} in (0, 1), got {value}")
+    if arguments.num_plans < 1:
+        raise ConfigError(f"calibrate: expected --num_plans >= 1, got {arguments.num_plans}")
 
 
 def run(call: Call[CalibrateArguments]) -> None:
@@ -66,6 +69,7 @@ def run(call: Call[CalibrateArguments]) -> None:
         settings=settings,
         num_plans=arguments.num_plans,
         quantile=arguments.quantile,
+        expectile=arguments.expectile,
         seed=arguments.seed,
     )
     show(_format_calibration(result))
@@ -73,20 +77,30 @@ def run(call: Call[CalibrateArguments]) -> None:
 
 
 def _format_calibration(result: dict[str, Any]) -> str:
-    data, plans = result["data"], result["plans"]
-    lines = ["speed error of real windows: quantiles " + ", ".join(f"{q:.1%}" for q in data["quantiles"])]
-    shown = sorted({0, len(data["horizons"]) // 2, len(data["horizons"]) - 1})
-    for i in shown:
-        values = "  ".join(f"{v:6.2f}" for v in data["speed_errors"][i])
-        lines.append(f"  horizon {data['horizons'][i]:4d}  {values}")
-    limits = " and ".join(f"{name} {plans[name]:g}" for name in ("max_speed_error", "max_departure") if plans[name])
-    lines.append(f"plans within {limits}, and how often that was predicted rightly")
-    for horizon, share, accuracy in zip(plans["horizons"], plans["share_consistent"], plans["accuracy"], strict=True):
-        if share is not None:
-            lines.append(f"  horizon {horizon:4d}  {share:6.1%}  {accuracy:6.1%}")
-    lines.append(f"inverse dynamics: error {result['inverse_dynamics_error']:.1%} of the spread of actions")
-    lines.append(f"the data visited {result['support_points']:,} places")
-    return "\n".join(lines)
+    """What was measured, a line each; nothing of companions that the settings have no use for."""
+    lines = []
+    if (data := result["data"]) is not None:
+        lines.append("speed error of real windows: quantiles " + ", ".join(f"{q:.1%}" for q in data["quantiles"]))
+        for i in sorted({0, len(data["horizons"]) // 2, len(data["horizons"]) - 1}):
+            values = "  ".join(f"{v:6.2f}" for v in data["speed_errors"][i])
+            lines.append(f"  horizon {data['horizons'][i]:4d}  {values}")
+    if (plans := result["plans"]) is not None:
+        limits = " and ".join(f"{name} {plans[name]:g}" for name in ("max_speed_error", "max_departure") if plans[name])
+        lines.append(f"plans within {limits}, and how often that was predicted rightly")
+        for horizon, share, accuracy in zip(
+            plans["horizons"], plans["share_consistent"], plans["accuracy"], strict=True
+        ):
+            if share is not None:
+                lines.append(f"  horizon {horizon:4d}  {share:6.1%}  {accuracy:6.1%}")
+    if (error := result["inverse_dynamics_error"]) is not None:
+        lines.append(f"inverse dynamics: error {error:.1%} of the spread of actions")
+    if (value := result["value"]) is not None:
+        lines.append(
+            f"value: error {value['value']:.1%} of the spread of values, of rewards {value['reward']:.1%} of theirs"
+        )
+    if (points := result["support_points"]) is not None:
+        lines.append(f"the data visited {points:,} places")
+    return "\n".join(lines or ["the settings have no use for a companion"])
 
 
 COMMAND = Command(

@@ -99,7 +99,8 @@ class PlanningConfig:
     guide_stop_step: int = 0
     """Guides rest below this diffusion step."""
     value: str | None = None
-    """Checkpoint of a value function (`training.objective value`), which is one more guide."""
+    """A value as one more guide: `actions` or `observations`, what of a plan the value judges that `diffplan calibrate`
+    fits; or the checkpoint of a value function (`training.objective value`)."""
 
     condition_scale: float = 1.0
     """Classifier-free guidance: 0 ignores the condition, 1 follows it, above 1 exaggerates it."""

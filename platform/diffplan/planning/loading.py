@@ -11,8 +11,9 @@ import torch
 from diffplan.checkpoint import Checkpoint, load_checkpoint, load_companion, save_companion
 from diffplan.config import PlanningConfig
 from diffplan.diffusion.denoiser import Denoiser
+from diffplan.diffusion.guidance import Guide
 from diffplan.diffusion.guides import Value
-from diffplan.errors import CheckpointError, ConfigError
+from diffplan.errors import CheckpointError, ConfigError, PlanningError
 from diffplan.networks.factory import make_network
 from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.networks.recorded import record_passes
@@ -21,10 +22,11 @@ from diffplan.planning.cloned_policy import ClonedPolicy
 from diffplan.planning.companions.action_model import ActionModel
 from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.companions.support import Support
+from diffplan.planning.companions.value_model import JUDGES, LearnedValue, ValueModel
 from diffplan.planning.planner import Planner
 
 Model = TypeVar("Model", bound=torch.nn.Module)
-HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT = "horizon_model", "inverse_dynamics", "support"
+HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT, VALUE = "horizon_model", "inverse_dynamics", "support", "value"
 """Names of the companions."""
 
 
@@ -52,7 +54,7 @@ def load_planner(
     checkpoint = _load(path, "diffusion")
     network = _trained(make_network(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
     settings = checkpoint.config.planning if settings is None else settings
-    value = None if settings.value is None else _load_value(settings.value, checkpoint, device)
+    value = _choose_value(settings.value, checkpoint, device, companions=companions)
     action_model = _load_action_model(checkpoint) if companions else None
     return Planner(
         checkpoint.config,
@@ -107,6 +109,28 @@ def load_action_model(path: str | Path) -> ActionModel:
     return _trained(network, checkpoint).in_environment_units(layout, checkpoint.normalizer)
 
 
+def _choose_value(value: str | None, diffuser: Checkpoint, device: torch.device, *, companions: bool) -> Guide | None:
+    """The value that settings name: one fitted by `diffplan calibrate`, or that of another checkpoint."""
+    if value is None:
+        return None
+    if value not in JUDGES:
+        return _load_value(value, diffuser, device)
+    if not companions:
+        return None
+    if value == "actions" and (diffuser.layout.action_dim == 0 or diffuser.config.windows.stride > 1):
+        raise PlanningError(
+            "planning.value: expected observations, for plans of this model do not hold the action of every "
+            "environment step, got actions"
+        )
+    model = _load_value_model(diffuser)
+    if model is None:
+        raise PlanningError(
+            f"planning.value: expected none, for this checkpoint has no value, got {value}; fit one with "
+            f"`diffplan calibrate {diffuser.path}`"
+        )
+    return LearnedValue(model.requires_grad_(False).to(device), value)
+
+
 def _load_value(path: str | Path, diffuser: Checkpoint, device: torch.device) -> Value:
     """A value function that goes with a diffuser: of the same columns, model space and noise."""
     checkpoint = _load(path, "value")
@@ -152,6 +176,20 @@ def save_action_model(path: str | Path, model: ActionModel) -> None:
 def save_support(path: str | Path, support: Support) -> None:
     """Add to a checkpoint where its data have been."""
     save_companion(path, SUPPORT, {"points": torch.from_numpy(support.points)}, {})
+
+
+def save_value(path: str | Path, model: ValueModel) -> None:
+    """Add a value to a checkpoint."""
+    settings = {"discount": model.discount, "stride": model.stride}
+    save_companion(path, VALUE, model.state_dict(), settings)
+
+
+def _load_value_model(checkpoint: Checkpoint) -> ValueModel | None:
+    found = load_companion(checkpoint.path, VALUE)
+    if found is None:
+        return None
+    weights, settings = found
+    return _filled(lambda: ValueModel.from_weights(weights, **settings), weights, checkpoint)
 
 
 def _load_support(checkpoint: Checkpoint) -> Support | None:

@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.config import PlanningConfig
+from diffplan.config import Config, PlanningConfig
 from diffplan.data.dataset import open_dataset
 from diffplan.data.opening import open_store
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
-from diffplan.planning.loading import load_planner, save_action_model, save_horizon_model, save_support
+from diffplan.planning.companions.value_fit import fit_value
+from diffplan.planning.companions.value_model import JUDGES
+from diffplan.planning.loading import (
+    HORIZON_MODEL,
+    INVERSE_DYNAMICS,
+    SUPPORT,
+    VALUE,
+    load_planner,
+    save_action_model,
+    save_horizon_model,
+    save_support,
+    save_value,
+)
 from diffplan.planning.planner import with_support
 from diffplan.progress import follow
 from diffplan.run_directory import CALIBRATION, CALIBRATION_USAGE
@@ -28,9 +40,10 @@ def fit_companions(
     settings: PlanningConfig | None = None,
     num_plans: int = 40_000,
     quantile: float = 0.65,
+    expectile: float = 0.9,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Fit a horizon model and inverse dynamics, learn where the data have been, and add these to a checkpoint.
+    """Fit the companions that the settings have use for, and add them to a checkpoint.
 
     Args:
         checkpoint: its directory or URL.
@@ -38,10 +51,12 @@ def fit_companions(
         settings: planner settings whose sampler and horizons are learned; None for those of the checkpoint.
         num_plans: plans that the horizon model learns from.
         quantile: what the horizon model predicts of the speed errors of a horizon.
+        expectile: of the values of actions in the data that the value of an observation is.
         seed: of everything random in it.
 
     Returns:
-        What `calibration.json` in the checkpoint holds: how consistent data and plans are, and how well it was learned.
+        What `calibration.json` in the checkpoint holds: how consistent data and plans are, and how well each companion
+        was learned; None for what was not measured.
 
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
@@ -54,35 +69,62 @@ def fit_companions(
     if uri is None:
         raise ConfigError(f"{checkpoint}: it does not say what it was trained on; give the dataset by --data")
     settings = loaded.config.planning if settings is None else settings
-    # Settings that want a horizon model are what this makes one for.
-    settings = dataclasses.replace(settings, horizon_rule="scan", controller="tracking")
+    needed = find_needed(loaded.config, settings)
+    # Settings that want companions are what this fits them for.
+    settings = dataclasses.replace(settings, horizon_rule="scan", controller="tracking", value=None)
     planner = load_planner(checkpoint, settings, companions=False)
-    dataset, store = open_dataset(uri), open_store(checkpoint)
+    config, dataset, store = planner.config, open_dataset(uri), open_store(checkpoint)
+    result: dict[str, Any] = dict.fromkeys(("data", "plans", "inverse_dynamics_error", "support_points", "value"), None)
     usage_store = open_store(store.locate(CALIBRATION_USAGE))
-    with record_usage(usage_store, "calibrate", cpus=1, total=num_plans, unit="plans") as usage:
-        support = find_support(dataset, planner.config)
-        planner = with_support(planner, support)
-        consistency = measure_consistency(dataset, planner.config, planner.config.windows.horizons, seed=seed)
-        with follow("plans", "plans") as report:
+    total, unit = (num_plans, "plans") if HORIZON_MODEL in needed else (0, "steps")
+    with record_usage(usage_store, "calibrate", cpus=1, total=total, unit=unit) as usage:
+        if config.env.velocity_columns:
+            result["data"] = measure_consistency(dataset, config, config.windows.horizons, seed=seed)
+        support = find_support(dataset, config) if SUPPORT in needed else None
+        if HORIZON_MODEL in needed:
+            with follow("plans", "plans") as report:
 
-            def count(done: int, total: int) -> None:
-                report(done, total)
-                usage.count(min(done, num_plans))
+                def count(done: int, total: int) -> None:
+                    report(done, total)
+                    usage.count(min(done, num_plans))
 
-            model, plans = learn_horizons(
-                planner, dataset, num_plans=num_plans, quantile=quantile, seed=seed, on_progress=count
-            )
-        with follow("actions", "steps") as report:
-            action_model, action_error = inverse_dynamics.fit_action_model(dataset, seed=seed, on_progress=report)
-        save_horizon_model(checkpoint, model)
-        save_action_model(checkpoint, action_model)
-        save_support(checkpoint, support)
-        result = {
-            "data": consistency,
-            "plans": plans,
-            "inverse_dynamics_error": action_error,
-            "support_points": len(support.points),
-            "dataset": str(uri),
-        }
+                model, result["plans"] = learn_horizons(
+                    with_support(planner, support),
+                    dataset,
+                    num_plans=num_plans,
+                    quantile=quantile,
+                    seed=seed,
+                    on_progress=count,
+                )
+            save_horizon_model(checkpoint, model)
+        if INVERSE_DYNAMICS in needed:
+            with follow("actions", "steps") as report:
+                action_model, result["inverse_dynamics_error"] = inverse_dynamics.fit_action_model(
+                    dataset, seed=seed, on_progress=report
+                )
+            save_action_model(checkpoint, action_model)
+        if VALUE in needed:
+            with follow("value", "steps") as report:
+                value, errors = fit_value(dataset, config, expectile=expectile, seed=seed, on_progress=report)
+            save_value(checkpoint, value)
+            result["value"] = {**dataclasses.asdict(errors), "expectile": expectile, "discount": value.discount}
+        if support is not None:
+            save_support(checkpoint, support)
+            result["support_points"] = len(support.points)
+        result["dataset"] = str(uri)
         store.replace(CALIBRATION, (json.dumps(result, indent=2) + "\n").encode())
     return result
+
+
+def find_needed(config: Config, settings: PlanningConfig) -> set[str]:
+    """Names of the companions that are of use to an experiment planned with these settings."""
+    env, needed = config.env, set()
+    if env.position_columns:
+        needed.add(SUPPORT)
+    if env.velocity_columns and config.goal_columns:
+        needed.add(HORIZON_MODEL)
+    if config.windows.columns == "observations" or settings.controller != "actions":
+        needed.add(INVERSE_DYNAMICS)
+    if settings.value in JUDGES:
+        needed.add(VALUE)
+    return needed

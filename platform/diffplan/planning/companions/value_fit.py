@@ -1,0 +1,323 @@
+"""Fit a value model to a dataset.
+
+Source: Kostrikov et al. 2021 (implicit Q-learning), section 4: values of observations are expectiles of the values of
+the actions that the data took there, so that no action is asked about that the data lack. Additions: values begin with
+the returns that followed in the data, and what a plan step brings is learned beside them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffplan.config import Config
+from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.returns import compute_returns_to_go
+from diffplan.errors import DataError
+from diffplan.planning.companions.value_model import ValueModel
+from diffplan.seeding import Stream, make_generator, make_seed
+
+MAX_STEPS = 2**22
+"""Environment steps that a value is fitted to, at most (but whole episodes): they are kept in memory."""
+WARM_START_SHARE = 0.2
+"""Share of the fit in which actions are worth what followed in the data: values that begin near the truth need few
+steps to carry rewards over a whole episode."""
+TARGET_RATE = 0.02
+"""Rate at which the networks that targets come from follow those that are fitted."""
+TEST_SHARE = 0.1
+"""Share of the episodes that is held out to measure errors on."""
+_NUM_MEASURED_STEPS = 20_000
+_NUM_WARM_UP_STEPS = 100
+_MAX_GRADIENT_NORM = 10.0
+_LEAST_SCALE = 1e-6
+
+
+@dataclass(frozen=True)
+class ValueErrors:
+    """How well a value model was learned, on episodes that were held out.
+
+    Attributes:
+        reward: root mean square error of the rewards of plan steps, relative to their standard deviation.
+        value: root mean square difference of the value of an action and what followed (reward and the value of the
+            next observation), relative to the standard deviation of values in the data.
+    """
+
+    reward: float
+    value: float
+
+
+def fit_value(
+    dataset: TrajectoryDataset,
+    config: Config,
+    *,
+    expectile: float = 0.9,
+    num_steps: int = 5_000,
+    batch_size: int = 256,
+    hidden_dim: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[ValueModel, ValueErrors]:
+    """Fit a value model.
+
+    A terminal observation is worth nothing; an episode that was truncated would have gone on.
+
+    Args:
+        dataset: the data.
+        config: the experiment: columns and stride of its plans, discount and penalty of its returns.
+        expectile: of the values of actions in the data that an observation is worth: 0.5 for their mean, towards 1 for
+            the best of them.
+        num_steps: optimizer steps.
+        batch_size: environment steps, and plan steps, of an optimizer step.
+        hidden_dim: width of the networks.
+        learning_rate: of Adam; decays to 0 as a cosine.
+        seed: of everything random here.
+        on_progress: called with the optimizer steps done and their total.
+
+    Returns:
+        The model in environment units, and its errors.
+
+    Raises:
+        ValueError: an expectile that is none.
+        DataError: no episode is long enough for a plan step.
+    """
+    if not 0 < expectile < 1:
+        raise ValueError(f"expectile: expected a number in (0, 1), got {expectile}")
+    steps = _Steps.read(dataset, config, make_generator(seed, Stream.CALIBRATION, 3))
+    has_actions = config.windows.columns == "actions_observations"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(make_seed(seed, Stream.CALIBRATION, 4))
+        model = ValueModel(
+            steps.observations.shape[1],
+            steps.actions.shape[1],
+            discount=config.training.discount,
+            stride=config.windows.stride,
+            judges_actions=has_actions,
+            has_terminations=bool(steps.terminates.any()),
+            hidden_dim=hidden_dim,
+        )
+    steps.measure(model)
+    targets = copy.deepcopy(model.action_values).requires_grad_(False)
+    parameters, target_parameters = list(model.action_values.parameters()), list(targets.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _decay(step, num_steps))
+    generator = torch.Generator().manual_seed(make_seed(seed, Stream.CALIBRATION, 5))
+    for step in range(1, num_steps + 1):
+        rows = steps.draw(steps.training_rows, batch_size, generator)
+        observations = model.normalize_observations(steps.observations[steps.places[rows]])
+        inputs = model.join(observations, steps.actions[rows])
+        with torch.no_grad():
+            if step <= WARM_START_SHARE * num_steps:
+                target = (steps.returns[rows] - model.value_center) / model.value_scale
+            else:
+                target = (_look_ahead(model, steps, rows) - model.value_center) / model.value_scale
+            taken = torch.stack([network(inputs)[:, 0] for network in targets]).amin(dim=0)
+        above = taken - model.value(observations)[:, 0]
+        loss = (torch.where(above > 0, expectile, 1 - expectile) * above.square()).mean()
+        for network in model.action_values:
+            loss = loss + F.mse_loss(network(inputs)[:, 0], target)
+        loss = loss + _outcome_loss(model, steps, steps.draw(steps.training_plan_rows, batch_size, generator))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
+        optimizer.step()
+        scheduler.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(target_parameters, parameters, TARGET_RATE)
+        if on_progress is not None and (step % 100 == 0 or step == num_steps):
+            on_progress(step, num_steps)
+    model.action_values.load_state_dict(targets.state_dict())
+    model = model.requires_grad_(False).eval()
+    rows = steps.draw(steps.training_rows, _NUM_MEASURED_STEPS, generator)
+    observations, actions = steps.observations[steps.places[rows]], steps.actions[rows]
+    advantages = model.compute_action_values(observations, actions) - model.compute_values(observations)
+    model.advantage_scale.copy_(advantages.std(correction=0).clamp(min=_LEAST_SCALE))
+    return model, _measure_errors(model, steps, generator)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """All environment steps of the data, in environment units; those of an episode follow each other.
+
+    Attributes:
+        observations: float32[steps + episodes, observation_dim]: each episode's, and the one after its last action.
+        actions: float32[steps, action_dim].
+        rewards: float32[steps]; a termination's penalty is taken off.
+        returns: what followed from each step in the data, float32[steps]; a truncated episode is taken to go on
+            with the mean reward.
+        places: row of `observations` that each step begins with, int64[steps].
+        remaining: steps to the end of the episode, this one among them, int64[steps].
+        terminates: whether the episode of each step terminated, bool[steps].
+        plan_rewards: discounted sum of the rewards of a plan step from here on, float32[steps].
+        stride: environment steps of a plan step.
+        discount: of an environment step.
+        training_rows: steps to fit to, int64[rows].
+        test_rows: steps that are held out.
+        training_plan_rows: those from which on there is a whole plan step, or a termination within it.
+        test_plan_rows: the same of those held out.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    returns: Tensor
+    places: Tensor
+    remaining: Tensor
+    terminates: Tensor
+    plan_rewards: Tensor
+    stride: int
+    discount: float
+    training_rows: Tensor
+    test_rows: Tensor
+    training_plan_rows: Tensor
+    test_plan_rows: Tensor
+
+    @classmethod
+    def read(cls, dataset: TrajectoryDataset, config: Config, generator: np.random.Generator) -> _Steps:
+        """Read whole episodes, in a random order where they are too many."""
+        order = np.arange(len(dataset.episodes))
+        if dataset.num_steps > MAX_STEPS:
+            order = np.sort(_draw_up_to(dataset.episodes.length.astype(np.int64), MAX_STEPS, generator))
+        lengths = dataset.episodes.length[order].astype(np.int64)
+        terminated = dataset.episodes.column("terminated")[order].astype(bool)
+        observations, actions, rewards = (
+            np.concatenate([dataset.episode_column(int(i), name) for i in order]).astype(np.float32)
+            for name in ("observation", "action", "reward")
+        )
+        finals = dataset.episodes.final_observations[order].astype(np.float32)
+        num, episode = len(rewards), np.repeat(np.arange(len(order)), lengths)
+        ends = np.cumsum(lengths)
+        places = np.arange(num) + episode
+        whole = np.empty((num + len(order), observations.shape[1]), dtype=np.float32)
+        whole[places] = observations
+        whole[ends + np.arange(len(order))] = finals
+        discount, stride = config.training.discount, config.windows.stride
+        rewards[ends[terminated] - 1] -= config.training.termination_penalty
+        remaining = ends[episode] - np.arange(num)
+        returns = compute_returns_to_go(rewards, lengths, discount)
+        if discount < 1:
+            goes_on = ~terminated[episode]
+            returns = returns + goes_on * discount**remaining * rewards.mean(dtype=np.float64) / (1 - discount)
+        held_out = _hold_out(len(order), generator)[episode]
+        is_plan_step = (remaining >= stride) | terminated[episode]
+        if not is_plan_step[~held_out].any():
+            raise DataError(
+                f"{dataset.uri}: expected an episode of at least {stride} steps, windows.stride, got "
+                f"{int(lengths.max())} at most; take a smaller stride"
+            )
+
+        def rows(mask: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.flatnonzero(mask))
+
+        return cls(
+            observations=torch.from_numpy(whole),
+            actions=torch.from_numpy(actions),
+            rewards=torch.from_numpy(rewards),
+            returns=torch.from_numpy(returns.astype(np.float32)),
+            places=torch.from_numpy(places),
+            remaining=torch.from_numpy(remaining),
+            terminates=torch.from_numpy(terminated[episode]),
+            plan_rewards=torch.from_numpy(_sum_ahead(rewards, remaining, stride, discount)),
+            stride=stride,
+            discount=discount,
+            training_rows=rows(~held_out),
+            test_rows=rows(held_out) if held_out.any() else rows(~held_out),
+            training_plan_rows=rows(is_plan_step & ~held_out),
+            test_plan_rows=rows(is_plan_step & held_out)
+            if (is_plan_step & held_out).any()
+            else rows(is_plan_step & ~held_out),
+        )
+
+    def measure(self, model: ValueModel) -> None:
+        """Give a model the units of the data."""
+        training = self.training_rows
+        observations = self.observations[self.places[training]]
+        changes = self.get_ends(self.training_plan_rows) - self.observations[self.places[self.training_plan_rows]]
+        for name, values in (
+            ("observation", observations),
+            ("action", self.actions[training]),
+            ("reward", self.plan_rewards[self.training_plan_rows]),
+            ("value", self.returns[training]),
+        ):
+            values = values.double()
+            scale = values.std(dim=0, correction=0).clamp(min=_LEAST_SCALE)
+            getattr(model, f"{name}_center").copy_(values.mean(dim=0))
+            getattr(model, f"{name}_scale").copy_(scale)
+        model.change_scale.copy_(changes.double().std(dim=0, correction=0).clamp(min=_LEAST_SCALE))
+
+    def draw(self, rows: Tensor, num: int, generator: torch.Generator) -> Tensor:
+        """Draw some of the rows, with replacement."""
+        return rows[torch.randint(len(rows), (num,), generator=generator)]
+
+    def get_ends(self, rows: Tensor) -> Tensor:
+        """Observations after a plan step, or after the episode's last action where that comes first."""
+        return self.observations[self.places[rows] + self.remaining[rows].clamp(max=self.stride)]
+
+    def ends_within(self, rows: Tensor) -> Tensor:
+        """Whether an episode terminates within a plan step, bool[rows]."""
+        return self.terminates[rows] & (self.remaining[rows] <= self.stride)
+
+
+def _look_ahead(model: ValueModel, steps: _Steps, rows: Tensor) -> Tensor:
+    """Reward of an environment step and the discounted value of the next observation, which is 0 if it is terminal."""
+    terminal = steps.terminates[rows] & (steps.remaining[rows] == 1)
+    following = model.compute_values(steps.observations[steps.places[rows] + 1])
+    return steps.rewards[rows] + steps.discount * following.masked_fill(terminal, 0.0)
+
+
+def _outcome_loss(model: ValueModel, steps: _Steps, rows: Tensor) -> Tensor:
+    observations = steps.observations[steps.places[rows]]
+    outputs = model.outcome(model.join_step(observations, steps.actions[rows], steps.get_ends(rows)))
+    loss = F.mse_loss(outputs[:, 0], (steps.plan_rewards[rows] - model.reward_center) / model.reward_scale)
+    if model.has_terminations:
+        loss = loss + F.binary_cross_entropy_with_logits(outputs[:, 1], steps.ends_within(rows).float())
+    return loss
+
+
+@torch.no_grad()
+def _measure_errors(model: ValueModel, steps: _Steps, generator: torch.Generator) -> ValueErrors:
+    rows = steps.draw(steps.test_rows, _NUM_MEASURED_STEPS, generator)
+    values = model.compute_action_values(steps.observations[steps.places[rows]], steps.actions[rows])
+    value = (values - _look_ahead(model, steps, rows)).square().mean().sqrt() / model.value_scale
+    rows = steps.draw(steps.test_plan_rows, _NUM_MEASURED_STEPS, generator)
+    observations = steps.observations[steps.places[rows]]
+    rewards, _ = model.predict_outcomes(observations, steps.actions[rows], steps.get_ends(rows))
+    reward = (rewards - steps.plan_rewards[rows]).square().mean().sqrt() / model.reward_scale
+    return ValueErrors(reward=float(reward), value=float(value))
+
+
+def _sum_ahead(rewards: np.ndarray, remaining: np.ndarray, stride: int, discount: float) -> np.ndarray:
+    """Discounted sums of the next rewards of each step, as many as the stride or the episode has, float32[steps]."""
+    total = np.zeros(len(rewards))
+    for ahead in range(stride):
+        rows = np.flatnonzero(remaining > ahead)
+        total[rows] += discount**ahead * rewards[rows + ahead]
+    return total.astype(np.float32)
+
+
+def _draw_up_to(lengths: np.ndarray, max_steps: int, generator: np.random.Generator) -> np.ndarray:
+    """Episodes that have at most so many steps together, but at least one episode."""
+    order = generator.permutation(len(lengths))
+    return order[: max(int(np.searchsorted(np.cumsum(lengths[order]), max_steps, side="right")), 1)]
+
+
+def _hold_out(num_episodes: int, generator: np.random.Generator) -> np.ndarray:
+    """Which episodes are held out, bool[episodes]; none where there is only one."""
+    if num_episodes < 2:
+        return np.zeros(num_episodes, dtype=bool)
+    numbers = generator.random(num_episodes)
+    held_out = numbers < TEST_SHARE
+    held_out[numbers.argmin()], held_out[numbers.argmax()] = True, False
+    return held_out
+
+
+def _decay(step: int, num_steps: int) -> float:
+    """Learning rate relative to the peak: a short warm-up, then a cosine to 0."""
+    return min((step + 1) / _NUM_WARM_UP_STEPS, 1.0) * 0.5 * (1 + math.cos(math.pi * min(step / num_steps, 1.0)))

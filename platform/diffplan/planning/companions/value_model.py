@@ -1,0 +1,227 @@
+"""A value that judges plans: how much return a plan brings, learned from data that nobody chose for it.
+
+The return of a plan is what is to be expected from its first observation on, and by how much each of its steps is
+better or worse than what the data make of that observation (Kakade and Langford 2002, lemma 6.1):
+
+    J(plan) = V(s_0) + Σ_t discount^t A_t
+
+A step is judged in one of two ways.
+
+* `actions`: A_t = Q(s_t, a_t) - V(s_t). What a plan says to do at a place counts, and not where it says to be next: a
+  plan gains nothing by observations that do not follow from one another. For plans of every environment step that hold
+  actions.
+* `observations`: A_t = r(s_t, a_t, s_t+1) + discount V(s_t+1) - V(s_t), so that J is the planned rewards and the value
+  of the last observation. For plans of observations, and for strides; the plan is believed to be what happens.
+
+Behind a step that is predicted to terminate its episode nothing counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffplan.diffusion.guidance import PlanBatch
+
+Judge = Literal["actions", "observations"]
+JUDGES: tuple[Judge, ...] = ("actions", "observations")
+NUM_ACTION_VALUES = 2
+"""Networks for the value of an action; the lowest counts. Source: Fujimoto et al. 2018 (TD3), section 4."""
+
+
+class ValueModel(nn.Module):
+    """Values of observations and actions, and what a plan step brings, with their units.
+
+    Args:
+        observation_dim: size of an observation.
+        action_dim: size of an action.
+        discount: of one environment step.
+        stride: environment steps between two steps of a plan.
+        judges_actions: whether rewards are predicted from the action of a plan step too; not where plans have none.
+        has_terminations: whether episodes of the data terminated, so that it is worth predicting.
+        hidden_dim: width of the networks.
+    """
+
+    observation_center: Tensor
+    observation_scale: Tensor
+    action_center: Tensor
+    action_scale: Tensor
+    change_scale: Tensor
+    reward_center: Tensor
+    reward_scale: Tensor
+    value_center: Tensor
+    value_scale: Tensor
+    advantage_scale: Tensor
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        *,
+        discount: float = 0.99,
+        stride: int = 1,
+        judges_actions: bool = True,
+        has_terminations: bool = False,
+        hidden_dim: int = 128,
+    ) -> None:
+        super().__init__()
+        self.discount = discount
+        self.stride = stride
+        self.judges_actions = judges_actions
+        self.has_terminations = has_terminations
+        for name, size in (("observation", observation_dim), ("action", action_dim)):
+            self.register_buffer(f"{name}_center", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+        self.register_buffer("change_scale", torch.ones(observation_dim))
+        for name in ("reward", "value"):
+            self.register_buffer(f"{name}_center", torch.zeros(()))
+            self.register_buffer(f"{name}_scale", torch.ones(()))
+        self.register_buffer("advantage_scale", torch.ones(()))
+        step_dim = 2 * observation_dim + (action_dim if judges_actions else 0)
+        self.value = _perceptron(observation_dim, hidden_dim, 1)
+        self.action_values = nn.ModuleList(
+            _perceptron(observation_dim + action_dim, hidden_dim, 1) for _ in range(NUM_ACTION_VALUES)
+        )
+        self.outcome = _perceptron(step_dim, hidden_dim, 2 if has_terminations else 1)
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Tensor], *, discount: float, stride: int) -> ValueModel:
+        """A model of the sizes of these weights, which are to be loaded into it.
+
+        Raises:
+            KeyError: they are not those of a value model.
+        """
+        observation_dim, action_dim = len(weights["observation_center"]), len(weights["action_center"])
+        return cls(
+            observation_dim,
+            action_dim,
+            discount=discount,
+            stride=stride,
+            judges_actions=weights["outcome.0.weight"].shape[1] > 2 * observation_dim,
+            has_terminations=len(weights["outcome.6.bias"]) > 1,
+            hidden_dim=len(weights["outcome.0.bias"]),
+        )
+
+    @property
+    def step_discount(self) -> float:
+        """Discount of a plan step."""
+        return self.discount**self.stride
+
+    def compute_values(self, observations: Float[Tensor, "*batch observation"]) -> Float[Tensor, "*batch"]:
+        """Values of observations, in units of the reward."""
+        return self.value(self.normalize_observations(observations))[..., 0] * self.value_scale + self.value_center
+
+    def compute_action_values(
+        self, observations: Float[Tensor, "*batch observation"], actions: Float[Tensor, "*batch action"]
+    ) -> Float[Tensor, "*batch"]:
+        """Values of actions at observations, in units of the reward."""
+        inputs = self.join(self.normalize_observations(observations), actions)
+        lowest = torch.stack([network(inputs)[..., 0] for network in self.action_values]).amin(dim=0)
+        return lowest * self.value_scale + self.value_center
+
+    def predict_outcomes(
+        self,
+        observations: Float[Tensor, "*batch observation"],
+        actions: Float[Tensor, "*batch action"],
+        next_observations: Float[Tensor, "*batch observation"],
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """What plan steps bring.
+
+        Args:
+            observations: what they begin with.
+            actions: their actions; without columns where plans have none.
+            next_observations: what they end with.
+
+        Returns:
+            The discounted sums of the rewards of their environment steps, and the probabilities that the episode goes
+            on after them.
+        """
+        outputs = self.outcome(self.join_step(observations, actions, next_observations))
+        rewards = outputs[..., 0] * self.reward_scale + self.reward_center
+        going_on = torch.sigmoid(-outputs[..., 1]) if self.has_terminations else torch.ones_like(rewards)
+        return rewards, going_on
+
+    def normalize_observations(self, observations: Tensor) -> Tensor:
+        """Observations as the networks take them."""
+        return (observations - self.observation_center) / self.observation_scale
+
+    def join(self, normalized_observations: Tensor, actions: Tensor) -> Tensor:
+        """Observations and actions side by side, as the networks take them."""
+        return torch.cat([normalized_observations, (actions - self.action_center) / self.action_scale], dim=-1)
+
+    def join_step(self, observations: Tensor, actions: Tensor, next_observations: Tensor) -> Tensor:
+        """A plan step as `outcome` takes it: with the change in units of the usual change."""
+        first = self.normalize_observations(observations)
+        first = self.join(first, actions) if self.judges_actions else first
+        return torch.cat([first, (next_observations - observations) / self.change_scale], dim=-1)
+
+
+@dataclass(frozen=True)
+class LearnedValue:
+    """The return that a plan brings, as a guide; see the module.
+
+    Attributes:
+        model: the values.
+        judge: how a step is judged.
+    """
+
+    model: ValueModel
+    judge: Judge
+    takes_lengths: ClassVar[bool] = True
+
+    def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
+        """How far the return of each plan is above the mean of the data, in standard deviations of advantages.
+
+        What an action usually matters is the unit in which a strength of guidance means the same in every environment.
+        """
+        model, within = self.model, plans.within()
+        returns = self._sum_actions(plans, within) if self.judge == "actions" else self._sum_rewards(plans, within)
+        return (returns - model.value_center) / model.advantage_scale
+
+    def _sum_actions(self, plans: PlanBatch, within: Tensor | None) -> Tensor:
+        model, observations, actions = self.model, plans.observations, plans.actions
+        values = model.compute_values(observations)
+        advantages = model.compute_action_values(observations, actions) - values
+        if within is not None:
+            advantages = advantages.masked_fill(~within, 0.0)
+        weights = self._weigh(advantages)
+        if model.has_terminations:
+            going_on = model.predict_outcomes(observations[:, :-1], actions[:, :-1], observations[:, 1:])[1]
+            weights = weights * _survival(going_on)
+        return values[:, 0] + (weights * advantages).sum(dim=1)
+
+    def _sum_rewards(self, plans: PlanBatch, within: Tensor | None) -> Tensor:
+        model, observations = self.model, plans.observations
+        actions = plans.actions[:, :-1]
+        rewards, going_on = model.predict_outcomes(observations[:, :-1], actions, observations[:, 1:])
+        if within is not None:  # steps beyond the end bring nothing, and the last observation is that of the end
+            rewards = rewards.masked_fill(~within[:, 1:], 0.0)
+            going_on = going_on.masked_fill(~within[:, 1:], 1.0)
+        ends = plans.ends()
+        weights, survival = self._weigh(observations[..., 0]), _survival(going_on)
+        total = (weights[:-1] * survival[:, :-1] * rewards).sum(dim=1)
+        if ends is None:
+            return total + weights[-1] * survival[:, -1] * model.compute_values(observations[:, -1])
+        last = observations[torch.arange(len(observations), device=observations.device), ends]
+        return total + weights[ends] * survival[:, -1] * model.compute_values(last)
+
+    def _weigh(self, steps: Float[Tensor, "batch steps"]) -> Float[Tensor, " steps"]:
+        """Discounts of the steps of a plan."""
+        return self.model.step_discount ** torch.arange(steps.shape[1], device=steps.device)
+
+
+def _survival(going_on: Float[Tensor, "batch steps"]) -> Float[Tensor, "batch steps+1"]:
+    """Probabilities that an episode has not ended before each step of a plan."""
+    return torch.cat([torch.ones_like(going_on[:, :1]), going_on.cumprod(dim=1)], dim=1)
+
+
+def _perceptron(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int = 2) -> nn.Sequential:
+    sizes: Sequence[int] = [input_dim, *[hidden_dim] * num_layers]
+    hidden = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.LayerNorm(o), nn.Mish())]
+    return nn.Sequential(*hidden, nn.Linear(hidden_dim, output_dim))
