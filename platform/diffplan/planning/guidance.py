@@ -83,7 +83,6 @@ def make_guidance(
             step_seconds=model.step_seconds,
             diffusion_step=diffusion_step,
             goals=goals if goals is None or rows is None else goals[rows],
-            goal_columns=problem.goal_columns,
         )
 
     return Guidance(

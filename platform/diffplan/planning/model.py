@@ -107,4 +107,3 @@ class PlanningModel:
         transitions = np.zeros((len(observations), self.layout.transition_dim), dtype=np.float32)
         transitions[:, self.layout.observations] = observations
         return torch.from_numpy(self.normalizer.normalize(transitions)[:, self.layout.observations])
-

@@ -84,8 +84,8 @@ class PlanningPolicy:
 
         Args:
             observations: float[num_envs, observation_dim].
-            goals: values of the goal columns, float[num_envs, goal_dim]; None for episodes without a goal. They are left
-                aside if the model knows no goal columns.
+            goals: values of the goal columns, float[num_envs, goal_dim]; None for episodes without a goal. They are
+                left aside if the model knows no goal columns.
 
         Raises:
             PlanningError: arrays of the wrong shape or with values that are not finite.
