@@ -104,8 +104,9 @@ def test_commit(shared, path, value):
     assert json.dumps(wrong) != json.dumps(values)
     try:
         put(commit, wrong)
+        cure = () if path == ("dataset_uuid",) else ("delete it",)
         for read in (open_dataset, require_undamaged):
-            require_refusal(read, shared, str(commit), "delete it" if path != ("dataset_uuid",) else "", "; ")
+            require_refusal(read, shared, str(commit), *cure, "; ")
         put(commit, values)
         require_undamaged(shared)
     finally:

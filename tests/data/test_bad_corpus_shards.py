@@ -258,7 +258,7 @@ CASES = [
     Case("stream_renamed", of_a_stream, "touch", NO_ARROW),
     Case("wrong_magic", with_wrong_magic, "touch", NO_ARROW),
     Case("damaged_footer", with_a_damaged_footer, "touch", NO_ARROW),
-    Case("column_name_not_utf8", with_a_name_that_is_not_text, "touch", ""),
+    Case("column_name_not_utf8", with_a_name_that_is_not_text, "touch", "expected an Arrow IPC file"),
     Case("two_batches", of_two_batches, "touch", f"expected 1 record batch of {NUM_ROWS} rows, got 2 with 5"),
     Case("no_batch", of_no_batch, "open", "outside", cure="--resume"),
     Case("fewer_rows", of_fewer_rows, "touch", f"got 1 with {NUM_ROWS - 3}"),

@@ -164,12 +164,13 @@ def test_flipped_bit_in_the_data_is_found_by_verify(dataset_root):
     assert_refused(dataset_root, shard, "expected checksum", "--drop_damaged", "--resume", read=require_undamaged)
 
 
-def test_flipped_bit_anywhere_is_found_by_verify_and_never_breaks_the_reader(tmp_path):
+@pytest.mark.parametrize("stride", [31, pytest.param(3, marks=pytest.mark.slow)])
+def test_flipped_bit_anywhere_is_found_by_verify_and_never_breaks_the_reader(tmp_path, stride):
     write_dataset(tmp_path, [[3]])
     shard = shard_of(tmp_path, 0)
     good = shard.read_bytes()
     generator = np.random.default_rng(0)
-    for position in range(0, len(good), 3):
+    for position in range(0, len(good), stride):
         content = bytearray(good)
         content[position] ^= 1 << int(generator.integers(8))
         overwrite(shard, content)
@@ -372,10 +373,11 @@ def test_any_value_of_any_field_of_a_commit_is_refused(dataset_root, name, value
         commit.write_bytes(good)
 
 
-def test_every_flipped_bit_of_a_record_is_found(dataset_root):
+@pytest.mark.parametrize("stride", [1999, pytest.param(211, marks=pytest.mark.slow)])
+def test_every_flipped_bit_of_a_record_is_found(dataset_root, stride):
     for path in (dataset_root / "_dataset.json", commit_of(dataset_root, 1)):
         good = path.read_bytes()
-        for bit in range(0, 8 * len(good), 211):
+        for bit in range(0, 8 * len(good), stride):
             damaged = bytearray(good)
             damaged[bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)
