@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from ray._private.runtime_env.packaging import _get_excludes
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from diffplan.cli.submit import check_places, take_options
+from diffplan.cluster.ray_private import make_exclusion
 from diffplan.cluster.runtime import ROLLOUT_POOL
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_versions_are_ours(launched: dict[str, Any]) -> None:
 def test_all_code_and_no_data_is_copied_to_the_nodes(launched: dict[str, Any]) -> None:
     """rsync's patterns mean here what those of .gitignore mean."""
     patterns = launched["rsync_exclude"]
-    is_excluded = _get_excludes(ROOT, patterns)
+    is_excluded = make_exclusion(ROOT, patterns)
     kept = [path for name in ("platform", "envs", "jobs") for path in (ROOT / name).rglob("*.py")]
     assert not [path for path in [*kept, ROOT / "pyproject.toml", ROOT / "constraints.txt"] if is_excluded(path)]
     for name in ("data/umaze/_dataset.json", "runs/latest", "models/a", ".git/HEAD", ".venv/bin/python"):

@@ -17,6 +17,7 @@ from diffplan.cli import main
 from diffplan.cli.submit import SUBMITTABLE, check_places
 from diffplan.cluster import submit as submit_module
 from diffplan.cluster.job_server import Tail
+from diffplan.cluster.ray_private import make_exclusion
 from diffplan.cluster.submit import EXCLUDES, check_upload, make_entrypoint, make_runtime_env
 from diffplan.errors import ClusterError, ConfigError
 
@@ -253,9 +254,7 @@ def test_every_job_script_can_be_submitted(tmp_path: Path) -> None:
 
 
 def test_the_upload_has_all_code_and_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private.runtime_env.packaging import _get_excludes
-
-    is_excluded = _get_excludes(ROOT, list(EXCLUDES))
+    is_excluded = make_exclusion(ROOT, EXCLUDES)
     code = [path for root in ("platform", "envs", "jobs") for path in (ROOT / root).rglob("*.py")]
     assert len(code) > 100
     assert not [path for path in code if is_excluded(path)]

@@ -10,16 +10,14 @@ from pathlib import Path
 import pytest
 import ray
 from ray.exceptions import ActorDiedError
+from ray.train import ControllerError, ScalingConfig, WorkerGroupError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2.api.config import ScalingConfig
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.util import placement_group_table
 from training_curves import assert_equal_weights, read_scalars, train_without_ray
 
 from diffplan.checkpoint import load_checkpoint
 from diffplan.cluster.elastic import MAX_FAILURES, RunTrainer, _EvenShares, _FailuresInARow, find_sizes
+from diffplan.cluster.ray_private import FailureDecision, WorkerGroup
 from diffplan.cluster.train import train_on_cluster
 from diffplan.cluster.train_storage import RAY_NOTE, find_newest_checkpoint, list_checkpoints, open_run, sweep
 from diffplan.config import Config, config_to_json, with_overrides

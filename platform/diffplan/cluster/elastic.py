@@ -2,7 +2,7 @@
 
 Ray Train starts an elastic run with the workers that the cluster has room for, and restarts it from its newest
 checkpoint with more or fewer when nodes come or go. Some of its rules are replaced here, for which Ray has no public
-option; they lean on names of Ray 2.60 that `tests/cluster/test_train_failures.py` holds to.
+option (`diffplan.cluster.ray_private`).
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayActorError
+from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import (
+
+from diffplan.cluster.ray_private import (
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+    DefaultFailurePolicy,
     ElasticScalingPolicy,
+    FailureDecision,
     FixedScalingPolicy,
+    PlacementGroupCleanerCallback,
+    RayTrainCallback,
     ScalingDecision,
     ScalingPolicy,
+    TrainController,
+    WorkerGroup,
 )
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2.api.callback import RayTrainCallback
-from ray.train.v2.api.config import FailureConfig, ScalingConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
-
 from diffplan.cluster.train_storage import RunStorage, find_newest_checkpoint
 from diffplan.cluster.units import unwrap
 from diffplan.errors import ConfigError, DiffplanError, StoreError

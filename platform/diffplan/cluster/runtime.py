@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -31,7 +30,6 @@ for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
-from ray._private.state import state  # noqa: E402
 from ray.exceptions import RayError  # noqa: E402
 from ray.util import placement_group_table  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
@@ -77,8 +75,10 @@ def _raise_terminated() -> None:
 
 def find_draining_nodes() -> set[str]:
     """Nodes that will be taken away soon, as the cloud or the autoscaler has announced; none if Ray does not say."""
+    from diffplan.cluster.ray_private import get_draining_nodes  # late: it imports Ray Train
+
     try:
-        return set(state.get_draining_nodes())
+        return get_draining_nodes()
     except RayError:
         return set()
 
@@ -115,13 +115,11 @@ def require_resources(count: int, each: Mapping[str, float], what: str, cure: st
 
 def may_grow() -> bool:
     """Whether the cluster adds nodes on demand."""
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.autoscaler.v2.utils import is_autoscaler_v2
-    from ray.experimental.internal_kv import _internal_kv_get
+    from diffplan.cluster.ray_private import is_autoscaler_v2, read_autoscaler_status
 
     if is_autoscaler_v2():
         return True
-    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+    status = read_autoscaler_status()
     return has_node_types((status.get("autoscaler_report") or {}).get("node_type_mapping") or {})
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffplan.cluster.job_server import JobServer
+from diffplan.cluster.job_server import JobServer  # first: it sets what Ray reads from the environment
 
 # isort: split
-from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
-
+from diffplan.cluster.ray_private import walk_upload
 from diffplan.errors import ClusterError
 from diffplan.terminal import format_bytes
 
@@ -89,7 +86,6 @@ def check_upload(root: Path) -> int:
     if not root.is_dir():
         raise ClusterError(f"--working_dir: expected a directory to upload, got {root}")
     sizes: dict[str, int] = {}
-    quiet = logging.Logger("diffplan.upload", logging.CRITICAL)
 
     def add(path: Path) -> None:
         if path.is_file():
@@ -103,7 +99,5 @@ def check_upload(root: Path) -> int:
                     "or name another directory"
                 )
 
-    use_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"  # as Ray does
-    # Private, but what Ray will pack is to be counted, and it has no public way to ask for that.
-    _dir_travel(root, [_get_excludes(root, list(EXCLUDES))], add, include_gitignore=use_gitignore, logger=quiet)
+    walk_upload(root, EXCLUDES, add)
     return sum(sizes.values())

@@ -1,0 +1,74 @@
+"""Everything that we use of Ray's modules without a public name, and the only file that imports them.
+
+They may change with any version of Ray, so `pyproject.toml` allows one. After an upgrade,
+`tests/cluster/test_ray_private.py` names each thing that is gone or changed, and what of ours leans on it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+from ray._private.state import state
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    ScalingDecision,
+    ScalingPolicy,
+)
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2.api.callback import RayTrainCallback
+
+__all__ = [
+    "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR",
+    "DefaultFailurePolicy",
+    "ElasticScalingPolicy",
+    "FailureDecision",
+    "FixedScalingPolicy",
+    "PlacementGroupCleanerCallback",
+    "RayTrainCallback",
+    "ScalingDecision",
+    "ScalingPolicy",
+    "TrainController",
+    "WorkerGroup",
+    "get_draining_nodes",
+    "is_autoscaler_v2",
+    "make_exclusion",
+    "read_autoscaler_status",
+    "walk_upload",
+]
+
+
+def get_draining_nodes() -> set[str]:
+    """Ids of the nodes that the cloud or the autoscaler has announced to take away."""
+    return set(state.get_draining_nodes())
+
+
+def read_autoscaler_status() -> dict[str, Any]:
+    """The last report of the first version of the autoscaler; empty where there is none."""
+    return json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+
+
+def make_exclusion(root: Path, patterns: Sequence[str]) -> Callable[[Path], bool]:
+    """Whether Ray leaves a path under a directory out of an upload, by patterns as in .gitignore."""
+    return _get_excludes(root, list(patterns))
+
+
+def walk_upload(root: Path, patterns: Sequence[str], visit: Callable[[Path], object]) -> None:
+    """Visit what Ray would upload of a directory: all but what the patterns, .gitignore and .rayignore name."""
+    use_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"  # as Ray does
+    quiet = logging.Logger("diffplan.upload", logging.CRITICAL)
+    _dir_travel(root, [make_exclusion(root, patterns)], visit, include_gitignore=use_gitignore, logger=quiet)
