@@ -189,7 +189,16 @@ def _load_value_model(checkpoint: Checkpoint) -> ValueModel | None:
     if found is None:
         return None
     weights, settings = found
-    return _filled(lambda: ValueModel.from_weights(weights, **settings), weights, checkpoint)
+    model = _filled(lambda: ValueModel.from_weights(weights, **settings), weights, checkpoint)
+    layout, stride = checkpoint.layout, checkpoint.config.windows.stride
+    sizes = len(model.observation_center), model.stride, model.judges_actions
+    wanted = layout.observation_dim, stride, layout.action_dim > 0
+    if sizes != wanted or layout.action_dim not in (0, len(model.action_center)):
+        raise CheckpointError(
+            f"{checkpoint.path}: a companion belongs to another model (a value of plans of other columns or strides); "
+            "run `diffplan calibrate` again"
+        )
+    return model
 
 
 def _load_support(checkpoint: Checkpoint) -> Support | None:

@@ -36,7 +36,7 @@ TEST_SHARE = 0.1
 _NUM_MEASURED_STEPS = 20_000
 _NUM_WARM_UP_STEPS = 100
 _MAX_GRADIENT_NORM = 10.0
-_LEAST_SCALE = 1e-6
+_RELATIVE_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def fit_value(
     rows = steps.draw(steps.training_rows, _NUM_MEASURED_STEPS, generator)
     observations, actions = steps.observations[steps.places[rows]], steps.actions[rows]
     advantages = model.compute_action_values(observations, actions) - model.compute_values(observations)
-    model.advantage_scale.copy_(advantages.std(correction=0).clamp(min=_LEAST_SCALE))
+    model.advantage_scale.copy_(_find_scale(advantages))
     return model, _measure_errors(model, steps, generator)
 
 
@@ -246,11 +246,9 @@ class _Steps:
             ("reward", self.plan_rewards[self.training_plan_rows]),
             ("value", self.returns[training]),
         ):
-            values = values.double()
-            scale = values.std(dim=0, correction=0).clamp(min=_LEAST_SCALE)
-            getattr(model, f"{name}_center").copy_(values.mean(dim=0))
-            getattr(model, f"{name}_scale").copy_(scale)
-        model.change_scale.copy_(changes.double().std(dim=0, correction=0).clamp(min=_LEAST_SCALE))
+            getattr(model, f"{name}_center").copy_(values.double().mean(dim=0))
+            getattr(model, f"{name}_scale").copy_(_find_scale(values))
+        model.change_scale.copy_(_find_scale(changes))
 
     def draw(self, rows: Tensor, num: int, generator: torch.Generator) -> Tensor:
         """Draw some of the rows, with replacement."""
@@ -291,6 +289,13 @@ def _measure_errors(model: ValueModel, steps: _Steps, generator: torch.Generator
     rewards, _ = model.predict_outcomes(observations, steps.actions[rows], steps.get_ends(rows))
     reward = (rewards - steps.plan_rewards[rows]).square().mean().sqrt() / model.reward_scale
     return ValueErrors(reward=float(reward), value=float(value))
+
+
+def _find_scale(values: Tensor) -> Tensor:
+    """Standard deviations over the rows; 1 where all are the same."""
+    values = values.double()
+    scale = values.std(dim=0, correction=0)
+    return torch.where(scale > _RELATIVE_ROUNDING * values.abs().amax(dim=0).clamp(min=1.0), scale, 1.0)
 
 
 def _sum_ahead(rewards: np.ndarray, remaining: np.ndarray, stride: int, discount: float) -> np.ndarray:
