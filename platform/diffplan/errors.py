@@ -45,3 +45,9 @@ class Terminated(KeyboardInterrupt):
 
     It is met like Ctrl-C: what is done is kept.
     """
+
+
+def describe_error(error: BaseException) -> str:
+    """Type and first line of an error, to be told in a message of one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, describe_error
 
 
 def is_import_path(text: str) -> bool:
@@ -36,13 +36,13 @@ def load_object(path: str, what: str) -> Any:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise ConfigError(f"{what}: {path}: importing {module_name} failed: {_one_line(error)}") from error
+            raise ConfigError(f"{what}: {path}: importing {module_name} failed: {describe_error(error)}") from error
         raise ConfigError(
             f"{what}: expected a module that can be imported, got {module_name!r}; install its package, or run the "
             "command in the directory that it lies in"
         ) from None
     except Exception as error:  # whatever a module of the user raises
-        raise ConfigError(f"{what}: {path}: importing {module_name} failed: {_one_line(error)}") from error
+        raise ConfigError(f"{what}: {path}: importing {module_name} failed: {describe_error(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise ConfigError(f"{what}: expected {name!r} in {module_name}, got a module without it")
@@ -58,8 +58,3 @@ def look_in_working_directory() -> None:
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if directory not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([*paths, directory])
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -11,6 +11,7 @@ from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
+WAYPOINT = CollectionConfig(behavior="waypoint")
 
 
 def collect_all(collection, env=ENV):
@@ -45,21 +46,21 @@ def test_episode_does_not_depend_on_the_batch_it_is_collected_in(behavior):
 
 
 def test_unit_does_not_depend_on_what_its_collector_did_before():
-    collection = CollectionConfig(num_steps=600, episode_steps=100, episodes_per_unit=2)
+    collection = dataclasses.replace(WAYPOINT, num_steps=600, episode_steps=100, episodes_per_unit=2)
     collector = UnitCollector(ENV, collection)
     collector.collect(0)
     assert_equal_episodes(collector.collect(2), UnitCollector(ENV, collection).collect(2))
 
 
 def test_seeds_and_starts_differ_between_episodes_and_between_dataset_seeds():
-    collection = CollectionConfig(num_steps=500, episode_steps=50, episodes_per_unit=5)
+    collection = dataclasses.replace(WAYPOINT, num_steps=500, episode_steps=50, episodes_per_unit=5)
     episodes = collect_all(collection) + collect_all(dataclasses.replace(collection, seed=1))
     assert len({episode.seed for episode in episodes}) == 20
     assert len({tuple(episode.observations[0]) for episode in episodes}) == 20
 
 
 def test_episode_is_what_a_single_environment_does_with_the_same_seed_and_actions():
-    collection = CollectionConfig(num_steps=300, episode_steps=100, episodes_per_unit=3)
+    collection = dataclasses.replace(WAYPOINT, num_steps=300, episode_steps=100, episodes_per_unit=3)
     for episode in collect_all(collection):
         env = gymnasium.make(ENV.env_id, max_episode_steps=100)
         observation, _ = env.reset(seed=episode.seed)
@@ -83,7 +84,7 @@ def test_units_are_whole_and_do_not_depend_on_how_many_there_are():
 
 
 def test_goal_column_is_the_goal_pursued():
-    (episode,) = collect_all(CollectionConfig(num_steps=900, episode_steps=900, episodes_per_unit=1))
+    (episode,) = collect_all(dataclasses.replace(WAYPOINT, num_steps=900, episode_steps=900, episodes_per_unit=1))
     goals = episode.columns["goal"]
     assert goals.shape == (900, 2)
     changes = np.flatnonzero((np.diff(goals, axis=0) != 0).any(axis=1)) + 1
@@ -112,7 +113,7 @@ class Countdown(gymnasium.Env):
 @pytest.fixture
 def countdown():
     gymnasium.register("diffplan-tests/Countdown-v0", entry_point=Countdown)
-    yield EnvConfig(env_id="diffplan-tests/Countdown-v0", position_columns=(), velocity_columns=())
+    yield EnvConfig(env_id="diffplan-tests/Countdown-v0")
     del gymnasium.registry["diffplan-tests/Countdown-v0"]
 
 

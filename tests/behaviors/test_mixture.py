@@ -3,21 +3,29 @@ import pytest
 
 from diffplan.behaviors.mixture import MixtureBehavior
 from diffplan.behaviors.registry import list_columns, make_behavior, parse_mixture
+from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 from diffplan.tasks.contracts import BehaviorContext
+from diffplan.tasks.registry import find_task
+from diffplan.tasks.task import Task
 from diffplan_envs.maze import make_maze
 
+MAZE2D = find_task("maze2d")
 
-def make_context(maze="umaze"):
-    return BehaviorContext(
-        np.full(2, -1.0), np.full(2, 1.0), make_maze(maze) if maze else None, action_noise=0.5, max_goal_steps=100
-    )
+
+def make_context(env_id="diffplan/Maze2D-UMaze-v1"):
+    env = EnvConfig(env_id=env_id, task="maze2d")
+    return BehaviorContext(env, np.full(2, -1.0), np.full(2, 1.0), action_noise=0.5, max_goal_steps=100)
+
+
+def parse(text):
+    return parse_mixture(text, MAZE2D)
 
 
 def test_weights_are_normalised_to_probabilities():
-    assert parse_mixture("waypoint") == {"waypoint": 1.0}
-    assert parse_mixture(" waypoint:3 , random:1 ") == {"waypoint": 0.75, "random": 0.25}
-    assert parse_mixture("waypoint,random") == {"waypoint": 0.5, "random": 0.5}
+    assert parse("waypoint") == {"waypoint": 1.0}
+    assert parse(" waypoint:3 , random:1 ") == {"waypoint": 0.75, "random": 0.25}
+    assert parse("waypoint,random") == {"waypoint": 0.5, "random": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +41,7 @@ def test_weights_are_normalised_to_probabilities():
 )
 def test_bad_weight_is_refused_in_one_line(text):
     with pytest.raises(ConfigError, match="positive weights") as caught:
-        parse_mixture(text)
+        parse(text)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -42,18 +50,43 @@ def test_unknown_behavior_is_answered_with_the_nearest_name():
     with pytest.raises(
         ConfigError, match=r"expected one of noisy_waypoint, random, waypoint; .*'waypiont'.*'waypoint'\?"
     ):
-        parse_mixture("random:0.5,waypiont:0.5")
+        parse("random:0.5,waypiont:0.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("my_module:drive:0.8,random:0.2", {"my_module:drive": 0.8, "random": 0.2}),
+        ("my_module:drive", {"my_module:drive": 1.0}),
+        ("my_package.module:Class.attribute:3,random", {"my_package.module:Class.attribute": 0.75, "random": 0.25}),
+        ("policy:runs/expert.npz", {"policy:runs/expert.npz": 1.0}),
+        (
+            "policy:runs/expert.npz:1,policy:/abs/other.npz:3",
+            {"policy:runs/expert.npz": 0.25, "policy:/abs/other.npz": 0.75},
+        ),
+    ],
+)
+def test_a_trailing_number_is_a_weight_whatever_stands_before_it(text, expected):
+    assert parse_mixture(text, Task(name="any")) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["my_module:drive:0", "my_module:drive:-1,random", "my_module:drive:nan", "policy:a.npz:0"]
+)
+def test_bad_weights_of_import_paths_and_files_are_refused(text):
+    with pytest.raises(ConfigError, match="positive weights"):
+        parse_mixture(text, Task(name="any"))
 
 
 @pytest.mark.parametrize("text", ["", ",", "waypoint,"])
 def test_empty_name_is_refused(text):
     with pytest.raises(ConfigError, match="expected one of"):
-        parse_mixture(text)
+        parse(text)
 
 
-def test_waypoint_without_a_maze_is_refused_with_an_alternative():
-    with pytest.raises(ConfigError, match="'noisy_waypoint' needs an environment with a maze; take 'random'"):
-        make_behavior("random,noisy_waypoint", make_context(maze=None))
+def test_waypoint_without_a_maze_is_refused():
+    with pytest.raises(ConfigError, match="noisy_waypoint: expected an environment with a maze, got Pendulum-v1"):
+        make_behavior("random,noisy_waypoint", make_context("Pendulum-v1"))
 
 
 class Constant:
@@ -106,7 +139,7 @@ def test_columns_are_complete_even_if_no_episode_of_the_batch_has_a_goal():
     text = "waypoint:0.000001,random:1"
     behavior, _ = reset_mixture(text, 3)
     columns = behavior.columns()
-    assert {name: values.shape[1] for name, values in columns.items()} == list_columns(text) == {"goal": 2}
+    assert {name: values.shape[1] for name, values in columns.items()} == list_columns(text, MAZE2D) == {"goal": 2}
     assert np.isnan(columns["goal"]).all()
     assert len(columns["goal"]) == 3
 

@@ -3,6 +3,7 @@ import pytest
 
 from diffplan.behaviors.random import RandomBehavior
 from diffplan.behaviors.registry import make_behavior
+from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 from diffplan.tasks.contracts import BehaviorContext
 
@@ -36,6 +37,7 @@ def test_actions_of_an_environment_do_not_depend_on_the_others():
 
 
 def test_unbounded_actions_are_refused():
-    context = BehaviorContext(np.array([-1.0]), np.array([np.inf]), maze=None, action_noise=0.0, max_goal_steps=10)
+    env = EnvConfig(env_id="Pendulum-v1")
+    context = BehaviorContext(env, np.array([-1.0]), np.array([np.inf]), action_noise=0.0, max_goal_steps=10)
     with pytest.raises(ConfigError, match="'random' needs bounded actions"):
         make_behavior("random", context)

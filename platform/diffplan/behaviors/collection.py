@@ -31,7 +31,7 @@ def complete_collection(env: EnvConfig, collection: CollectionConfig) -> tuple[E
 
 
 def make_manifest(env: EnvConfig, collection: CollectionConfig) -> Manifest:
-    """The manifest of a new dataset; raises `ConfigError` if the environment or behavior cannot be made."""
+    """The manifest of a new dataset; raises `ConfigError` if environment or behavior cannot be made, or do not fit."""
     env, collection = complete_collection(env, collection)
     vector_env = make_vector_env(env, 1)
     space = vector_env.single_observation_space
@@ -52,7 +52,7 @@ def make_manifest(env: EnvConfig, collection: CollectionConfig) -> Manifest:
         action_low=low,
         action_high=high,
     )
-    UnitCollector(env, collection)  # fails now rather than in every worker
+    UnitCollector(env, collection).rehearse()
     return manifest
 
 
@@ -80,6 +80,13 @@ class UnitCollector:
                 max_goal_steps=collection.max_episode_steps,
             ),
         )
+
+    def rehearse(self) -> None:
+        """Let the behavior act once in one environment; raises `ConfigError` for what would fail in every worker."""
+        observations, _ = self._batch(1).reset(seed=[0])  # pyright: ignore[reportArgumentType]  # a seed each
+        self._behavior.reset(observations, [make_generator(0, Stream.COLLECTION)])
+        self._behavior.act(observations)
+        self._behavior.columns()
 
     def collect(self, unit: int) -> list[Episode]:
         """The episodes of a unit."""

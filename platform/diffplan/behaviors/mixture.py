@@ -15,7 +15,7 @@ class MixtureBehavior:
     Args:
         components: the behaviors.
         weights: their probabilities, which add up to 1.
-        column_sizes: further columns of any component, and their sizes.
+        column_sizes: further columns of any component, and their sizes; 0 for a single number.
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class MixtureBehavior:
     def columns(self) -> dict[str, np.ndarray]:
         """Columns of any component, NaN in the episodes of components that lack them."""
         num_envs = sum(len(members) for members in self._members)
-        columns = {name: np.full((num_envs, size), np.nan) for name, size in self._column_sizes.items()}
+        shapes = {name: (num_envs, size) if size else (num_envs,) for name, size in self._column_sizes.items()}
+        columns = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
         for component, members in zip(self._components, self._members, strict=True):
             for name, values in (component.columns() if len(members) else {}).items():
                 columns[name][members] = values

@@ -2,31 +2,33 @@
 
 | array | meaning |
 |---|---|
-| `w0, b0, w1, b1, …` | weights float[out, in] and biases of the layers |
+| `w0, b0, w1, b1, …` | weights float[out, in] and biases of the layers; the last one gives the actions |
 | `act` | activation between them: `relu` or `tanh` |
 | `out` | `tanh` squashes actions to [-1, 1], which stands for the bounds of the environment; `clip` clips to them |
 | `log_std` | optional: logarithm of the standard deviation of Gaussian noise, float[action_dim] |
 | `log_std_w, log_std_b` | optional: the same from the last hidden layer, clipped to [-20, 2] |
-| `obs_mean, obs_var, obs_eps, obs_clip` | optional: observations become clip((obs - mean) / sqrt(var + eps), ±clip) |
+| `obs_mean, obs_var` | optional: inputs become (input - mean) / sqrt(var + eps) |
+| `obs_eps, obs_clip` | optional: eps (1e-8 if not given), and what these inputs are clipped to, ±clip |
 
-Noise is added before `out`. An input that is one wider than the observation takes `1 - step / episode_steps` as its
-last entry.
+Noise is added before `out`. Where `w0` is one wider than observations, `1 - step / episode_steps` is the last input.
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from diffplan.behaviors.draws import BlockDraws
-from diffplan.errors import ConfigError
+from diffplan.behaviors.imported import FIELD
+from diffplan.errors import ConfigError, describe_error
 from diffplan.tasks.contracts import BehaviorContext
 
 PREFIX = "policy:"
 LOG_STD_RANGE = (-20.0, 2.0)
+DEFAULT_EPSILON = 1e-8
+_OPTIONAL = ("log_std", "obs_eps", "obs_clip")
 
 
 class PolicyFileBehavior:
@@ -40,36 +42,54 @@ class PolicyFileBehavior:
         ConfigError: arrays are missing, or do not fit one another or the environment.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], context: BehaviorContext, where: str = "policy") -> None:
-        self._arrays = arrays
+    def __init__(self, arrays: dict[str, np.ndarray], context: BehaviorContext, where: str = FIELD) -> None:
         self._where = where
         self._low, self._high = context.action_low, context.action_high
         self._episode_steps = context.max_goal_steps
         num_layers = sum(name[0] == "w" and name[1:].isdigit() for name in arrays)
-        try:
-            self._layers = [
-                (arrays[f"w{i}"].astype(np.float64), arrays[f"b{i}"].astype(np.float64)) for i in range(num_layers)
-            ]
-            self._activation, self._out = str(arrays["act"]), str(arrays["out"])
-        except KeyError as error:
-            raise ConfigError(f"{where}: expected an array {error.args[0]}, got none; see docs/collection.md") from None
-        if not self._layers or self._activation not in ("relu", "tanh") or self._out not in ("tanh", "clip"):
+        names = [f"{kind}{i}" for i in range(num_layers) for kind in "wb"]
+        for both in (("log_std_w", "log_std_b"), ("obs_mean", "obs_var")):
+            names += both if set(both) & set(arrays) else ()
+        for name in ("w0", *names, "act", "out"):
+            if name not in arrays:
+                raise ConfigError(f"{where}: expected an array {name}, got none; see docs/tasks.md")
+        self._activation, self._out = str(arrays["act"]), str(arrays["out"])
+        if self._activation not in ("relu", "tanh") or self._out not in ("tanh", "clip"):
             raise ConfigError(
-                f"{where}: expected layers w0, b0, …, act relu or tanh, and out tanh or clip, got {num_layers} layers, "
-                f"act {self._activation} and out {self._out}"
+                f"{where}: expected act relu or tanh, and out tanh or clip, got act {self._activation} and out "
+                f"{self._out}"
             )
-        sizes = [self._layers[0][0].shape[1], *(weight.shape[0] for weight, _ in self._layers)]
-        if any(
-            weight.shape != (after, before) or bias.shape != (after,)
-            for (weight, bias), before, after in zip(self._layers, sizes[:-1], sizes[1:], strict=True)
-        ):
-            raise ConfigError(
-                f"{where}: expected layers that fit one another, got {[w.shape for w, _ in self._layers]}"
-            )
-        if sizes[-1] != len(self._low):
-            raise ConfigError(f"{where}: expected {len(self._low)} actions, as the environment has, got {sizes[-1]}")
+        self._arrays = {name: self._to_numbers(name, arrays[name]) for name in sorted({*names, *_OPTIONAL} & {*arrays})}
+        self._layers = [(self._arrays[f"w{i}"], self._arrays[f"b{i}"]) for i in range(num_layers)]
+        self._check_shapes()
         if self._out == "tanh" and not (np.isfinite(self._low).all() and np.isfinite(self._high).all()):
             raise ConfigError(f"{where}: expected an environment with bounded actions for out tanh, got unbounded ones")
+
+    def _to_numbers(self, name: str, array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise ConfigError(f"{self._where}: {name}: expected finite numbers, got something else")
+        return array.astype(np.float64)
+
+    def _check_shapes(self) -> None:
+        """Raise `ConfigError` unless the arrays fit one another and the actions of the environment."""
+        for i, (weight, _) in enumerate(self._layers):
+            if weight.ndim != 2:
+                raise ConfigError(f"{self._where}: w{i}: expected float[out, in], got shape {weight.shape}")
+        hidden = before = self._width = self._layers[0][0].shape[1]
+        action_dim = len(self._low)
+        expected: dict[str, tuple[int, ...]] = {}
+        for i, (weight, _) in enumerate(self._layers):
+            after = weight.shape[0] if i + 1 < len(self._layers) else action_dim
+            expected |= {f"w{i}": (after, before), f"b{i}": (after,)}
+            hidden, before = before, after
+        expected |= {"log_std": (action_dim,), "log_std_w": (action_dim, hidden), "log_std_b": (action_dim,)}
+        expected |= {"obs_mean": (self._width,), "obs_var": (self._width,), "obs_eps": (), "obs_clip": ()}
+        for name, shape in expected.items():
+            if name in self._arrays and self._arrays[name].shape != shape:
+                raise ConfigError(
+                    f"{self._where}: {name}: expected shape {shape}, for {action_dim} actions and the layers before "
+                    f"it, got {self._arrays[name].shape}"
+                )
 
     @classmethod
     def load(cls, path: str, context: BehaviorContext) -> PolicyFileBehavior:
@@ -77,16 +97,18 @@ class PolicyFileBehavior:
         try:
             with np.load(Path(path), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"collection.behavior: expected a policy in {path} (.npz), got none ({error})") from None
-        return cls(arrays, context, path)
+        except Exception as error:  # whatever NumPy raises for damaged files
+            raise ConfigError(
+                f"{FIELD}: expected a policy in {path} (.npz), got none ({describe_error(error)})"
+            ) from None
+        return cls(arrays, context, f"{FIELD}: {path}")
 
     def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """Start episodes; raises `ConfigError` if observations are not of the size that the policy takes."""
-        width = self._layers[0][0].shape[1]
-        if width - observations.shape[1] not in (0, 1):
+        if self._width - observations.shape[1] not in (0, 1):
             raise ConfigError(
-                f"{self._where}: expected observations of {width} or {width - 1} numbers, got {observations.shape[1]}"
+                f"{self._where}: w0: expected to be as wide as the observations ({observations.shape[1]}), or one "
+                f"wider, got {self._width}"
             )
         self._steps = 0
         self._noise = BlockDraws(generators, lambda generator, shape: generator.standard_normal(shape), len(self._low))
@@ -95,11 +117,11 @@ class PolicyFileBehavior:
         """Actions within their bounds, float32[num_envs, action_dim]."""
         arrays = self._arrays
         x = np.asarray(observations, dtype=np.float64)
-        if self._layers[0][0].shape[1] > x.shape[1]:
+        if self._width > x.shape[1]:
             left = 1 - self._steps / self._episode_steps
             x = np.concatenate([x, np.full((len(x), 1), left)], axis=1)
         if "obs_mean" in arrays:
-            x = (x - arrays["obs_mean"]) / np.sqrt(arrays["obs_var"] + arrays.get("obs_eps", np.float64(1e-8)))
+            x = (x - arrays["obs_mean"]) / np.sqrt(arrays["obs_var"] + arrays.get("obs_eps", DEFAULT_EPSILON))
             if "obs_clip" in arrays:
                 x = np.clip(x, -arrays["obs_clip"], arrays["obs_clip"])
         for weight, bias in self._layers[:-1]:

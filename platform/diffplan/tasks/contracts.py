@@ -32,7 +32,10 @@ class Behavior(Protocol):
         ...
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Further columns of the step just acted, each float[num_envs, size], such as the goal that is pursued."""
+        """Further columns of the step just acted, float[num_envs, size] or float[num_envs], such as the goal.
+
+        May be left out where there are none.
+        """
         ...
 
 
@@ -61,7 +64,7 @@ class BehaviorPart:
 
     Attributes:
         make: makes it; raises `ConfigError` where the environment is not one that it can act in.
-        columns: names and sizes of the columns that it adds to a dataset.
+        columns: names and sizes of the columns that it adds to a dataset; size 0 for a single number.
     """
 
     make: Callable[[BehaviorContext], Behavior]
