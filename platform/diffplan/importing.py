@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from diffplan.errors import ConfigError, describe_error
@@ -52,9 +53,21 @@ def load_object(path: str, what: str) -> Any:
 
 def look_in_working_directory() -> None:
     """Let modules of the working directory be imported, here and in the processes that this one starts."""
-    directory = os.getcwd()
-    if directory not in sys.path and "" not in sys.path:
-        sys.path.insert(0, directory)
+    if "" in sys.path:  # as in an interactive session: Python looks there already
+        _add_to_environment(os.getcwd())
+    else:
+        look_in_directory(os.getcwd())
+
+
+def look_in_directory(directory: str | Path) -> None:
+    """Let modules of a directory be imported, before others of their names, here and in processes that this starts."""
+    path = os.path.abspath(directory)
+    if path not in sys.path:
+        sys.path.insert(0, path)
+    _add_to_environment(path)
+
+
+def _add_to_environment(directory: str) -> None:
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if directory not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([*paths, directory])

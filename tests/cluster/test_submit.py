@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -191,6 +192,19 @@ def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert main(["submit", "collect", PRESET, "--out", "/x", "--address", "127.0.0.1:1"]) == 2
     assert "127.0.0.1:1: expected the job server of a Ray cluster, got no answer" in capsys.readouterr().err
     assert time.monotonic() - since < 10
+
+
+def test_modules_are_looked_for_in_the_directory_that_is_uploaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", "")
+    (tmp_path / "of_a_job.py").write_text("from diffplan.tasks.task import Task\n\nTASK = Task(name='of_a_job')\n")
+    options = ["--env.env_id", "Pendulum-v1", "--out", "/x", "--address", "127.0.0.1:1"]
+    assert main(["submit", "collect", "of_a_job:TASK", *options]) == 2
+    assert "expected a module that can be imported, got 'of_a_job'" in capsys.readouterr().err
+    assert main(["submit", "--working_dir", str(tmp_path), "collect", "of_a_job:TASK", *options]) == 2
+    assert "expected the job server of a Ray cluster, got no answer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ class EvaluatedEnv:
     """Gymnasium id, or `module:Id`."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of `gymnasium.make`."""
+    task: str | None = None
+    """The task that it belongs to, a name or an import path; if not given, the installed one that claims its id."""
 
 
 @dataclass(kw_only=True)

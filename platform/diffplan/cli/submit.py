@@ -17,6 +17,7 @@ from diffplan.cli.overrides import split_overrides
 from diffplan.cli.parsing import list_own_options, parse
 from diffplan.config import config_from_dict
 from diffplan.errors import ConfigError
+from diffplan.importing import look_in_directory
 from diffplan.suggestion import unknown_name
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def submit(words: list[str]) -> int:
     command, *rest = rest
     if command not in SUBMITTABLE:
         raise ConfigError(unknown_name("submit", command, SUBMITTABLE))
+    look_in_directory(options.working_dir)  # where the job will find its modules
     check_places(command, rest)
     from diffplan.cluster.job_server import JobServer
     from diffplan.cluster.submit import submit as submit_job
