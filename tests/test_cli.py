@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from diffplan.cli.parsing import list_own_options
 from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import open_dataset, write_snapshot
 from diffplan.data.writer import create_dataset, write_unit
-from diffplan.tasks.registry import get_preset
+from diffplan.tasks.registry import find_experiment, get_preset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.state import TrainingState
 
@@ -45,9 +46,13 @@ def dataset(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(config: Config, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("checkpoint"), config, dataset)
+
+
+def save(path: Path, config: Config, dataset: Path) -> Path:
+    """A checkpoint that was not trained."""
     from diffplan.checkpoint import save_checkpoint
 
-    path = tmp_path_factory.mktemp("checkpoint")
     batches = TrainingBatches(config, open_dataset(dataset))
     state = TrainingState(config, batches.layout)
     save_checkpoint(
@@ -153,6 +158,10 @@ def test_help_all_of_a_preset_shows_its_values(capsys: pytest.CaptureFixture[str
         (["train", "--list", "x"], ["train --list: expected nothing beside it, got x"]),
         (["evaluate", "baseline:random", "--out", "x", "--goal", "1", "b"], ["--goal.1: expected a number, got 'b'"]),
         (["evaluate", "baseline:random", "--out", "x"], ["expected --env.env_id"]),
+        (["new"], ["new: expected NAME, got none"]),
+        (["new", "my-robot"], ["expected a Python name in lower case such as my_robot, got 'my-robot'"]),
+        (["collect", "gymnasium", "--out", "x"], ["env.env_id", "give --env.env_id ID"]),
+        (["pipeline", "gymnasium", "--env.env_id", "CartPole-v1"], ["CartPole-v1", "continuous actions"]),
         (["table", "maze2d"], ["table: expected --out, got none"]),
         (["table", "maze3d", "--out", "x"], ["Did you mean 'maze2d'"]),
         (["table", "gymnasium", "--out", "x"], ["expected a family that has a table (maze2d), got gymnasium"]),
@@ -235,6 +244,36 @@ def test_a_goal_inside_a_wall_is_refused(capsys: pytest.CaptureFixture[str], che
     assert code == 2
     assert "wall cell (2, 1)" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_evaluate_changes_the_environment_and_the_settings_but_not_what_columns_mean(
+    capsys: pytest.CaptureFixture[str], config: Config, dataset: Path, tmp_path: Path
+) -> None:
+    columns = {"position_columns": [0, 1], "velocity_columns": [2, 3], "goal_columns": [0, 1], "step_seconds": 0.02}
+    trained = with_overrides(
+        config, {**{f"env.{name}": value for name, value in columns.items()}, "env.env_kwargs": {"render_mode": None}}
+    )
+    checkpoint = save(tmp_path / "checkpoint", trained, dataset)
+    (tmp_path / "some.json").write_text('{"num_sampling_steps": 3, "num_candidates": 4}')
+    common = ["evaluate", checkpoint, "--protocol", "multi2d", "--episodes", 2, "--settings", tmp_path / "some.json"]
+    for given, env_id, kwargs in (
+        (["--env_id", "diffplan/Maze2D-Medium-v1"], "diffplan/Maze2D-Medium-v1", {"render_mode": None}),
+        (["--env.env_kwargs", '{"maze": "#####/#GOO#/#####"}'], config.env.env_id, {"maze": "#####/#GOO#/#####"}),
+    ):
+        out = tmp_path / next(iter(kwargs))
+        code, _, err = run(capsys, *common, *given, "--planning.num_candidates", 1, "--out", out)
+        assert code == 0, err
+        evaluated = json.loads((out / "summary.json").read_text())["config"]
+        assert evaluated["env"] == {
+            "env_id": env_id,
+            "env_kwargs": {**kwargs, "redraw_goal": True},
+            "task": "maze2d",
+            **columns,
+        }
+        assert (evaluated["planning"]["num_sampling_steps"], evaluated["planning"]["num_candidates"]) == (3, 1)
+        assert evaluated["planning"]["max_horizon"] == config.planning.max_horizon
 
 
 def test_unknown_protocol_and_settings_are_refused(
@@ -320,6 +359,20 @@ def test_a_dataset_that_exists_is_not_overwritten(capsys: pytest.CaptureFixture[
     assert code == 2
     assert "collection.episode_steps = 250, expected 1000" in err
     assert open_dataset(dataset).content_hash() == before
+
+
+def test_a_new_package_is_begun(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "new", "my_robot", "--out", "robot")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "package: robot"
+    assert (tmp_path / "robot" / "my_robot" / "task.py").is_file()
+    (command,) = re.findall(r"diffplan pipeline (\S+) ", out)
+    monkeypatch.chdir(tmp_path / "robot")
+    monkeypatch.syspath_prepend(tmp_path / "robot")
+    assert find_experiment(command).name == "my_robot-smoke"
 
 
 def test_jobs_take_the_same_arguments_and_exit_codes() -> None:

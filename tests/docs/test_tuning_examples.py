@@ -13,16 +13,18 @@ from diffplan.cli.tune import COMMAND
 from diffplan.config import Config
 from diffplan.config.study import Study
 from diffplan.tasks.maze2d.studies import PLAN_COST
-from diffplan.tasks.registry import get_preset
+from diffplan.tasks.registry import find_task, get_preset
 from diffplan.tuning.journal import STUDY_NAME
 from diffplan.tuning.metrics import LESS_IS_BETTER
 from diffplan.tuning.space import make_space
-from diffplan.tuning.studies import STUDIES, find_study
+from diffplan.tuning.studies import find_study, list_studies
 
 ROOT = Path(__file__).parents[2]
 TUNING = (ROOT / "docs" / "tuning.md").read_text()
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CONFIG: Config = get_preset("maze2d-umaze")
+TASK = find_task("maze2d")
+STUDIES = list_studies(TASK)
 
 
 def find_blocks(text: str, language: str) -> list[str]:
@@ -78,7 +80,7 @@ def find_study_of(values: dict) -> Study:
 def test_studies_in_json_are_accepted(tmp_path: Path) -> None:
     (block,) = find_blocks(TUNING, "json")
     (tmp_path / "own.json").write_text(block)
-    study = find_study(tmp_path / "own.json")
+    study = find_study(tmp_path / "own.json", TASK)
     assert set(make_space(study, CONFIG)) == set(study.vary)
 
 
@@ -92,7 +94,7 @@ def test_tune_commands_are_accepted(document: str) -> None:
             continue
         parsed = parse(COMMAND, "tune", command).arguments
         if not parsed.study.endswith(".json"):
-            assert (find_study(parsed.study).kind == "training") == (parsed.preset is not None)
+            assert (find_study(parsed.study, TASK).kind == "training") == (parsed.preset is not None)
 
 
 def test_python_examples_run(tmp_path: Path) -> None:

@@ -3,24 +3,17 @@
 import json
 
 import pytest
+from scipy import stats
 
+from diffplan.cli.parsing import parse
+from diffplan.cli.table import COMMAND, describe_request
 from diffplan.errors import ConfigError
-from diffplan.tasks.maze2d.table import METHODS, Table1, Table1Size, _begin, make_table1, write_table1
-from diffplan.tasks.maze2d.table_page import METHOD_TITLES, format_page, make_row
+from diffplan.tasks.maze2d.table import METHODS, Maze2DTable, Plan, begin
+from diffplan.tasks.maze2d.table_page import METHOD_TITLES, average_rows, format_page, make_row
+from diffplan.tasks.registry import find_task
+from diffplan.tasks.table import ROW_KEYS, TableRequest
 
-CONTRACT = {
-    "protocol",
-    "maze",
-    "method",
-    "score_mean",
-    "score_stderr",
-    "score_ci95",
-    "success_rate",
-    "time_to_goal_steps_mean",
-    "plan_seconds_mean",
-    "episodes",
-    "settings",
-}
+TABLE = Maze2DTable()
 
 
 def summary(protocol="maze2d", score=150.04, plan_seconds=0.0123, **config):
@@ -29,11 +22,8 @@ def summary(protocol="maze2d", score=150.04, plan_seconds=0.0123, **config):
         "score_mean": score,
         "score_stderr": 1.0,
         "score_ci95": [score - 2, score + 2],
-        "score_iqm": score,
         "success_rate": 0.985,
-        "time_to_goal_steps_mean": None,
-        "path_efficiency_mean": 0.875,
-        "collision_steps_mean": 12.4,
+        "metrics": {"path_efficiency": 0.875, "collision_steps": 12.4, "time_to_goal_steps": None},
         "plan_seconds_mean": plan_seconds,
         "wall_seconds": 3.0,
         "episodes": 100,
@@ -41,27 +31,55 @@ def summary(protocol="maze2d", score=150.04, plan_seconds=0.0123, **config):
     }
 
 
+def row(found, method, seconds, maze="umaze"):
+    return make_row(found, maze=maze, method=method, training_seconds=seconds, command="diffplan table maze2d")
+
+
 @pytest.fixture
 def rows():
     return [
-        make_row(summary(), maze="umaze", method="diffuser", training={"num_steps": 3000, "seconds": 171.0}),
-        make_row(summary("multi2d", 160.0), maze="umaze", method="diffuser", training={"seconds": None}),
-        make_row(
-            summary(score=36.2, plan_seconds=None, training={"dataset": {"uri": "/somewhere/data"}}),
-            maze="umaze",
-            method="iql",
-            training={"seconds": 600.0, "dataset": {"uri": "/somewhere/data", "num_steps": 5}},
-        ),
-        make_row(summary(score=40.0), maze="medium", method="iql", training={"seconds": 300.0}),
-        {"protocol": "maze2d", "maze": "umaze", "method": "limit", "score_mean": 169.3},
+        row(summary(), "diffuser", 171.0),
+        row(summary("multi2d", 160.0), "diffuser", None),
+        row(summary(score=36.2, plan_seconds=None, training={"dataset": {"uri": "/somewhere/data"}}), "iql", 600.0),
+        row(summary(score=40.0), "iql", 300.0, maze="medium"),
+        {**dict.fromkeys(ROW_KEYS), "protocol": "maze2d", "task": "umaze", "method": "limit", "score_mean": 169.3},
     ]
 
 
 def test_a_row_has_what_was_promised_and_names_no_place_on_this_machine(rows):
-    assert set(rows[0]) >= CONTRACT
+    assert all(tuple(each) == ROW_KEYS for each in rows[:4])
     assert rows[0]["settings"] == {"seed": 4}
-    assert rows[2]["training"] == {"seconds": 600.0, "dataset": {"num_steps": 5}}
+    assert (rows[0]["training_seconds"], rows[0]["seeds"]) == (171.0, 1)
+    assert rows[2]["metrics"]["time_to_goal_steps"] is None  # no meaning, but there
     assert "/somewhere" not in json.dumps(rows)
+
+
+def test_rows_of_several_seeds_are_their_mean():
+    seeds = [
+        row(summary(score=score), "diffuser", seconds) for score, seconds in ((150, 100.0), (153, 110.0), (156, None))
+    ]
+    made = average_rows(seeds)
+    assert tuple(made) == ROW_KEYS
+    assert (made["score_mean"], made["seeds"], made["episodes"]) == (153, 3, 100)
+    assert made["score_stderr"] == pytest.approx(3 / 3**0.5)
+    low, high = stats.t.interval(0.95, 2, 153, 3 / 3**0.5)
+    assert made["score_ci95"] == pytest.approx([low, high])
+    assert made["training_seconds"] is None  # of one of them it is not known
+    assert made["metrics"] == {"path_efficiency": 0.875, "collision_steps": 12.4, "time_to_goal_steps": None}
+    assert average_rows(seeds[:1]) == seeds[0]
+
+
+def test_a_row_names_the_command_that_makes_it_anywhere():
+    words = ["maze2d", "--out", "/a/b", "--models", "/c", "--seeds", "3", "--smoke", "--methods", "iql", "--seed", "83"]
+    assert describe_request(parse(COMMAND, "table", words).arguments) == (
+        "diffplan table maze2d --smoke --seeds 3 --seed 83"
+    )
+
+
+def test_the_table_is_a_part_of_the_task():
+    make = find_task("maze2d").table
+    assert make is not None
+    assert (make().tasks, make().methods) == (("umaze", "medium", "large"), METHODS)
 
 
 def test_the_page_has_every_number_in_its_cell(rows):
@@ -73,7 +91,7 @@ def test_the_page_has_every_number_in_its_cell(rows):
     assert "| IQL | 36.2 [34.2, 38.2], 98 % | 40.0 [38.0, 42.0], 98 % |" in lines[single:multi]
     assert "| physical limit | 169.3 | — |" in lines[single:multi]
     assert "| published: IQL (Janner et al. 2022) | 47.4 | 34.9 |" in lines[single:multi]
-    assert "| published: best | 142.9, CDiffuser | 149.4, Diffusion Forcing |" in lines[single:multi]
+    assert "| published: best | 144.6, SSD | 154.8, HorizonFlow |" in lines[single:multi]
     assert "| **diffplan** | 160.0 [158.0, 162.0], 98 % | — |" in lines[multi:]
     assert "| diffplan | Maze2D | 2.9 | 12.3 | 0.88 | 12 |" in lines
     assert "| IQL | Maze2D | 10.0 / 5.0 | — / 12.3 | 0.88 / 0.88 | 12 / 12 |" in lines
@@ -81,31 +99,31 @@ def test_the_page_has_every_number_in_its_cell(rows):
 
 
 def test_every_file_is_written(rows, tmp_path):
-    write_table1(rows, tmp_path / "results", "python jobs/table1.py --seed 1")
+    page = TABLE.write(rows, tmp_path / "results", "diffplan table maze2d --seed 1")
     record = json.loads((tmp_path / "results" / "table1.json").read_text())
-    assert record["command"] == "python jobs/table1.py --seed 1"
+    assert record["command"] == "diffplan table maze2d --seed 1"
     assert record["rows"] == rows
     assert (tmp_path / "results" / "table1.png").stat().st_size > 10_000
-    assert "150.0 [148.0, 152.0]" in (tmp_path / "results" / "table1.md").read_text()
+    assert page == tmp_path / "results" / "table1.md"
+    assert "150.0 [148.0, 152.0]" in page.read_text()
 
 
 def test_methods_are_those_that_can_be_run_and_unknown_ones_are_refused(tmp_path):
     assert [*METHODS, "limit"] == list(METHOD_TITLES)
     for arguments, message in [
         ({"methods": ("mppj",)}, "Did you mean 'mppi'"),
-        ({"mazes": ("lrage",)}, "Did you mean 'large'"),
-        ({"mazes": ()}, "expected at least one"),
+        ({"tasks": ("lrage",)}, "Did you mean 'large'"),
+        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
+        ({"episodes": 0}, "--episodes: expected at least 1, got 0"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            Table1(out=tmp_path, **arguments)
+            TABLE.make(TableRequest(out=tmp_path, **arguments))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_results_of_another_seed_or_size_are_not_mixed_in(tmp_path):
-    _begin(Table1(out=tmp_path))
-    _begin(Table1(out=tmp_path, mazes=("umaze",), methods=("random",)))  # a part of the same
-    for other, changed in [
-        (Table1(out=tmp_path, seed=1), "another seed;"),
-        (Table1(out=tmp_path, size=Table1Size(episodes=7)), "another episodes;"),
-    ]:
+    begin(Plan.make(TableRequest(out=tmp_path)))
+    begin(Plan.make(TableRequest(out=tmp_path, tasks=("umaze",), methods=("random",), seeds=3)))  # of the same table
+    for other, changed in [({"seed": 1}, "another seed;"), ({"episodes": 7}, "another episodes;")]:
         with pytest.raises(ConfigError, match=changed):
-            make_table1(other)
+            TABLE.make(TableRequest(out=tmp_path, **other))

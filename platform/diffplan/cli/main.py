@@ -18,7 +18,7 @@ from diffplan.suggestion import unknown_name
 
 COMMANDS = (
     *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "status", "pipeline", "data"),
-    *("baseline", "table", "submit"),
+    *("baseline", "table", "new", "submit"),
 )
 """Names of the commands and of their modules."""
 RESUMABLE = ("collect", "train", "tune", "evaluate", "pipeline")
