@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import collect, fit
 
-from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.behaviors.collection import UnitCollector
 from diffplan.cli import main
 from diffplan.cli.command import AnyCommand, Command, Group
 from diffplan.cli.main import COMMANDS, find_command
 from diffplan.cli.overrides import list_fields
 from diffplan.cli.parsing import list_own_options
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.dataset import open_dataset
+from diffplan.data.writer import write_unit
 from diffplan.tasks.registry import get_preset
-from diffplan.training.batches import TrainingBatches
-from diffplan.training.state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -34,33 +33,12 @@ def config() -> Config:
 
 @pytest.fixture(scope="module")
 def dataset(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "umaze"
-    manifest = create_dataset(root, make_manifest(config.env, config.collection))
-    collector = UnitCollector(config.env, config.collection)
-    for unit in range(config.collection.num_units):
-        write_unit(root, manifest, unit, collector.collect(unit))
-    write_snapshot(open_dataset(root))
-    return root
+    return collect(config.env, config.collection, tmp_path_factory.mktemp("data") / "umaze")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(config: Config, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diffplan.checkpoint import save_checkpoint
-
-    path = tmp_path_factory.mktemp("checkpoint")
-    batches = TrainingBatches(config, open_dataset(dataset))
-    state = TrainingState(config, batches.layout)
-    save_checkpoint(
-        path,
-        config=config,
-        layout=batches.layout,
-        step=0,
-        normalizer=batches.normalizer,
-        weights=state.average_weights(),
-        dataset={},
-        training_state=state.state_dict(),
-    )
-    return path
+    return fit(config, dataset, tmp_path_factory.mktemp("checkpoint"), num_steps=0)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
