@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import collect, fit
 
-from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.behaviors.collection import UnitCollector
 from diffplan.cli import main
 from diffplan.cli.command import AnyCommand, Command, Group
 from diffplan.cli.main import COMMANDS, find_command
@@ -35,13 +36,7 @@ def config() -> Config:
 
 @pytest.fixture(scope="module")
 def dataset(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "umaze"
-    manifest = create_dataset(root, make_manifest(config.env, config.collection))
-    collector = UnitCollector(config.env, config.collection)
-    for unit in range(config.collection.num_units):
-        write_unit(root, manifest, unit, collector.collect(unit))
-    write_snapshot(open_dataset(root))
-    return root
+    return collect(config.env, config.collection, tmp_path_factory.mktemp("data") / "umaze")
 
 
 @pytest.fixture(scope="module")

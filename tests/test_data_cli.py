@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from s3_server import run_s3_server
+from small_runs import collect
 
-from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.behaviors.collection import UnitCollector
 from diffplan.cli import main
 from diffplan.cli.data import ACTIONS
 from diffplan.cli.data.keeping import parse_source
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_manifest, write_snapshot
+from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_manifest
 from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
 from diffplan.data.opening import open_store
 from diffplan.data.writer import create_dataset, write_unit
@@ -32,23 +33,14 @@ MEDIUM = get_preset("maze2d-medium").env
 COLLECTION = CollectionConfig(behavior="waypoint", num_steps=1000, episode_steps=250, episodes_per_unit=2, seed=3)
 
 
-def collect(root: Path, env: EnvConfig) -> Path:
-    manifest = create_dataset(root, make_manifest(env, COLLECTION))
-    collector = UnitCollector(env, COLLECTION)
-    for unit in range(COLLECTION.num_units):
-        write_unit(root, manifest, unit, collector.collect(unit))
-    write_snapshot(open_dataset(root))
-    return root
-
-
 @pytest.fixture(scope="module")
 def umaze(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return collect(tmp_path_factory.mktemp("data") / "umaze", UMAZE)
+    return collect(UMAZE, COLLECTION, tmp_path_factory.mktemp("data") / "umaze")
 
 
 @pytest.fixture(scope="module")
 def medium(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return collect(tmp_path_factory.mktemp("data") / "medium", MEDIUM)
+    return collect(MEDIUM, COLLECTION, tmp_path_factory.mktemp("data") / "medium")
 
 
 @pytest.fixture

@@ -8,21 +8,18 @@ from functools import partial
 import numpy as np
 import pytest
 from matplotlib import image
+from small_runs import collect, fit
 
-from diffplan.behaviors.collection import UnitCollector, make_manifest
-from diffplan.checkpoint import load_companion, save_checkpoint
+from diffplan.checkpoint import load_companion
 from diffplan.cli import main
 from diffplan.config import config_to_dict, with_overrides
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.dataset import open_dataset
 from diffplan.planning import calibration
 from diffplan.planning.companions.horizon_model import fit_horizon_model
 from diffplan.planning.loading import load_planner
 from diffplan.tasks.registry import get_preset
 from diffplan.training import inverse_dynamics
-from diffplan.training.batches import TrainingBatches
 from diffplan.training.inverse_dynamics import fit_action_model
-from diffplan.training.state import TrainingState
 
 CONFIG = with_overrides(
     get_preset("maze2d-umaze-smoke"),
@@ -42,35 +39,13 @@ START, GOAL = (1.0, 1.0), (3.0, 1.0)
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "umaze"
-    manifest = create_dataset(root, make_manifest(CONFIG.env, CONFIG.collection))
-    collector = UnitCollector(CONFIG.env, CONFIG.collection)
-    for unit in range(CONFIG.collection.num_units):
-        write_unit(root, manifest, unit, collector.collect(unit))
-    write_snapshot(open_dataset(root))
-    return root
+    return collect(CONFIG.env, CONFIG.collection, tmp_path_factory.mktemp("data") / "umaze")
 
 
 @pytest.fixture(scope="module")
 def untouched(dataset, tmp_path_factory):
-    return save(tmp_path_factory.mktemp("checkpoint"), CONFIG, dataset, {"path": str(dataset)})
-
-
-def save(path, config, dataset, record):
     """A checkpoint that was not trained."""
-    batches = TrainingBatches(config, open_dataset(dataset))
-    state = TrainingState(config, batches.layout)
-    save_checkpoint(
-        path,
-        config=config,
-        layout=batches.layout,
-        step=0,
-        normalizer=batches.normalizer,
-        weights=state.average_weights(),
-        dataset=record,
-        training_state=state.state_dict(),
-    )
-    return path
+    return fit(CONFIG, dataset, tmp_path_factory.mktemp("checkpoint"), num_steps=0)
 
 
 @pytest.fixture
@@ -184,7 +159,7 @@ def test_bad_input_of_calibrate_is_one_line_and_code_2(capsys, untouched, argume
 
 
 def test_calibrate_needs_to_know_the_data(capsys, dataset, tmp_path):
-    code, _, err = run(capsys, "calibrate", save(tmp_path, CONFIG, dataset, {}))
+    code, _, err = run(capsys, "calibrate", fit(CONFIG, dataset, tmp_path, num_steps=0, record={}))
     assert (code, err.count("\n")) == (2, 1)
     assert "give the dataset by --data" in err
 
@@ -419,7 +394,7 @@ def test_a_function_that_only_a_file_names_needs_trust(capsys, untouched, tmp_pa
 
 def test_a_place_that_only_a_checkpoint_names_needs_trust(capsys, dataset, tmp_path):
     config = with_overrides(CONFIG, {"planning.value": "s3://elsewhere/value", "planning.guidance_scale": 1.0})
-    foreign = save(tmp_path / "foreign", config, dataset, {})
+    foreign = fit(config, dataset, tmp_path / "foreign", num_steps=0, record={})
     code, _, err = make_plan(capsys, foreign)
     assert (code, err.count("\n")) == (2, 1)
     assert f"{foreign}: expected no URL that only a file names, got planning.value 's3://elsewhere/value'" in err
