@@ -58,7 +58,8 @@ def score(name: str, work: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Collect, train, calibrate and evaluate one of the datasets."""
     data, model = work / name / "dataset", work / name / "model"
     run("collect", [args.preset, "--out", data, *DATASETS[name]], data / "snapshots")
-    run("train", [args.preset, "--data", data, "--out", model], model / "config.json")
+    steps = [] if args.steps is None else ["--training.num_steps", str(args.steps)]
+    run("train", [args.preset, "--data", data, "--out", model, *steps], model / "config.json")
     run("calibrate", [model, "--num_plans", str(args.num_plans)], model / "calibration.json")
     row: dict[str, Any] = {"coverage": measure_coverage(data, args.preset)}
     for protocol in ("maze2d", "multi2d"):
@@ -73,11 +74,13 @@ def score(name: str, work: Path, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--preset", default="maze2d-umaze")
+    parser.add_argument("--steps", type=int, help="training steps in place of the preset's")
     parser.add_argument("--num_plans", type=int, default=40_000, help="plans that a calibration learns from")
     parser.add_argument("--work", type=Path, help="directory of data, models and scores; a temporary one if not given")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    args = parse_arguments(parser, {"preset": "maze2d-umaze-smoke", "num_plans": 500, "episodes": 4})
+    quick = {"preset": "maze2d-umaze-smoke", "steps": 50, "num_plans": 200, "episodes": 2}
+    args = parse_arguments(parser, quick)
     with make_scratch() as directory:
         rows = {name: score(name, args.work or Path(directory), args) for name in DATASETS}
     print(f"{'data':<10}{'coverage':>9}{'Maze2D':>10}{'success':>9}{'Multi2D':>10}{'success':>9}")

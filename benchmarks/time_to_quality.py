@@ -25,6 +25,7 @@ import torch
 from harness import find_dataset, make_parser, make_scratch, parse_arguments, run_diffplan, write_results
 
 from diffplan.checkpoint import is_checkpoint, load_training_state, save_checkpoint
+from diffplan.config import Config, with_overrides
 from diffplan.data.dataset import open_dataset
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
@@ -41,9 +42,9 @@ MINUTES = {"umaze": 5, "medium": 15, "large": 40}
 EPISODES_AT_ONCE = 25
 
 
-def train_preset(maze: str, preset: str, data: Path, out: Path, device: str) -> dict[str, float]:
-    """Train a preset; seconds of training are kept beside the checkpoint, so that they add up over interruptions."""
-    config, dataset = get_preset(preset), open_dataset(data)
+def train_config(maze: str, config: Config, data: Path, out: Path, device: str) -> dict[str, float]:
+    """Train, and keep the seconds of it beside the checkpoint, so that they add up over interruptions."""
+    dataset = open_dataset(data)
     batches = TrainingBatches(config, dataset, device=device)
     state = TrainingState(config, batches.layout, device)
     clock_path = out / "training_seconds.json"
@@ -103,14 +104,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="directory of datasets; collected if not given")
     parser.add_argument("--out-models", type=Path, help="directory of checkpoints; a temporary one if not given")
     parser.add_argument("--preset", default="maze2d-{}", help="preset of a maze, whose name is put in")
+    parser.add_argument("--steps", type=int, help="training steps in place of the preset's")
     parser.add_argument("--num_plans", type=int, default=40_000, help="plans that a calibration learns from")
     parser.add_argument("--mazes", nargs="+", default=list(MINUTES), choices=list(MINUTES))
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=23)
     parser.add_argument("--device", default="cpu", help="that trains; plans are made on the CPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training")
-    quick = {"preset": "maze2d-{}-smoke", "mazes": ["umaze"], "num_plans": 500, "episodes": 2}
-    args = parse_arguments(parser, quick)
+    quick = {"preset": "maze2d-{}-smoke", "mazes": ["umaze"], "steps": 50, "num_plans": 200, "episodes": 2}
+    args = parse_arguments(parser, quick | {"threads": 1})
     torch.set_num_threads(args.threads)
     with make_scratch() as scratch:
         mazes = measure(args, args.out_models or Path(scratch))
@@ -126,7 +128,10 @@ def measure(args: argparse.Namespace, models: Path) -> dict[str, Any]:
         preset, out = args.preset.format(maze), models / maze
         data = find_dataset(preset) if args.data is None else args.data / maze
         out.mkdir(parents=True, exist_ok=True)
-        row: dict[str, Any] = train_preset(maze, preset, data, out, args.device)
+        config = get_preset(preset)
+        if args.steps:
+            config = with_overrides(config, {"training.num_steps": args.steps})
+        row: dict[str, Any] = train_config(maze, config, data, out, args.device)
         run_diffplan("calibrate", [out, "--num_plans", str(args.num_plans)])
         row |= {protocol: score(out, protocol, args.episodes, args.seed) for protocol in ("maze2d", "multi2d")}
         row |= {"best_published": BEST_PUBLISHED[maze], "minutes_allowed": MINUTES[maze]}
