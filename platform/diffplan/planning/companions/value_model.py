@@ -223,5 +223,5 @@ def _survival(going_on: Float[Tensor, "batch steps"]) -> Float[Tensor, "batch st
 
 def _perceptron(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int = 2) -> nn.Sequential:
     sizes: Sequence[int] = [input_dim, *[hidden_dim] * num_layers]
-    hidden = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.LayerNorm(o), nn.Mish())]
+    hidden = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.LayerNorm(o), nn.SiLU())]
     return nn.Sequential(*hidden, nn.Linear(hidden_dim, output_dim))
