@@ -54,7 +54,7 @@ class GoalInInfos(gymnasium.Wrapper):
         super().__init__(env)
         space = env.observation_space
         assert isinstance(space, gymnasium.spaces.Dict)
-        found = _find_goal_columns(env.spec.id if env.spec else None, env)
+        found = _find_goal_columns(env)
         self._appends = found is None
         own: Any = space["observation"]
         achieved: Any = space["achieved_goal"]
@@ -83,12 +83,14 @@ class GoalInInfos(gymnasium.Wrapper):
 
 
 _GOAL_COLUMNS: dict[str, tuple[int, ...] | None] = {}
+"""What was found, by id and arguments of the environment: one look is enough for a batch."""
 
 
-def _find_goal_columns(env_id: str | None, env: gymnasium.Env) -> tuple[int, ...] | None:
+def _find_goal_columns(env: gymnasium.Env) -> tuple[int, ...] | None:
     """Columns of `observation` that equal `achieved_goal` throughout a few random steps; None where there are none."""
-    if env_id is not None and env_id in _GOAL_COLUMNS:
-        return _GOAL_COLUMNS[env_id]
+    key = None if env.spec is None else f"{env.spec.id} {env.spec.kwargs!r}"
+    if key is not None and key in _GOAL_COLUMNS:
+        return _GOAL_COLUMNS[key]
     env.action_space.seed(0)
     observation, _ = env.reset(seed=0)
     seen = [observation]
@@ -96,7 +98,7 @@ def _find_goal_columns(env_id: str | None, env: gymnasium.Env) -> tuple[int, ...
         observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
         seen.append(observation)
         if terminated or truncated:
-            break
+            seen.append(env.reset()[0])
     own = np.stack([np.asarray(o["observation"], np.float64) for o in seen])
     achieved = np.stack([np.asarray(o["achieved_goal"], np.float64) for o in seen])
     columns = []
@@ -104,8 +106,8 @@ def _find_goal_columns(env_id: str | None, env: gymnasium.Env) -> tuple[int, ...
         equal = [c for c in range(own.shape[1]) if c not in columns and np.array_equal(own[:, c], values)]
         columns += equal[:1]
     found = tuple(columns) if len(columns) == achieved.shape[1] else None
-    if env_id is not None:
-        _GOAL_COLUMNS[env_id] = found
+    if key is not None:
+        _GOAL_COLUMNS[key] = found
     return found
 
 
@@ -167,6 +169,9 @@ def find_spec(config: EnvConfig) -> EnvSpec:
         else:
             _import_plugins()
         return copy.deepcopy(gymnasium.spec(name))
+    except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as error:
+        hint = "" if colon else "; one that a package registers when it is imported is named my_package:Id"
+        raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}{hint}") from error
     except Exception as error:  # also whatever importing a module raises
         raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}") from error
 
@@ -197,11 +202,16 @@ def make_vector_env(config: EnvConfig, num_envs: int, *, max_episode_steps: int 
     """
     kwargs = dict(config.env_kwargs)
     spec = find_spec(config)
+    if max_episode_steps is not None:
+        kwargs.pop("max_episode_steps", None)
     try:
         if spec.vector_entry_point is not None:
             if max_episode_steps is not None:
                 kwargs["max_episode_steps"] = max_episode_steps
-            return gymnasium.make_vec(spec, num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+            batch = gymnasium.make_vec(spec, num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+            if not _is_goal_conditioned(batch.single_observation_space):
+                return batch
+            batch.close()
         if max_episode_steps is not None:
             spec.max_episode_steps = max_episode_steps
         return gymnasium.make_vec(
@@ -250,9 +260,14 @@ def make_simulator(config: EnvConfig, num_envs: int) -> Simulator:
     return make(num_envs)
 
 
+def find_episode_limit(config: EnvConfig) -> int | None:
+    """Steps after which an episode is truncated; None where that is not known."""
+    return config.env_kwargs.get("max_episode_steps", find_spec(config).max_episode_steps)
+
+
 def get_episode_limit(config: EnvConfig) -> int:
-    """Steps after which an episode of the registered environment is truncated; raises `ConfigError` if never."""
-    limit = config.env_kwargs.get("max_episode_steps", find_spec(config).max_episode_steps)
+    """Steps after which an episode is truncated; raises `ConfigError` where that is not known."""
+    limit = find_episode_limit(config)
     if limit is None:
         raise ConfigError(
             f"env.env_id {config.env_id!r}: expected a registered max_episode_steps, got none; give "

@@ -15,6 +15,7 @@ from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.exchange.d4rl import import_d4rl
 from diffplan.data.exchange.minari import export_minari, import_minari
 from diffplan.errors import DataError
+from diffplan.tasks.maze2d.environment import complete_env
 
 MAZE = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
 HOPPER = EnvConfig(env_id="Hopper-v5")
@@ -96,6 +97,7 @@ def test_mujoco_with_next_observations_keeps_every_row(tmp_path: Path) -> None:
     assert source["num_dropped_rows"] == 0
     assert source["metadata"] == {"algorithm": "SAC", "iteration": "3"}
     assert dataset.episodes[0].behavior == "hopper-medium-v2"
+    assert dataset.env == HOPPER  # whose task says nothing of its columns
     assert (dataset.manifest.action_low, dataset.manifest.action_high) == ([-1.0] * 3, [1.0] * 3)
 
 
@@ -125,7 +127,8 @@ def test_maze2d_is_split_where_the_goal_changes(tmp_path: Path) -> None:
     assert len(dataset.episodes) == 3
     assert dataset.manifest.source["num_dropped_rows"] == 4
     assert [e.truncated for e in dataset.episodes] == [True, True, False]
-    assert dataset.env == MAZE
+    assert dataset.env == complete_env(MAZE)
+    assert (dataset.env.position_columns, dataset.env.goal_columns, dataset.env.step_seconds) == ((0, 1), (0, 1), 0.01)
 
     whole = import_d4rl(path, tmp_path / "whole", env=MAZE)
     assert whole.episodes.length.tolist() == [11]

@@ -1,5 +1,6 @@
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from minari_sources import POINTMAZE_SPEC, UMAZE, make_buffer, save, save_pointm
 from diffplan.config import EnvConfig
 from diffplan.data.exchange.minari import export_minari, import_minari
 from diffplan.environments import make_env
-from diffplan.errors import DataError
-from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.errors import ConfigError, DataError
+from diffplan.tasks.maze2d.environment import ROLES, get_maze
 from diffplan.tasks.maze2d.frames import make_frame
+from diffplan.tasks.registry import find_frame
 
 
 def drive(env_id: str, num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -75,7 +77,7 @@ def test_pointmaze_data_comes_back_in_our_coordinates(env_id: str, tmp_path: Pat
     source, driven = save_centred(env_id, maze.walls.astype(int).tolist())
     dataset = import_minari(source, tmp_path / "out", frame="maze2d")
 
-    assert dataset.env == EnvConfig(env_id=env_id)
+    assert dataset.env == replace(ROLES, env_id=env_id)
     for i, (observations, actions, _, goal) in enumerate(driven):
         record = dataset.episodes[i]
         found = np.concatenate([dataset.episode_column(i, "observation"), [record.final_observation]])
@@ -111,7 +113,7 @@ def test_own_mazes_goals_and_dense_rewards_choose_the_environment(tmp_path: Path
 
     assert env_of(UMAZE, reward_type="dense").env_id == "diffplan/Maze2D-UMaze-Dense-v1"
     own = [[1, 1, 1, 1], [1, "r", "g", 1], [1, "c", 0, 1], [1, 1, 1, 1]]
-    assert env_of(own) == EnvConfig(env_id="diffplan/Maze2D-v1", env_kwargs={"maze": "####/#OG#/#OO#/####"})
+    assert env_of(own) == replace(ROLES, env_kwargs={"maze": "####/#OG#/#OO#/####"})
     assert get_maze(env_of(own, reward_type="dense")).goal_cell.tolist() == [1, 2]
 
 
@@ -155,8 +157,9 @@ def test_what_the_frame_does_not_fit(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             make_frame(spec)
-    with pytest.raises(DataError, match="expected maze2d or none, got 'd4rl'"):
-        make_frame(None)
+    assert find_frame("maze2d")(json.dumps({"kwargs": {"maze_map": UMAZE}})).env.env_id == "diffplan/Maze2D-UMaze-v1"
+    with pytest.raises(ConfigError, match="--frame: expected one of maze2d; got 'd4rl'"):
+        find_frame("d4rl")
     save("maze/ant-v0", [make_buffer(np.zeros((2, 27)), np.zeros((1, 8)), np.zeros(1))], unbounded(27), unbounded(8))
     write_env_spec("maze/ant-v0", POINTMAZE_SPEC.to_json())
     with pytest.raises(DataError, match="column 'observation': expected 4 floats per step"):

@@ -38,6 +38,7 @@ from diffplan.data.exchange.minari_export import read_columns
 from diffplan.data.verification import drop_damage, find_damage
 from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
+from diffplan.tasks.maze2d.environment import ROLES
 from diffplan.types import Episode
 
 FORMATS = ("hdf5", "arrow", "parquet")
@@ -91,7 +92,7 @@ def test_mujoco_layout_is_imported_bit_by_bit(data_format: str, tmp_path: Path) 
         assert episode.behavior == "SAC"
     assert len(dataset.episodes) == 3
     assert dataset.snapshot == 0
-    assert dataset.env.env_id == "diffplan/Maze2D-UMaze-v1"
+    assert dataset.env == replace(ROLES, env_id="diffplan/Maze2D-UMaze-v1", env_kwargs=dataset.env.env_kwargs)
     assert dataset.manifest.source["metadata"]["author"] == ["A. N. Author"]
     assert dataset.manifest.source["metadata"]["requirements"] == ["numpy>=1"]
     assert (dataset.manifest.action_low, dataset.manifest.action_high) == ([-1.0] * 3, [1.0] * 3)
@@ -100,7 +101,8 @@ def test_mujoco_layout_is_imported_bit_by_bit(data_format: str, tmp_path: Path) 
 @pytest.mark.parametrize("data_format", FORMATS)
 def test_pointmaze_layout_keeps_goals_as_columns_of_their_own(data_format: str, tmp_path: Path) -> None:
     dataset = import_minari(save_pointmaze(data_format), tmp_path / "out")
-    assert dataset.env.env_id == "PointMaze_UMaze-v3"
+    # An environment that no task claims: what its columns mean is not known.
+    assert dataset.env == EnvConfig(env_id="PointMaze_UMaze-v3", env_kwargs=dataset.env.env_kwargs)
     for k, buffer in enumerate(make_pointmaze_buffers()):
         assert_trees_equal(
             columns_of(dataset, k),

@@ -10,7 +10,7 @@ from gymnasium.vector import VectorEnv
 from diffplan.behaviors.registry import list_columns, make_behavior
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
-from diffplan.environments import get_box_bounds, get_episode_limit, make_vector_env, restart_ended
+from diffplan.environments import find_episode_limit, get_box_bounds, get_episode_limit, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
 from diffplan.seeding import Stream, make_generator, make_seed
 from diffplan.tasks.contracts import BehaviorContext
@@ -27,6 +27,8 @@ def complete_collection(env: EnvConfig, collection: CollectionConfig) -> tuple[E
     env = complete_env(env)
     if collection.episode_steps is None:
         collection = replace(collection, episode_steps=get_episode_limit(env))
+    elif find_episode_limit(env) is None:  # evaluations must end too
+        env = replace(env, env_kwargs={**env.env_kwargs, "max_episode_steps": collection.episode_steps})
     return env, collection
 
 

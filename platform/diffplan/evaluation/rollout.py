@@ -12,7 +12,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from diffplan.config import EnvConfig
-from diffplan.environments import get_box_bounds, make_vector_env, restart_ended
+from diffplan.environments import get_box_bounds, get_episode_limit, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
 from diffplan.evaluation.policies import follow_planner
 from diffplan.evaluation.record import Record
@@ -65,10 +65,11 @@ def evaluate_episodes(
         A result for each episode, and the recorded ones.
 
     Raises:
-        ConfigError: the environment cannot be made, or refuses the goal or takes no notice of it; the task measures
-            something else than it says.
+        ConfigError: the environment cannot be made, its episodes need not end, or it refuses the goal or takes no
+            notice of it; the task measures something else than it says.
     """
     make_policy = follow_planner(policy) if isinstance(policy, Planner) else policy
+    get_episode_limit(env)
     vector_env = make_vector_env(env, len(episodes))
     try:
         return _evaluate(make_policy, env, task_of(env), vector_env, list(episodes), seed, stream, goal, num_recorded)

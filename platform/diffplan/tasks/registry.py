@@ -118,9 +118,18 @@ def complete_env(env: EnvConfig) -> EnvConfig:
 
 
 def fill_roles(env: EnvConfig) -> EnvConfig:
-    """An environment that need not be installed here, with the roles that its own task knows; others stay unknown."""
-    complete = task_of(env).complete_env
-    return env if complete is None or task_of(env).name == DEFAULT_TASK else complete(env)
+    """An environment that need not be installed here, with the roles that its own task knows; others stay unknown.
+
+    Raises:
+        ConfigError: it names a task that cannot be found.
+    """
+    task = task_of(env)
+    if task.complete_env is None or task.name == DEFAULT_TASK:
+        return env
+    try:
+        return task.complete_env(env)
+    except ConfigError:  # a task may ask the environment itself, which is not installed here
+        return env
 
 
 def make_figures(env: EnvConfig) -> Figures:
