@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import collect, fit
+from small_runs import collect
 
 from diffplan.behaviors.collection import UnitCollector
 from diffplan.cli import main
@@ -19,8 +19,8 @@ from diffplan.cli.main import COMMANDS, find_command
 from diffplan.cli.overrides import list_fields
 from diffplan.cli.parsing import list_own_options
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.dataset import open_dataset
+from diffplan.data.writer import write_unit
 from diffplan.tasks.registry import find_experiment, get_preset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.state import TrainingState
