@@ -1,5 +1,6 @@
 """A small experiment for the tests of this directory: straight paths at constant velocity, and a tiny network."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import numpy as np
 from diffplan.config import (
     Config,
     DiffusionConfig,
-    EnvConfig,
     NetworkConfig,
     PlanningConfig,
     TrainingConfig,
@@ -16,11 +16,12 @@ from diffplan.config import (
 )
 from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.writer import create_dataset, write_unit
+from diffplan.tasks.maze2d.environment import ROLES
 from diffplan.types import Episode
 
 NUM_EPISODES, NUM_STEPS = 8, 30
 CONFIG = Config(
-    env=EnvConfig(env_id="diffplan/Maze2D-Open-v1"),
+    env=dataclasses.replace(ROLES, env_id="diffplan/Maze2D-Open-v1"),
     windows=WindowConfig(min_horizon=4, max_horizon=10, horizon_multiple=3, stride=2),
     network=NetworkConfig(dim=8, dim_mults=(1, 2)),
     diffusion=DiffusionConfig(num_diffusion_steps=8),
