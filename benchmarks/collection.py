@@ -36,7 +36,7 @@ def measure_collection(env: EnvConfig, collection: CollectionConfig) -> list[flo
         for unit in range(collection.num_units):
             start = time.process_time()
             record = write_unit(root, manifest, unit, collector.collect(unit))
-            rates.append(record.num_rows / (time.process_time() - start))
+            rates.append(record.shard.num_rows / (time.process_time() - start))
     return rates
 
 

@@ -40,7 +40,9 @@ def test_benchmark_has_the_options_of_all(name: str, helps: dict[str, str]) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["maze2d_references", "planning", "training"])
+@pytest.mark.parametrize(
+    "name", ["collection", "data", "evaluation", "maze2d_limits", "planning", "support", "training"]
+)
 def test_benchmark_runs_without_arguments_and_keeps_its_keys(name: str, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     command = [sys.executable, SCRIPTS[name], "--quick", "--json", results]
