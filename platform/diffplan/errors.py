@@ -5,6 +5,9 @@ was expected, what was got and what to do. The command line prints that line and
 exception is a defect and keeps its traceback. All take a single string, so that they survive pickling through Ray.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class DiffplanError(Exception):
     """Any error that the user can cure."""
@@ -51,3 +54,11 @@ def describe_error(error: BaseException) -> str:
     """Type and first line of an error, to be told in a message of one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """A line that names the unknown `name`, the nearest known one and the choices."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{kind}: expected one of {', '.join(choices)}; got {name!r}.{hint}"

@@ -9,9 +9,8 @@ from diffplan.behaviors.mixture import MixtureBehavior
 from diffplan.behaviors.policy_file import PREFIX as POLICY_PREFIX
 from diffplan.behaviors.policy_file import PolicyFileBehavior
 from diffplan.behaviors.random import RandomBehavior
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, load_object
-from diffplan.suggestion import unknown_name
 from diffplan.tasks.contracts import Behavior, BehaviorContext, BehaviorPart
 from diffplan.tasks.registry import task_of
 from diffplan.tasks.task import Task

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from diffplan.cli.command import AnyCommand, Group, Passthrough
 from diffplan.cli.output import show
 from diffplan.cli.parsing import parse
-from diffplan.errors import ConfigError, DiffplanError, Terminated
-from diffplan.suggestion import unknown_name
+from diffplan.errors import ConfigError, DiffplanError, Terminated, unknown_name
 
 COMMANDS = (
     *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "status", "pipeline", "data"),

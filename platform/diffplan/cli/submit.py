@@ -16,9 +16,8 @@ from diffplan.cli.output import show, write
 from diffplan.cli.overrides import split_overrides
 from diffplan.cli.parsing import list_own_options, parse
 from diffplan.config import config_from_dict
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import look_in_directory
-from diffplan.suggestion import unknown_name
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails

@@ -10,8 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
-from diffplan.errors import ConfigError
-from diffplan.suggestion import unknown_name
+from diffplan.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
 

@@ -52,9 +52,8 @@ from diffplan.diffusion.plan_expressions import (
     reduce,
     take,
 )
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, look_in_working_directory
-from diffplan.suggestion import unknown_name
 
 MAX_LENGTH, MAX_DEPTH, MAX_EXPONENT, MAX_INDEX = 2000, 50, 8, 10**6
 """Limits of an expression: characters, nesting, |exponent| and |index|. No text can keep a planner busy for long."""

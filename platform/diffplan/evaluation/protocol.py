@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from diffplan.config import EnvConfig
-from diffplan.errors import ConfigError
-from diffplan.suggestion import unknown_name
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.tasks.registry import task_of
 
 EPISODES_PER_UNIT = 50

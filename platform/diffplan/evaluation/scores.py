@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from diffplan.errors import ConfigError
-from diffplan.suggestion import unknown_name
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.tasks.contracts import Metric
 from diffplan.tasks.task import Task
 

@@ -9,13 +9,12 @@ from typing import Any
 
 from diffplan.checkpoint import load_checkpoint
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
-from diffplan.errors import CheckpointError, ConfigError
+from diffplan.errors import CheckpointError, ConfigError, unknown_name
 from diffplan.evaluation.baselines.mppi import MppiSettings, follow_mppi
 from diffplan.evaluation.baselines.offline_policy import DESCRIPTION, OfflinePolicy, load_offline_policy
 from diffplan.evaluation.policies import follow_clone, follow_planner, list_scripted
 from diffplan.planning.loading import load_planner, load_policy
 from diffplan.planning.planner import Planner
-from diffplan.suggestion import unknown_name
 from diffplan.tasks.contracts import MakePolicy, RolloutContext
 from diffplan.tasks.registry import complete_env, task_of
 

@@ -15,9 +15,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from diffplan.config import Config, EnvConfig
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, load_object
-from diffplan.suggestion import unknown_name
 from diffplan.tasks.task import Preset, Task
 
 if TYPE_CHECKING:

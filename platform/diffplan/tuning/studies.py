@@ -7,8 +7,7 @@ from pathlib import Path
 
 from diffplan.config import SearchConfig, config_from_json
 from diffplan.config.study import Among, Between, Scaled, Study
-from diffplan.errors import ConfigError
-from diffplan.suggestion import unknown_name
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.tasks.task import Task
 
 DEFAULT_STUDY = "planner"

@@ -15,9 +15,8 @@ from diffplan.cli.command import Arguments, Call, Command, advanced
 from diffplan.cli.output import show
 from diffplan.cli.overrides import override_section
 from diffplan.config import EnvConfig
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.progress import follow
-from diffplan.suggestion import unknown_name
 from diffplan.terminal import format_bytes
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import EnvConfig, PlanningConfig
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, load_object
 from diffplan.planning.control.controllers import (
     ActionController,
@@ -17,7 +17,6 @@ from diffplan.planning.control.controllers import (
     InverseDynamicsController,
     TrackingController,
 )
-from diffplan.suggestion import unknown_name
 
 InverseDynamics = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(observations, next observations) -> actions, all in environment units, float[batch, …]."""

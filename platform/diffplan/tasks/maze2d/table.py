@@ -33,7 +33,7 @@ from diffplan.cluster.tune import tune_planner
 from diffplan.config import Config, EnvConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm
 from diffplan.environments import get_episode_limit
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.evaluation.baselines.offline_policy import load_offline_policy
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.scores import normalize_score
@@ -41,7 +41,6 @@ from diffplan.evaluation.sources import BASELINE_PREFIX, PolicySource, find_poli
 from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
 from diffplan.run_directory import CALIBRATION, POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
-from diffplan.suggestion import unknown_name
 from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze, get_reference_returns
 from diffplan.tasks.maze2d.table_page import (
     MAZES,
