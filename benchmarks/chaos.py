@@ -23,9 +23,9 @@ from chaos_reader import Reader, collect_undisturbed, count_remains
 from chaos_writers import ENV, run_writer_chaos
 from harness import make_parser, make_scratch, parse_arguments, write_results
 
-from diffplan.data.dataset import open_dataset
-from diffplan.data.opening import open_store
-from diffplan.data.verification import find_damage
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.maintenance.verification import find_damage
+from diffplan.storage.opening import open_store
 
 
 def measure(scenario: str, num_kills: int, seed: int) -> dict[str, object]:

@@ -21,7 +21,7 @@ from harness import make_parser, parse_arguments, write_results
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.environments import make_vector_env
 from diffplan.tasks.registry import get_preset
 

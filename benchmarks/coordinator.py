@@ -32,16 +32,16 @@ import ray
 from harness import get_command, make_parser, parse_arguments, write_results
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
-from diffplan.cluster.collect import collect
+from diffplan.cluster.collect.coordinator import collect
 from diffplan.cluster.runtime import ray_session
 from diffplan.cluster.units import run_units
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import pin_commits
-from diffplan.data.format import Manifest
-from diffplan.data.opening import open_store
-from diffplan.data.store import Store
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.commit import list_committed_units
+from diffplan.data.format.dataset import pin_commits
+from diffplan.data.format.manifest import Manifest
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import Store
 from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode
 

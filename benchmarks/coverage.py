@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from harness import make_parser, make_scratch, parse_arguments, run_diffplan, write_results
 
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.tasks.registry import get_preset
 

@@ -27,16 +27,16 @@ from harness import make_parser, make_scratch, parse_arguments, write_results
 from torch.utils.data import DataLoader, Dataset
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
-from diffplan.data.conditions import Conditions
-from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
-from diffplan.data.episodes import EpisodeTable
-from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.normalization import Normalizer
-from diffplan.data.readers import make_window_reader
-from diffplan.data.store import LocalStore
-from diffplan.data.window_index import WindowIndex
-from diffplan.data.windows import Windows
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset, write_snapshot
+from diffplan.data.format.episodes import EpisodeTable
+from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.windows.conditions import Conditions
+from diffplan.data.windows.mapped_windows import Windows
+from diffplan.data.windows.normalization import Normalizer
+from diffplan.data.windows.readers import make_window_reader
+from diffplan.data.windows.window_index import WindowIndex
+from diffplan.storage.store import LocalStore
 from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode
 

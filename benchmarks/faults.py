@@ -43,14 +43,14 @@ from ray.cluster_utils import Cluster
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.data.dataset import open_dataset
-from diffplan.data.opening import open_store
-from diffplan.data.verification import find_damage
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.maintenance.verification import find_damage
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.planning.loading import load_planner
 from diffplan.planning.settings import load_settings
 from diffplan.seeding import Stream
+from diffplan.storage.opening import open_store
 from diffplan.tuning.metrics import summarize_trial
 
 NODE_MEMORY = 80 * 2**20

@@ -24,9 +24,9 @@ import ray
 from harness import make_parser, parse_arguments, write_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffplan.cluster.collect import collect
+from diffplan.cluster.collect.coordinator import collect
 from diffplan.cluster.runtime import ray_session
-from diffplan.cluster.train import train_on_cluster
+from diffplan.cluster.train.driver import train_on_cluster
 from diffplan.config import Config, with_overrides
 from diffplan.tasks.registry import get_preset
 

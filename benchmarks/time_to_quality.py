@@ -26,7 +26,7 @@ from harness import find_dataset, make_parser, make_scratch, parse_arguments, ru
 
 from diffplan.checkpoint import is_checkpoint, load_training_state, save_checkpoint
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.evaluation.scores import compute_interval

@@ -37,9 +37,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import TrajectoryDataset, open_dataset
-from diffplan.data.normalization import Normalizer
-from diffplan.data.prefetch import Prefetcher
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.windows.normalization import Normalizer
+from diffplan.data.windows.prefetch import Prefetcher
 from diffplan.diffusion.schedule import make_schedule
 from diffplan.networks import blocks, packing, temporal_unet
 from diffplan.networks.factory import make_network
@@ -294,7 +294,7 @@ MEMORY_SCRIPT = """
 import sys, torch
 torch.set_num_threads(2)
 from diffplan.config import with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.tasks.registry import get_preset
 from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batches import TrainingBatches

@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from training import HORIZON, PlainLoop
 
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
 from diffplan.tasks.registry import get_preset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import TrainingProgress, train

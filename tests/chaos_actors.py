@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.commit import list_committed_units
-from diffplan.data.opening import open_store
+from diffplan.data.format.commit import list_committed_units
+from diffplan.storage.opening import open_store
 
 PRESET = "maze2d-umaze"
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")

@@ -18,14 +18,14 @@ import numpy as np
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import list_orphans, open_dataset, read_manifest
-from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS
-from diffplan.data.opening import open_store
-from diffplan.data.snapshot import DatasetState, read_commits
-from diffplan.data.store import TEMPORARY_PREFIX
-from diffplan.data.verification import check_shard
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.commit import list_committed_units
+from diffplan.data.format.dataset import list_orphans, open_dataset, read_manifest
+from diffplan.data.format.manifest import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS
+from diffplan.data.format.snapshot import DatasetState, read_commits
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.verification import check_shard
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import TEMPORARY_PREFIX
 
 NUM_LOOKED_AT_AGAIN = 20
 """Shards of earlier looks that every look reads again, beside all that are new."""

@@ -35,12 +35,12 @@ from typing import NoReturn
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.format import commit_name
-from diffplan.data.store import LocalStore
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.commit import list_committed_units
+from diffplan.data.format.dataset import open_dataset, write_snapshot
+from diffplan.data.format.manifest import commit_name
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import DataError
+from diffplan.storage.store import LocalStore
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
 COLLECTION = CollectionConfig(behavior="waypoint:0.7,random:0.3", episode_steps=40, episodes_per_unit=3)

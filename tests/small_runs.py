@@ -6,8 +6,8 @@ from typing import Any
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import CollectionConfig, Config, EnvConfig
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset, write_snapshot
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import train
 from diffplan.training.state import TrainingState

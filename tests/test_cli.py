@@ -19,8 +19,8 @@ from diffplan.cli.main import COMMANDS, find_command
 from diffplan.cli.overrides import list_fields
 from diffplan.cli.parsing import list_own_options
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import open_dataset
-from diffplan.data.writer import write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.writer import write_unit
 from diffplan.tasks.registry import find_experiment, get_preset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.state import TrainingState

@@ -20,10 +20,10 @@ from diffplan.cli import main
 from diffplan.cli.data import ACTIONS
 from diffplan.cli.data.keeping import parse_source
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.dataset import TrajectoryDataset, open_dataset, read_manifest
-from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
-from diffplan.data.opening import open_store
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset, read_manifest
+from diffplan.data.format.manifest import Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.storage.opening import open_store
 from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode
@@ -603,7 +603,7 @@ def test_an_interrupt_is_one_line(
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffplan.progress.Progress.move_to", interrupt)  # after the first unit
+    monkeypatch.setattr("diffplan.runs.progress.Progress.move_to", interrupt)  # after the first unit
     code, out, err = run(capsys, "merge", tmp_path / "all", f"a={umaze}", f"b={umaze}")
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "interrupted"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diffplan.cli.scaffold import find_template, make_package
 from diffplan.errors import ConfigError
-from diffplan.scaffold import find_template, make_package
 
 ROOT = Path(__file__).parents[1]
 CHECK = """

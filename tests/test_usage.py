@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from diffplan import usage as usage_module
 from diffplan.cli import main
-from diffplan.data.store import LocalStore
+from diffplan.cli.run_status import read_status
 from diffplan.errors import DataError, StoreError
-from diffplan.status import read_status
-from diffplan.usage import STALE_SECONDS, UsageRecorder, read_usage, record_usage
+from diffplan.runs import usage as usage_module
+from diffplan.runs.usage import STALE_SECONDS, UsageRecorder, read_usage, record_usage
+from diffplan.storage.store import LocalStore
 
 
 def test_an_attempt_records_what_it_held_and_how_far_it_came(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_killed_process_is_told_from_one_at_work(tmp_path: Path) -> None:
     """A search that was begun: its journal is there, and its process says no last word."""
     (tmp_path / "study.journal").touch()
     code = (
-        "import sys, time; from diffplan.usage import record_usage\n"
+        "import sys, time; from diffplan.runs.usage import record_usage\n"
         "with record_usage(sys.argv[1], 'tune', cpus=3, total=8, unit='trials') as usage:\n"
         "    usage.count(5); usage._write('running', None); print('begun', flush=True); time.sleep(600)"
     )

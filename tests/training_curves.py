@@ -6,7 +6,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffplan.config import Config
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import train
 from diffplan.training.state import TrainingState

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffplan.config import Config, EnvConfig, PlanningConfig, with_overrides
-    from diffplan.data.dataset import TrajectoryDataset, open_dataset
+    from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
     from diffplan.evaluation.acting import LoadedPolicy, load_policy
     from diffplan.planning.loading import load_planner
     from diffplan.planning.planner import Planner
@@ -29,8 +29,8 @@ _HOMES = {
     "EnvConfig": "diffplan.config",
     "PlanningConfig": "diffplan.config",
     "with_overrides": "diffplan.config",
-    "TrajectoryDataset": "diffplan.data.dataset",
-    "open_dataset": "diffplan.data.dataset",
+    "TrajectoryDataset": "diffplan.data.format.dataset",
+    "open_dataset": "diffplan.data.format.dataset",
     "LoadedPolicy": "diffplan.evaluation.acting",
     "load_policy": "diffplan.evaluation.acting",
     "Planner": "diffplan.planning.planner",

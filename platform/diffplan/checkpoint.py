@@ -13,7 +13,7 @@ A directory without a `config.json`, or with files that do not match it, is not 
 never taken for whole. Loading never unpickles.
 
 A checkpoint may lie in an object store too. What is loaded from there by its URL is copied to the local cache first
-(`diffplan.data.cache`), where a copy is found again as long as the checkpoint stays the same.
+(`diffplan.data.format.cache`), where a copy is found again as long as the checkpoint stays the same.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
 from diffplan.config import Config, config_from_dict, config_to_dict
-from diffplan.data.cache import cache_directory
-from diffplan.data.normalization import Normalizer
-from diffplan.data.opening import open_store
-from diffplan.data.store import LocalStore, Store
+from diffplan.data.format.cache import cache_directory
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError, ConfigError, StoreError
 from diffplan.layout import Layout
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import LocalStore, Store
 from diffplan.tasks.pretrained import PREFIX, find_pretrained
 
 FORMAT_VERSION = 1

@@ -6,8 +6,8 @@ import pytest
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.dataset import open_dataset
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError
 
 ENV = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")

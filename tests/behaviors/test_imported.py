@@ -10,8 +10,8 @@ from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.behaviors.random import RandomBehavior
 from diffplan.behaviors.registry import list_columns, make_behavior
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.dataset import open_dataset
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import ConfigError
 from diffplan.seeding import Stream, make_generator
 from diffplan.tasks.contracts import BehaviorContext, BehaviorPart

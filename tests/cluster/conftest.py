@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffplan.cluster.collect import collect
+from diffplan.cluster.collect.coordinator import collect
 from diffplan.config import Config, with_overrides
 from diffplan.planning import calibration
 from diffplan.planning.companions.horizon_model import fit_horizon_model
@@ -62,7 +62,7 @@ def tiny_dataset(ray_cluster: None, tiny_config: Config, tmp_path_factory: pytes
 def tiny_checkpoint(
     ray_cluster: None, tiny_config: Config, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    from diffplan.cluster.train import train_on_cluster
+    from diffplan.cluster.train.driver import train_on_cluster
 
     return train_on_cluster(
         tiny_config, tiny_dataset, tmp_path_factory.mktemp("tiny") / "checkpoint", cpus_per_worker=1

@@ -10,9 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from chaos_actors import run_actor_chaos
 from chaos_reader import Reader, collect_undisturbed, count_remains
 
-from diffplan.data.dataset import open_dataset
-from diffplan.data.opening import open_store
-from diffplan.data.verification import find_damage
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.maintenance.verification import find_damage
+from diffplan.storage.opening import open_store
 
 NUM_KILLS = 10
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from diffplan.behaviors.collection import make_manifest
-from diffplan.cluster.collect import collect
+from diffplan.cluster.collect.coordinator import collect
 from diffplan.config import Config, with_overrides
-from diffplan.data.commit import list_committed_units, read_commit
-from diffplan.data.dataset import list_snapshots, open_dataset, read_manifest
-from diffplan.data.format import Manifest, commit_name
-from diffplan.data.opening import open_store
-from diffplan.data.store import TEMPORARY_PREFIX, Store
-from diffplan.data.verification import find_damage
-from diffplan.data.writer import create_dataset
+from diffplan.data.format.commit import list_committed_units, read_commit
+from diffplan.data.format.dataset import list_snapshots, open_dataset, read_manifest
+from diffplan.data.format.manifest import Manifest, commit_name
+from diffplan.data.format.writer import create_dataset
+from diffplan.data.maintenance.verification import find_damage
 from diffplan.errors import ClusterError, DataError
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import TEMPORARY_PREFIX, Store
 from diffplan.tasks.registry import get_preset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -119,7 +119,7 @@ def test_a_coordinator_that_begins_just_after_another_goes_on_with_its_dataset(
             raise DataError(f"{root}: expected a dataset")
         return read_manifest(store)
 
-    monkeypatch.setattr("diffplan.cluster.collect.read_manifest", read_late)
+    monkeypatch.setattr("diffplan.cluster.collect.coordinator.read_manifest", read_late)
     assert collect(config.env, config.collection, root, num_workers=1, resume=True).content_hash() == undisturbed
     assert looks
     with pytest.raises(DataError, match="there is a dataset already"):

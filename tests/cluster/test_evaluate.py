@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from diffplan.cluster.evaluate import NUM_RECORDED, evaluate
+from diffplan.cluster.evaluate.coordinator import NUM_RECORDED, evaluate
 from diffplan.config import EnvConfig
 from diffplan.errors import CheckpointError, ClusterError, ConfigError
 from diffplan.evaluation.protocol import EPISODES_PER_UNIT

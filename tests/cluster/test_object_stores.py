@@ -13,13 +13,13 @@ from s3_server import S3Server, run_s3_server
 
 from diffplan import cli
 from diffplan.checkpoint import load_checkpoint
-from diffplan.cluster.collect import collect
+from diffplan.cluster.collect.coordinator import collect
 from diffplan.cluster.store_variables import adopt_variables, find_variables
-from diffplan.cluster.train import train_on_cluster
+from diffplan.cluster.train.driver import train_on_cluster
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset
-from diffplan.data.object_store import ObjectStore
-from diffplan.data.opening import open_store
+from diffplan.data.format.dataset import list_orphans, list_snapshots, open_dataset
+from diffplan.storage.object_store import ObjectStore
+from diffplan.storage.opening import open_store
 from diffplan.tasks.registry import get_preset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.cluster.collect import collect
-from diffplan.cluster.train import train_on_cluster
+from diffplan.cluster.collect.coordinator import collect
+from diffplan.cluster.train.driver import train_on_cluster
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import CheckpointError, DataError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

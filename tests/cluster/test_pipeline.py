@@ -6,7 +6,7 @@ import pytest
 from diffplan import cli
 from diffplan.cluster.pipeline import new_run_directory, point_latest, run_pipeline
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import ConfigError
 from diffplan.evaluation.table import format_table
 

@@ -10,13 +10,13 @@ from s3_server import S3Server, run_s3_server
 
 from diffplan import cli
 from diffplan.cluster.pipeline import run_pipeline
-from diffplan.cluster.tune import tune_planner
+from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import Config
-from diffplan.data.opening import open_store
-from diffplan.data.store import Store
 from diffplan.errors import ConfigError
+from diffplan.runs.usage import record_usage
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import Store
 from diffplan.tuning.journal import SearchJournal
-from diffplan.usage import record_usage
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 

@@ -8,9 +8,9 @@ import pytest
 import ray
 import torch
 
-from diffplan.cluster import evaluate as evaluation
-from diffplan.cluster.evaluate import evaluate
-from diffplan.cluster.planner_actor import RemotePlanner, count_planners, spawn_planners
+from diffplan.cluster.evaluate import coordinator as evaluation
+from diffplan.cluster.evaluate.coordinator import evaluate
+from diffplan.cluster.evaluate.planner_actor import RemotePlanner, count_planners, spawn_planners
 from diffplan.errors import ClusterError, ConfigError, PlanningError
 from diffplan.evaluation.protocol import EPISODES_PER_UNIT
 from diffplan.evaluation.sources import find_policy

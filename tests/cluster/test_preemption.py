@@ -13,11 +13,11 @@ import ray
 from training_curves import assert_equal_weights, read_scalars, train_without_ray
 
 from diffplan.checkpoint import is_checkpoint, load_checkpoint
-from diffplan.cluster.train import train_on_cluster
-from diffplan.cluster.train_storage import list_checkpoints, open_run
+from diffplan.cli.run_status import read_status
+from diffplan.cluster.train.driver import train_on_cluster
+from diffplan.cluster.train.storage import list_checkpoints, open_run
 from diffplan.config import Config, config_to_json, with_overrides
-from diffplan.status import read_status
-from diffplan.usage import read_usage
+from diffplan.runs.usage import read_usage
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

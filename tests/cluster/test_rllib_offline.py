@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from diffplan.data.dataset import open_dataset
 from diffplan.data.exchange.parquet import export_parquet
+from diffplan.data.format.dataset import open_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

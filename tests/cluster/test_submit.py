@@ -16,10 +16,10 @@ from local_head import ROOT, Head, start_head
 
 from diffplan.cli import main
 from diffplan.cli.submit import SUBMITTABLE, check_places
-from diffplan.cluster import submit as submit_module
-from diffplan.cluster.job_server import Tail
+from diffplan.cluster.jobs import submit as submit_module
+from diffplan.cluster.jobs.job_server import Tail
+from diffplan.cluster.jobs.submit import EXCLUDES, check_upload, make_entrypoint, make_runtime_env
 from diffplan.cluster.ray_private import make_exclusion
-from diffplan.cluster.submit import EXCLUDES, check_upload, make_entrypoint, make_runtime_env
 from diffplan.errors import ClusterError, ConfigError
 
 PRESET = "maze2d-umaze-smoke"

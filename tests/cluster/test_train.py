@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_curves import assert_equal_weights, read_scalars, train_without_ray
 
 from diffplan.checkpoint import is_checkpoint, load_checkpoint, load_training_state
-from diffplan.cluster.train import train_on_cluster
+from diffplan.cluster.train.driver import train_on_cluster
 from diffplan.config import Config, with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import CheckpointError, ConfigError, DataError
 from diffplan.planning.loading import load_planner
 

@@ -16,10 +16,10 @@ from ray.util import placement_group_table
 from training_curves import assert_equal_weights, read_scalars, train_without_ray
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.cluster.elastic import MAX_FAILURES, RunTrainer, _EvenShares, _FailuresInARow, find_sizes
 from diffplan.cluster.ray_private import FailureDecision, WorkerGroup
-from diffplan.cluster.train import train_on_cluster
-from diffplan.cluster.train_storage import RAY_NOTE, find_newest_checkpoint, list_checkpoints, open_run, sweep
+from diffplan.cluster.train.driver import train_on_cluster
+from diffplan.cluster.train.elastic import MAX_FAILURES, RunTrainer, _EvenShares, _FailuresInARow, find_sizes
+from diffplan.cluster.train.storage import RAY_NOTE, find_newest_checkpoint, list_checkpoints, open_run, sweep
 from diffplan.config import Config, config_to_json, with_overrides
 from diffplan.errors import ConfigError, DataError, StoreError
 

@@ -20,8 +20,8 @@ from diffplan.checkpoint import (
     load_training_state,
     save_companion,
 )
-from diffplan.cluster.train import train_on_cluster
-from diffplan.cluster.train_storage import (
+from diffplan.cluster.train.driver import train_on_cluster
+from diffplan.cluster.train.storage import (
     RAY_NOTE,
     LocalRun,
     find_newest_checkpoint,
@@ -33,8 +33,8 @@ from diffplan.cluster.train_storage import (
     sweep_scratch_directories,
 )
 from diffplan.config import Config, with_overrides
-from diffplan.data.opening import open_store
 from diffplan.errors import CheckpointError, StoreError
+from diffplan.storage.opening import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

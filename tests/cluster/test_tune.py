@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from diffplan.cli import main
-from diffplan.cluster.collect import collect
-from diffplan.cluster.tune import tune_planner, tune_training
+from diffplan.cluster.collect.coordinator import collect
+from diffplan.cluster.tune.search import tune_planner, tune_training
 from diffplan.config import Config, config_from_dict, with_overrides
 from diffplan.config.study import Among, Between, Study
 from diffplan.errors import ConfigError, DataError

@@ -10,15 +10,15 @@ import ray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffplan.behaviors.collection import make_manifest
+from diffplan.cli.run_status import read_status
 from diffplan.cluster import work_meter
-from diffplan.cluster.collect import CollectionActor, collect
-from diffplan.cluster.evaluate import evaluate
+from diffplan.cluster.collect.coordinator import CollectionActor, collect
+from diffplan.cluster.evaluate.coordinator import evaluate
 from diffplan.cluster.work_meter import meter_work
-from diffplan.data.opening import open_store
-from diffplan.data.writer import create_dataset
-from diffplan.status import read_status
+from diffplan.data.format.writer import create_dataset
+from diffplan.runs.usage import read_usage, record_usage
+from diffplan.storage.opening import open_store
 from diffplan.tasks.registry import get_preset
-from diffplan.usage import read_usage, record_usage
 
 
 def read_curve(directory: Path, name: str) -> list[tuple[int, float]]:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from diffplan import cli
-from diffplan.cluster.train import train_on_cluster
+from diffplan.cluster.train.driver import train_on_cluster
 from diffplan.config import Config, config_from_json
 
 

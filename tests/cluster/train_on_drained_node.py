@@ -16,9 +16,9 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from diffplan.cluster.train import train_on_cluster
+from diffplan.cluster.train.driver import train_on_cluster
 from diffplan.config import Config, config_from_json
-from diffplan.usage import read_usage
+from diffplan.runs.usage import read_usage
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from diffplan.cluster.train import train_on_cluster
+from diffplan.cluster.train.driver import train_on_cluster
 from diffplan.config import Config, config_from_json
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 from made_up_episodes import edit_shard_record, overwrite, shard_of, write_dataset
 
-from diffplan.data.checksums import compute_checksums
-from diffplan.data.dataset import read_manifest
-from diffplan.data.opening import open_store
-from diffplan.data.record import encode_record
-from diffplan.data.writer import locate_columns
+from diffplan.data.format.checksums import compute_checksums
+from diffplan.data.format.dataset import read_manifest
+from diffplan.data.format.record import encode_record
+from diffplan.data.format.writer import locate_columns
+from diffplan.storage.opening import open_store
 
 LENGTHS = [[5, 7], [4, 8], [3, 9]]
 """Shards of equal sizes, so that what is swapped is not found by size."""

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
-from diffplan.data.opening import open_store
-from diffplan.data.record import decode_record, encode_record
-from diffplan.data.verification import find_damage
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.manifest import Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.record import decode_record, encode_record
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.verification import find_damage
+from diffplan.storage.opening import open_store
 from diffplan.types import Episode
 
 OBSERVATION_DIM, ACTION_DIM, GOAL_DIM = 3, 2, 2

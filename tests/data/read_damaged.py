@@ -11,10 +11,10 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[2] / folder) for folder in ("platform", "envs")]
 
 from diffplan.cli import main  # noqa: E402
-from diffplan.data.dataset import open_dataset  # noqa: E402
-from diffplan.data.opening import open_store  # noqa: E402
-from diffplan.data.shard_reader import ShardReader  # noqa: E402
-from diffplan.data.verification import find_damage  # noqa: E402
+from diffplan.data.format.dataset import open_dataset  # noqa: E402
+from diffplan.data.format.shard_reader import ShardReader  # noqa: E402
+from diffplan.data.maintenance.verification import find_damage  # noqa: E402
+from diffplan.storage.opening import open_store  # noqa: E402
 
 
 def touch(root: Path) -> float:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from walks import make_units
 
-from diffplan.data.compaction import compact
-from diffplan.data.dataset import open_dataset, read_manifest
-from diffplan.data.merging import Source, merge
-from diffplan.data.opening import open_store
-from diffplan.data.writer import write_unit
+from diffplan.data.format.dataset import open_dataset, read_manifest
+from diffplan.data.format.writer import write_unit
+from diffplan.data.maintenance.compaction import compact
+from diffplan.data.maintenance.merging import Source, merge
+from diffplan.storage.opening import open_store
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["struck_processes"])

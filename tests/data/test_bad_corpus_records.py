@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_episodes import commit_of, require_undamaged, write_dataset
 
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.record import decode_record, encode_record
-from diffplan.data.snapshot import METADATA_KEY
+from diffplan.data.format.dataset import open_dataset, write_snapshot
+from diffplan.data.format.record import decode_record, encode_record
+from diffplan.data.format.snapshot import METADATA_KEY
 from diffplan.errors import DataError
 
 EPISODE, REWARD, GOAL = ("episodes", 1), ("statistics", "reward"), ("statistics", "goal")

@@ -22,8 +22,8 @@ from damaged_datasets import (
 )
 from made_up_episodes import commit_of, overwrite, shard_of, write_dataset
 
-from diffplan.data.dataset import open_dataset
-from diffplan.data.shard_reader import ShardReader
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.shard_reader import ShardReader
 from diffplan.errors import DataError
 
 NUM_ROWS = sum(LENGTHS[0])
@@ -363,8 +363,8 @@ def test_shard(case, prepared, outcomes):
 FLIPPED_BITS = """
 import sys
 import pyarrow as pa
-from diffplan.data.dataset import open_dataset
-from diffplan.data.structure import check_structure
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.structure import check_structure
 from diffplan.errors import DataError
 dataset = open_dataset(sys.argv[1])
 shard = dataset.shards[0]

@@ -20,11 +20,11 @@ from made_up_episodes import (
     write_dataset,
 )
 
-from diffplan.data.dataset import list_orphans, open_dataset, write_snapshot
-from diffplan.data.opening import open_store
-from diffplan.data.sweeping import find_sweepable
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import list_orphans, open_dataset, write_snapshot
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.sweeping import find_sweepable
 from diffplan.errors import DataError, StoreError
+from diffplan.storage.opening import open_store
 
 MANIFEST, COMMIT, SNAPSHOT = "_dataset.json", "commits/00000001.json", "snapshots/0.parquet"
 
@@ -244,7 +244,7 @@ def test_refused_writes_leave_the_dataset_as_it_was(tmp_path, monkeypatch, call,
 
 MANY_SHARDS = """
 import resource, sys
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import DataError
 dataset = open_dataset(sys.argv[1])
 dataset.column(dataset.shards[0], "reward")

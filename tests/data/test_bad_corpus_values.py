@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from made_up_episodes import make_episode, make_manifest, require_undamaged
 
-from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest, make_columns
-from diffplan.data.normalization import Normalizer
-from diffplan.data.opening import open_store
-from diffplan.data.verification import drop_damage, find_damage
-from diffplan.data.window_index import WindowIndex
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import Manifest, make_columns
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.verification import drop_damage, find_damage
+from diffplan.data.windows.normalization import Normalizer
+from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import DataError
+from diffplan.storage.opening import open_store
 from diffplan.types import Episode
 
 

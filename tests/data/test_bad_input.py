@@ -24,10 +24,10 @@ from made_up_episodes import (
     write_dataset,
 )
 
-from diffplan.data.checksums import compute_checksums
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.record import decode_record, encode_record
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.checksums import compute_checksums
+from diffplan.data.format.dataset import open_dataset, write_snapshot
+from diffplan.data.format.record import decode_record, encode_record
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 
 

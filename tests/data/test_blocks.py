@@ -20,15 +20,15 @@ from walks import (
     write_walks,
 )
 
-from diffplan.data.blocks import BlockReader
-from diffplan.data.compaction import compact
-from diffplan.data.conditions import Conditions
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.format import Task
-from diffplan.data.opening import open_store
-from diffplan.data.window_index import WindowIndex
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset, write_snapshot
+from diffplan.data.format.manifest import Task
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.compaction import compact
+from diffplan.data.windows.blocks import BlockReader
+from diffplan.data.windows.conditions import Conditions
+from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import DataError
+from diffplan.storage.opening import open_store
 
 ROW_BYTES = 20
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffplan.data.cache import fetch_shard
-from diffplan.data.checksums import compute_checksums, read_checked, read_range
-from diffplan.data.commit_record import CHUNK_BYTES, ShardRecord
-from diffplan.data.store import LocalStore
+from diffplan.data.format.cache import fetch_shard
+from diffplan.data.format.checksums import compute_checksums, read_checked, read_range
+from diffplan.data.format.commit_record import CHUNK_BYTES, ShardRecord
 from diffplan.errors import DataError, StoreError
+from diffplan.storage.store import LocalStore
 
 NUM_BYTES = 2 * CHUNK_BYTES + 1000  # the last chunk is short
 CONTENT = np.random.default_rng(0).bytes(NUM_BYTES)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from made_up_episodes import make_episode, make_manifest, require_undamaged, write_dataset
 
-import diffplan.data.store
-from diffplan.data.commit import commit_unit, encode_commit, list_committed_units, read_commit
-from diffplan.data.dataset import list_orphans, open_dataset
-from diffplan.data.store import LocalStore
-from diffplan.data.writer import create_dataset, write_unit
+import diffplan.storage.store
+from diffplan.data.format.commit import commit_unit, encode_commit, list_committed_units, read_commit
+from diffplan.data.format.dataset import list_orphans, open_dataset
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.storage.store import LocalStore
 
 
 def run_threads(functions):
@@ -49,7 +49,7 @@ def test_put_leaves_nothing_behind_when_it_fails(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(diffplan.data.store.os, "link", fail)
+    monkeypatch.setattr(diffplan.storage.store.os, "link", fail)
     with pytest.raises(OSError, match="no space"):
         LocalStore(tmp_path).put_if_absent("commit.json", b"content")
     assert not list(tmp_path.iterdir())
@@ -100,7 +100,7 @@ def test_shards_without_a_commit_are_invisible_and_listed(tmp_path, monkeypatch)
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffplan.data.writer.commit_unit", die)
+    monkeypatch.setattr("diffplan.data.format.writer.commit_unit", die)
     with pytest.raises(KeyboardInterrupt):
         write_unit(tmp_path, before.manifest, 2, [make_episode(2, 7)])
     monkeypatch.undo()
@@ -130,8 +130,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from made_up_episodes import make_episode
-from diffplan.data.format import Manifest
-from diffplan.data.writer import write_unit
+from diffplan.data.format.manifest import Manifest
+from diffplan.data.format.writer import write_unit
 
 root = Path(sys.argv[1])
 manifest = Manifest.from_json((root / "_dataset.json").read_bytes(), root)

@@ -18,16 +18,22 @@ from struck_processes import (
 )
 from walks import NAMES, flip_bit, make_units, write_walks
 
-from diffplan.data.compaction import compact, plan_compaction
-from diffplan.data.dataset import list_orphans, list_snapshots, open_dataset, read_manifest, write_snapshot
-from diffplan.data.opening import open_store
-from diffplan.data.snapshot import read_state
-from diffplan.data.store import LocalStore
-from diffplan.data.sweeping import sweep
-from diffplan.data.verification import drop_damage, find_damage
-from diffplan.data.windows import Windows
-from diffplan.data.writer import write_unit
+from diffplan.data.format.dataset import (
+    list_orphans,
+    list_snapshots,
+    open_dataset,
+    read_manifest,
+    write_snapshot,
+)
+from diffplan.data.format.snapshot import read_state
+from diffplan.data.format.writer import write_unit
+from diffplan.data.maintenance.compaction import compact, plan_compaction
+from diffplan.data.maintenance.sweeping import sweep
+from diffplan.data.maintenance.verification import drop_damage, find_damage
+from diffplan.data.windows.mapped_windows import Windows
 from diffplan.errors import DataError
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import LocalStore
 
 LENGTHS = [[30, 4, 17], [9, 25], [3, 40], [12], [8, 8, 8]]
 

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 from made_up_episodes import make_episode, make_manifest, write_dataset
 
-from diffplan.data.commit import read_commit
-from diffplan.data.commit_record import EpisodeRecord
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.episodes import CORE, CORE_DTYPES, EpisodeTable, episodes_schema, make_episode_table
-from diffplan.data.format import Column, make_columns
-from diffplan.data.store import LocalStore
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.commit import read_commit
+from diffplan.data.format.commit_record import EpisodeRecord
+from diffplan.data.format.dataset import open_dataset, write_snapshot
+from diffplan.data.format.episodes import CORE, CORE_DTYPES, EpisodeTable, episodes_schema, make_episode_table
+from diffplan.data.format.manifest import Column, make_columns
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.storage.store import LocalStore
 
 LENGTHS = [[5, 7], [4], [6, 9, 3]]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 
-from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
-from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset, write_snapshot
+from diffplan.data.format.manifest import Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.types import Episode
 
 PAGE = Path(__file__).parents[2] / "docs" / "data_readers.md"

@@ -6,17 +6,17 @@ import pytest
 from struck_processes import draw_times, merge_once, run_struck
 from walks import ENV, make_manifest, make_units, write_walks
 
-from diffplan.data.commit import list_committed_units
-from diffplan.data.compaction import compact
-from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Column, make_columns
-from diffplan.data.merging import Source, merge, read_episode
-from diffplan.data.opening import open_store
-from diffplan.data.snapshot import list_snapshots
-from diffplan.data.verification import find_damage
-from diffplan.data.window_index import WindowIndex
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.commit import list_committed_units
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import Column, make_columns
+from diffplan.data.format.snapshot import list_snapshots
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.compaction import compact
+from diffplan.data.maintenance.merging import Source, merge, read_episode
+from diffplan.data.maintenance.verification import find_damage
+from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import DataError
+from diffplan.storage.opening import open_store
 
 LENGTHS = {"a": [[30, 4, 17], [9, 25]], "b": [[3], [40], [12]], "c": [[8, 6, 7, 5]]}
 

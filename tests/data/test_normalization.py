@@ -7,8 +7,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diffplan.data.normalization import Normalizer
-from diffplan.data.statistics import NUM_QUANTILES, compute_statistics, merge_statistics
+from diffplan.data.format.statistics import NUM_QUANTILES, compute_statistics, merge_statistics
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError
 
 

@@ -12,15 +12,15 @@ import pytest
 from made_up_episodes import make_episode, make_manifest, write_dataset
 from s3_server import S3Server, run_s3_server
 
-from diffplan.data.commit import commit_unit, list_committed_units
-from diffplan.data.dataset import list_orphans, open_dataset, read_manifest, write_snapshot
-from diffplan.data.format import commit_name
-from diffplan.data.object_store import ObjectStore
-from diffplan.data.opening import open_store
-from diffplan.data.verification import find_damage
-from diffplan.data.windows import Windows
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.commit import commit_unit, list_committed_units
+from diffplan.data.format.dataset import list_orphans, open_dataset, read_manifest, write_snapshot
+from diffplan.data.format.manifest import commit_name
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.verification import find_damage
+from diffplan.data.windows.mapped_windows import Windows
 from diffplan.errors import DataError, StoreError
+from diffplan.storage.object_store import ObjectStore
+from diffplan.storage.opening import open_store
 
 LENGTHS = [[5, 7], [4, 6], [9]]
 
@@ -216,10 +216,10 @@ sys.path.insert(0, tests)
 random.seed(int(sys.argv[5]))
 import aiobotocore.session, s3fs
 from made_up_episodes import make_episode
-from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import read_manifest
-from diffplan.data.object_store import ObjectStore
-from diffplan.data.writer import write_unit
+from diffplan.data.format.commit import list_committed_units
+from diffplan.data.format.dataset import read_manifest
+from diffplan.storage.object_store import ObjectStore
+from diffplan.data.format.writer import write_unit
 
 def write(ready):
     store = ObjectStore(url)
@@ -372,7 +372,7 @@ def test_file_systems_that_only_look_first_are_refused():
 
 FORK = """
 import os, sys
-from diffplan.data.object_store import ObjectStore
+from diffplan.storage.object_store import ObjectStore
 
 store = ObjectStore(sys.argv[1])
 store.write("shards/a", [b"parent"])

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.exchange import step_files
 from diffplan.data.exchange.parquet import export_parquet
-from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.format.manifest import Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 from diffplan.types import Episode
 
@@ -252,7 +252,7 @@ def test_an_interrupted_export_leaves_nothing(dataset: TrajectoryDataset, tmp_pa
 def run_export(dataset: TrajectoryDataset, out: Path, before: str) -> subprocess.CompletedProcess[str]:
     code = f"""
 import os, resource, signal
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.data.exchange.parquet import export_parquet
 from diffplan.errors import DataError
 on_progress = None

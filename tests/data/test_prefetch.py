@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from diffplan.data.prefetch import Prefetcher
+from diffplan.data.windows.prefetch import Prefetcher
 
 
 def count_threads():

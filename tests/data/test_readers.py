@@ -22,18 +22,18 @@ from walks import (
     write_walks,
 )
 
-from diffplan.data import readers
-from diffplan.data.blocks import BlockReader
-from diffplan.data.compaction import compact
-from diffplan.data.conditions import Conditions
-from diffplan.data.dataset import open_dataset, write_snapshot
-from diffplan.data.format import Task
-from diffplan.data.normalization import Normalizer
-from diffplan.data.opening import open_store
-from diffplan.data.readers import MappedReader, MemoryReader, choose_storage, make_window_reader
-from diffplan.data.window_index import WindowIndex
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset, write_snapshot
+from diffplan.data.format.manifest import Task
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.compaction import compact
+from diffplan.data.windows import readers
+from diffplan.data.windows.blocks import BlockReader
+from diffplan.data.windows.conditions import Conditions
+from diffplan.data.windows.normalization import Normalizer
+from diffplan.data.windows.readers import MappedReader, MemoryReader, choose_storage, make_window_reader
+from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import ConfigError, DataError
+from diffplan.storage.opening import open_store
 
 LENGTHS = [[30, 4, 17], [9, 25], [3, 40], [12]]
 CPU = torch.device("cpu")
@@ -310,9 +310,9 @@ TRUNCATE_WHILE_MAPPED = """
     import numpy as np
     from walks import IDENTITY, NAMES
     from diffplan.data import windows
-    from diffplan.data.dataset import open_dataset
-    from diffplan.data.readers import make_window_reader
-    from diffplan.data.window_index import WindowIndex
+    from diffplan.data.format.dataset import open_dataset
+    from diffplan.data.windows.readers import make_window_reader
+    from diffplan.data.windows.window_index import WindowIndex
     from diffplan.errors import DataError
 
     windows.SIZE_CHECK_SECONDS = 0
@@ -348,7 +348,7 @@ def test_shard_that_is_truncated_while_mapped_is_an_error_and_no_crash(tmp_path)
 
 
 def test_shards_swept_while_mapped_are_read_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffplan.data.windows.SIZE_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("diffplan.data.windows.mapped_windows.SIZE_CHECK_SECONDS", 0.0)
     write_walks(tmp_path, LENGTHS)
     reader = make_reader(open_dataset(tmp_path), "mapped")
     before = read(reader)

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from made_up_episodes import make_episode, make_manifest
 
 from diffplan.config.offline_rl import OfflineRLSettings
-from diffplan.data.dataset import TrajectoryDataset, open_dataset
-from diffplan.data.relabeling import (
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.windows.relabeling import (
     FixedGoal,
     HindsightGoals,
     Transitions,
     compute_sparse_rewards,
     load_transitions,
 )
-from diffplan.data.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 from diffplan_envs.task import GOAL_RADIUS, Maze2DTask
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffplan.data.returns import compute_returns_to_go
+from diffplan.data.windows.returns import compute_returns_to_go
 
 
 def sum_rewards(rewards, lengths, discount, terminated, penalty):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from made_up_episodes import make_episode, make_manifest, require_undamaged, write_dataset
 
-from diffplan.data.dataset import list_snapshots, open_dataset, write_snapshot
-from diffplan.data.format import ARROW_TYPES, Column, Manifest, make_columns, new_dataset_uuid
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import list_snapshots, open_dataset, write_snapshot
+from diffplan.data.format.manifest import ARROW_TYPES, Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import DataError
 from diffplan.types import Episode
 

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_episodes import commit_of, make_episode, make_manifest, require_undamaged, shard_of, write_dataset
 
-from diffplan.data.dataset import list_orphans, open_dataset, write_snapshot
-from diffplan.data.format import Column, make_columns
-from diffplan.data.snapshot import list_snapshots, read_state, relocate, write_state
-from diffplan.data.statistics import NUM_QUANTILES
-from diffplan.data.store import LocalStore
-from diffplan.data.windows import Windows
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import list_orphans, open_dataset, write_snapshot
+from diffplan.data.format.manifest import Column, make_columns
+from diffplan.data.format.snapshot import list_snapshots, read_state, relocate, write_state
+from diffplan.data.format.statistics import NUM_QUANTILES
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.windows.mapped_windows import Windows
 from diffplan.errors import DataError
+from diffplan.storage.store import LocalStore
 
 LENGTHS = [[5, 7], [4, 6, 9], [12], [3, 3]]
 

@@ -6,8 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_episodes import write_dataset
 
-from diffplan.data.dataset import open_dataset
-from diffplan.data.statistics import NUM_QUANTILES, ColumnStatistics, compute_statistics, merge_statistics
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.statistics import (
+    NUM_QUANTILES,
+    ColumnStatistics,
+    compute_statistics,
+    merge_statistics,
+)
 
 PROBABILITIES = np.linspace(0, 1, NUM_QUANTILES)
 

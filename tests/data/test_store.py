@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from made_up_episodes import make_episode, make_manifest
 
-from diffplan.data.dataset import open_dataset
-from diffplan.data.opening import open_store
-from diffplan.data.store import LocalStore
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import DataError
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import LocalStore
 
 NUM_WRITERS, NUM_NAMES = 8, 50
 

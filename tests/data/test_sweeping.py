@@ -5,14 +5,14 @@ import time
 import pytest
 from walks import make_units, write_walks
 
-from diffplan.data.compaction import compact
-from diffplan.data.dataset import open_dataset, read_manifest, write_snapshot
-from diffplan.data.format import commit_name
-from diffplan.data.opening import open_store
-from diffplan.data.sweeping import MIN_AGE_SECONDS, find_sweepable, sweep
-from diffplan.data.verification import find_damage
-from diffplan.data.writer import write_unit
+from diffplan.data.format.dataset import open_dataset, read_manifest, write_snapshot
+from diffplan.data.format.manifest import commit_name
+from diffplan.data.format.writer import write_unit
+from diffplan.data.maintenance.compaction import compact
+from diffplan.data.maintenance.sweeping import MIN_AGE_SECONDS, find_sweepable, sweep
+from diffplan.data.maintenance.verification import find_damage
 from diffplan.errors import DataError
+from diffplan.storage.opening import open_store
 
 LENGTHS = [[5, 4], [9], [3, 7], [6]]
 HOUR = 3600.0

@@ -21,16 +21,16 @@ from made_up_episodes import (
 )
 
 from diffplan.cli import main
-from diffplan.data.checksums import compute_checksums
-from diffplan.data.commit import read_commit
-from diffplan.data.commit_record import CHUNK_BYTES
-from diffplan.data.dataset import list_orphans, open_dataset, write_snapshot
-from diffplan.data.format import make_columns
-from diffplan.data.snapshot import list_snapshots
-from diffplan.data.store import LocalStore
-from diffplan.data.verification import count_objects, drop_damage, find_damage
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.checksums import compute_checksums
+from diffplan.data.format.commit import read_commit
+from diffplan.data.format.commit_record import CHUNK_BYTES
+from diffplan.data.format.dataset import list_orphans, open_dataset, write_snapshot
+from diffplan.data.format.manifest import make_columns
+from diffplan.data.format.snapshot import list_snapshots
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.verification import count_objects, drop_damage, find_damage
 from diffplan.errors import DataError
+from diffplan.storage.store import LocalStore
 
 LENGTHS = [[300, 200], [150, 350], [400], [250, 250]]
 NUM_UNITS = len(LENGTHS)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from made_up_episodes import make_episode, make_manifest, write_dataset
 from scipy.stats import chisquare
 
-from diffplan.data.dataset import TrajectoryDataset, open_dataset
-from diffplan.data.episodes import EpisodeTable
-from diffplan.data.format import Task
-from diffplan.data.store import LocalStore
-from diffplan.data.window_index import MAX_TABLE_BYTES, WindowIndex
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.format.episodes import EpisodeTable
+from diffplan.data.format.manifest import Task
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.windows.window_index import MAX_TABLE_BYTES, WindowIndex
 from diffplan.errors import DataError
+from diffplan.storage.store import LocalStore
 
 PADDINGS = ["skip", "error", "short", "end"]
 

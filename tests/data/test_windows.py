@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_episodes import write_dataset
 
-from diffplan.data.dataset import open_dataset
-from diffplan.data.windows import Windows
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.windows.mapped_windows import Windows
 from diffplan.errors import DataError
 
 

@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from chaos_reader import Reader, collect_undisturbed, count_remains
 from chaos_writers import ENV, run_writer_chaos
 
-from diffplan.data.dataset import list_orphans, open_dataset
-from diffplan.data.opening import open_store
-from diffplan.data.sweeping import sweep
-from diffplan.data.verification import find_damage
+from diffplan.data.format.dataset import list_orphans, open_dataset
+from diffplan.data.maintenance.sweeping import sweep
+from diffplan.data.maintenance.verification import find_damage
+from diffplan.storage.opening import open_store
 
 NUM_KILLS = 200
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diffplan.data.dataset import TrajectoryDataset
-from diffplan.data.format import Column, Manifest, Task, make_columns, new_dataset_uuid
-from diffplan.data.normalization import Normalizer
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.format.manifest import Column, Manifest, Task, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.types import Episode
 
 NAMES = ("action", "observation")

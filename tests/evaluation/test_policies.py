@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffplan.config import EnvConfig
-from diffplan.data.normalization import Normalizer
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.environments import make_vector_env
 from diffplan.errors import ConfigError
 from diffplan.evaluation.policies import follow_clone, list_scripted

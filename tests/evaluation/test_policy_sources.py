@@ -7,7 +7,7 @@ import torch
 
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
-from diffplan.data.normalization import Normalizer
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError, ConfigError
 from diffplan.evaluation.policies import GoalCloned
 from diffplan.evaluation.sources import find_policy

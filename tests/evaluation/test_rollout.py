@@ -8,7 +8,7 @@ import torch
 
 from diffplan.behaviors.random import RandomBehavior
 from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
-from diffplan.data.normalization import Normalizer
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.environments import make_vector_env, restart_ended
 from diffplan.errors import ConfigError

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from diffplan.config import Config, config_from_json
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "docs" / "examples" / "pushing"

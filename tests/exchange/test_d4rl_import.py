@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from diffplan.config import EnvConfig
-from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.exchange.d4rl import import_d4rl
 from diffplan.data.exchange.minari import export_minari, import_minari
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
 from diffplan.errors import DataError
 from diffplan.tasks.maze2d.environment import complete_env
 

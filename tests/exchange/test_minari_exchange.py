@@ -31,12 +31,12 @@ from minari_sources import (
 
 from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.data.commit import list_committed_units
-from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.exchange.minari import export_minari, import_minari
 from diffplan.data.exchange.minari_export import read_columns
-from diffplan.data.verification import drop_damage, find_damage
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.commit import list_committed_units
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.verification import drop_damage, find_damage
 from diffplan.errors import DataError
 from diffplan.tasks.maze2d.environment import ROLES
 from diffplan.types import Episode
@@ -459,7 +459,7 @@ def test_exports_do_not_overwrite_and_leave_nothing_when_interrupted(tmp_path: P
     assert list((minari_root / "new").iterdir()) == []
     script = f"""
         import os, signal
-        from diffplan.data.dataset import open_dataset
+        from diffplan.data.format.dataset import open_dataset
         from diffplan.data.exchange.minari import export_minari
         kill = lambda done, total: os.kill(os.getpid(), signal.SIGKILL)
         export_minari(open_dataset({str(tmp_path / "out")!r}), "new/one-v0", on_progress=kill)
@@ -531,7 +531,7 @@ def _run(script: str) -> subprocess.CompletedProcess[str]:
 def test_reading_datasets_imports_neither_h5py_nor_minari() -> None:
     script = """
         import sys
-        import diffplan.data.dataset, diffplan.data.windows, diffplan.data.exchange
+        import diffplan.data.format.dataset, diffplan.data.windows.mapped_windows, diffplan.data.exchange
         raise SystemExit(", ".join({"h5py", "minari"} & set(sys.modules)) or None)
     """
     result = _run(script)

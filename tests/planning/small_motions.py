@@ -4,9 +4,9 @@ import numpy as np
 from double_integrator import accelerate
 
 from diffplan.config import config_to_dict
-from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.types import Episode
 
 

@@ -7,8 +7,8 @@ import pytest
 from straight_line_planner import CONFIG, NORMALIZER, STEP_SECONDS, make_untrained_planner, seeded, stack
 
 from diffplan.config import with_overrides
-from diffplan.data.normalization import Normalizer
-from diffplan.data.statistics import compute_statistics
+from diffplan.data.format.statistics import compute_statistics
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import PlanningError
 from diffplan.planning.planner import Planner
 from diffplan.planning.problem import Bounds, Fixed

@@ -19,8 +19,8 @@ from straight_line_planner import (
 
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import with_overrides
-from diffplan.data.normalization import Normalizer
-from diffplan.data.statistics import compute_statistics
+from diffplan.data.format.statistics import compute_statistics
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError, PlanningError
 from diffplan.networks.packing import Packings
 from diffplan.planning.consistency import compute_speed_errors

@@ -13,7 +13,7 @@ from small_runs import collect, fit
 from diffplan.checkpoint import load_companion
 from diffplan.cli import main
 from diffplan.config import config_to_dict, with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.planning import calibration
 from diffplan.planning.companions.horizon_model import fit_horizon_model
 from diffplan.planning.loading import load_planner

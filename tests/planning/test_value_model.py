@@ -17,9 +17,9 @@ from diffplan.config import (
     WindowConfig,
     config_to_dict,
 )
-from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.diffusion.guidance import PlanBatch
 from diffplan.errors import CheckpointError, DataError, PlanningError
 from diffplan.layout import Layout

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
-from diffplan.data.normalization import Normalizer
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.layout import Layout
 from diffplan.planning.planner import Planner

@@ -14,10 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import Config, EnvConfig, config_to_dict
-from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.normalization import Normalizer
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import DataError
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.layout import Layout

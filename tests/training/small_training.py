@@ -14,8 +14,8 @@ from diffplan.config import (
     WindowConfig,
     config_to_dict,
 )
-from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.tasks.maze2d.environment import ROLES
 from diffplan.types import Episode
 

@@ -19,7 +19,7 @@ from diffplan.checkpoint import (
     save_checkpoint,
     save_companion,
 )
-from diffplan.data.normalization import Normalizer
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError
 from diffplan.layout import Layout
 from diffplan.training.state import TrainingState

@@ -7,11 +7,11 @@ from small_training import CONFIG, NUM_EPISODES, make_straight_episode
 
 from diffplan.checkpoint import load_checkpoint, save_checkpoint
 from diffplan.config import with_overrides
-from diffplan.data.conditions import Conditions
-from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.merging import Source, merge
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.merging import Source, merge
+from diffplan.data.windows.conditions import Conditions
 from diffplan.errors import ConfigError, DataError, PlanningError
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import with_settings

@@ -7,8 +7,8 @@ import torch
 from small_training import CONFIG, NUM_EPISODES, NUM_STEPS, write_straight_paths
 
 from diffplan.config import NetworkConfig, with_overrides
-from diffplan.data.dataset import open_dataset
-from diffplan.data.window_index import WindowIndex
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import DataError
 from diffplan.networks.factory import make_network
 from diffplan.training import cost as costs

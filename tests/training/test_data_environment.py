@@ -9,10 +9,10 @@ import pytest
 
 from diffplan.cli.experiments import find_config_of
 from diffplan.config import EnvConfig
-from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.merging import Source, merge
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.merging import Source, merge
 from diffplan.errors import ConfigError
 from diffplan.tasks.registry import find_preset, get_preset
 from diffplan.types import Episode

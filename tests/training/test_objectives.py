@@ -10,10 +10,10 @@ from small_training import CONFIG, NUM_STEPS, make_straight_episode, write_strai
 
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import config_to_dict, with_overrides
-from diffplan.data.dataset import open_dataset
-from diffplan.data.format import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.returns import compute_returns_to_go
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.windows.returns import compute_returns_to_go
 from diffplan.errors import CheckpointError, ConfigError
 from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.planning.loading import load_action_model, load_planner, load_policy, save_action_model

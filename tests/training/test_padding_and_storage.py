@@ -8,9 +8,9 @@ from small_training import CONFIG, make_straight_episode, write_straight_paths
 from torch import nn
 
 from diffplan.config import DiffusionConfig, with_overrides
-from diffplan.data.dataset import open_dataset
-from diffplan.data.merging import Source, merge
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.data.maintenance.merging import Source, merge
 from diffplan.diffusion.constraints import endpoint_mask
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.loss import compute_loss

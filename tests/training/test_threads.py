@@ -5,7 +5,7 @@ import torch
 from small_training import CONFIG, write_straight_paths
 
 from diffplan.config import with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import train
 from diffplan.training.state import TrainingState

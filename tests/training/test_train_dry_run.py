@@ -48,16 +48,11 @@ def test_list_has_every_preset_with_its_sizes(capsys: pytest.CaptureFixture[str]
     assert re.search(r" 4-36 +5 +0 \+ 4 +32 +[\d,]+ +3,000 +64 +[\d.]+ (s|min|h)$", rows["maze2d-umaze"])
     for name, row in rows.items():
         preset = find_preset(name)
-<<<<<<< HEAD
-        columns = preset.layout and f"{preset.layout.action_dim} + {preset.layout.observation_dim}"
-        assert f" {columns or 'of the data'} " in row
-=======
         if preset.layout is None:  # whatever the environment has
             assert name == "gymnasium"
             assert preset.config.env.env_id == ""
         else:
             assert f" {preset.layout.action_dim} + {preset.layout.observation_dim} " in row
->>>>>>> refs/heads/seamtests
         assert f" {preset.config.training.num_steps:,} " in row
     assert "a rough estimate" in out
     assert max(map(len, lines)) <= 120

@@ -6,7 +6,7 @@ import torch
 from small_training import CONFIG, write_straight_paths
 
 from diffplan.config import with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import DataError
 from diffplan.training.batches import TrainingBatches
 

@@ -8,7 +8,7 @@ from small_training import CONFIG, write_straight_paths
 
 from diffplan.checkpoint import load_checkpoint, load_training_state, save_checkpoint
 from diffplan.config import TrainingConfig, with_overrides
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import CheckpointError
 from diffplan.training import flat_parameters
 from diffplan.training.batches import TrainingBatches

@@ -9,7 +9,7 @@ from gymnasium.vector import VectorEnv
 
 from diffplan.behaviors.registry import list_columns, make_behavior
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
-from diffplan.data.format import Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.manifest import Column, Manifest, make_columns, new_dataset_uuid
 from diffplan.environments import find_episode_limit, get_box_bounds, get_episode_limit, make_vector_env, restart_ended
 from diffplan.errors import ConfigError
 from diffplan.seeding import Stream, make_generator, make_seed

@@ -65,7 +65,7 @@ def run_iql(call: Call[IQLArguments]) -> None:
 
 
 def _train(algorithm: Algorithm, call: Call[CQLArguments] | Call[IQLArguments]) -> None:
-    from diffplan.cluster.offline_rl import train_offline_rl
+    from diffplan.cluster.baselines.offline_rl import train_offline_rl
     from diffplan.evaluation.baselines.offline_policy import load_offline_policy
 
     arguments = call.arguments

@@ -51,8 +51,8 @@ def run(call: Call[CalibrateArguments]) -> None:
     """Calibrate, and print what was measured."""
     from diffplan.checkpoint import load_checkpoint
     from diffplan.cli.settings import choose_settings
-    from diffplan.data.opening import open_store
-    from diffplan.run_directory import CALIBRATION
+    from diffplan.runs.layout import CALIBRATION
+    from diffplan.storage.opening import open_store
     from diffplan.training.companions import fit_companions
 
     arguments = call.arguments

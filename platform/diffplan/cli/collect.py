@@ -26,7 +26,7 @@ class CollectArguments(ExperimentArguments):
 
 def run(call: Call[CollectArguments]) -> None:
     """Collect, and say how much there is."""
-    from diffplan.cluster.collect import collect
+    from diffplan.cluster.collect.coordinator import collect
 
     config, arguments = find_config(call), call.arguments
     dataset = collect(

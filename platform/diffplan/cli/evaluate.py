@@ -61,7 +61,7 @@ class EvaluateArguments(Arguments):
 def run(call: Call[EvaluateArguments]) -> None:
     """Evaluate, and print the scores."""
     from diffplan.cli.settings import choose_settings
-    from diffplan.cluster.evaluate import evaluate
+    from diffplan.cluster.evaluate.coordinator import evaluate
     from diffplan.evaluation.protocol import EPISODES_PER_UNIT
     from diffplan.evaluation.sources import find_own_settings, find_policy
     from diffplan.evaluation.table import format_table

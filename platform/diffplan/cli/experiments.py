@@ -31,7 +31,7 @@ def find_config_of(experiment: str, data: str, overrides: Mapping[str, Any]) -> 
         ConfigError: as `find_config`, or the preset is of another environment than the data.
         DataError: the dataset is missing or damaged.
     """
-    from diffplan.data.dataset import open_dataset
+    from diffplan.data.format.dataset import open_dataset
     from diffplan.training.environment import adopt_environment
 
     found = find_experiment(experiment)

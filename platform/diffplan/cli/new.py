@@ -27,7 +27,7 @@ class NewArguments(Arguments):
 
 def run(call: Call[NewArguments]) -> None:
     """Write the package, and say what to do with it."""
-    from diffplan.scaffold import make_package
+    from diffplan.cli.scaffold import make_package
 
     name = call.arguments.name
     directory = make_package(name, call.arguments.out)

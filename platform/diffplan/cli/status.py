@@ -13,7 +13,7 @@ from diffplan.cli.output import show
 from diffplan.terminal import draw_table, format_duration, shorten_number
 
 if TYPE_CHECKING:
-    from diffplan.stages import StageStatus
+    from diffplan.runs.stages import StageStatus
 
 HEADER = ("stage", "state", "done", "", "rate", "left", "CPU-hours", "GPU-hours", "attempts")
 
@@ -30,8 +30,8 @@ class StatusArguments(Arguments):
 
 def run(call: Call[StatusArguments]) -> None:
     """Print how the run stands."""
-    from diffplan.stages import to_record
-    from diffplan.status import read_status
+    from diffplan.cli.run_status import read_status
+    from diffplan.runs.stages import to_record
 
     where = call.arguments.run
     stages = read_status(where)

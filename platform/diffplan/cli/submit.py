@@ -22,7 +22,7 @@ from diffplan.importing import look_in_directory
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
-    from diffplan.cluster.job_server import JobServer
+    from diffplan.cluster.jobs.job_server import JobServer
 
 SUBMITTABLE = ("collect", "train", "tune", "evaluate", "pipeline", "table", "baseline")
 """Commands that may be jobs."""
@@ -69,8 +69,8 @@ def submit(words: list[str]) -> int:
         raise ConfigError(unknown_name("submit", command, SUBMITTABLE))
     look_in_directory(options.working_dir)  # where the job will find its modules
     check_places(command, rest)
-    from diffplan.cluster.job_server import JobServer
-    from diffplan.cluster.submit import submit as submit_job
+    from diffplan.cluster.jobs.job_server import JobServer
+    from diffplan.cluster.jobs.submit import submit as submit_job
 
     server = JobServer(options.address)
     job = submit_job(server, command, rest, options.working_dir, num_cpus=options.num_cpus, num_gpus=options.num_gpus)

@@ -58,7 +58,7 @@ def run(call: Call[TrainArguments]) -> None:
 
         show("\n".join(describe_cost(arguments.experiment, config, arguments.data, arguments.cpus_per_worker)))
         return
-    from diffplan.cluster.train import train_on_cluster
+    from diffplan.cluster.train.driver import train_on_cluster
 
     out = train_on_cluster(
         config,

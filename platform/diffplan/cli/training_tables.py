@@ -7,7 +7,7 @@ import os
 import torch
 
 from diffplan.config import Config
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.tasks.registry import find_preset, list_presets
 from diffplan.terminal import draw_table, format_bytes, format_duration
 from diffplan.training.cost import (

@@ -96,7 +96,7 @@ def _tune_planner(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
             raise ConfigError(f"--{name}: expected none with a study of kind planner, got {getattr(arguments, name)}")
     from diffplan.checkpoint import load_checkpoint
     from diffplan.cli.settings import choose_settings
-    from diffplan.cluster.tune import tune_planner
+    from diffplan.cluster.tune.search import tune_planner
     from diffplan.tuning.studies import size_search
 
     config = load_checkpoint(arguments.source).config
@@ -109,7 +109,7 @@ def _tune_training(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
     arguments = call.arguments
     if arguments.preset is None:
         raise ConfigError(f"tune --study {arguments.study}: expected --preset PRESET, the experiment to vary, got none")
-    from diffplan.cluster.tune import tune_training
+    from diffplan.cluster.tune.search import tune_training
     from diffplan.tuning.studies import size_search
 
     config = find_config_of(arguments.preset, arguments.source, {})
@@ -130,7 +130,7 @@ def _size(call: Call[TuneArguments], search: SearchConfig) -> SearchConfig:
 
 def _describe_best(arguments: TuneArguments, study: Study, best: dict[str, Any]) -> list[str]:
     from diffplan.report.search_files import PICTURE
-    from diffplan.run_directory import BEST
+    from diffplan.runs.layout import BEST
 
     lines = [
         f"best of {best['num_trials']} settings on {best['episodes']} tuning episodes "
@@ -149,8 +149,8 @@ def _describe_best(arguments: TuneArguments, study: Study, best: dict[str, Any])
 def _describe_front(out: str) -> list[str]:
     import json
 
-    from diffplan.data.opening import open_store
     from diffplan.report.search_files import PARETO
+    from diffplan.storage.opening import open_store
     from diffplan.terminal import draw_table
 
     front = json.loads(open_store(out).read(PARETO))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from diffplan.data.object_store import ObjectStore
-from diffplan.data.opening import open_store
+from diffplan.storage.object_store import ObjectStore
+from diffplan.storage.opening import open_store
 
 
 class EventFiles:

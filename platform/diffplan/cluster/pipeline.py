@@ -18,21 +18,19 @@ from typing import Any
 
 from diffplan.behaviors.collection import complete_collection
 from diffplan.checkpoint import load_checkpoint
-from diffplan.cluster.collect import collect
-from diffplan.cluster.evaluate import evaluate
+from diffplan.cluster.collect.coordinator import collect
+from diffplan.cluster.evaluate.coordinator import evaluate
 from diffplan.cluster.runtime import ray_session
-from diffplan.cluster.train import train_on_cluster
-from diffplan.cluster.train_storage import has_run, open_run
-from diffplan.cluster.tune import tune_planner
+from diffplan.cluster.train.driver import train_on_cluster
+from diffplan.cluster.train.storage import has_run, open_run
+from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import Config, PlanningConfig, config_from_json, config_to_dict, config_to_json
-from diffplan.data.dataset import list_snapshots
-from diffplan.data.opening import open_store
-from diffplan.data.store import Store
+from diffplan.data.format.dataset import list_snapshots
 from diffplan.errors import ConfigError
 from diffplan.planning.settings import load_settings
 from diffplan.planning.trust import list_named, require_trust
 from diffplan.report.page import write_report
-from diffplan.run_directory import (
+from diffplan.runs.layout import (
     BEST,
     CALIBRATION,
     CHECKPOINT,
@@ -45,9 +43,11 @@ from diffplan.run_directory import (
     SUMMARY,
     TENSORBOARD,
 )
+from diffplan.runs.usage import record_usage
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import Store
 from diffplan.tasks.registry import task_of
 from diffplan.training.companions import fit_companions
-from diffplan.usage import record_usage
 
 
 @dataclass

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffplan.cluster.event_files import EventFiles
-from diffplan.data.store import Store
 from diffplan.errors import DiffplanError
-from diffplan.run_directory import TENSORBOARD
-from diffplan.usage import UsageRecorder
+from diffplan.runs.layout import TENSORBOARD
+from diffplan.runs.usage import UsageRecorder
+from diffplan.storage.store import Store
 
 WINDOW_SECONDS = 60.0
 CURVE_SECONDS = 5.0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from diffplan.data.store import Store
 from diffplan.evaluation.baselines.offline_policy import DESCRIPTION as POLICY
 from diffplan.evaluation.unit_results import DESCRIPTION, UNITS
-from diffplan.run_directory import SUMMARY
-from diffplan.stages import StageOutput, StageReader, has_file, read_json_object
+from diffplan.runs.layout import SUMMARY
+from diffplan.runs.stages import StageOutput, StageReader, has_file, read_json_object
+from diffplan.storage.store import Store
 
 
 def read_evaluation(store: Store) -> StageOutput:

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffplan.data.opening import open_store
-from diffplan.data.store import LocalStore, Store
 from diffplan.errors import ConfigError
 from diffplan.evaluation.scores import EpisodeResult
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import LocalStore, Store
 
 UNITS, DESCRIPTION = "units", "evaluation.json"
 

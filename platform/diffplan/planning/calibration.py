@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from diffplan.config import Config
-from diffplan.data.dataset import TrajectoryDataset
-from diffplan.data.normalization import Normalizer
-from diffplan.data.readers import make_window_reader
-from diffplan.data.window_index import WindowIndex
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.windows.normalization import Normalizer
+from diffplan.data.windows.readers import make_window_reader
+from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import PlanningError
 from diffplan.planning.companions.horizon_model import HorizonModel, fit_horizon_model
 from diffplan.planning.companions.support import Support

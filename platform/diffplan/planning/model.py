@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffplan.config import Config, EnvConfig
-from diffplan.data.normalization import Normalizer
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.layout import Layout
 

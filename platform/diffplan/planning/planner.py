@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diffplan.config import Config, PlanningConfig
-from diffplan.data.normalization import Normalizer
+from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.guidance import Guide
 from diffplan.errors import PlanningError

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.config import PlanningConfig, config_from_dict, config_to_dict
-from diffplan.data.opening import open_store
 from diffplan.errors import ConfigError
+from diffplan.storage.opening import open_store
 
 
 def _read(where: str) -> bytes:

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from diffplan.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from diffplan.config import Config, EnvConfig, PlanningConfig, config_from_dict
-from diffplan.data.dataset import TrajectoryDataset, open_dataset
-from diffplan.data.format import MANIFEST_NAME
-from diffplan.data.opening import open_store
-from diffplan.data.store import LocalStore
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
+from diffplan.data.format.manifest import MANIFEST_NAME
 from diffplan.errors import DataError
-from diffplan.run_directory import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
+from diffplan.runs.layout import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import LocalStore
 from diffplan.tasks.contracts import Figures, PublishedScore
 from diffplan.tasks.registry import DEFAULT_TASK, find_task, make_experiment_figures, make_figures, task_of
 from diffplan.tasks.task import Task

@@ -7,14 +7,14 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from diffplan.config import config_to_dict
-from diffplan.data.opening import open_store
-from diffplan.data.store import LocalStore
 from diffplan.planning.trust import require_trust
 from diffplan.report.contents import RunContents, read_run
 from diffplan.report.sections import make_data, make_key_figures, make_making, make_scores, make_times, make_training
 from diffplan.report.sections_planning import make_plans, make_rollouts
 from diffplan.report.sections_search import make_search
-from diffplan.run_directory import REPORT
+from diffplan.runs.layout import REPORT
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import LocalStore
 
 SECTIONS = (make_scores, make_data, make_training, make_plans, make_rollouts, make_search, make_times, make_making)
 """In the order of the page; each returns None where it has nothing to say of a run."""

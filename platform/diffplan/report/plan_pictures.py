@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.planning.calibration import longest_horizon, read_windows
 from diffplan.planning.planner import Planner
 from diffplan.tasks.registry import make_experiment_figures

@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution
 from diffplan.config import Config, SearchConfig, config_to_dict
 from diffplan.config.study import Study
 from diffplan.report.charts_search import FrontChart, draw_search
-from diffplan.run_directory import BEST
+from diffplan.runs.layout import BEST
 from diffplan.tuning.front import find_front
 from diffplan.tuning.importance import compute_importances
 from diffplan.tuning.journal import TrialRecord

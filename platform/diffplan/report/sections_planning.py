@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diffplan.config import Config, PlanningConfig
-from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.planning.calibration import longest_horizon, read_windows
 from diffplan.planning.loading import load_planner
 from diffplan.report.contents import Evaluation, RunContents, sample_observations

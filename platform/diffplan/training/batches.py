@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from diffplan.config import Config, TrainingConfig
-from diffplan.data.conditions import WindowBatch
-from diffplan.data.dataset import TrajectoryDataset
-from diffplan.data.normalization import Normalizer
-from diffplan.data.readers import WindowReader, make_window_reader
-from diffplan.data.window_index import WindowIndex
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.windows.conditions import WindowBatch
+from diffplan.data.windows.normalization import Normalizer
+from diffplan.data.windows.readers import WindowReader, make_window_reader
+from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import DataError
 from diffplan.layout import Layout
 from diffplan.seeding import Stream, make_generator, make_seed

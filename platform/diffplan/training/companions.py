@@ -9,8 +9,7 @@ from typing import Any
 
 from diffplan.checkpoint import load_checkpoint
 from diffplan.config import Config, PlanningConfig
-from diffplan.data.dataset import open_dataset
-from diffplan.data.opening import open_store
+from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
 from diffplan.planning.companions.value_fit import fit_value
@@ -27,10 +26,11 @@ from diffplan.planning.loading import (
     save_value,
 )
 from diffplan.planning.planner import with_support
-from diffplan.progress import follow
-from diffplan.run_directory import CALIBRATION, CALIBRATION_USAGE
+from diffplan.runs.layout import CALIBRATION, CALIBRATION_USAGE
+from diffplan.runs.progress import follow
+from diffplan.runs.usage import record_usage
+from diffplan.storage.opening import open_store
 from diffplan.training import inverse_dynamics
-from diffplan.usage import record_usage
 
 
 def fit_companions(

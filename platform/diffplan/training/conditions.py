@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from diffplan.config import NetworkConfig
-from diffplan.data.conditions import Conditions, WindowBatch
-from diffplan.data.dataset import TrajectoryDataset
-from diffplan.data.returns import compute_returns_to_go
-from diffplan.data.shard_reader import ShardReader
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.format.shard_reader import ShardReader
+from diffplan.data.windows.conditions import Conditions, WindowBatch
+from diffplan.data.windows.returns import compute_returns_to_go
 from diffplan.errors import ConfigError, DataError
 
 MAX_RETURN_ROWS = 2**24

@@ -19,8 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffplan.config import Config, NetworkConfig
-from diffplan.data.dataset import TrajectoryDataset
-from diffplan.data.readers import MappedReader, MemoryReader
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.windows.readers import MappedReader, MemoryReader
 from diffplan.networks import factory
 from diffplan.training.batch import TrainingBatch
 from diffplan.training.batches import TrainingBatches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diffplan.config import Config, EnvConfig, config_from_dict
-from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.errors import ConfigError
 from diffplan.tasks.registry import fill_roles
 from diffplan.tasks.task import Preset

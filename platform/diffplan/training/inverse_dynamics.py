@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from diffplan.config import Config, EnvConfig, NetworkConfig, TrainingConfig
-from diffplan.data.dataset import TrajectoryDataset
+from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.planning.companions.action_model import ActionModel
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import TrainingProgress, train

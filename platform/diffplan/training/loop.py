@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffplan.data.prefetch import Prefetcher
+from diffplan.data.windows.prefetch import Prefetcher
 from diffplan.training.allocation import keep_freed_memory
 from diffplan.training.batch import TrainingBatch
 from diffplan.training.batches import TrainingBatches

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffplan.config import Config, WindowConfig
-from diffplan.data.conditions import Conditions
+from diffplan.data.windows.conditions import Conditions
 from diffplan.diffusion.constraints import endpoint_mask
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.loss import compute_loss, make_loss_weights

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from diffplan.checkpoint import CONFIG
-from diffplan.data.store import Store
-from diffplan.run_directory import CALIBRATION, PIN_NAME, RUN_NAME, STEP_PREFIX
-from diffplan.stages import StageOutput, StageReader, has_file, read_json_object
+from diffplan.runs.layout import CALIBRATION, PIN_NAME, RUN_NAME, STEP_PREFIX
+from diffplan.runs.stages import StageOutput, StageReader, has_file, read_json_object
+from diffplan.storage.store import Store
 
 
 def read_training(store: Store) -> StageOutput:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from diffplan.data.store import Store
-from diffplan.run_directory import BEST
-from diffplan.stages import StageOutput, StageReader, read_json_object
+from diffplan.runs.layout import BEST
+from diffplan.runs.stages import StageOutput, StageReader, read_json_object
+from diffplan.storage.store import Store
 from diffplan.tuning.journal import FILE_NAME
 
 

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from diffplan.cli.command import Arguments, Call, Command
 from diffplan.cli.output import show
 from diffplan.errors import ConfigError, DataError
-from diffplan.progress import Progress, follow
+from diffplan.runs.progress import Progress, follow
 from diffplan.terminal import format_bytes
 
 
@@ -61,9 +61,9 @@ class MergeArguments(Arguments):
 def verify(call: Call[VerifyArguments]) -> None:
     """Check every byte of a dataset."""
     arguments = call.arguments
-    from diffplan.data.dataset import read_manifest
-    from diffplan.data.opening import open_store
-    from diffplan.data.verification import count_objects, drop_damage, find_damage
+    from diffplan.data.format.dataset import read_manifest
+    from diffplan.data.maintenance.verification import count_objects, drop_damage, find_damage
+    from diffplan.storage.opening import open_store
 
     store = open_store(arguments.path)
     read_manifest(store)  # so that no progress begins where there is no dataset
@@ -93,8 +93,8 @@ def compact(call: Call[CompactArguments]) -> None:
     arguments = call.arguments
     if not 0 < arguments.target_mb < math.inf:
         raise ConfigError(f"--target_mb: expected a positive number, got {arguments.target_mb:g}")
-    from diffplan.data.compaction import compact as compact_store
-    from diffplan.data.opening import open_store
+    from diffplan.data.maintenance.compaction import compact as compact_store
+    from diffplan.storage.opening import open_store
 
     store = open_store(arguments.path)
     with follow("compact", "shards") as report:
@@ -110,9 +110,9 @@ def sweep(call: Call[SweepArguments]) -> None:
     arguments = call.arguments
     if not math.isfinite(arguments.older_than_hours):
         raise ConfigError(f"--older_than_hours: expected a number of hours, got {arguments.older_than_hours:g}")
-    from diffplan.data.opening import open_store
-    from diffplan.data.sweeping import find_sweepable
-    from diffplan.data.sweeping import sweep as sweep_store
+    from diffplan.data.maintenance.sweeping import find_sweepable
+    from diffplan.data.maintenance.sweeping import sweep as sweep_store
+    from diffplan.storage.opening import open_store
 
     store = open_store(arguments.path)
     seconds = arguments.older_than_hours * 3600
@@ -127,9 +127,9 @@ def sweep(call: Call[SweepArguments]) -> None:
 def merge(call: Call[MergeArguments]) -> None:
     """Merge datasets into one of several tasks."""
     arguments = call.arguments
-    from diffplan.data.dataset import open_dataset
-    from diffplan.data.merging import Source
-    from diffplan.data.merging import merge as merge_datasets
+    from diffplan.data.format.dataset import open_dataset
+    from diffplan.data.maintenance.merging import Source
+    from diffplan.data.maintenance.merging import merge as merge_datasets
 
     named = [parse_source(text) for text in arguments.sources]
     sources = [Source(open_dataset(path), name, weight) for name, path, weight in named]

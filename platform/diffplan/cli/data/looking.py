@@ -56,7 +56,7 @@ def info(call: Call[InfoArguments]) -> None:
     """Say what a dataset holds, with histograms and a map."""
     arguments = call.arguments
     from diffplan.cli.data.report import describe_facts, describe_tasks, draw_coverage, draw_histograms
-    from diffplan.data.dataset import open_dataset
+    from diffplan.data.format.dataset import open_dataset
 
     dataset = open_dataset(arguments.path, snapshot=arguments.snapshot)
     width, characters = find_width(), choose_characters(sys.stdout)
@@ -72,7 +72,7 @@ def stats(call: Call[StatsArguments]) -> None:
     """Show statistics of every column, and what is odd about them."""
     arguments = call.arguments
     from diffplan.cli.data.tables import describe_horizons, describe_statistics, find_oddities
-    from diffplan.data.dataset import open_dataset
+    from diffplan.data.format.dataset import open_dataset
 
     dataset = open_dataset(arguments.path, snapshot=arguments.snapshot)
     show_blocks(
@@ -88,7 +88,7 @@ def head(call: Call[HeadArguments]) -> None:
     if arguments.rows < 1:
         raise ConfigError(f"--rows: expected at least 1, got {arguments.rows}")
     from diffplan.cli.data.tables import describe_episode, draw_rows, find_episode
-    from diffplan.data.dataset import open_dataset
+    from diffplan.data.format.dataset import open_dataset
 
     dataset = open_dataset(arguments.path, snapshot=arguments.snapshot)
     number = find_episode(dataset, arguments.episode)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import EnvConfig, config_from_dict
-from diffplan.data.dataset import TrajectoryDataset, list_orphans, list_snapshots
-from diffplan.data.shard_reader import ShardReader
-from diffplan.data.statistics import LARGEST
-from diffplan.data.window_index import WindowIndex
+from diffplan.data.format.dataset import TrajectoryDataset, list_orphans, list_snapshots
+from diffplan.data.format.shard_reader import ShardReader
+from diffplan.data.format.statistics import LARGEST
+from diffplan.data.windows.window_index import WindowIndex
 from diffplan.tasks.registry import task_of
 from diffplan.terminal import (
     Characters,

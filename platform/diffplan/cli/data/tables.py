@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffplan.data.commit_record import EpisodeRecord
-from diffplan.data.dataset import TrajectoryDataset
-from diffplan.data.format import Column
-from diffplan.data.shard_reader import ShardReader
-from diffplan.data.statistics import NUM_QUANTILES, ColumnStatistics
+from diffplan.data.format.commit_record import EpisodeRecord
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.format.manifest import Column
+from diffplan.data.format.shard_reader import ShardReader
+from diffplan.data.format.statistics import NUM_QUANTILES, ColumnStatistics
 from diffplan.errors import DataError
 from diffplan.terminal import Characters, draw_table, shorten_number, shorten_text
 

@@ -16,7 +16,7 @@ from diffplan.cli.output import show
 from diffplan.cli.overrides import override_section
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError, unknown_name
-from diffplan.progress import follow
+from diffplan.runs.progress import follow
 from diffplan.terminal import format_bytes
 
 
@@ -122,7 +122,7 @@ def export_to(call: Call[ExportArguments]) -> None:
     layout = arguments.layout or "plain"
     if layout not in ("plain", "rllib"):
         raise ConfigError(unknown_name("--layout", layout, ("plain", "rllib")))
-    from diffplan.data.dataset import open_dataset
+    from diffplan.data.format.dataset import open_dataset
 
     dataset = open_dataset(arguments.path, snapshot=arguments.snapshot)
     if arguments.id is not None:

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import EnvConfig, config_to_dict
-from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.exchange.unit_import import OnProgress, import_units
-from diffplan.data.format import ARROW_TYPES, Column, Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.format.manifest import ARROW_TYPES, Column, Manifest, make_columns, new_dataset_uuid
 from diffplan.errors import ConfigError, DataError
 from diffplan.tasks.registry import fill_roles
 from diffplan.types import Episode

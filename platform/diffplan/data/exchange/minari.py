@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import EnvConfig, config_from_dict, config_to_dict
-from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.exchange.minari_export import EPISODE_RECORD, RECORD, export_minari
 from diffplan.data.exchange.minari_layout import Layout, flatten_tree, infer_layout
 from diffplan.data.exchange.minari_reading import MinariSource, open_minari, read_episodes
 from diffplan.data.exchange.unit_import import OnProgress, import_units
-from diffplan.data.format import Manifest, new_dataset_uuid
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.format.manifest import Manifest, new_dataset_uuid
 from diffplan.errors import ConfigError, DataError
 from diffplan.tasks.registry import fill_roles, find_frame
 from diffplan.types import Episode

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import config_to_dict
-from diffplan.data.commit_record import EpisodeRecord
-from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.exchange.minari_layout import Layout, default_layout
 from diffplan.data.exchange.unit_import import OnProgress
-from diffplan.data.format import Column
-from diffplan.data.store import TEMPORARY_PREFIX, sync_directory
+from diffplan.data.format.commit_record import EpisodeRecord
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.format.manifest import Column
 from diffplan.errors import ConfigError, DataError
+from diffplan.storage.store import TEMPORARY_PREFIX, sync_directory
 
 RECORD = "diffplan"
 EPISODE_RECORD = "diffplan"

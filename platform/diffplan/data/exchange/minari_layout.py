@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.data.format import ARROW_TYPES, Column, make_columns
+from diffplan.data.format.manifest import ARROW_TYPES, Column, make_columns
 from diffplan.errors import DataError
 
 WIDER_TYPES = {"float16": "float32", "int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64"}

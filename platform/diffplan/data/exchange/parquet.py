@@ -27,14 +27,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffplan.data.checksums import compute_checksums
-from diffplan.data.commit_record import ShardRecord
-from diffplan.data.dataset import TrajectoryDataset
 from diffplan.data.exchange.step_files import StepFiles, parquet_options
-from diffplan.data.format import Column, Manifest
-from diffplan.data.store import TEMPORARY_PREFIX
-from diffplan.data.writer import to_arrow
+from diffplan.data.format.checksums import compute_checksums
+from diffplan.data.format.commit_record import ShardRecord
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.format.manifest import Column, Manifest
+from diffplan.data.format.writer import to_arrow
 from diffplan.errors import DataError
+from diffplan.storage.store import TEMPORARY_PREFIX
 
 INTERNAL = ("unit", "shard", "first_row", "details")
 """Columns of the index of episodes that mean nothing without the shards."""

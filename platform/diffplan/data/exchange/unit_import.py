@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.data.dataset import TrajectoryDataset, open_dataset, write_snapshot
-from diffplan.data.format import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest
-from diffplan.data.opening import open_store
-from diffplan.data.snapshot import read_state
-from diffplan.data.statistics import find_finite
-from diffplan.data.store import LocalStore, Store
-from diffplan.data.writer import create_dataset, write_unit
+from diffplan.data.format.dataset import TrajectoryDataset, open_dataset, write_snapshot
+from diffplan.data.format.manifest import COMMITS, MANIFEST_NAME, SHARDS, SNAPSHOTS, Manifest
+from diffplan.data.format.snapshot import read_state
+from diffplan.data.format.statistics import find_finite
+from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import DataError
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import LocalStore, Store
 from diffplan.types import Episode
 
 OnProgress = Callable[[int, int], None]

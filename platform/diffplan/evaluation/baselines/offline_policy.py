@@ -30,8 +30,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from diffplan.config import EnvConfig, config_from_dict, config_to_dict
-from diffplan.data.store import TEMPORARY_PREFIX
 from diffplan.errors import CheckpointError, ConfigError
+from diffplan.storage.store import TEMPORARY_PREFIX
 
 FORMAT_NAME, FORMAT_VERSION = "diffplan-offline-policy", 1
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffplan.config import Config
-from diffplan.data.dataset import TrajectoryDataset
-from diffplan.data.returns import compute_returns_to_go
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.data.windows.returns import compute_returns_to_go
 from diffplan.errors import DataError
 from diffplan.planning.companions.value_model import ValueModel
 from diffplan.seeding import Stream, make_generator, make_seed

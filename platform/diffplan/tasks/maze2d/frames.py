@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import EnvConfig
-from diffplan.data.format import Manifest
+from diffplan.data.format.manifest import Manifest
 from diffplan.errors import DataError
 from diffplan.tasks.maze2d.environment import complete_env
 from diffplan.types import Episode

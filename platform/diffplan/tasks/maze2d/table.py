@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from diffplan.checkpoint import is_checkpoint, load_checkpoint
-from diffplan.cluster.collect import collect
-from diffplan.cluster.evaluate import evaluate
-from diffplan.cluster.offline_rl import train_offline_rl
+from diffplan.cluster.baselines.offline_rl import train_offline_rl
+from diffplan.cluster.collect.coordinator import collect
+from diffplan.cluster.evaluate.coordinator import evaluate
 from diffplan.cluster.runtime import ray_session
-from diffplan.cluster.train import train_on_cluster
-from diffplan.cluster.tune import tune_planner
+from diffplan.cluster.train.driver import train_on_cluster
+from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import Config, EnvConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm
 from diffplan.environments import get_episode_limit
@@ -40,7 +40,7 @@ from diffplan.evaluation.scores import normalize_score
 from diffplan.evaluation.sources import BASELINE_PREFIX, PolicySource, find_policy
 from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
-from diffplan.run_directory import CALIBRATION, POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
+from diffplan.runs.layout import CALIBRATION, POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
 from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze, get_reference_returns
 from diffplan.tasks.maze2d.table_page import (
     MAZES,

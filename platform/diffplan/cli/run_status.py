@@ -1,0 +1,134 @@
+"""The stages of a run of whatever kind: each stage tells how far it is (`diffplan.runs.stages`); this asks them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from diffplan.config import Config, config_from_dict
+from diffplan.data.format.stage import COLLECTION, count_collected_steps, read_collection
+from diffplan.errors import DataError
+from diffplan.evaluation.stage import EVALUATION as EVALUATION_STAGE
+from diffplan.evaluation.stage import read_evaluation, read_offline_policy
+from diffplan.runs.layout import (
+    CALIBRATION_USAGE,
+    CHECKPOINT,
+    CONFIG,
+    DATASET,
+    EVALUATION,
+    PIPELINE,
+    POLICIES,
+    REPORT,
+    SEARCH,
+    TABLE1_BEGUN,
+)
+from diffplan.runs.stages import (
+    StageOutput,
+    StageReader,
+    StageStatus,
+    has_file,
+    judge_stage,
+    read_json_object,
+)
+from diffplan.storage.opening import open_store
+from diffplan.storage.store import Store
+from diffplan.tasks.registry import task_of
+from diffplan.training.stage import TRAINING, is_checkpoint_directory, read_calibration, read_training
+from diffplan.tuning.stage import SEARCH as SEARCH_STAGE
+from diffplan.tuning.stage import read_search
+
+STAGES: tuple[StageReader, ...] = (COLLECTION, SEARCH_STAGE, EVALUATION_STAGE, TRAINING)
+"""Stages whose output may stand alone."""
+
+
+def read_status(where: str | Path, now: float | None = None) -> list[StageStatus]:
+    """The stages of what lies at a path or URL.
+
+    That is a dataset, a training run, a search, an evaluation, a pipeline run or a benchmark table.
+
+    Args:
+        where: path or URL.
+        now: time to judge signs of life by, seconds since 1970; None for the present.
+
+    Raises:
+        DataError: nothing of the kind is there, or a part is damaged.
+        StoreError: the store cannot be reached.
+    """
+    store = open_store(where)
+    files = {stored.name for stored in store.list("")}
+    directories = set(store.list_directories(""))
+    if TABLE1_BEGUN in files:
+        return [stage for name in sorted(directories) for stage in _read_table_task(store, name, now)]
+    for stage in STAGES:
+        if stage.recognizes(files, directories):
+            return [judge_stage(store, stage.read(store), now)]
+    if is_checkpoint_directory(store, files):
+        return [judge_stage(store, read_training(store), now)]
+    if files & {CONFIG, PIPELINE} or directories & {DATASET, CHECKPOINT, SEARCH, EVALUATION}:
+        return _read_pipeline(store, now)
+    found = ", ".join(sorted(files | directories)[:4]) or "nothing"
+    raise DataError(
+        f"{store.uri}: expected a dataset, a training run, a search, an evaluation, a pipeline run or a table, "
+        f"got {found}; give the --out of one"
+    )
+
+
+def _read_pipeline(store: Store, now: float | None) -> list[StageStatus]:
+    config = config_from_dict(Config, read_json_object(store, CONFIG)) if has_file(store, CONFIG) else None
+    steps = count_collected_steps(config.collection) if config else None
+    stages: list[tuple[str, Callable[[Store], StageOutput], StageOutput]] = [
+        (DATASET, read_collection, StageOutput("collect", "steps", total=steps)),
+        (
+            CHECKPOINT,
+            read_training,
+            StageOutput("train", "steps", total=config.training.num_steps if config else None),
+        ),
+        (
+            f"{CHECKPOINT}/{CALIBRATION_USAGE}",
+            lambda _: read_calibration(open_store(f"{store.uri}/{CHECKPOINT}")),
+            StageOutput("calibrate", "plans"),
+        ),
+        (SEARCH, read_search, StageOutput("tune", "trials", total=config.search.num_trials if config else None)),
+    ]
+    for protocol in task_of(config.env).protocols if config else _list_names(store, EVALUATION):
+        stages.append((f"{EVALUATION}/{protocol}", read_evaluation, StageOutput(f"evaluate {protocol}", "episodes")))
+    found = []
+    for directory, read, nothing in stages:
+        part = open_store(f"{store.uri}/{directory}")
+        is_there = bool(part.list("") or part.list_directories(""))
+        output = read(part) if is_there else nothing
+        if output.stage == "evaluate":  # which protocol, the directory says
+            output = replace(output, stage=nothing.stage)
+        found.append(judge_stage(part, output, now))
+    has_report = has_file(store, REPORT)
+    report = StageOutput("report", "stages", is_begun=has_report, is_whole=has_report, done=int(has_report), total=1)
+    return [*found, judge_stage(store, report, now)]
+
+
+def _read_table_task(table: Store, task: str, now: float | None) -> list[StageStatus]:
+    """What has been begun for one task of a table; what else there will be, only the command knows."""
+    root = open_store(f"{table.uri}/{task}")
+    parts: list[tuple[str, str, Callable[[Store], StageOutput]]] = [
+        (DATASET, "", read_collection),
+        (CHECKPOINT, "", read_training),
+        (SEARCH, "", read_search),
+    ]
+    for policy in _list_names(root, POLICIES):
+        parts.append(
+            (f"{POLICIES}/{policy}", f" {policy}", lambda part: read_offline_policy(part) or read_training(part))
+        )
+    for protocol in _list_names(root, EVALUATION):
+        for method in _list_names(root, f"{EVALUATION}/{protocol}"):
+            parts.append((f"{EVALUATION}/{protocol}/{method}", f" {protocol} {method}", read_evaluation))
+    found = []
+    for directory, suffix, read in parts:
+        part = open_store(f"{root.uri}/{directory}")
+        if part.list("") or part.list_directories(""):
+            output = read(part)
+            found.append(judge_stage(part, replace(output, stage=f"{task}: {output.stage}{suffix}"), now))
+    return found
+
+
+def _list_names(store: Store, directory: str) -> list[str]:
+    return sorted(name.rpartition("/")[2] for name in store.list_directories(directory))

@@ -1,0 +1,1 @@
+"""Baselines trained by RLlib."""

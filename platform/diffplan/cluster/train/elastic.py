@@ -1,0 +1,200 @@
+"""How many workers a training run has at a time, and when it gives up.
+
+Ray Train starts an elastic run with the workers that the cluster has room for, and restarts it from its newest
+checkpoint with more or fewer when nodes come or go. Some of its rules are replaced here, for which Ray has no public
+option (`diffplan.cluster.ray_private`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from diffplan.cluster.ray_private import (
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+    DefaultFailurePolicy,
+    ElasticScalingPolicy,
+    FailureDecision,
+    FixedScalingPolicy,
+    PlacementGroupCleanerCallback,
+    RayTrainCallback,
+    ScalingDecision,
+    ScalingPolicy,
+    TrainController,
+    WorkerGroup,
+)
+from diffplan.cluster.train.storage import RunStorage, find_newest_checkpoint
+from diffplan.cluster.units import unwrap
+from diffplan.errors import ConfigError, DiffplanError, StoreError
+
+MAX_FAILURES = 3
+"""Failures in a row, with no new checkpoint between them, after which a run gives up."""
+LOOK_SECONDS = 1.0
+"""Pause between two looks for room in the cluster."""
+PLACE_SECONDS = 10
+"""Wait for places that were seen to be free; they are not where their node has just died, which shows a while later."""
+
+
+def find_sizes(batch_size: int, num_workers: int, min_workers: int | None) -> list[int]:
+    """Numbers of workers that a run may have: those that share its batch evenly.
+
+    Args:
+        batch_size: rows of a batch, over all workers.
+        num_workers: most workers.
+        min_workers: fewest; None for a run that has `num_workers` all the time.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    fewest = num_workers if min_workers is None else min_workers
+    if fewest < 1:
+        name = "num_workers" if min_workers is None else "min_workers"
+        raise ConfigError(f"{name}: expected at least 1, got {fewest}")
+    if fewest > num_workers:
+        raise ConfigError(f"min_workers: expected at most num_workers ({num_workers}), got {fewest}")
+    sizes = [size for size in range(fewest, num_workers + 1) if batch_size % size == 0]
+    if not sizes:
+        wanted = f"num_workers ({num_workers})" if min_workers is None else f"a number in {fewest}..{num_workers}"
+        raise ConfigError(f"training.batch_size: expected a multiple of {wanted}, got {batch_size}")
+    return sizes
+
+
+class RunTrainer(TorchTrainer):
+    """A trainer that has only workers that share a batch evenly, and counts failures in a row.
+
+    Args:
+        train_loop: what each worker runs.
+        storage: where the run lies.
+        sizes: numbers of workers that it may have.
+        options: those of `TorchTrainer`.
+    """
+
+    def __init__(self, train_loop: Any, *, storage: RunStorage, sizes: list[int], **options: Any) -> None:
+        super().__init__(train_loop, **options)
+        self._storage, self._sizes = storage, sizes
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        # One of them watches over the controller through the dashboard, and where there is none, waits for it for 12 s
+        # at the end of each run. Should the controller die, our driver ends, and the workers' places are free with it.
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
+        arguments["failure_policy"] = _FailuresInARow(self._storage)
+        key = hashlib.sha256(self._storage.uri.encode()).hexdigest()[:16]
+        arguments["scaling_policy"] = (
+            _EvenShares(self.scaling_config, key, self._sizes)
+            if self.scaling_config.elasticity_enabled
+            else _FixedSize(self.scaling_config, key)
+        )
+        return super()._initialize_and_run_controller(**arguments)
+
+
+class _TidyWorkerGroup(WorkerGroup):
+    """Gives its places back if it fails to start.
+
+    Ray does so only while workers are being made. A worker that dies later in the start left its places taken for ever,
+    and after a few of them the run waited for room in a cluster that it had filled itself.
+    """
+
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except Exception:
+            if self._worker_group_state is not None:
+                self._worker_group_state.shutdown()
+                self._clear_state()
+            raise
+
+
+class _OneReservation(ScalingPolicy):
+    """Reserves room in the cluster under the name of the run.
+
+    So a run that is resumed takes over the reservation of its driver that was killed. Ray gives every driver another
+    name, and keeps the room for the dead one for three minutes.
+    """
+
+    def __init__(self, scaling_config: ScalingConfig, key: str) -> None:
+        super().__init__(scaling_config)
+        self._key = key
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Reserve; and it is here that something of ours first runs in the controller's process."""
+        TrainController.worker_group_cls = _TidyWorkerGroup
+        super().after_controller_start(SimpleNamespace(run_id=self._key))  # type: ignore[arg-type]
+
+
+class _FixedSize(_OneReservation, FixedScalingPolicy):
+    """All workers, always."""
+
+
+class _EvenShares(_OneReservation, ElasticScalingPolicy):
+    """As many workers as there is room for and as share a batch evenly."""
+
+    def __init__(self, scaling_config: ScalingConfig, key: str, sizes: list[int]) -> None:
+        super().__init__(scaling_config, key)
+        self._sizes = sizes
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Reserve, and set how long this controller waits for places that it has just seen to be free."""
+        os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, str(PLACE_SECONDS))
+        super().after_controller_start(train_run_context)
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        possible = super()._count_possible_workers(reserved_resources)
+        return max((size for size in self._sizes if size <= possible), default=0)
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Start with what there is now.
+
+        Ray would count by what it saw up to 20 s ago, and would look again without a pause.
+        """
+        time.sleep(max(self._latest_reserved_resources_query_time + LOOK_SECONDS - time.monotonic(), 0))
+        self._maybe_send_resource_request()
+        try:
+            coordinator: Any = self._autoscaling_coordinator
+            seen = coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
+            self._latest_reserved_resources = ray.get(seen, timeout=10)
+            self._latest_reserved_resources_query_time = time.monotonic()
+        except Exception:  # the coordinator may have died with its node; Ray's own look comes next
+            self._latest_reserved_resources = None
+        return super().make_decision_for_non_running_worker_group()
+
+
+class _FailuresInARow(DefaultFailurePolicy):
+    """Goes on as long as checkpoints come between failures, and gives up at once over what only the user can cure.
+
+    Ray counts all failures of a run, of which one on many cheap machines has any number.
+    """
+
+    def __init__(self, storage: RunStorage) -> None:
+        super().__init__(FailureConfig(max_failures=MAX_FAILURES))
+        self._storage = storage
+        self._newest: str | None = None
+        self._deaths_at_start = 0
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        """Whether to go on."""
+        causes = [unwrap(failure) for failure in getattr(training_failed_error, "worker_failures", {}).values()]
+        if any(isinstance(cause, DiffplanError) and not isinstance(cause, StoreError) for cause in causes):
+            return FailureDecision.RAISE
+        try:
+            newest = find_newest_checkpoint(self._storage)
+        except DiffplanError:  # the store does not answer: nothing is known, and nothing is forgotten
+            newest = self._newest
+        if newest != self._newest:
+            self._newest, self._worker_group_failures, self._deaths_at_start = newest, 0, 0
+        if isinstance(getattr(training_failed_error, "controller_failure", None), RayActorError):
+            # A worker that died, with its node say, while the group was being made; Ray takes that for its own fault.
+            self._deaths_at_start += 1
+            return FailureDecision.RETRY if self._deaths_at_start <= MAX_FAILURES else FailureDecision.RAISE
+        return super().make_decision(training_failed_error)

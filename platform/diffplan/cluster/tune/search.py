@@ -1,0 +1,329 @@
+"""Run a study with Ray Tune: Optuna proposes, ASHA stops what is not promising.
+
+The fidelity of a trial is its number of evaluation episodes, and of training steps. Trials are scored on tuning
+episodes, which are never among those of an evaluation. The search is kept in one file (`diffplan.tuning.journal`), from
+which it goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from diffplan.checkpoint import CONFIG, load_checkpoint
+from diffplan.cluster.runtime import count_gpus, count_workers, ray_session, require_resources
+from diffplan.cluster.store_variables import find_variables
+from diffplan.cluster.tune.proposals import JournalSearcher, SearchProgress
+from diffplan.cluster.tune.storage import SearchStorage, open_search, read_begun_at
+from diffplan.cluster.tune.trials import run_planner_trial, run_training_trial
+from diffplan.config import Config, EnvConfig, SearchConfig, config_to_dict
+from diffplan.config.study import Study
+from diffplan.data.format.dataset import open_dataset, write_snapshot
+from diffplan.errors import ClusterError, ConfigError
+from diffplan.evaluation.protocol import apply_protocol, choose_protocols
+from diffplan.evaluation.scores import find_metric
+from diffplan.planning.loading import load_planner
+from diffplan.planning.planner import with_settings
+from diffplan.report.search_files import write_search
+from diffplan.runs.usage import record_usage
+from diffplan.tasks.pretrained import PREFIX
+from diffplan.tasks.registry import task_of
+from diffplan.training.batches import index_windows
+from diffplan.training.conditions import check_condition
+from diffplan.tuning.journal import SearchJournal
+from diffplan.tuning.metrics import LESS_IS_BETTER, OBJECTIVE_FIELD
+from diffplan.tuning.space import make_space, read_own_values
+from diffplan.tuning.studies import DEFAULT_STUDY, find_study, size_search
+
+RUN_NAME = "run"
+"""Directory of what Tune itself writes."""
+MAX_BARREN_ROUNDS = 5
+"""Rounds of trials whose processes died, in a row, in which none came to its end, before those that are left are given
+up."""
+_SIZES = ("num_trials", "max_concurrent_trials")
+"""What may change when a search goes on; of the study, only what is not in `_SOUGHT`."""
+_SOUGHT = ("kind", "vary", "objectives")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A search to run.
+
+    Attributes:
+        study: what is searched for.
+        config: the experiment.
+        search: its size.
+        envs: the environment under each protocol.
+        space: what is varied.
+        source: checkpoint or dataset, an absolute path or URL.
+        identity: content that the search depends on, as JSON values; a search goes on only with the same.
+        trial: runs a trial.
+        arguments: what it is given beside the other fields.
+    """
+
+    study: Study
+    config: Config
+    search: SearchConfig
+    envs: list[EnvConfig]
+    space: dict[str, BaseDistribution]
+    source: str
+    identity: dict[str, Any]
+    trial: Callable[..., None]
+    arguments: dict[str, Any]
+
+
+def tune_planner(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    study: Study | None = None,
+    search: SearchConfig | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Search settings of planning with a finished model, and write what came out into `out`.
+
+    Args:
+        checkpoint: directory or URL of the checkpoint.
+        out: directory or URL of the search.
+        study: what is searched for, of kind `planner`; None for the study `planner`.
+        search: size and protocols of the search; None for those of the study on the checkpoint's experiment.
+        resume: go on with a search that was interrupted.
+
+    Returns:
+        What `best.json` holds; see `diffplan.report.search_files.write_search`.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged one.
+        ConfigError: there is a search already and `resume` is not set; it was begun with something else; an unknown
+            protocol or field; a study of kind `training`.
+        ClusterError: too few CPUs, or no trial succeeded.
+    """
+    source, planner = _locate(checkpoint), load_planner(checkpoint)
+    config = planner.config
+    study = find_study(DEFAULT_STUDY, task_of(config.env)) if study is None else study
+    _require_kind(study, "planner")
+    search = _choose(size_search(study, config.search) if search is None else search, config)
+    task = _Task(
+        study=study,
+        config=config,
+        search=search,
+        envs=[apply_protocol(protocol, config.env) for protocol in search.protocols],
+        space=make_space(study, config, lambda changed: with_settings(planner, **vars(changed.planning))),
+        source=source,
+        identity={"checkpoint": zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes())},
+        trial=run_planner_trial,
+        arguments={"variables": find_variables()},
+    )
+    return _run(task, out, resume=resume)
+
+
+def tune_training(
+    data: str | Path,
+    config: Config,
+    out: str | Path,
+    *,
+    study: Study | None = None,
+    search: SearchConfig | None = None,
+    num_training_steps: int | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Search what is trained: each trial trains a model in its own process and evaluates it.
+
+    Trials train by the loop of `diffplan train` on one CPU, or on a GPU where the cluster has any; they leave no
+    checkpoint.
+
+    Args:
+        data: directory or URL of the dataset; the search is pinned to its newest snapshot.
+        config: the experiment that is varied.
+        out: directory or URL of the search.
+        study: what is searched for, of kind `training`; None for the study `training`.
+        search: size and protocols of the search; None for those of the study on the experiment.
+        num_training_steps: steps of a full trial; None for the study's share of the experiment's.
+        resume: go on with a search that was interrupted; its unfinished trials train from the beginning.
+
+    Returns:
+        What `best.json` holds; see `diffplan.report.search_files.write_search`.
+
+    Raises:
+        DataError: the dataset is missing or damaged, or its episodes are too short.
+        ConfigError: as `tune_planner`, or the experiment trains no diffuser.
+        ClusterError: too few CPUs, or no trial succeeded.
+    """
+    study = find_study("training", task_of(config.env)) if study is None else study
+    _require_kind(study, "training")
+    if config.training.objective != "diffusion":
+        raise ConfigError(f"training.objective: expected diffusion to search, got {config.training.objective}")
+    if num_training_steps is None:
+        num_training_steps = math.ceil(study.training_share * config.training.num_steps)
+    if num_training_steps < 1:
+        raise ConfigError(f"num_training_steps: expected at least 1, got {num_training_steps}")
+    search = _choose(size_search(study, config.search) if search is None else search, config)
+    begun = read_begun_at(out) if resume else {}
+    dataset = open_dataset(data, snapshot=begun.get("snapshot"))
+    index_windows(dataset, config, held_out=False)  # raises here, in one line, what would else fail in every trial
+    check_condition(config.network, dataset)  # likewise
+    snapshot = write_snapshot(dataset) if dataset.snapshot is None else dataset.snapshot
+    task = _Task(
+        study=study,
+        config=config,
+        search=search,
+        envs=[apply_protocol(protocol, config.env) for protocol in search.protocols],
+        space=make_space(study, config, lambda changed: index_windows(dataset, changed, held_out=False)),
+        source=dataset.uri,
+        identity={
+            "dataset": dataset.manifest.dataset_uuid,
+            "snapshot": snapshot,
+            "config": config_to_dict(config),
+            "num_training_steps": num_training_steps,
+        },
+        trial=run_training_trial,
+        arguments={
+            "snapshot": snapshot,
+            "num_training_steps": num_training_steps,
+            "variables": find_variables(),
+        },
+    )
+    return _run(task, out, resume=resume)
+
+
+def _choose(search: SearchConfig, config: Config) -> SearchConfig:
+    """The search with its protocols and its objective named; raises `ConfigError` for unknown ones."""
+    objective = search.objective or task_of(config.env).objective
+    find_metric(objective, task_of(config.env), OBJECTIVE_FIELD)
+    return replace(search, protocols=choose_protocols(search.protocols, config.env), objective=objective)
+
+
+def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
+    """Run the trials that are still to be run, and write what came out."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why trials fail is in trials.json
+    since = time.perf_counter()
+    with open_search(out, resume=resume) as storage, ray_session():
+        require_resources(1, {"CPU": 1}, "a search", "start a larger cluster")
+        study, search = task.study, task.search
+        at_once = min(search.max_concurrent_trials, count_workers(None))
+        journal = _open_journal(task, storage)
+        num_barren = 0
+        while num_barren < MAX_BARREN_ROUNDS and (num_left := search.num_trials - journal.num_finished) > 0:
+            with record_usage(
+                storage.store,
+                "tune",
+                cpus=at_once,
+                gpus=min(at_once, count_gpus()) if _trains_on_gpu(study) else 0,
+                total=search.num_trials,
+                unit="trials",
+                initial=journal.num_finished,
+            ) as usage:
+                _make_tuner(task, journal, storage.directory, num_left, usage.count).fit()
+            if journal.num_lost == 0:  # what failed by itself would do so again
+                break
+            # A trial may be lost any number of times, as long as others come to their end in the meantime.
+            num_barren = 0 if search.num_trials - journal.num_finished < num_left else num_barren + 1
+            journal = _open_journal(task, storage)
+        trials = journal.read_trials()
+        if not any(trial.is_full for trial in trials):
+            storage.save()
+            first = trials[0].error if trials else None
+            raise ClusterError(f"{storage.store.uri}: no trial succeeded; the first error was: {first}")
+        best = write_search(
+            storage.directory,
+            study=study,
+            config=task.config,
+            search=search,
+            space=task.space,
+            trials=trials,
+            source=task.source,
+            wall_seconds=time.perf_counter() - since,
+        )
+        storage.publish()
+    return best
+
+
+def _open_journal(task: _Task, storage: SearchStorage) -> SearchJournal:
+    """The search in its file; what failed or was running there is proposed again."""
+    study, search = task.study, task.search
+    return SearchJournal(
+        storage.directory,
+        study,
+        task.space,
+        begun={
+            "study": {name: value for name, value in config_to_dict(study).items() if name in _SOUGHT},
+            **{name: value for name, value in config_to_dict(search).items() if name not in _SIZES},
+            **task.identity,
+        },
+        own=read_own_values(study, task.config),
+        seed=search.seed,
+        on_finish=storage.save,
+    )
+
+
+def _trains_on_gpu(study: Study) -> bool:
+    return study.kind == "training" and count_gpus() > 0
+
+
+def _make_tuner(
+    task: _Task, journal: SearchJournal, directory: Path, num_trials: int, on_advance: Callable[[int], None]
+) -> tune.Tuner:
+    study, search = task.study, task.search
+    metric = study.objectives[0]
+    mode = "min" if LESS_IS_BETTER[metric] else "max"
+    trainable = tune.with_parameters(
+        task.trial,
+        study=study,
+        config=task.config,
+        search=search,
+        envs=task.envs,
+        source=task.source,
+        **task.arguments,
+    )
+    return tune.Tuner(
+        tune.with_resources(trainable, {"cpu": 1, "gpu": 1} if _trains_on_gpu(study) else {"cpu": 1}),
+        tune_config=tune.TuneConfig(
+            num_samples=num_trials,
+            max_concurrent_trials=search.max_concurrent_trials,
+            search_alg=JournalSearcher(journal, metric, mode),
+            scheduler=_make_scheduler(study, search, metric, mode),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name=RUN_NAME,
+            storage_path=str(directory),
+            verbose=0,
+            callbacks=[SearchProgress(journal, search.num_trials, metric, mode, on_advance)],
+        ),
+    )
+
+
+def _make_scheduler(study: Study, search: SearchConfig, metric: str, mode: str) -> TrialScheduler:
+    if study.is_pareto:  # a trial that is worse in one objective may be what the front needs in the other
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="training_iteration",
+        metric=metric,
+        mode=mode,
+        max_t=search.num_blocks,
+        grace_period=1,
+        reduction_factor=2,
+    )
+
+
+def _require_kind(study: Study, kind: str) -> None:
+    if study.kind != kind:
+        wanted = "a dataset and a preset" if study.kind == "training" else "a checkpoint"
+        raise ConfigError(f"study: expected one of kind {kind}, got one of kind {study.kind}, which takes {wanted}")
+
+
+def _locate(checkpoint: str | Path) -> str:
+    """Where processes elsewhere find a checkpoint."""
+    text = str(checkpoint)
+    return text if "://" in text or text.startswith(PREFIX) else str(Path(checkpoint).absolute())

@@ -1,0 +1,76 @@
+"""Exactly-once commits: a unit of a dataset exists from the moment that its commit record does.
+
+A writer writes its shard under a name of its own attempt, makes it durable, and then puts the commit record if there is
+none. Whoever comes second finds a record, reads it and drops its own shard. There is no lock and no rename of data.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, replace
+
+from diffplan.data.format.commit_checks import check_record
+from diffplan.data.format.commit_record import CommitRecord, EpisodeRecord, ShardRecord
+from diffplan.data.format.manifest import COMMITS, commit_name
+from diffplan.data.format.record import decode_record, encode_record
+from diffplan.data.format.statistics import ColumnStatistics
+from diffplan.errors import DataError
+from diffplan.storage.store import Store
+
+
+def encode_commit(record: CommitRecord) -> bytes:
+    """A commit as it lies on disk."""
+    values = asdict(replace(record, statistics={}))  # arrays would be copied one by one
+    values["statistics"] = {name: statistics.to_dict() for name, statistics in record.statistics.items()}
+    return encode_record(values)
+
+
+def decode_commit(text: bytes, path: str) -> CommitRecord:
+    """Read a commit that lies at a path; raises `DataError` if it is damaged."""
+    try:
+        values = decode_record(text)
+        values["shard"] = ShardRecord.from_dict(values["shard"])
+        values["episodes"] = tuple(EpisodeRecord(**e) for e in values["episodes"])
+        values["statistics"] = {k: ColumnStatistics.from_dict(v) for k, v in values["statistics"].items()}
+        record = CommitRecord(**values)
+        check_record(record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path}: expected a commit record, got something else ({type(error).__name__}: {error}); "
+            "delete it and make its unit again (collect with --resume, or import again)"
+        ) from None
+    return record
+
+
+def commit_unit(store: Store, record: CommitRecord) -> CommitRecord:
+    """Commit a unit whose shard has been written durably.
+
+    Returns:
+        The record that counts: this one, or that of the attempt that came first, in which case this attempt's shard
+        is deleted.
+    """
+    if store.put_if_absent(commit_name(record.unit), encode_commit(record)):
+        return record
+    winner = read_commit(store, record.unit)
+    if winner.attempt != record.attempt:
+        store.delete(record.shard.name)
+    return winner
+
+
+def read_commit(store: Store, unit: int) -> CommitRecord:
+    """The commit of a unit; raises `DataError` if it is damaged, `FileNotFoundError` if there is none."""
+    name = commit_name(unit)
+    path = store.locate(name)
+    record = decode_commit(store.read(name), path)
+    if record.unit != unit:
+        raise DataError(
+            f"{path}: expected unit {unit}, got {record.unit}; was the file renamed? Give it back "
+            "its name, or delete it and make its unit again"
+        )
+    return record
+
+
+def list_committed_units(store: Store) -> list[int]:
+    """Units that have a commit, ascending; no record is read."""
+    matches = (re.fullmatch(rf"{COMMITS}/(\d{{8,}})\.json", stored.name) for stored in store.list(COMMITS))
+    return sorted(int(match[1]) for match in matches if match)

@@ -1,0 +1,138 @@
+"""What commits and snapshots must say to be believed: a faulty writer makes checksums that match too.
+
+Everything that is read later without looking again is checked here: types and ranges, places inside the shard, and
+whether statistics are those of as many rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffplan.data.format.commit_record import CommitRecord, EpisodeRecord, ShardRecord
+from diffplan.data.format.manifest import Column, Manifest
+from diffplan.data.format.statistics import ColumnStatistics
+
+LIMIT = 2**31
+"""Units, and rows of a shard, are below this: the index has them as 32-bit numbers."""
+TASK_LIMIT = 2**15
+NOT_FINITE = ("nan", "inf", "-inf")
+INT64 = range(-(2**63), 2**63)
+
+# type() rather than isinstance(): truth is an int too.
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "episode_index": lambda v: type(v) is int and v in INT64,
+    "seed": lambda v: v is None or (type(v) is int and v in INT64),
+    "behavior": lambda v: type(v) is str,
+    "length": lambda v: type(v) is int and v >= 1,
+    "undiscounted_return": lambda v: type(v) is float and math.isfinite(v),
+    "terminated": lambda v: type(v) is bool,
+    "truncated": lambda v: type(v) is bool,
+    "task": lambda v: type(v) is int and 0 <= v < TASK_LIMIT,
+    "final_observation": lambda v: type(v) is list,
+    "final_values": lambda v: type(v) is dict,
+    "options": lambda v: v is None or type(v) is dict,
+}
+
+
+def check_record(record: CommitRecord) -> None:
+    """Raise `ValueError` unless the fields have their types and the episodes fill the shard one after the other."""
+    for name in ("dataset_uuid", "attempt"):
+        if not isinstance(getattr(record, name), str):
+            raise ValueError(f"{name} is no text")
+    check_unit(record.unit)
+    check_episodes(record.episodes)
+    next_row = 0
+    for episode in record.episodes:
+        if type(episode.first_row) is not int or episode.first_row != next_row:
+            raise ValueError(f"episode {episode.episode_index} does not begin where the one before it ends")
+        next_row += episode.length
+    if next_row != record.shard.num_rows:
+        raise ValueError(f"its episodes have {next_row} rows, its shard {record.shard.num_rows}")
+    for name, statistics in record.statistics.items():
+        if (statistics.count + statistics.num_nonfinite != next_row).any():
+            raise ValueError(f"the statistics of {name} are not those of {next_row} rows")
+
+
+def check_unit(unit: Any) -> None:
+    """Raise `ValueError` unless this can be the number of a unit."""
+    if type(unit) is not int or not 0 <= unit < LIMIT:
+        raise ValueError(f"expected a unit from 0 to {LIMIT - 1}, got {str(unit)[:40]!r}")
+
+
+def check_episodes(episodes: tuple[EpisodeRecord, ...]) -> None:
+    """Raise `ValueError` unless episodes have the types and ranges that the index has, and numbers of their own."""
+    for episode in episodes:
+        for name, fits in _FIELDS.items():
+            if not fits(value := getattr(episode, name)):
+                number, got = str(episode.episode_index)[:20], repr(value)[:40]
+                raise ValueError(f"episode {number} has the {name} {got}, of another type or out of range")
+    if len({episode.episode_index for episode in episodes}) != len(episodes):
+        raise ValueError("two of its episodes have the same number")
+    if sum(episode.length for episode in episodes) >= LIMIT:
+        raise ValueError(f"expected fewer than {LIMIT} rows in a unit")
+
+
+def check_against(record: CommitRecord, manifest: Manifest) -> None:
+    """Raise `ValueError` unless a commit can be one of a dataset."""
+    if not record.episodes:
+        raise ValueError("it has no episodes")
+    check_places(record.shard, manifest)
+    check_statistics(record.statistics, manifest)
+    finals = {column.name: column for column in manifest.extra_columns if column.has_final}
+    for episode in record.episodes:
+        _check_numbers(episode.final_observation, manifest.column("observation"), episode)
+        if set(episode.final_values) != set(finals):
+            raise ValueError(f"episode {episode.episode_index} lacks a value after its last action")
+        for name, column in finals.items():
+            _check_numbers(episode.final_values[name], column, episode)
+
+
+def check_places(shard: ShardRecord, manifest: Manifest) -> None:
+    """Raise `ValueError` unless a shard has the columns of the manifest, each inside the file."""
+    if set(shard.offsets) != {column.name for column in manifest.columns}:
+        raise ValueError("it does not describe the columns of the manifest")
+    for column in manifest.columns:
+        num_bytes = shard.num_rows * column.size * column.numpy_dtype.itemsize
+        if shard.offsets[column.name] + num_bytes > shard.num_bytes:
+            raise ValueError(f"column {column.name} would lie outside of {shard.name}")
+
+
+def check_index(core: dict[str, np.ndarray], shards: tuple[ShardRecord, ...]) -> None:
+    """Raise `ValueError` unless episodes, given as the arrays of an index, are in order and inside their shards."""
+    unit, shard, first, length, task = (core[name] for name in ("unit", "shard", "first_row", "length", "task"))
+    fits = (unit >= 0) & (unit < LIMIT) & (shard >= 0) & (shard < len(shards))
+    fits &= (first >= 0) & (length >= 1) & (task >= 0) & (task < TASK_LIMIT)
+    if not fits.all() or (unit[1:] < unit[:-1]).any():
+        raise ValueError("a number in its index of episodes is out of range or out of order")
+    num_rows = np.array([shard.num_rows for shard in shards] or [0])
+    if (num_rows >= LIMIT).any() or (first + length > num_rows[shard]).any():
+        raise ValueError("an episode in its index would lie outside of its shard")
+
+
+def check_statistics(statistics: dict[str, ColumnStatistics], manifest: Manifest) -> None:
+    """Raise `ValueError` unless there are statistics of every entry of every column of the manifest."""
+    if {name: len(s.mean) for name, s in statistics.items()} != {c.name: c.size for c in manifest.columns}:
+        raise ValueError("its statistics are not those of the columns of the manifest")
+
+
+def _check_numbers(values: Any, column: Column, episode: EpisodeRecord) -> None:
+    """Raise `ValueError` unless values are one row of a column; text stands for numbers that are not finite."""
+    dtype = column.numpy_dtype
+    fits = isinstance(values, list) and len(values) == column.size
+    if fits and dtype.kind == "f":
+        may_be_text = column.name != "observation"
+        numbers = [v for v in values if not (may_be_text and v in NOT_FINITE)]
+        largest = float(np.finfo(dtype).max)
+        fits = all(type(v) is float and abs(v) <= largest for v in numbers)
+    elif fits:
+        lowest, highest = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        fits = all(type(v) is int and lowest <= v <= highest for v in values)
+    if not fits:
+        raise ValueError(
+            f"the {column.name} after the last action of episode {episode.episode_index} is not {column.size} "
+            f"{column.dtype} numbers"
+        )

@@ -1,0 +1,34 @@
+"""How far a dataset has come."""
+
+from __future__ import annotations
+
+from diffplan.config import CollectionConfig, config_from_dict
+from diffplan.data.format.commit import list_committed_units
+from diffplan.data.format.dataset import list_snapshots, read_manifest
+from diffplan.data.format.manifest import MANIFEST_NAME
+from diffplan.runs.stages import StageOutput, StageReader, has_file
+from diffplan.storage.store import Store
+
+
+def read_collection(store: Store) -> StageOutput:
+    """What the directory of a dataset tells of its collection, import or merge."""
+    if not has_file(store, MANIFEST_NAME):
+        return StageOutput("collect", "steps", is_begun=True)
+    manifest = read_manifest(store)
+    has_snapshot = bool(list_snapshots(store))
+    units = list_committed_units(store)
+    if manifest.collection is None:  # imported or merged: how many units there will be only their source knows
+        kind = str(manifest.source.get("kind", "import"))
+        return StageOutput(kind, "units", True, has_snapshot, len(units), len(units) if has_snapshot else None)
+    collection = config_from_dict(CollectionConfig, manifest.collection)
+    unit_steps = collection.episodes_per_unit * collection.max_episode_steps
+    done, total = len(units) * unit_steps, count_collected_steps(collection)
+    return StageOutput("collect", "steps", True, has_snapshot and done >= total, done, max(done, total))
+
+
+def count_collected_steps(collection: CollectionConfig) -> int:
+    """Steps of all units of a collection."""
+    return collection.num_episodes * collection.max_episode_steps
+
+
+COLLECTION = StageReader("collect", lambda files, directories: MANIFEST_NAME in files, read_collection)

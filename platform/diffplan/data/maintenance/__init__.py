@@ -1,0 +1,1 @@
+"""Keeping datasets in order: verification, compaction, merging, sweeping."""

@@ -1,0 +1,83 @@
+"""Sweep what nothing names any more: shards of killed writers, temporary files, shards that compaction replaced.
+
+Nothing tells an orphan from a shard whose writer is about to commit it, except its age. Ages are measured by the clock
+of the store. A shard that was replaced counts from the snapshot on that no longer names it, so runs that opened the
+dataset before have this long to end or to be resumed.
+"""
+
+from __future__ import annotations
+
+from diffplan.data.format.commit import read_commit
+from diffplan.data.format.dataset import read_manifest
+from diffplan.data.format.manifest import COMMITS, SHARDS, SNAPSHOTS, Manifest, snapshot_name
+from diffplan.data.format.snapshot import list_snapshots, read_snapshot, read_state, relocate
+from diffplan.errors import DataError
+from diffplan.storage.store import TEMPORARY_PREFIX, Store, StoredObject
+
+MIN_AGE_SECONDS = 3600.0
+"""A writer that pauses between shard and commit for longer than this may find its shard swept."""
+
+
+def find_sweepable(store: Store, older_than_seconds: float) -> list[StoredObject]:
+    """Objects that nothing names and that are older than this.
+
+    Raises:
+        DataError: no dataset, a damaged one (what it names is not known then), or an age below `MIN_AGE_SECONDS`.
+    """
+    if older_than_seconds < MIN_AGE_SECONDS:
+        raise DataError(
+            f"sweep: expected an age of at least {MIN_AGE_SECONDS / 3600:g} h, got {older_than_seconds / 3600:g} h; "
+            "a younger shard may be about to be committed"
+        )
+    manifest = read_manifest(store)
+    state = read_state(store, manifest)
+    named = set()
+    if state is not None:  # a shard that is gone stands for those that its units are read from in its place
+        named = {shard.name for part in (state, relocate(store, manifest, state)) for shard in part.shards}
+    replaced_at = _replacement_times(store, manifest)
+    now = store.now_seconds()
+    found = []
+    for directory in ("", SHARDS, COMMITS, SNAPSHOTS):
+        for stored in store.list(directory):
+            stem = stored.name.rsplit("/", 1)[-1]
+            orphan = directory == SHARDS and stem.endswith(".arrow") and stored.name not in named
+            since = max(stored.modified_seconds, replaced_at.get(stored.name, 0.0))
+            if (orphan or stem.startswith(TEMPORARY_PREFIX)) and now - since > older_than_seconds:
+                found.append(stored)
+    return found
+
+
+def _replacement_times(store: Store, manifest: Manifest) -> dict[str, float]:
+    """When each shard that some snapshot names was last dropped by a later one, on the store's clock."""
+    written = {stored.name: stored.modified_seconds for stored in store.list(SNAPSHOTS)}
+    times: dict[str, float] = {}
+    before: set[str] = set()
+    for number in list_snapshots(store):
+        names = {shard.name for shard in read_snapshot(store, manifest, number).shards}
+        for name in before - names:
+            times[name] = written.get(snapshot_name(number), store.now_seconds())
+        before = names
+    # Shards that were committed but never in a snapshot before they were joined count from the first snapshot that
+    # has their units, which is at most as old as what replaced them.
+    newest = max(written.values(), default=0.0)
+    for stored in store.list(SHARDS):
+        if stored.name not in times and stored.name not in before:
+            times.setdefault(stored.name, newest if _is_committed(store, stored.name) else 0.0)
+    return times
+
+
+def _is_committed(store: Store, name: str) -> bool:
+    """Whether the commit of the unit that a shard is named after names this shard."""
+    stem = name.rsplit("/", 1)[-1].split("-")[0]
+    try:
+        return stem.isdigit() and read_commit(store, int(stem)).shard.name == name
+    except FileNotFoundError:
+        return False
+
+
+def sweep(store: Store, older_than_seconds: float) -> list[StoredObject]:
+    """Delete what `find_sweepable` finds, and return it."""
+    found = find_sweepable(store, older_than_seconds)
+    for stored in found:
+        store.delete(stored.name)
+    return found

@@ -1,0 +1,1 @@
+"""Training examples: windows of episodes, normalised, from memory, mapped shards or blocks."""

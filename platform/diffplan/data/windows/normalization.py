@@ -1,0 +1,162 @@
+"""Maps between environment units and the space that models work in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from diffplan.data.format.statistics import ColumnStatistics
+from diffplan.data.windows.quantile_map import QuantileMap
+from diffplan.errors import CheckpointError, DataError
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """`normalized = (value - center) / scale`, or through distribution functions, per column of a transition.
+
+    Attributes:
+        center: float32[transition_dim].
+        scale: float32[transition_dim], positive.
+        quantile_map: stands in for the affine map within the range of the data and continues it beyond; None where
+            the map is affine throughout.
+    """
+
+    center: np.ndarray
+    scale: np.ndarray
+    quantile_map: QuantileMap | None = None
+    _tensors: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Center and scale where they were asked for: copying them to a GPU each time would mean to wait for it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tensors": {}}  # others may have no such device
+
+    @classmethod
+    def fit(cls, statistics: list[ColumnStatistics], kind: Literal["limits", "gaussian", "quantile"]) -> Normalizer:
+        """Fit to the statistics of columns that lie side by side in a transition.
+
+        `limits` maps the range of each entry to [-1, 1], `gaussian` to mean 0 and standard deviation 1, `quantile` to
+        a uniform distribution over [-1, 1], and linearly beyond, as `limits` does. A constant entry is mapped to 0 and
+        back to its value.
+
+        Raises:
+            ValueError: no such kind.
+            DataError: a column has numbers that float32, which models work in, lacks.
+        """
+        largest = max(np.abs([s.minimum, s.maximum]).max(initial=0.0) for s in statistics)
+        if largest > np.finfo(np.float32).max:
+            raise DataError(
+                f"normalization: expected numbers up to {np.finfo(np.float32).max:.4g}, got {largest:.4g} in the data; "
+                "look for it with `diffplan data stats`, and make the dataset again without it"
+            )
+        if kind == "gaussian":
+            center = np.concatenate([s.mean for s in statistics])
+            scale = np.concatenate([s.std for s in statistics])
+        elif kind in ("limits", "quantile"):
+            center = np.concatenate([(s.maximum + s.minimum) / 2 for s in statistics])
+            scale = np.concatenate([(s.maximum - s.minimum) / 2 for s in statistics])
+        else:
+            raise ValueError(f"expected limits, gaussian or quantile, got {kind!r}")
+        constant = scale <= 1e-6 * np.maximum(np.abs(center), 1.0)
+        if kind == "quantile":
+            # Merged tables meet the extremes up to rounding only.
+            tables = [
+                np.vstack([s.minimum, s.quantiles[1:-1].clip(s.minimum, s.maximum), s.maximum]) for s in statistics
+            ]
+            return cls._of_quantile_map(QuantileMap.fit(np.concatenate(tables, axis=1), constant))
+        return cls(center.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32))
+
+    @classmethod
+    def _of_quantile_map(cls, quantile_map: QuantileMap) -> Normalizer:
+        ends = quantile_map.knots[:, [0, -1]].astype(np.float64)
+        center, scale = ends.mean(axis=1), (ends[:, 1] - ends[:, 0]) / 2
+        return cls(center.astype(np.float32), np.where(scale > 0, scale, 1.0).astype(np.float32), quantile_map)
+
+    @property
+    def kind(self) -> Literal["affine", "quantile"]:
+        """The form of the map."""
+        return "affine" if self.quantile_map is None else "quantile"
+
+    def normalize(self, values: Any) -> Any:
+        """From environment units to model space.
+
+        Args:
+            values: a NumPy array or a torch tensor, float[..., transition_dim].
+
+        Returns:
+            The same kind of array; differentiable where it is a tensor.
+        """
+        if self.quantile_map is not None:
+            return self.quantile_map.to_levels(values)
+        center, scale = self._like(values)
+        return (values - center) / scale
+
+    def unnormalize(self, normalized_values: Any) -> Any:
+        """From model space to environment units; the inverse of `normalize`."""
+        if self.quantile_map is not None:
+            return self.quantile_map.to_values(normalized_values)
+        center, scale = self._like(normalized_values)
+        return normalized_values * scale + center
+
+    def _like(self, values: Any) -> tuple[Any, Any]:
+        if isinstance(values, np.ndarray):
+            return self.center, self.scale
+        key = (values.device, values.dtype)
+        if key not in self._tensors:
+            self._tensors[key] = values.new_tensor(self.center), values.new_tensor(self.scale)
+        return self._tensors[key]
+
+    def to_json(self) -> str:
+        """JSON text; the inverse of `from_json`."""
+        if self.quantile_map is not None:
+            return json.dumps({"kind": "quantile", "knots": self.quantile_map.knots.tolist()})
+        return json.dumps({"kind": "affine", "center": self.center.tolist(), "scale": self.scale.tolist()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Normalizer:
+        """Read from JSON text, `affine` where it names no kind; raises `CheckpointError` if it is damaged."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise CheckpointError(f"normalization.json: expected JSON, got something else ({error})") from None
+        if not isinstance(values, dict):
+            raise CheckpointError(f"normalization.json: expected an object, got a {type(values).__name__}")
+        kind = values.pop("kind", "affine")
+        names = {"affine": {"center", "scale"}, "quantile": {"knots"}}.get(kind) if isinstance(kind, str) else None
+        if names is None:
+            raise CheckpointError(f"normalization.json: expected the kind affine or quantile, got {str(kind)[:40]!r}")
+        if set(values) != names:
+            raise CheckpointError(
+                f"normalization.json: expected {' and '.join(sorted(names))}, "
+                f"got {', '.join(sorted(values))[:80] or 'nothing'}"
+            )
+        if kind == "quantile":
+            quantile_map = QuantileMap(_read_numbers(values, "knots"))
+            if not quantile_map.is_valid():
+                raise CheckpointError(
+                    "normalization.json: expected two or more finite knots, in order, for each column entry, "
+                    "got others; copy the whole checkpoint again"
+                )
+            return cls._of_quantile_map(quantile_map)
+        center, scale = _read_numbers(values, "center"), _read_numbers(values, "scale")
+        finite = np.isfinite(center).all() and np.isfinite(scale).all()
+        if center.ndim != 1 or center.shape != scale.shape or not finite or not (scale > 0).all():
+            raise CheckpointError("normalization.json: expected finite centers and as many positive scales")
+        return cls(center, scale)
+
+
+def _read_numbers(values: dict[str, Any], name: str) -> np.ndarray:
+    """A rectangular array of numbers from JSON values, as float32; infinite where they exceed it."""
+    try:
+        numbers = np.asarray(values[name])
+    except (ValueError, OverflowError):  # rows of different lengths
+        numbers = np.asarray(None)
+    if numbers.dtype.kind not in "fiu":
+        raise CheckpointError(f"normalization.json: expected {name} to be rows of numbers, got something else")
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)

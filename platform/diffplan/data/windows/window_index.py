@@ -1,0 +1,150 @@
+"""Which windows a dataset has: counts per episode, and the way from a number to an episode and a row."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from diffplan.data.format.dataset import TrajectoryDataset
+from diffplan.errors import DataError
+
+MAX_TABLE_BYTES = 32 * 2**20
+"""Memory for cumulative counts of further horizons than one; what is dropped is summed up again."""
+Padding = Literal["skip", "error", "short", "end"]
+
+
+class WindowIndex:
+    """The windows of a dataset, numbered from 0 for each horizon.
+
+    Args:
+        dataset: the dataset.
+        stride: environment steps between two steps of a window.
+        padding: what becomes of windows that an episode is too short for. `skip`: episodes shorter than a window have
+            none. `error`: such an episode is an error. `short`: such an episode has one window, which begins with it.
+            `end`: every step of every episode begins a window, as Janner et al.'s `use_padding` has it. Rows past the
+            end repeat the last one and are masked.
+        task_weights: share of each task in what is drawn; None for those of the manifest, or in proportion to the
+            windows where it has no tasks.
+        among: episodes whose windows these are, bool[episodes]; None for all.
+
+    Raises:
+        DataError: weights do not fit the tasks.
+    """
+
+    def __init__(
+        self,
+        dataset: TrajectoryDataset,
+        stride: int,
+        padding: Padding = "skip",
+        task_weights: tuple[float, ...] | None = None,
+        *,
+        among: np.ndarray | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.stride = stride
+        self.padding = padding
+        self.lengths = dataset.episodes.length
+        self.among = among
+        self._cumulative: dict[int, np.ndarray] = {}
+        tasks = dataset.manifest.tasks
+        weights = tuple(task.weight for task in tasks) if task_weights is None else task_weights
+        if len(weights) != len(tasks):
+            names = ", ".join(task.name for task in tasks) or "none"
+            raise DataError(f"task_weights: expected a weight for each task ({names}), got {len(weights)} weights")
+        if weights and not (min(weights) >= 0 and 0 < sum(weights) < np.inf):  # NaN compares as neither
+            raise DataError(f"task_weights: expected numbers >= 0 that are not all 0, got {weights}")
+        self.task_shares = np.array(weights) / sum(weights) if weights else None
+
+    def span(self, horizon: int) -> int:
+        """Rows from the first to the last of a window."""
+        return (horizon - 1) * self.stride + 1
+
+    def count(self, horizon: int) -> int:
+        """Number of windows of a horizon.
+
+        Raises:
+            DataError: there are none, or an episode is too short and `padding` is `error`.
+        """
+        return int(self._counts(horizon)[-1])
+
+    def _counts(self, horizon: int) -> np.ndarray:
+        """Windows of all episodes up to each one, int64[episodes]."""
+        if horizon not in self._cumulative:
+            span = self.span(horizon)
+            lengths = self.lengths if self.among is None else self.lengths[self.among]
+            if self.padding == "error" and self.lengths.min() < span:
+                index = int(self.lengths.argmin())
+                raise DataError(
+                    f"{self.dataset.uri}: episode {self.dataset.episodes[index].episode_index} has "
+                    f"{self.lengths[index]} steps, expected at least {span} (horizon {horizon}, stride {self.stride}); "
+                    "take a shorter horizon, or the padding skip, short or end"
+                )
+            cumulative = np.cumsum(self.starts_of(slice(None), horizon), dtype=np.int64)
+            if cumulative[-1] == 0:
+                raise DataError(
+                    f"{self.dataset.uri}: a window of horizon {horizon} and stride {self.stride} spans {span} steps, "
+                    f"but the longest episode has {lengths.max(initial=0)}; take a shorter horizon or longer episodes, "
+                    "or the padding short"
+                )
+            if len(self._cumulative) * self.lengths.size * 8 > MAX_TABLE_BYTES:
+                self._cumulative.pop(next(iter(self._cumulative)))
+            self._cumulative[horizon] = cumulative
+        return self._cumulative[horizon]
+
+    def num_starts(self, lengths: np.ndarray, horizon: int) -> np.ndarray:
+        """Rows that windows of a horizon may begin at, in episodes of these lengths."""
+        if self.padding == "end":
+            return lengths
+        return np.maximum(lengths - self.span(horizon) + 1, 1 if self.padding == "short" else 0)
+
+    def starts_of(self, episodes: np.ndarray | slice, horizon: int) -> np.ndarray:
+        """Rows that windows of a horizon may begin at, in episodes by number: none in those that are left out."""
+        starts = self.num_starts(self.lengths[episodes], horizon)
+        return starts if self.among is None else np.where(self.among[episodes], starts, 0)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the cumulative counts take."""
+        return sum(counts.nbytes for counts in self._cumulative.values())
+
+    def num_skipped_episodes(self, horizon: int) -> int:
+        """Episodes that have no window of this horizon."""
+        return int(np.sum(self.lengths < self.span(horizon))) if self.padding == "skip" else 0
+
+    def draw(self, num_windows: int, horizon: int, generator: np.random.Generator) -> np.ndarray:
+        """Numbers of windows, drawn with replacement: uniformly, or first a task by weight and then within it."""
+        if self.task_shares is None:
+            return generator.integers(self.count(horizon), size=num_windows)
+        cumulative = self._counts(horizon)
+        edges = np.searchsorted(self.dataset.episodes.task, np.arange(len(self.task_shares) + 1))
+        totals = np.concatenate([[0], cumulative])[edges]
+        tasks = generator.choice(len(self.task_shares), size=num_windows, p=self.task_shares)
+        sizes = totals[tasks + 1] - totals[tasks]
+        if (sizes == 0).any():
+            name = self.dataset.manifest.tasks[int(tasks[sizes == 0][0])].name
+            raise DataError(
+                f"{self.dataset.uri}: task {name!r} has a weight but no window of horizon {horizon}; give it the "
+                "weight 0, or take a shorter horizon"
+            )
+        return totals[tasks] + generator.integers(sizes)
+
+    def locate(self, windows: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """Episode and first row, counted from the start of the episode, of windows by number."""
+        cumulative = self._counts(horizon)
+        episodes = np.searchsorted(cumulative, windows, side="right")
+        before = np.where(episodes > 0, cumulative[episodes - 1], 0)
+        return episodes, windows - before
+
+    def rows(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray:
+        """Rows of windows within their episodes, int64[windows, horizon]."""
+        rows = first_rows[:, None] + np.arange(horizon) * self.stride
+        if self.padding in ("short", "end"):
+            return np.minimum(rows, self.lengths[episodes][:, None] - 1)
+        return rows
+
+    def mask(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray | None:
+        """Which steps of windows are real, bool[windows, horizon]; None where all of them are by construction."""
+        if self.padding in ("skip", "error"):
+            return None
+        return first_rows[:, None] + np.arange(horizon) * self.stride < self.lengths[episodes][:, None]

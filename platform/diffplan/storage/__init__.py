@@ -1,0 +1,1 @@
+"""Where datasets, checkpoints and results lie: local directories and object stores."""
