@@ -43,6 +43,9 @@ def parse_arguments(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -
     assert set(quick) <= names, f"no such arguments: {set(quick) - names}"
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**quick)
+        # Nothing is measured, and threads that wait for each other take minutes where other programs use the cores.
+        torch.set_num_threads(1)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     return parser.parse_args()
 
 
