@@ -29,7 +29,7 @@ MAX_STEPS = 2**22
 WARM_START_SHARE = 0.2
 """Share of the fit in which actions are worth what followed in the data: values that begin near the truth need few
 steps to carry rewards over a whole episode."""
-TARGET_RATE = 0.02
+TARGET_RATE = 0.05
 """Rate at which the networks that targets come from follow those that are fitted."""
 TEST_SHARE = 0.1
 """Share of the episodes that is held out to measure errors on."""
