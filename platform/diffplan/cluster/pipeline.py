@@ -147,7 +147,7 @@ def run_pipeline(
         stage(
             "calibrate",
             _has(store, f"{CHECKPOINT}/{CALIBRATION}"),
-            lambda: fit_companions(checkpoint, num_plans=num_plans),
+            lambda: fit_companions(checkpoint, num_plans=num_plans, seed=config.training.seed),
         )
         announce(f"[4/6] search {config.search.num_trials} planner settings into {search}")
         stage(

@@ -22,6 +22,7 @@ from diffplan.config import (
     TrainingConfig,
     WindowConfig,
 )
+from diffplan.config.study import Among, Between, Study
 from diffplan.environments import GoalInInfos, make_env
 from diffplan.errors import ConfigError
 from diffplan.tasks.task import Preset, Task
@@ -29,8 +30,9 @@ from diffplan.tasks.task import Preset, Task
 if TYPE_CHECKING:
     from diffplan.tasks.contracts import Figures
 
-HORIZON = 16
-"""Transitions of a window and of a plan; the network of the generic preset halves them twice."""
+HORIZON = 8
+"""Transitions of a window and of a plan: few, for a value knows what follows, and of a long plan of random actions no
+candidate is good throughout."""
 
 
 def complete_env(env: EnvConfig) -> EnvConfig:
@@ -72,7 +74,7 @@ def _make_figures(env: EnvConfig) -> Figures:
 
 
 def _make_preset() -> Preset:
-    """Receding-horizon control: plans of actions and observations, ranked by a value, planned again all the time."""
+    """Receding-horizon control: plans of actions and observations, bent towards a value and ranked by it."""
     return Preset(
         config=Config(
             env=EnvConfig(env_id=""),
@@ -85,23 +87,37 @@ def _make_preset() -> Preset:
                 columns="actions_observations",
                 padding="end",
             ),
-            network=NetworkConfig(dim=16, dim_mults=(1, 2, 4)),
-            diffusion=DiffusionConfig(num_diffusion_steps=16),
-            training=TrainingConfig(num_steps=4_000),
+            network=NetworkConfig(dim=32, dim_mults=(1, 2)),
+            # What one step changes is small beside the range of an observation: predicting velocities tells it apart.
+            diffusion=DiffusionConfig(num_diffusion_steps=32, prediction="velocity"),
+            training=TrainingConfig(num_steps=4_000, batch_size=128, discount=0.98),
             planning=PlanningConfig(
-                num_sampling_steps=4,
+                num_sampling_steps=5,
                 min_horizon=HORIZON,
                 max_horizon=HORIZON,
                 horizon_multiple=1,
-                num_candidates=16,
+                num_candidates=4,
                 selection="guide",
+                value="actions",
+                guidance_scale=1.5,
+                guide_target="denoised",
                 controller="actions",
                 replan_rule="receding",
-                replan_interval=2,
+                replan_interval=1,
             ),
             search=SearchConfig(num_trials=8, episodes_per_block=8, num_blocks=2),
         )
     )
+
+
+_STUDY = Study(
+    description="how plans are made: strength of the value, candidates, how often to plan again",
+    vary={
+        "planning.guidance_scale": Between(low=0.0, high=4.0),
+        "planning.num_candidates": Among(among=(1, 4, 16)),
+        "planning.replan_interval": Among(among=(1, 2, 4)),
+    },
+)
 
 
 TASK = Task(
@@ -110,4 +126,5 @@ TASK = Task(
     presets={"gymnasium": _make_preset()},
     complete_env=complete_env,
     figures=_make_figures,
+    studies={"planner": _STUDY},
 )

@@ -24,12 +24,14 @@ from diffplan.errors import DataError
 from diffplan.planning.companions.value_model import ValueModel
 from diffplan.seeding import Stream, make_generator, make_seed
 
+MIN_FIT_STEPS, MAX_FIT_STEPS, FIT_PASSES = 500, 5_000, 50
+"""Optimizer steps of a fit, by default: so many that each environment step is drawn 50 times, within these limits."""
 MAX_STEPS = 2**22
 """Environment steps that a value is fitted to, at most (but whole episodes): they are kept in memory."""
 WARM_START_SHARE = 0.2
 """Share of the fit in which actions are worth what followed in the data: values that begin near the truth need few
 steps to carry rewards over a whole episode."""
-TARGET_RATE = 0.02
+TARGET_RATE = 0.05
 """Rate at which the networks that targets come from follow those that are fitted."""
 TEST_SHARE = 0.1
 """Share of the episodes that is held out to measure errors on."""
@@ -58,7 +60,7 @@ def fit_value(
     config: Config,
     *,
     expectile: float = 0.9,
-    num_steps: int = 5_000,
+    num_steps: int | None = None,
     batch_size: int = 256,
     hidden_dim: int = 128,
     learning_rate: float = 1e-3,
@@ -74,7 +76,7 @@ def fit_value(
         config: the experiment: columns and stride of its plans, discount and penalty of its returns.
         expectile: of the values of actions in the data that an observation is worth: 0.5 for their mean, towards 1 for
             the best of them.
-        num_steps: optimizer steps.
+        num_steps: optimizer steps; None for as many as the data are worth.
         batch_size: environment steps, and plan steps, of an optimizer step.
         hidden_dim: width of the networks.
         learning_rate: of Adam; decays to 0 as a cosine.
@@ -90,6 +92,8 @@ def fit_value(
     """
     if not 0 < expectile < 1:
         raise ValueError(f"expectile: expected a number in (0, 1), got {expectile}")
+    if num_steps is None:
+        num_steps = int(np.clip(FIT_PASSES * dataset.num_steps / batch_size, MIN_FIT_STEPS, MAX_FIT_STEPS))
     steps = _Steps.read(dataset, config, make_generator(seed, Stream.CALIBRATION, 3))
     has_actions = config.windows.columns == "actions_observations"
     with torch.random.fork_rng(devices=[]):
