@@ -108,5 +108,4 @@ COMMAND = Command(
     run=run,
     check=check,
     sections={"planning": PlanningConfig},
-    places=("checkpoint", "data", "settings"),
 )

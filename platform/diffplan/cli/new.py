@@ -35,4 +35,4 @@ def run(call: Call[NewArguments]) -> None:
     show(f"try it: cd {directory} && diffplan pipeline {name}.task:TASK/{name}-smoke --out runs/smoke")
 
 
-COMMAND = Command(arguments=NewArguments, run=run, places=("out",))
+COMMAND = Command(arguments=NewArguments, run=run)

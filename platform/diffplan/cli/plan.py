@@ -164,5 +164,4 @@ COMMAND = Command(
     arguments=PlanArguments,
     run=run,
     sections={"planning": PlanningConfig},
-    places=("checkpoint", "settings", "out", "picture"),
 )

@@ -56,7 +56,7 @@ class SubmitArguments(Arguments):
 
 def submit(words: list[str]) -> int:
     """Submit a job; returns its exit code, or 0 where it is not waited for."""
-    if words[:1] and words[0] in HELP:
+    if any(word in HELP for word in words):
         from diffplan.cli.help import show_help
 
         show_help(Command(arguments=SubmitArguments, run=lambda call: None), "submit", [], everything=False)
