@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from diffplan.behaviors.collection import UnitCollector, complete_collection, make_manifest
 from diffplan.config import CollectionConfig, EnvConfig
@@ -61,6 +61,8 @@ class Reach(gymnasium.Env):
 
 class ReachBatch(VectorEnv):
     """A batch of its own that keeps observations as a Dict."""
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
 
     def __init__(self, num_envs, autoreset_mode=None, **kwargs):
         self.num_envs, env = num_envs, Reach()
@@ -204,7 +206,7 @@ def test_what_cannot_be_planned_in_is_one_clear_line(env, words):
             assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1", "CarRacing-v3"])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1"])
 def test_it_is_refused_before_ray_starts(env_id):
     """By the stages themselves; neither Ray nor a model is loaded for it."""
     code = f"""

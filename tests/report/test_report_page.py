@@ -22,8 +22,11 @@ from diffplan.errors import DataError
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.layout import Layout
 from diffplan.networks.factory import make_network
+from diffplan.report.contents import sample_observations
+from diffplan.report.images import figure_to_array
 from diffplan.report.page import write_report
 from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.tasks.maze2d.figures import draw_plan_on_maze
 from diffplan.tasks.registry import get_preset
 from diffplan.types import Episode
 
@@ -219,8 +222,8 @@ def test_the_page_holds_the_numbers(whole_run, whole_page):
 
 def test_the_verdict_claims_no_more_than_the_interval(whole_page):
     text = text_of(whole_page)
-    assert "Above the highest published score listed here (CDiffuser, 142.9), and so is the whole 95 % interval" in text
-    assert "Below the highest published score listed here (Hierarchical Diffuser, 144.1), outside the 95 %" in text
+    assert "Above the highest published score listed here (SSD, 144.6), and so is the whole 95 % interval" in text
+    assert "Below the highest published score listed here (SSD, 158.2), outside the 95 %" in text
 
 
 def test_the_same_run_gives_the_same_page(whole_run, whole_page):
@@ -294,19 +297,15 @@ def test_a_damaged_summary_is_refused(tmp_path, content):
         write_report(tmp_path)
 
 
-def test_positions_of_large_datasets_are_sampled(tmp_path, monkeypatch):
+def test_observations_of_large_datasets_are_sampled(tmp_path, monkeypatch):
     write_a_dataset(tmp_path / "dataset")
     dataset = open_dataset(tmp_path / "dataset")
-    assert sample_positions(dataset, dataset.env).shape == (200, 2)
-    monkeypatch.setattr("diffplan.report.contents.MAX_POSITIONS", 50)
-    assert sample_positions(dataset, dataset.env).shape == (50, 2)
+    assert sample_observations(dataset).shape == (200, 4)
+    monkeypatch.setattr("diffplan.report.contents.MAX_OBSERVATIONS", 50)
+    assert sample_observations(dataset).shape == (50, 4)
 
 
 def test_the_picture_of_a_maze_has_its_walls():
-    from diffplan.report.figures import draw_plan_on_maze
-
-    from diffplan.report.images import figure_to_array
-
     maze = get_maze(EnvConfig(env_id=ENV_ID))
     position = np.array([1.0, 1.0])
     pixels = figure_to_array(draw_plan_on_maze(maze, position[None].repeat(2, 0), position, position))

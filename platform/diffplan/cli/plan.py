@@ -150,9 +150,9 @@ def _to_json(made: Plan) -> dict[str, Any]:
 def _draw(planner: Planner, made: Plan, goal: tuple[float, ...] | None, path: Path) -> None:
     import numpy as np
 
-    from diffplan.tasks.registry import make_figures
+    from diffplan.tasks.registry import make_experiment_figures
 
-    figures = make_figures(planner.config.env)
+    figures = make_experiment_figures(planner.config)
     figure = figures.draw_plans([made], None if goal is None else np.array([goal]))
     try:
         figure.savefig(path, dpi=120)

@@ -7,7 +7,6 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
@@ -30,12 +29,11 @@ from diffplan.cluster.train_storage import (
 from diffplan.config import Config, config_from_json
 from diffplan.data.dataset import TrajectoryDataset, open_dataset
 from diffplan.diffusion.denoiser import Denoiser
-from diffplan.planning.calibration import longest_horizon, read_windows
 from diffplan.planning.planner import Planner
 from diffplan.report.images import figure_to_array
+from diffplan.report.plan_pictures import draw_sampled_plans
 from diffplan.run_directory import STEP_PREFIX
 from diffplan.seeding import Stream, make_generator
-from diffplan.tasks.registry import make_figures
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.loop import Request, TrainingProgress, train
 from diffplan.training.state import TrainingState
@@ -198,17 +196,12 @@ class _Reporter:
         state = self._state
         if state.config.training.objective != "diffusion":
             return
-        config, generator = state.config, make_generator(0, Stream.TRAINING, step)
-        figures = make_figures(config.env)
-        horizon = longest_horizon(self._dataset, config)
-        windows = read_windows(self._dataset, config, horizon, 4 * NUM_PICTURED, generator)
-        observations, goals = figures.choose_problems(windows, NUM_PICTURED, np.random.default_rng(0))
+        config = state.config
         denoiser = Denoiser.make(state.make_average_network(), config.diffusion)
         planner = Planner(
             config, state.layout, denoiser, self._batches.normalizer, return_range=self._batches.return_range
         )
-        plans = planner.plan(observations, goals, torch.Generator().manual_seed(0))
-        figure = figures.draw_plans(plans, goals)
+        figure = draw_sampled_plans(planner, self._dataset, NUM_PICTURED, make_generator(0, Stream.TRAINING, step))
         self._writer.add_image("plans", figure_to_array(figure), step, dataformats="HWC")
 
 

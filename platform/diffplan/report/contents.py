@@ -22,7 +22,7 @@ from diffplan.data.store import LocalStore
 from diffplan.errors import DataError
 from diffplan.run_directory import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
 from diffplan.tasks.contracts import Figures, PublishedScore
-from diffplan.tasks.registry import DEFAULT_TASK, find_task, make_figures, task_of
+from diffplan.tasks.registry import DEFAULT_TASK, find_task, make_experiment_figures, make_figures, task_of
 from diffplan.tasks.task import Task
 
 MAX_CURVE_POINTS = 1_000
@@ -205,7 +205,7 @@ def _read_run(run: Path, where: str) -> RunContents:
         search=search,
         pipeline=pipeline,
         env=env,
-        figures=make_figures(env) if env else None,
+        figures=make_experiment_figures(checkpoint.config) if checkpoint else make_figures(env) if env else None,
         task=task_of(env) if env else find_task(DEFAULT_TASK),
         has_references=env is not None and task_of(env).references(env) is not None,
     )

@@ -61,7 +61,7 @@ def make_scores(run: RunContents) -> Section:
 
 def _compare_scores(protocol: str, run: RunContents) -> dict[str, Any]:
     title = run.title_of(protocol)
-    content = {"name": protocol, "title": run.describe_protocol(protocol), "scores": []}
+    content = {"name": protocol, "title": run.describe_protocol(protocol), "short_title": title, "scores": []}
     if protocol not in run.evaluations:
         return content
     summary = run.evaluations[protocol].summary

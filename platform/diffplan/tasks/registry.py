@@ -139,6 +139,12 @@ def make_figures(env: EnvConfig) -> Figures:
     return make(env)
 
 
+def make_experiment_figures(config: Config) -> Figures:
+    """What draws an experiment: the goals of its problems are those that its plans end on."""
+    goal_columns = config.goal_value_columns if config.goal_columns else ()
+    return make_figures(replace(config.env, goal_columns=goal_columns))
+
+
 def list_task_presets(task: Task) -> Mapping[str, Preset]:
     """The presets of a task; the generic one where it has none of its own."""
     return task.presets or find_task(DEFAULT_TASK).presets

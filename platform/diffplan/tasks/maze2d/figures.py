@@ -180,7 +180,7 @@ class MazeFigures:
 
     def choose_problems(
         self, windows: np.ndarray, num: int, generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """The cells that lie furthest apart, two others about two thirds as far, and then random ones; at rest.
 
         Positions are the cells' indices, around which the environment puts its starts and goals.
@@ -197,7 +197,7 @@ class MazeFigures:
         pairs = np.concatenate([np.array([far, near]).T, more], axis=1)[:, :num]
         observations = np.zeros((num, windows.shape[2]), dtype=np.float32)
         observations[:, self._columns] = cells[pairs[0]]
-        return observations, cells[pairs[1]].astype(np.float32)
+        return observations, cells[pairs[1]].astype(np.float32) if self._env.goal_columns else None
 
     def draw_plans(self, plans: Sequence[Plan], goals: np.ndarray | None) -> Figure:
         """Plans side by side on the maze, each with its start and goal."""
