@@ -26,9 +26,9 @@ from diffplan.data.format.dataset import open_dataset, write_snapshot
 from diffplan.data.format.manifest import Task
 from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.data.maintenance.compaction import compact
-from diffplan.data.windows import readers
 from diffplan.data.windows.blocks import BlockReader
 from diffplan.data.windows.conditions import Conditions
+from diffplan.data.windows.mapped_windows import readers
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.data.windows.readers import MappedReader, MemoryReader, choose_storage, make_window_reader
 from diffplan.data.windows.window_index import WindowIndex

@@ -1,141 +1,88 @@
-"""The example package runs every stage from outside the platform: by import path, installed, and as a job.
+"""The example package in one process: it trains, plans, acts, is measured and drawn.
 
-Each is a real pipeline in processes of its own, at the smallest size.
+Whole runs, each in processes of its own: `tests/cluster/test_outside_package.py`.
 """
 
-import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
-from diffplan.config import Config, config_from_json
+from diffplan.behaviors.collection import UnitCollector, complete_collection, make_manifest
+from diffplan.config import Config, with_overrides
 from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.diffusion.denoiser import Denoiser
+from diffplan.evaluation.protocol import apply_protocol, choose_protocols
+from diffplan.evaluation.rollout import evaluate_episodes
+from diffplan.planning.planner import Planner
+from diffplan.tasks.registry import find_experiment, make_figures, task_of
+from diffplan.training.batches import TrainingBatches
+from diffplan.training.loop import train
+from diffplan.training.state import TrainingState
+from pushing.environment import BLOCK
+from pushing.task import SMOKE, TASK
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "docs" / "examples" / "pushing"
-PLATFORM = f"{ROOT / 'platform'}:{ROOT / 'envs'}"
-SIZES = ("--episodes", "2", "--num_plans", "100", "--num_workers", "1")
-NUM_STEPS = 6_000
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def run_command(*arguments: object, cwd: Path, path: str = PLATFORM) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
-    return subprocess.run(
-        [sys.executable, "-m", "diffplan.cli", *map(str, arguments)],
-        cwd=cwd,
-        env={**kept, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def check_run(run: Path, output: str) -> None:
-    """Every stage ran, and what the task brings is in the results."""
-    stages = [stage["name"] for stage in json.loads((run / "pipeline.json").read_text())["stages"]]
-    assert stages == ["collect", "train", "calibrate", "tune", "evaluate near", "evaluate far", "report"]
-    assert re.search(r"Near .*\n.*Far ", output), output
-    dataset = open_dataset(run / "dataset")
-    assert dataset.num_steps == NUM_STEPS
-    assert dataset.manifest.action_high == [2.0] * 3
-    assert [column.name for column in dataset.manifest.columns][-1] == "goal"
-    for protocol in ("near", "far"):
-        summary = json.loads((run / "evaluation" / protocol / "summary.json").read_text())
-        assert summary["episodes"] == 2
-        assert summary["success_rate"] is not None
-        assert summary["metrics"]["final_distance"] > 0
-        assert 0 <= summary["metrics"]["contact_share"] <= 1
-        assert summary["config"]["env"]["env_kwargs"] == {"reach": protocol}
-        assert summary["config"]["planning"] == json.loads((run / "search" / "best.json").read_text())["settings"]
-    page = (run / "report.html").read_text()
-    assert "yellow disc" in page  # words of the task's figures
+CONFIG = with_overrides(
+    find_experiment("pushing.task:TASK/pushing-smoke").config,
+    {"collection.num_steps": 960, "collection.episodes_per_unit": 4, "training.num_steps": 4},
+)
 
 
 @pytest.fixture(scope="module")
-def by_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run by import path, in the directory of a package that nobody installed."""
-    run = tmp_path_factory.mktemp("path") / "run"
-    done = run_command("pipeline", "pushing.task:TASK/pushing-smoke", "--out", run, *SIZES, cwd=PACKAGE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_run(run, done.stdout)
-    return run
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Planner:
+    root = tmp_path_factory.mktemp("pushing") / "dataset"
+    manifest = create_dataset(root, make_manifest(CONFIG.env, CONFIG.collection))
+    env, collection = complete_collection(CONFIG.env, CONFIG.collection)
+    collector = UnitCollector(env, collection)
+    for unit in range(collection.num_units):
+        write_unit(root, manifest, unit, collector.collect(unit))
+    batches = TrainingBatches(CONFIG, open_dataset(root))
+    state = TrainingState(CONFIG, batches.layout)
+    train(state, batches)
+    denoiser = Denoiser.make(state.make_average_network(), CONFIG.diffusion)
+    return Planner(CONFIG, batches.layout, denoiser, batches.normalizer)
 
 
-def test_by_import_path_nothing_needs_to_be_installed(by_path: Path) -> None:
-    config = config_from_json(Config, (by_path / "config.json").read_text())
-    assert config.env.task == "pushing.task:TASK"
-    assert config.env.goal_columns == (3, 4, 5)
+def test_presets_protocols_and_the_task_itself_are_found_by_import_path() -> None:
+    assert CONFIG.env == replace(SMOKE.env, task="pushing.task:TASK")
+    assert task_of(CONFIG.env) is TASK
+    assert find_experiment("pushing.task:TASK").name == "pushing-small"
+    assert choose_protocols((), CONFIG.env) == ("near", "far")
+    assert isinstance(CONFIG, Config)
 
 
-def test_checkpoints_of_a_package_are_evaluated_and_searched(by_path: Path, tmp_path: Path) -> None:
-    checkpoint = by_path / "checkpoint"
-    done = run_command(
-        *("evaluate", checkpoint, "--protocol", "far", "--episodes", 1, "--num_workers", 1, "--out", tmp_path / "far"),
-        cwd=PACKAGE,
+@pytest.mark.parametrize("protocol", TASK.protocols)
+def test_plans_bring_the_block_to_the_goal_and_the_task_measures_what_comes_of_them(
+    planner: Planner, protocol: str
+) -> None:
+    results, recorded = evaluate_episodes(
+        planner, apply_protocol(protocol, CONFIG.env), range(3), seed=0, num_recorded=3
     )
-    assert done.returncode == 0, done.stderr
-    assert "Far" in done.stdout
-    elsewhere = run_command("evaluate", checkpoint, "--protocol", "far", "--out", tmp_path / "none", cwd=tmp_path)
-    assert elsewhere.returncode == 2
-    assert elsewhere.stderr.count("\n") == 1
-    assert "expected a module that can be imported, got 'pushing.task'" in elsewhere.stderr
+    for result, episode in zip(results, recorded, strict=True):
+        assert episode.plan is not None
+        assert result.goal is not None
+        np.testing.assert_array_equal(episode.plan.observations[-1, BLOCK], np.float32(result.goal))
+        distance = np.linalg.norm(episode.observations[-1, BLOCK] - result.goal)
+        assert result.metrics["final_distance"] == pytest.approx(distance, abs=1e-5)
+        assert result.success is (result.undiscounted_return > 0)
+        assert result.num_plans >= 1
 
 
-def test_what_is_compared_with_and_what_the_task_knows_is_found_by_name(tmp_path: Path) -> None:
-    arguments = ("--env.env_id", "pushing:pushing/Push-v0", "--env.task", "pushing.task:TASK", "--protocol", "near")
-    done = run_command(
-        *("evaluate", "baseline:scripted", *arguments, "--episodes", 4, "--num_workers", 1, "--out", tmp_path / "near"),
-        cwd=PACKAGE,
-    )
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "near" / "summary.json").read_text())
-    assert summary["success_rate"] == 1
-    assert summary["score_mean"] > 80
-
-
-def test_an_installed_package_is_found_by_name(by_path: Path, tmp_path: Path) -> None:
-    target = tmp_path / "installed"
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"),
-            *("--no-deps", "--no-build-isolation", "--no-index", "--target", target, PACKAGE),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    path, run = f"{PLATFORM}:{target}", tmp_path / "run"
-    listed = run_command("train", "--list", cwd=tmp_path, path=path)
-    assert "pushing-small" in listed.stdout
-    done = run_command("pipeline", "pushing/pushing-smoke", "--out", run, *SIZES, cwd=tmp_path, path=path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_run(run, done.stdout)
-    assert config_from_json(Config, (run / "config.json").read_text()).env.task == "pushing"
-    assert open_dataset(run / "dataset").content_hash() == open_dataset(by_path / "dataset").content_hash()
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[object]:
-    from local_head import start_head
-
-    with start_head(num_cpus=2) as head:
-        yield head
-
-
-def test_as_a_job_the_directory_is_uploaded_with_it(head: object, by_path: Path, tmp_path: Path) -> None:
-    from local_head import Head
-
-    assert isinstance(head, Head)
-    run = tmp_path / "run"
-    arguments = ("pipeline", "pushing.task:TASK/pushing-smoke", "--out", run, *SIZES)
-    with head.start("submit", "--working_dir", PACKAGE, *arguments) as process:
-        output, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, output + errors
-    check_run(run, output)
-    assert open_dataset(run / "dataset").content_hash() == open_dataset(by_path / "dataset").content_hash()
+def test_pictures_are_those_of_the_task(planner: Planner) -> None:
+    figures = make_figures(CONFIG.env)
+    windows = np.random.default_rng(0).uniform(-1, 1, (8, 6, 12)).astype(np.float32)
+    observations, goals = figures.choose_problems(windows, 2, np.random.default_rng(0))
+    plans = planner.plan(observations, goals, torch.Generator().manual_seed(0), keep_denoising=True)
+    assert "yellow disc" in figures.words.plans
+    assert plans[0].denoising is not None
+    drawn = [
+        figures.draw_plans(plans, goals),
+        figures.draw_plan(plans[0].denoising[0], None if goals is None else goals[0]),
+        figures.draw_rollout(plans[0].observations, plans[0].stride, windows[0], None, None),
+        figures.draw_data(windows.reshape(-1, 12)),
+    ]
+    for number, figure in enumerate(drawn):
+        figure.canvas.draw()
+        assert len(figure.axes) == (2 if number == 0 else 1)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from diffplan.config import EnvConfig
+from diffplan.errors import PlanningError
 from diffplan.planning.control.controllers import TrackingController
 from diffplan.types import Plan
 
@@ -115,3 +116,9 @@ def test_a_plan_is_followed_to_its_end_at_any_pace(pace, steps):
     assert xs == sorted(xs)
     assert (xs[steps - 2] < 3.0) if steps > 1 else True
     np.testing.assert_allclose(xs[steps - 1 :], 3.0)
+
+
+def test_actions_that_are_none_for_each_position_are_refused_in_one_line():
+    with pytest.raises(PlanningError, match=r"for each of the 2 env\.position_columns, and .* has 3") as caught:
+        TrackingController(ENV, 1.0, 1.0, np.full(3, -0.4), np.full(3, 2.0))
+    assert "\n" not in str(caught.value)

@@ -121,7 +121,7 @@ def find_needed(config: Config, settings: PlanningConfig) -> set[str]:
     env, needed = config.env, set()
     if env.position_columns:
         needed.add(SUPPORT)
-    if env.velocity_columns and config.goal_columns:
+    if env.velocity_columns and config.goal_columns and settings.horizon_rule != "scan":
         needed.add(HORIZON_MODEL)
     if config.windows.columns == "observations" or settings.controller != "actions":
         needed.add(INVERSE_DYNAMICS)

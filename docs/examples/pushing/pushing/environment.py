@@ -27,6 +27,10 @@ BLOCK_LIMIT, PUSHER_LIMIT = 1.0, 1.6
 """Largest coordinate of the block and of the pusher, which has room to get behind the block everywhere."""
 GOAL_RADIUS = 0.15
 """The block is at its target within this distance."""
+START_LIMIT = 0.8
+"""Largest coordinate of the block and of its target at the start."""
+START_DISTANCES = (0.4, 0.8)
+"""How far the pusher is from the block at the start, at least and at most."""
 REACHES = {"any": (0.3, 2.0), "near": (0.3, 0.8), "far": (1.2, 2.0)}
 """How far targets are from the block at the start, at least and at most."""
 PUSHER, BLOCK = slice(0, 3), slice(3, 6)
@@ -83,16 +87,13 @@ def draw_start(
         goal = np.asarray(goal, dtype=np.float64)
         if goal.shape != (3,) or not (np.abs(goal) <= BLOCK_LIMIT).all():
             raise ValueError(f"goal: expected 3 numbers from {-BLOCK_LIMIT} to {BLOCK_LIMIT}, got {goal.tolist()}")
-    observation = np.zeros(12)
-    drawn = observation[BLOCK]
-    while True:
-        observation[BLOCK], drawn = generator.uniform(-0.8, 0.8, (2, 3))
-        least, most = REACHES[reach]
-        if goal is not None or least <= np.linalg.norm(drawn - observation[BLOCK]) <= most:
-            break
-    while np.linalg.norm(observation[PUSHER] - observation[BLOCK]) < CONTACT or not observation[PUSHER].any():
-        observation[PUSHER] = generator.uniform(-1.2, 1.2, 3)
-    return observation, drawn if goal is None else goal
+    least, most = REACHES[reach]
+    block, drawn = generator.uniform(-START_LIMIT, START_LIMIT, (2, 3))
+    while goal is None and not least <= np.linalg.norm(drawn - block) <= most:
+        block, drawn = generator.uniform(-START_LIMIT, START_LIMIT, (2, 3))
+    direction = generator.standard_normal(3)
+    pusher = block + generator.uniform(*START_DISTANCES) * direction / np.linalg.norm(direction)
+    return np.concatenate([pusher, block, np.zeros(6)]), drawn if goal is None else goal
 
 
 class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):

@@ -14,10 +14,10 @@ METRICS = {
     "final_distance": Metric("distance at the end", less_is_better=True, format=".2f"),
     "contact_share": Metric("share of steps in touch", format=".2f"),
 }
-EXPERT_RETURNS = {"any": 73.7, "near": 83.8, "far": 63.6}
+EXPERT_RETURNS = {"any": 84.0, "near": 92.0, "far": 76.0}
 """Mean return of the scripted policy for each reach, which scores 100; random actions return 0, which scores 0.
 
-Measured by `diffplan evaluate baseline:scripted`; see `tests/test_pushing.py`."""
+Measured by `diffplan evaluate baseline:scripted`; see `tests/test_environment.py`."""
 
 
 def measure(episodes: FinishedEpisodes) -> Mapping[str, Sequence[float | None]]:

@@ -47,17 +47,16 @@ def steer(observations: np.ndarray, targets: np.ndarray, target_velocities: np.n
     return HOVER + (accelerations + DRAG * velocities) / THRUST
 
 
-def push(observations: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """Actions that bring blocks to points, not clipped: go round behind the block, then press.
+def push(observations: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+    """Actions that move blocks, not clipped: go round behind the block, then press.
 
     Args:
         observations: float[num, 12].
-        goals: where the blocks are to go, float[num, 3].
+        velocities: how the blocks are to move, float[num, 3].
     """
     blocks = observations[:, BLOCK]
-    ways = goals - blocks
-    distances = np.linalg.norm(ways, axis=1, keepdims=True)
-    forward = ways / np.maximum(distances, 1e-9)
+    speeds = np.linalg.norm(velocities, axis=1, keepdims=True)
+    forward = velocities / np.maximum(speeds, 1e-9)
     # Where the pusher is, seen from the block: so far round from right behind it, on this side.
     offsets = observations[:, PUSHER] - blocks
     behind = -(offsets * forward).sum(axis=1, keepdims=True)
@@ -66,12 +65,18 @@ def push(observations: np.ndarray, goals: np.ndarray) -> np.ndarray:
     side = np.where(lengths > 1e-6, aside / np.maximum(lengths, 1e-6), _perpendicular(forward))
     angles = np.arctan2(lengths, behind)
 
-    speeds = np.minimum(SPEED, SLOWING * distances)
     pressing = blocks - (CONTACT - speeds / STIFFNESS) * forward
     angles_ahead = np.maximum(angles - MAX_TURN, 0.0)
     going_round = blocks + (CONTACT + CLEARANCE) * (np.sin(angles_ahead) * side - np.cos(angles_ahead) * forward)
     is_behind = angles < IN_LINE
-    return steer(observations, np.where(is_behind, pressing, going_round), np.where(is_behind, speeds * forward, 0.0))
+    return steer(observations, np.where(is_behind, pressing, going_round), np.where(is_behind, velocities, 0.0))
+
+
+def approach(observations: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """Velocities that bring blocks to points, float[num, 3]."""
+    ways = goals - observations[:, BLOCK]
+    distances = np.linalg.norm(ways, axis=1, keepdims=True)
+    return ways * np.minimum(SPEED / np.maximum(distances, 1e-9), SLOWING)
 
 
 def _perpendicular(directions: np.ndarray) -> np.ndarray:
@@ -103,7 +108,7 @@ class PushingBehavior:
             self._goals[i], self._steps[i] = _draw_goal(self._generators[i]), 0
         self._steps += 1
         noise = np.stack([generator.standard_normal(3) for generator in self._generators])
-        actions = push(observations, self._goals) + self._action_noise * noise
+        actions = push(observations, approach(observations, self._goals)) + self._action_noise * noise
         return np.clip(actions, ACTION_LOW, ACTION_HIGH).astype(np.float32)
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -126,7 +131,9 @@ class PushingPolicy:
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions float32[num_envs, 3]."""
-        return np.clip(push(observations, self._goals), ACTION_LOW, ACTION_HIGH).astype(np.float32)
+        return np.clip(push(observations, approach(observations, self._goals)), ACTION_LOW, ACTION_HIGH).astype(
+            np.float32
+        )
 
 
 def _make_behavior(context: BehaviorContext) -> Behavior:

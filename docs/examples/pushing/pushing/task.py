@@ -19,6 +19,7 @@ from diffplan.config import (
 from diffplan.config.study import Among, Between, Study
 from diffplan.tasks.task import Preset, Protocol, Task
 from pushing import ENV_ID
+from pushing.controller import PushingController
 from pushing.environment import STEP_SECONDS
 from pushing.metrics import METRICS, get_references, measure
 from pushing.scripted import BEHAVIORS, POLICIES
@@ -37,20 +38,20 @@ ROLES = EnvConfig(
 
 SMALL = Config(
     env=ROLES,
-    collection=CollectionConfig(behavior="scripted", num_steps=200_000, episode_steps=300),
-    windows=WindowConfig(min_horizon=4, max_horizon=28, horizon_multiple=1, stride=4),
+    collection=CollectionConfig(behavior="scripted", action_noise=0.15, num_steps=200_000),
+    windows=WindowConfig(min_horizon=4, max_horizon=18, horizon_multiple=1, stride=5),
     network=NetworkConfig(dim=32, dim_mults=(1, 2, 4)),
     diffusion=DiffusionConfig(num_diffusion_steps=32),
-    training=TrainingConfig(num_steps=2_000),
+    training=TrainingConfig(num_steps=2_500),
     planning=PlanningConfig(
-        num_sampling_steps=4,
+        num_sampling_steps=8,
         min_horizon=4,
-        max_horizon=28,
+        max_horizon=18,
         horizon_multiple=1,
-        max_speed_error=1.0,
-        controller="inverse_dynamics",
-        replan_interval=20,
-        max_deviation=0.4,
+        horizon_rule="scan",
+        max_speed_error=1.5,
+        controller="push",
+        max_deviation=0.0,
     ),
     search=SearchConfig(num_trials=6, episodes_per_block=16, num_blocks=2),
 )
@@ -58,7 +59,7 @@ SMALL = Config(
 
 SMOKE = replace(
     SMALL,
-    collection=CollectionConfig(behavior="scripted", num_steps=6_000, episode_steps=200, episodes_per_unit=10),
+    collection=CollectionConfig(behavior="scripted", num_steps=6_000, episodes_per_unit=10),
     network=NetworkConfig(dim=8, dim_mults=(1, 2)),
     training=TrainingConfig(num_steps=20, batch_size=8, checkpoint_interval=10, picture_interval=20),
     search=SearchConfig(num_trials=2, episodes_per_block=2, num_blocks=1),
@@ -66,11 +67,12 @@ SMOKE = replace(
 """Every stage in seconds, to see that they work; its plans are bad."""
 
 STUDY = Study(
-    description="how bold plans are, and how often they are made again",
+    description="how bold plans are, how fast they are followed, and by which controller",
     vary={
-        "planning.max_speed_error": Between(low=0.3, high=2.0),
-        "planning.pace": Between(low=0.8, high=1.6),
-        "planning.replan_interval": Among(among=(0, 8, 20, 40)),
+        "planning.max_speed_error": Between(low=0.8, high=3.0),
+        "planning.pace": Between(low=0.8, high=1.5),
+        "planning.replan_interval": Among(among=(0, 20, 40)),
+        "planning.controller": Among(among=("push", "inverse_dynamics")),
     },
 )
 
@@ -103,6 +105,7 @@ TASK = Task(
     },
     behaviors=BEHAVIORS,
     policies=POLICIES,
+    controllers={"push": PushingController},
     metrics=METRICS,
     measure=measure,
     objective="score",

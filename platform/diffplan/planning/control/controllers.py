@@ -223,7 +223,7 @@ class TrackingController(PlanFollower):
         max_lag: a plan pauses while the position is further than this from it; 0 never pauses.
 
     Raises:
-        PlanningError: no positions are known.
+        PlanningError: no positions are known, or there are more or fewer of them than actions.
     """
 
     def __init__(
@@ -242,6 +242,13 @@ class TrackingController(PlanFollower):
             raise PlanningError(
                 "planning.controller: expected actions or inverse_dynamics, for tracking needs env.position_columns, "
                 f"and none are known of {env.env_id}"
+            )
+        action_dim = np.size(action_low)
+        if np.ndim(action_low) and action_dim != len(env.position_columns):
+            raise PlanningError(
+                f"planning.controller: expected inverse_dynamics or a controller of the task, for tracking needs an "
+                f"action for each of the {len(env.position_columns)} env.position_columns, and {env.env_id} has "
+                f"{action_dim}"
             )
         self._gains = position_gain, velocity_gain
 
