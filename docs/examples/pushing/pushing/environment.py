@@ -108,7 +108,10 @@ class PushingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: `rgb_array` or None.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP_SECONDS)}
+    metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "render_modes": ["rgb_array"],
+        "render_fps": round(1 / STEP_SECONDS),
+    }
 
     def __init__(self, reach: Reach = "any", render_mode: str | None = None) -> None:
         check_reach(reach)

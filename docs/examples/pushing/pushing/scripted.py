@@ -105,7 +105,7 @@ class PushingBehavior:
         """Actions float32[num_envs, 3]."""
         done = is_at_goal(observations, self._goals) & (self._steps >= MIN_GOAL_STEPS)
         for i in np.flatnonzero(done | (self._steps >= MAX_GOAL_STEPS)):
-            self._goals[i], self._steps[i] = _draw_goal(self._generators[i]), 0
+            self._goals[i], self._steps[i] = _draw_goal(self._generators[int(i)]), 0
         self._steps += 1
         noise = np.stack([generator.standard_normal(3) for generator in self._generators])
         actions = push(observations, approach(observations, self._goals)) + self._action_noise * noise

@@ -47,7 +47,8 @@ class PushingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         check_reach(reach)
         if AutoresetMode(autoreset_mode) is not AutoresetMode.DISABLED:
             raise ValueError(f"autoreset_mode: expected DISABLED, got {autoreset_mode}")
-        self.num_envs, self.reach, self.render_mode = num_envs, reach, render_mode
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.reach: Reach = reach
         self.metadata = {**PushingEnv.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space, self.single_action_space = OBSERVATION_SPACE, ACTION_SPACE
         self.observation_space = batch_space(OBSERVATION_SPACE, num_envs)

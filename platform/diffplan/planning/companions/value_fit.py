@@ -134,7 +134,8 @@ def fit_value(
         optimizer.step()
         scheduler.step()
         with torch.no_grad():
-            torch._foreach_lerp_(target_parameters, parameters, TARGET_RATE)
+            for slow, fast in zip(target_parameters, parameters, strict=True):
+                slow.lerp_(fast, TARGET_RATE)
         if on_progress is not None and (step % 100 == 0 or step == num_steps):
             on_progress(step, num_steps)
     model.action_values.load_state_dict(targets.state_dict())
