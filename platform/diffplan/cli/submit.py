@@ -20,9 +20,7 @@ from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import look_in_directory
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobDetails
-
-    from diffplan.cluster.jobs.job_server import JobServer
+    from diffplan.cluster.jobs.job_server import JobDetails, JobServer
 
 SUBMITTABLE = ("collect", "train", "tune", "evaluate", "pipeline", "table", "baseline")
 """Commands that may be jobs."""
