@@ -10,13 +10,13 @@ from pathlib import Path
 
 from diffplan.errors import CheckpointError
 from diffplan.suggestion import unknown_name
-from diffplan.tasks.registry import find_task, list_tasks
+from diffplan.tasks.registry import load_tasks
 
 PREFIX = "pretrained:"
 
 
 def _find_all() -> dict[str, Path]:
-    roots = [root for name in list_tasks() if (root := find_task(name).pretrained) is not None]
+    roots = [task.pretrained for task in load_tasks().values() if task.pretrained is not None]
     return {path.parent.name: path.parent for root in roots for path in sorted(root.glob("*/config.json"))}
 
 

@@ -210,7 +210,7 @@ class TrackingController(PlanFollower):
     step ahead, interpolated between its steps; the second term is left out where velocities are not known. Once a plan
     has ended, its last position is held at rest.
 
-    Source: the controller of Janner et al. 2022 for point mazes, which has both gains 1.
+    Source: the controller of Janner et al. 2022 for point masses, which has both gains 1.
 
     Args:
         env: which observation columns are positions and velocities.
