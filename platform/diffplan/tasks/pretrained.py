@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffplan.errors import CheckpointError, unknown_name
-from diffplan.tasks.registry import find_task, list_tasks
+from diffplan.errors import CheckpointError
+from diffplan.errors import unknown_name
+from diffplan.tasks.registry import load_tasks
 
 PREFIX = "pretrained:"
 
 
 def _find_all() -> dict[str, Path]:
-    roots = [root for name in list_tasks() if (root := find_task(name).pretrained) is not None]
+    roots = [task.pretrained for task in load_tasks().values() if task.pretrained is not None]
     return {path.parent.name: path.parent for root in roots for path in sorted(root.glob("*/config.json"))}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import pkgutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
@@ -68,6 +69,10 @@ def list_tasks() -> dict[str, str]:
     return {**found, DEFAULT_TASK: f"diffplan.tasks.gymnasium:{TASK_ATTRIBUTE}"}
 
 
+_being_loaded: set[str] = set()
+"""Tasks whose modules are being imported: such a module may look presets of other tasks up."""
+
+
 @functools.cache
 def find_task(reference: str) -> Task:
     """The task of a name or an import path.
@@ -78,10 +83,26 @@ def find_task(reference: str) -> Task:
     known = list_tasks()
     if reference not in known and not is_import_path(reference):
         raise ConfigError(unknown_name("task", reference, known))
-    task = load_object(known.get(reference, reference), "task")
+    _being_loaded.add(reference)
+    try:
+        task = load_object(known.get(reference, reference), "task")
+    finally:
+        _being_loaded.discard(reference)
     if not isinstance(task, Task):
         raise ConfigError(f"task: expected a diffplan Task at {reference}, got {type(task).__name__}")
     return task
+
+
+def load_tasks() -> dict[str, Task]:
+    """The installed tasks by name. One that cannot be loaded is left out, with a warning."""
+    found = {}
+    for name in list_tasks():
+        if name not in _being_loaded:
+            try:
+                found[name] = find_task(name)
+            except ConfigError as error:
+                warnings.warn(f"task {name}: it cannot be loaded; {error}", stacklevel=2)
+    return found
 
 
 def task_of(env: EnvConfig) -> Task:
@@ -95,10 +116,9 @@ def task_of(env: EnvConfig) -> Task:
     return find_task(_find_claimant(env.env_id))
 
 
-@functools.cache
 def _find_claimant(env_id: str) -> str:
-    for name in list_tasks():
-        if any(fnmatch.fnmatchcase(env_id, pattern) for pattern in find_task(name).env_ids):
+    for name, task in load_tasks().items():
+        if any(fnmatch.fnmatchcase(env_id, pattern) for pattern in task.env_ids):
             return name
     return DEFAULT_TASK
 
@@ -149,12 +169,11 @@ def list_task_presets(task: Task) -> Mapping[str, Preset]:
     return task.presets or find_task(DEFAULT_TASK).presets
 
 
-@functools.cache
 def _all_presets() -> dict[str, tuple[str, Preset]]:
     """Presets of all installed tasks by their names, each with the name of its task."""
     found: dict[str, tuple[str, Preset]] = {}
-    for name in list_tasks():
-        for preset, value in find_task(name).presets.items():
+    for name, task in load_tasks().items():
+        for preset, value in task.presets.items():
             found.setdefault(preset, (name, value))
     return found
 
@@ -169,8 +188,9 @@ def find_experiment(text: str) -> Experiment:
         ConfigError: no such preset or task; suggests the nearest.
     """
     reference, slash, name = text.partition("/")
-    if not slash and text in _all_presets():
-        reference, preset = _all_presets()[text]
+    known = {} if slash else _all_presets()
+    if text in known:
+        reference, preset = known[text]
         return _make_experiment(reference, text, preset)
     if not is_import_path(reference) and reference not in list_tasks():
         raise ConfigError(_unknown_experiment(text))
@@ -216,7 +236,7 @@ def find_frame(name: str) -> Callable[[str | None], Any]:
     Raises:
         ConfigError: none of that name; suggests the nearest.
     """
-    frames = {key: make for task in list_tasks() for key, make in find_task(task).frames.items()}
+    frames = {key: make for task in load_tasks().values() for key, make in task.frames.items()}
     if name not in frames:
         raise ConfigError(unknown_name("--frame", name, frames))
     return frames[name]

@@ -155,10 +155,9 @@ def evaluate(
         progress.advance(len(result[0]), score=float(np.mean([r.score for r in results])))
 
     def on_busy(actor: str, unit: int, seconds: float) -> None:
-        scores = {
-            "score_mean": float(np.mean([r.score for r in results])),
-            "success_rate": float(np.mean([bool(r.success) for r in results])),
-        }
+        scores = {"score_mean": float(np.mean([r.score for r in results]))}
+        if successes := [r.success for r in results if r.success is not None]:
+            scores["success_rate"] = float(np.mean(successes))
         meter.note(actor, min(episodes_per_unit, episodes - unit * episodes_per_unit), seconds, **scores)
 
     with ray_session():
