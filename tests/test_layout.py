@@ -65,12 +65,17 @@ def test_the_wheel_holds_both_packages_and_works_outside_the_checkout(tmp_path: 
     assert {"diffplan/cli/main.py", "diffplan/cluster/train.py", "diffplan_envs/maze2d.py", "diffplan_envs.pth"} <= set(
         names
     )
-    assert not any(name.startswith(("platform/", "envs/", "tests/", "jobs/")) for name in names)
+    example = ["git", "ls-files", "docs/examples/pushing"]
+    kept = subprocess.run(example, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    template = {name for name in names if name.startswith("diffplan/template/")}
+    assert template == {name.replace("docs/examples/pushing", "diffplan/template") for name in kept}
+    assert not any(name.startswith(("platform/", "envs/", "tests/", "jobs/", "docs/")) for name in names)
     zipfile.ZipFile(wheel).extractall(installed)
     code = (
         "import diffplan, diffplan_envs, gymnasium;"
         "print(diffplan.__file__, diffplan_envs.__file__);"
         "gymnasium.make('diffplan/Maze2D-Large-v1').reset(seed=0);"
+        "from diffplan.scaffold import make_package; make_package('my_robot');"
         "from diffplan.cli import main; raise SystemExit(main(['--help']))"
     )
     environment = {"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"}
@@ -79,3 +84,4 @@ def test_the_wheel_holds_both_packages_and_works_outside_the_checkout(tmp_path: 
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(str(installed)) == 2
+    assert (tmp_path / "my_robot" / "my_robot" / "task.py").is_file()
