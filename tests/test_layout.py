@@ -75,7 +75,7 @@ def test_the_wheel_holds_both_packages_and_works_outside_the_checkout(tmp_path: 
         "import diffplan, diffplan_envs, gymnasium;"
         "print(diffplan.__file__, diffplan_envs.__file__);"
         "gymnasium.make('diffplan/Maze2D-Large-v1').reset(seed=0);"
-        "from diffplan.scaffold import make_package; make_package('my_robot');"
+        "from diffplan.cli.scaffold import make_package; make_package('my_robot');"
         "from diffplan.cli import main; raise SystemExit(main(['--help']))"
     )
     environment = {"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"}

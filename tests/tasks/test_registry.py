@@ -197,11 +197,13 @@ TASKS = """
     from diffplan.tasks.registry import get_preset
     from diffplan.config import with_overrides
 
+    CHANGES = {"env.env_id": "mine/Slide-v0"}
+
     TASK = Task(
         name="slide",
         description="something that slides",
         env_ids=("mine/Slide-*",),
-        presets={"slide-small": Preset(config=with_overrides(get_preset("gymnasium"), {"env.env_id": "mine/Slide-v0"}))},
+        presets={"slide-small": Preset(config=with_overrides(get_preset("gymnasium"), CHANGES))},
     )
 """
 

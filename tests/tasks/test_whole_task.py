@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
+import small_runs
 from gymnasium import spaces
 from matplotlib.figure import Figure
 
-import small_runs
 from diffplan.behaviors.collection import UnitCollector
 from diffplan.cli.data.report import draw_coverage
 from diffplan.cli.main import main
@@ -27,7 +27,7 @@ from diffplan.config import (
     WindowConfig,
 )
 from diffplan.config.study import Between, Study
-from diffplan.data.dataset import open_dataset
+from diffplan.data.format.dataset import open_dataset
 from diffplan.evaluation.policies import list_scripted
 from diffplan.evaluation.protocol import apply_protocol, choose_protocols
 from diffplan.evaluation.rollout import evaluate_episodes
@@ -289,7 +289,7 @@ def evaluated(run) -> dict:
 
 def test_an_experiment_names_the_task_and_knows_the_columns():
     assert EXPERIMENT.task is HOVER is task_of(ENV)
-    assert ENV == dataclasses.replace(ROLES, task=f"{HERE}:HOVER")
+    assert dataclasses.replace(ROLES, task=f"{HERE}:HOVER") == ENV
     assert EXPERIMENT.preset.layout.transition_dim == 4
 
 
@@ -342,7 +342,9 @@ def test_a_search_is_after_its_metric_and_varies_its_studies(evaluated):
     results = [result for name in evaluated for result in evaluated[name][0]]
     summary = summarize_trial(results, study, HOVER.objective, HOVER)
     assert summary["objective"] == pytest.approx(-np.mean([result.metrics["miss"] for result in results]))
-    tuned, _ = evaluate_episodes(list_scripted(HOVER)["fall"], apply_protocol("far", ENV), [0], seed=2, stream=Stream.TUNING)
+    tuned, _ = evaluate_episodes(
+        list_scripted(HOVER)["fall"], apply_protocol("far", ENV), [0], seed=2, stream=Stream.TUNING
+    )
     assert tuned[0].start != evaluated["far"][0][0].start
 
 
@@ -382,7 +384,12 @@ def test_the_page_shows_it_as_its_own(run, evaluated):
         assert len(recorded) == 3
     assert read_run(run.root).task is HOVER
     page = re.sub(r'src="data:[^"]*"', "", write_report(run.root).read_text())
-    for text in ("Near — targets around the corner", "Falcon", "Points are where the drone is to be.", "Where drones were."):
+    for text in (
+        "Near — targets around the corner",
+        "Falcon",
+        "Points are where the drone is to be.",
+        "Where drones were.",
+    ):
         assert text in page
     assert "maze" not in page.lower()
 
@@ -396,7 +403,7 @@ def test_its_table_is_made_by_the_command(tmp_path, capsys):
 
 
 def test_a_task_with_nothing_filled_in_does_it_all_too(tmp_path: Path):
-    """Its name is all that it has: scored by the return, acted in at random, planned for by actions, drawn as curves."""
+    """Its name is all that it has: scored by return, acted in at random, planned for by actions, drawn as curves."""
     env = complete_env(EnvConfig(env_id="Pendulum-v1", task=f"{HERE}:EMPTY"))
     config = dataclasses.replace(
         find_experiment(f"{HERE}:EMPTY").config,

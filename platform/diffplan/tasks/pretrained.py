@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffplan.errors import CheckpointError
-from diffplan.errors import unknown_name
+from diffplan.errors import CheckpointError, unknown_name
 from diffplan.tasks.registry import load_tasks
 
 PREFIX = "pretrained:"
