@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.behaviors.collection import UnitCollector, complete_collection, make_manifest
 from diffplan.checkpoint import save_checkpoint
 from diffplan.config import CollectionConfig, Config, EnvConfig
 from diffplan.data.format.dataset import open_dataset, write_snapshot
@@ -15,6 +15,7 @@ from diffplan.training.state import TrainingState
 
 def collect(env: EnvConfig, collection: CollectionConfig, root: Path) -> Path:
     """Write a dataset with one snapshot."""
+    env, collection = complete_collection(env, collection)
     manifest = create_dataset(root, make_manifest(env, collection))
     collector = UnitCollector(env, collection)
     for unit in range(collection.num_units):
