@@ -51,7 +51,7 @@ def make_package(name: str, directory: str | Path | None = None) -> Path:
 
 def find_template() -> Path:
     """The example: in the wheel beside this module, in a checkout among the documents."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for place in (package / "template", package.parents[1] / "docs" / "examples" / EXAMPLE):
         if place.is_dir():
             return place

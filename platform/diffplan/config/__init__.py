@@ -11,12 +11,11 @@ from diffplan.config.codec import (
     config_to_json,
     with_overrides,
 )
+from diffplan.config.environment import CollectionConfig, EnvConfig
 from diffplan.config.planning import PlanningConfig
 from diffplan.config.schema import (
-    CollectionConfig,
     Config,
     DiffusionConfig,
-    EnvConfig,
     NetworkConfig,
     SearchConfig,
     TrainingConfig,

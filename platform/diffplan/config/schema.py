@@ -2,110 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 from diffplan.config.codec import config_dataclass, require
+from diffplan.config.environment import CollectionConfig, EnvConfig
 from diffplan.config.planning import PlanningConfig
-
-
-@config_dataclass
-class EnvConfig:
-    """The environment, and what its observation columns mean to a planner. What is not known of them stays unknown."""
-
-    env_id: str
-    """Gymnasium id, or `module:Id` for one that importing the module registers."""
-    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-    """Arguments of `gymnasium.make`; JSON values only."""
-    task: str | None = None
-    """The task that the environment belongs to, a name or an import path; if not given, the one that claims its id."""
-    position_columns: tuple[int, ...] = ()
-    """Observation columns that hold a position."""
-    velocity_columns: tuple[int, ...] = ()
-    """Observation columns that hold the time derivative of the positions, in the same order; none if not known."""
-    goal_columns: tuple[int, ...] = ()
-    """Observation columns that a goal of an episode gives values for; none where episodes have no goal."""
-    step_seconds: float | None = None
-    """Simulated seconds of one environment step; None if not known."""
-
-    def __post_init__(self) -> None:
-        require(
-            len(self.velocity_columns) in (0, len(self.position_columns)),
-            "env.velocity_columns",
-            f"as many columns as env.position_columns ({len(self.position_columns)}), or none",
-            self.velocity_columns,
-        )
-        for name in ("position_columns", "velocity_columns", "goal_columns"):
-            columns = getattr(self, name)
-            require(
-                len(set(columns)) == len(columns) and min(columns, default=0) >= 0,
-                f"env.{name}",
-                "distinct columns, counted from 0",
-                columns,
-            )
-        require(
-            self.step_seconds is None or self.step_seconds > 0,
-            "env.step_seconds",
-            "a positive number",
-            self.step_seconds,
-        )
-        require(
-            not self.velocity_columns or self.step_seconds is not None,
-            "env.step_seconds",
-            "a number where env.velocity_columns are given",
-            self.step_seconds,
-        )
-
-
-@config_dataclass
-class CollectionConfig:
-    """How a dataset is collected. Its content is a pure function of this and of the environment."""
-
-    behavior: str = "random"
-    """`random`, a behavior of the task, an import path such as `my_module:drive`, or `policy:FILE`; or a mixture with
-    weights, such as `random:0.2,my_module:drive:0.8`."""
-    action_noise: float = 0.5
-    """Standard deviation of the noise that noisy behaviors add to actions, in units of the action."""
-    num_steps: int = 1_000_000
-    """Environment steps to collect; rounded up to whole units. More may be asked for later, with --resume."""
-    episode_steps: int | None = None
-    """Steps of an episode; None for the limit that the environment is registered with."""
-    episodes_per_unit: int = 64
-    """Episodes of one unit of collection, which becomes one shard."""
-    seed: int = 0
-    """Seed of every random number in the dataset."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "episodes_per_unit"):
-            require(getattr(self, name) >= 1, f"collection.{name}", "at least 1", getattr(self, name))
-        require(
-            self.episode_steps is None or self.episode_steps >= 1,
-            "collection.episode_steps",
-            "at least 1",
-            self.episode_steps,
-        )
-        require(self.action_noise >= 0, "collection.action_noise", "a number >= 0", self.action_noise)
-
-    @property
-    def max_episode_steps(self) -> int:
-        """Steps of an episode; raises `ConfigError` while they are those of an environment that was not asked yet."""
-        require(self.episode_steps is not None, "collection.episode_steps", "a number", self.episode_steps)
-        assert self.episode_steps is not None
-        return self.episode_steps
-
-    @property
-    def num_episodes(self) -> int:
-        """Episodes to collect, whole units of them."""
-        return self.num_units * self.episodes_per_unit
-
-    @property
-    def num_units(self) -> int:
-        """Units of collection."""
-        return -(-self.num_steps // (self.max_episode_steps * self.episodes_per_unit))
-
-    def episodes_of_unit(self, unit: int) -> range:
-        """Indices of the episodes of a unit; they do not depend on `num_steps`, so a dataset can grow."""
-        return range(unit * self.episodes_per_unit, (unit + 1) * self.episodes_per_unit)
 
 
 @config_dataclass
