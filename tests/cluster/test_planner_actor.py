@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 
-from diffplan.cluster.evaluate.coordinator import coordinator as evaluation
+from diffplan.cluster.evaluate import coordinator as evaluation
 from diffplan.cluster.evaluate.coordinator import evaluate
 from diffplan.cluster.evaluate.planner_actor import RemotePlanner, count_planners, spawn_planners
 from diffplan.errors import ClusterError, ConfigError, PlanningError

@@ -20,8 +20,9 @@ from diffplan.config import Config, config_from_dict, with_overrides
 from diffplan.config.study import Among, Between, Study
 from diffplan.errors import ConfigError, DataError
 from diffplan.planning.settings import load_settings
+from diffplan.tasks.registry import find_task
 from diffplan.tuning.front import find_front
-from diffplan.tuning.studies import STUDIES
+from diffplan.tuning.studies import STUDIES, find_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -71,7 +72,13 @@ def test_a_search_goes_on_only_as_it_was_begun(search: Path, tiny_checkpoint: Pa
     with pytest.raises(ConfigError, match="another num_blocks;"):
         tune_planner(tiny_checkpoint, search, search=blocks, resume=True)
     with pytest.raises(ConfigError, match="another study"):
-        tune_planner(tiny_checkpoint, search, study=STUDIES["controller"], search=tiny_config.search, resume=True)
+        tune_planner(
+            tiny_checkpoint,
+            search,
+            study=find_study("controller", find_task("maze2d")),
+            search=tiny_config.search,
+            resume=True,
+        )
 
 
 @pytest.mark.slow
@@ -124,7 +131,7 @@ def test_a_pareto_search_leaves_the_front_of_its_trials(
     tiny_checkpoint: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     search = with_overrides(tiny_config, {"search.num_trials": 4, "search.num_blocks": 1}).search
-    best = tune_planner(tiny_checkpoint, tmp_path, study=STUDIES["pareto"], search=search)
+    best = tune_planner(tiny_checkpoint, tmp_path, study=find_study("pareto", find_task("maze2d")), search=search)
     trials = json.loads((tmp_path / "trials.json").read_text())
     assert [trial["is_full"] for trial in trials] == [True] * 4
     front = json.loads((tmp_path / "pareto.json").read_text())

@@ -26,9 +26,9 @@ from diffplan.data.format.dataset import open_dataset, write_snapshot
 from diffplan.data.format.manifest import Task
 from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.data.maintenance.compaction import compact
+from diffplan.data.windows import readers
 from diffplan.data.windows.blocks import BlockReader
 from diffplan.data.windows.conditions import Conditions
-from diffplan.data.windows.mapped_windows import readers
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.data.windows.readers import MappedReader, MemoryReader, choose_storage, make_window_reader
 from diffplan.data.windows.window_index import WindowIndex
@@ -309,13 +309,13 @@ TRUNCATE_WHILE_MAPPED = """
     import os, sys
     import numpy as np
     from walks import IDENTITY, NAMES
-    from diffplan.data import windows
+    from diffplan.data.windows import mapped_windows
     from diffplan.data.format.dataset import open_dataset
     from diffplan.data.windows.readers import make_window_reader
     from diffplan.data.windows.window_index import WindowIndex
     from diffplan.errors import DataError
 
-    windows.SIZE_CHECK_SECONDS = 0
+    mapped_windows.SIZE_CHECK_SECONDS = 0
     dataset = open_dataset(sys.argv[1])
     index = WindowIndex(dataset, 1)
     reader = make_window_reader(dataset, NAMES, index, IDENTITY, storage="mapped", max_horizon=5)

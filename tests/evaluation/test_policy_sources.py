@@ -65,7 +65,7 @@ def test_settings_reach_the_planner_and_the_record(tmp_path):
     assert source.record["planning"]["num_candidates"] == 3
     policy = source.load()(CONTEXT)
     policy.reset(np.array([[1.0, 1.0, 0.0, 0.0]], dtype=np.float32), np.array([[1.0, 1.0]]))
-    assert policy._planner.settings == settings
+    assert policy._episodes._planner.settings == settings
 
 
 def test_a_relative_path_is_made_absolute(tmp_path, monkeypatch):

@@ -479,7 +479,7 @@ def test_an_import_that_was_killed_goes_on(data_format: str, tmp_path: Path) -> 
     out = tmp_path / "out"
     script = f"""
         import os, signal
-        from diffplan.data import writer
+        from diffplan.data.format import writer
         from diffplan.data.exchange import unit_import
         from diffplan.data.exchange.minari import import_minari
         commit_unit = writer.commit_unit

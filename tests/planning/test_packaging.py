@@ -17,6 +17,7 @@ from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.companions.support import Support
 from diffplan.planning.loading import load_planner, save_horizon_model, save_support
 from diffplan.planning.packaging import package_planner
+from diffplan.tasks.task import Task
 from diffplan.training.state import TrainingState
 
 OBSERVATIONS, GOALS = np.array([[1.1, 1.03, 0.3, -0.2]]), np.array([[3.0, 1.1]])
@@ -69,7 +70,8 @@ def test_a_package_tells_nothing_of_the_machine_and_cannot_be_trained_on(checkpo
 
 
 def test_a_name_stands_for_a_planner_that_comes_along(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(diffplan.tasks.pretrained, "_ROOT", tmp_path / "shipped")
+    task = Task(name="small", pretrained=tmp_path / "shipped")
+    monkeypatch.setattr(diffplan.tasks.pretrained, "load_tasks", lambda: {"small": task})
     package_planner(checkpoint, tmp_path / "shipped" / "maze2d-small")
     assert diffplan.tasks.pretrained.list_pretrained() == ["maze2d-small"]
     assert load_planner("pretrained:maze2d-small").config == CONFIG

@@ -100,7 +100,7 @@ def fix(
     fixed = constraints.values.clone()
     rows = torch.arange(batch_size)[:, None]
     steps = steps.expand(batch_size)[:, None]
-    column_index = torch.as_tensor(columns)[None]
+    column_index = torch.as_tensor(columns, dtype=torch.long)[None]
     contradicted = mask.expand_as(fixed)[rows, steps, column_index] & (fixed[rows, steps, column_index] != values)
     if bool(contradicted.any()):
         wrong = int(steps[contradicted.any(dim=1)][0])
