@@ -81,7 +81,7 @@ def test_checkpoints_of_a_package_are_evaluated_and_searched(by_path: Path, tmp_
         cwd=PACKAGE,
     )
     assert done.returncode == 0, done.stderr
-    assert "Far" in done.stdout
+    assert re.search(r"^far ", done.stdout, re.MULTILINE), done.stdout
     elsewhere = run_command("evaluate", checkpoint, "--protocol", "far", "--out", tmp_path / "none", cwd=tmp_path)
     assert elsewhere.returncode == 2
     assert elsewhere.stderr.count("\n") == 1
