@@ -18,7 +18,7 @@ test: $(INSTALLED)  ## all tests but the slow ones, under ten minutes on two cor
 	$(PYTEST) -m "not slow"
 
 test-slow: $(INSTALLED)  ## chaos, faults, clusters of several nodes, object stores; property tests with many examples
-	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=thorough
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=thorough $(ARGS)
 
 test-all: test test-slow  ## every test
 
