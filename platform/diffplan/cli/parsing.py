@@ -65,7 +65,7 @@ def list_own_options(cls: type[Arguments]) -> tuple[dict[str, Any], dict[str, An
 
 
 def _describe_unknown(name: str, word: str, known: Iterable[str]) -> str:
-    """A line about an option that there is not: the nearest of those that there are, or the nearest last part."""
+    """One line about an unknown option; suggests the nearest known one, or the nearest last part."""
     unknown, known = normalize(word), list(known)
     near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.75)
     if not near:

@@ -19,7 +19,7 @@ from diffplan.cluster.runtime import WAITING_SECONDS, describe_free, may_grow
 from diffplan.errors import ClusterError, DiffplanError
 
 MAX_ATTEMPTS = 5
-"""Actors that a unit may lose, each while it ran this unit, before it is held to be the cause.
+"""Actors that a unit may lose, each while it ran this unit, before it counts as the cause.
 
 A unit that kills its actors loses all of them; one that is struck by chance loses k in a row with the k-th power of a
 small probability. Where one attempt in ten is struck, as on machines that may be taken away, 3 would blame one unit in

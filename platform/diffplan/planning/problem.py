@@ -143,7 +143,7 @@ class Problem:
         """Check what is asked of a model.
 
         Raises:
-            PlanningError: arrays of the wrong shape, values that are not finite, columns that there are not, goals or
+            PlanningError: arrays of the wrong shape, values that are not finite, unknown columns, goals or
                 times in seconds for a model that knows neither.
         """
         positions, observation_dim = model.env.position_columns, model.layout.observation_dim

@@ -32,7 +32,7 @@ DIRECTORY = "usage"
 BEAT_SECONDS = 5.0
 """How often a record is refreshed."""
 STALE_SECONDS = 30.0
-"""Silence after which an attempt is held to be dead: some beats, and clocks that differ by a few seconds."""
+"""Silence after which an attempt counts as dead: several beats, with clocks a few seconds apart."""
 RATE_SECONDS = 60.0
 """The rate is that of the last minute."""
 

@@ -207,7 +207,7 @@ def _make_experiment(reference: str, name: str, preset: Preset) -> Experiment:
 
 
 def _unknown_experiment(text: str) -> str:
-    """One line about a preset or task that there is not, with the nearest name rather than all of them."""
+    """One line about an unknown preset or task; suggests the nearest name instead of listing all."""
     import difflib
 
     near = difflib.get_close_matches(text, [*_all_presets(), *list_tasks()], n=1, cutoff=0.5)

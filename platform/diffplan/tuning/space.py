@@ -25,7 +25,7 @@ def make_space(
             itself, are left out.
 
     Raises:
-        ConfigError: a field that there is not, or that cannot have any of its values.
+        ConfigError: an unknown field, or one that cannot have any of its values.
     """
     for field in study.fields:
         _read_field(config, field)

@@ -42,7 +42,7 @@ def describe_statistics(dataset: TrajectoryDataset, *, all_entries: bool = False
 
 
 def describe_horizons(dataset: TrajectoryDataset) -> list[str]:
-    """A table of horizons, the episodes that are too short for them, and the windows that there are (stride 1)."""
+    """A table of horizons, with the number of episodes too short for each and the number of windows (stride 1)."""
     lengths = dataset.episodes.length.astype(np.int64)
     rows = []
     for horizon in HORIZONS:

@@ -24,7 +24,7 @@ from diffplan.storage.store import LocalStore, Store
 from diffplan.types import Episode
 
 OnProgress = Callable[[int, int], None]
-"""Called with the episodes that are done and those that there are in all, after each unit."""
+"""Called after each unit with the number of episodes done and their total."""
 
 
 def import_units(

@@ -281,7 +281,7 @@ def find_units(
         store: where the dataset lies.
         manifest: that of the dataset.
         units: the units to find.
-        present: names of the shards that there are.
+        present: names of the shards that exist.
         without_snapshots: snapshots to leave alone, because they are damaged.
     """
     found: dict[int, tuple[ShardRecord, EpisodeTable]] = {}

@@ -20,8 +20,8 @@ MIN_STEPS_BETWEEN_PLANS = 10
 """A plan is followed for at least this many environment steps before a deviation from it counts."""
 
 MAX_WAIT_OF_PLANS = 20
-"""Environment steps that a plan pauses for a position that lags behind, before something is held to be in the way. A
-robot that is only late is back in a few."""
+"""Environment steps that a plan pauses for a position that lags behind. After them the position counts as blocked; one
+that is only late catches up within a few steps."""
 
 STRICTNESS_FACTOR = 0.8
 """What a plan that could not be followed multiplies the speed error admitted in the next one by."""
