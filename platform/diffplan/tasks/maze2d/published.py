@@ -9,45 +9,47 @@ from __future__ import annotations
 from diffplan.config import EnvConfig
 from diffplan.tasks.contracts import PublishedScore
 
-_JANNER = "Janner et al. 2022, Table 1"
+PAPER = "Janner et al. 2022, Table 1"
+"""Source of the scores that the table of the paper lists."""
+
 _PUBLISHED: dict[tuple[str, str], tuple[PublishedScore, ...]] = {
     ("maze2d", "UMaze"): (
-        PublishedScore("MPPI", _JANNER, 33.2),
-        PublishedScore("CQL", _JANNER, 5.7),
-        PublishedScore("IQL", _JANNER, 47.4),
-        PublishedScore("Diffuser", _JANNER, 113.9),
+        PublishedScore("MPPI", PAPER, 33.2),
+        PublishedScore("CQL", PAPER, 5.7),
+        PublishedScore("IQL", PAPER, 47.4),
+        PublishedScore("Diffuser", PAPER, 113.9),
         PublishedScore("SSD", "AAAI 2024", 144.6),
     ),
     ("maze2d", "Medium"): (
-        PublishedScore("MPPI", _JANNER, 10.2),
-        PublishedScore("CQL", _JANNER, 5.0),
-        PublishedScore("IQL", _JANNER, 34.9),
-        PublishedScore("Diffuser", _JANNER, 121.5),
+        PublishedScore("MPPI", PAPER, 10.2),
+        PublishedScore("CQL", PAPER, 5.0),
+        PublishedScore("IQL", PAPER, 34.9),
+        PublishedScore("Diffuser", PAPER, 121.5),
         PublishedScore("HorizonFlow", "arXiv 2609.36896, Table 1", 154.8),
     ),
     ("maze2d", "Large"): (
-        PublishedScore("MPPI", _JANNER, 5.1),
-        PublishedScore("CQL", _JANNER, 12.5),
-        PublishedScore("IQL", _JANNER, 58.6),
-        PublishedScore("Diffuser", _JANNER, 123.0),
+        PublishedScore("MPPI", PAPER, 5.1),
+        PublishedScore("CQL", PAPER, 12.5),
+        PublishedScore("IQL", PAPER, 58.6),
+        PublishedScore("Diffuser", PAPER, 123.0),
         PublishedScore("HorizonFlow", "arXiv 2609.36896, Table 1", 205.2),
     ),
     ("multi2d", "UMaze"): (
-        PublishedScore("MPPI", _JANNER, 41.2),
-        PublishedScore("IQL", _JANNER, 24.8),
-        PublishedScore("Diffuser", _JANNER, 128.9),
+        PublishedScore("MPPI", PAPER, 41.2),
+        PublishedScore("IQL", PAPER, 24.8),
+        PublishedScore("Diffuser", PAPER, 128.9),
         PublishedScore("SSD", "AAAI 2024", 158.2),
     ),
     ("multi2d", "Medium"): (
-        PublishedScore("MPPI", _JANNER, 15.4),
-        PublishedScore("IQL", _JANNER, 12.1),
-        PublishedScore("Diffuser", _JANNER, 127.2),
+        PublishedScore("MPPI", PAPER, 15.4),
+        PublishedScore("IQL", PAPER, 12.1),
+        PublishedScore("Diffuser", PAPER, 127.2),
         PublishedScore("HorizonFlow", "arXiv 2609.36896, Table 1", 170.5),
     ),
     ("multi2d", "Large"): (
-        PublishedScore("MPPI", _JANNER, 8.0),
-        PublishedScore("IQL", _JANNER, 13.9),
-        PublishedScore("Diffuser", _JANNER, 132.1),
+        PublishedScore("MPPI", PAPER, 8.0),
+        PublishedScore("IQL", PAPER, 13.9),
+        PublishedScore("Diffuser", PAPER, 132.1),
         PublishedScore("HorizonFlow", "arXiv 2609.36896, Table 1", 216.5),
     ),
 }

@@ -15,7 +15,7 @@ from scipy import stats
 
 from diffplan.config import EnvConfig
 from diffplan.tasks.contracts import PublishedScore
-from diffplan.tasks.maze2d.published import get_published_scores
+from diffplan.tasks.maze2d.published import PAPER, get_published_scores
 from diffplan.tasks.table import ROW_KEYS
 
 MAZES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
@@ -151,15 +151,14 @@ def _format_cell(row: dict[str, Any] | None) -> str:
 
 def _format_published(protocol: str, mazes: Sequence[str]) -> list[str]:
     published = {maze: _get_published(maze, protocol) for maze in mazes}
-    methods = dict.fromkeys(
-        score.method for scores in published.values() for score in scores if "best" not in score.source
-    )
+    methods = dict.fromkeys(score.method for scores in published.values() for score in scores if score.source == PAPER)
     lines = []
     for method in methods:
         cells = [next((f"{s.score:g}" for s in published[maze] if s.method == method), "—") for maze in mazes]
         lines.append(f"| published: {method} (Janner et al. 2022) | {' | '.join(cells)} |")
-    best = [next((f"{s.score:g}, {s.method}" for s in published[m] if "best" in s.source), "—") for m in mazes]
-    return [*lines, f"| published: best | {' | '.join(best)} |"]
+    best = [max(published[maze], key=lambda score: score.score, default=None) for maze in mazes]
+    cells = ["—" if score is None else f"{score.score:g}, {score.method}" for score in best]
+    return [*lines, f"| published: best | {' | '.join(cells)} |"]
 
 
 def _format_costs(rows: Sequence[dict[str, Any]], mazes: Sequence[str]) -> list[str]:
