@@ -176,16 +176,17 @@ def solve(model: str, kind: str, number: int, args: argparse.Namespace) -> tuple
     torch.set_num_threads(1)
     planner = with_settings(
         load_planner(model),
-        max_speed_error=args.max_speed_error,
-        num_sampling_steps=args.num_sampling_steps,
-        guide_target=args.guide_target,
-        guide_stop_step=args.guide_stop_step,
-        sampler=args.sampler,
-        selection="consistency",
-        # Plans are followed as they are, for it is what they say that is measured; in a hurry corners are cut.
-        pace=1.0,
-        max_lag=0.0,
-        max_deviation=0.7,
+        {
+            "horizon.max_speed_error": args.max_speed_error,
+            "sampling.num_steps": args.num_sampling_steps,
+            "guidance.target": args.guide_target,
+            "guidance.stop_step": args.guide_stop_step,
+            "sampling.sampler": args.sampler,
+            "selection.rule": "consistency",
+            "controller.pace": 1.0,
+            "controller.max_lag": 0.0,
+            "replanning.max_deviation": 0.7,
+        },
     )
     maze = get_maze(planner.config.env)
     problem = (
@@ -199,11 +200,13 @@ def solve(model: str, kind: str, number: int, args: argparse.Namespace) -> tuple
         (x, y), radius = problem.center.tolist(), problem.radius  # type: ignore[union-attr]
         guided = with_settings(
             planner,
-            guides=(f"keep_out([{x}, {y}], {radius}, margin={args.margin})",),
-            guidance_scale=args.guidance_scale,
-            num_candidates=args.num_candidates,
-            max_horizon=args.max_horizon,
-            horizon_rule="scan",  # the horizon model knows nothing of zones
+            {
+                "guidance.guides": (f"keep_out([{x}, {y}], {radius}, margin={args.margin})",),
+                "guidance.scale": args.guidance_scale,
+                "selection.num_candidates": args.num_candidates,
+                "horizon.max": args.max_horizon,
+                "horizon.rule": "scan",
+            },
         )
         plans, driven = pursue(guided, problem, number)
         plan = plans[0]

@@ -40,7 +40,7 @@ def measure_seed(run: Path, seed: int, episodes: int, options: Sequence[str]) ->
     run_diffplan("pipeline", ["gymnasium", *environment, *size, *seeds, *options])
     stages = {stage["name"]: stage["seconds"] for stage in json.loads((run / "pipeline.json").read_text())["stages"]}
     best = run / "search" / "best.json"
-    without = ["--settings", best, "--planning.value", "None"]
+    without = ["--settings", best, "--planning.guidance.value", "None"]
     summaries = {
         "value": json.loads((run / "evaluation" / "default" / "summary.json").read_text()),
         "no value": evaluate(run / "checkpoint", run / "no_value", episodes, without),

@@ -159,7 +159,7 @@ def time_batched(planner: Planner, starts: np.ndarray, goals: np.ndarray, repeat
 def score_block(checkpoint: str, changes: dict[str, Any], protocol: str, first: int, last: int, seed: int) -> list[Any]:
     """Results of a block of episodes."""
     torch.set_num_threads(1)
-    planner = with_settings(load_planner(checkpoint), **changes)
+    planner = with_settings(load_planner(checkpoint), changes)
     env = apply_protocol(protocol, planner.config.env)
     return evaluate_episodes(planner, env, range(first, last), seed=seed)[0]
 
@@ -287,11 +287,15 @@ def make_variants(planner: Planner) -> dict[str, dict[str, Any]]:
     """Settings that are scored, as changes to those of the checkpoint."""
     return {
         "many_steps": {
-            "num_sampling_steps": planner.config.diffusion.num_diffusion_steps,
-            "horizon_rule": "scan",
+            "sampling.num_steps": planner.config.diffusion.num_diffusion_steps,
+            "horizon.rule": "scan",
         },
         "fast": {},
-        "warm": {"replan_interval": 2 * planner.config.windows.stride, "warm_start_steps": 1},
+        "warm": {
+            "replanning": "receding",
+            "replanning.interval": 2 * planner.config.windows.stride,
+            "replanning.warm_start": 0.3,
+        },
     }
 
 

@@ -38,7 +38,7 @@ def make_config(num_steps: int) -> Config:
         "collection.episode_steps": 300,
         "network.dim": 8,
         "network.dim_mults": [1, 2],
-        "planning.max_horizon": 16,
+        "planning.horizon.max": 16,
         "training.num_steps": num_steps,
         "training.batch_size": 8,
         "training.log_interval": 1,

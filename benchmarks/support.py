@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 from unittest import mock
@@ -28,15 +27,16 @@ from diffplan.evaluation.scores import compute_interval
 from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
+from diffplan.planning.planner import with_settings
 from diffplan.tasks.maze2d.environment import get_maze
 from diffplan.types import Plan
 
 MAZES = ("umaze", "medium", "large")
 VARIANTS: dict[str, dict[str, float]] = {
     "kept to the data": {},
-    "not kept": {"max_departure": 0.0},
-    "not kept, speed errors of two thirds": {"max_departure": 0.0, "max_speed_error": 2 / 3},
-    "not kept, speed errors of a third": {"max_departure": 0.0, "max_speed_error": 1 / 3},
+    "not kept": {"horizon.max_departure": 0.0},
+    "not kept, speed errors of two thirds": {"horizon.max_departure": 0.0, "horizon.max_speed_error": 2 / 3},
+    "not kept, speed errors of a third": {"horizon.max_departure": 0.0, "horizon.max_speed_error": 1 / 3},
 }
 """Settings that are changed; speed errors are factors."""
 
@@ -46,9 +46,9 @@ def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) ->
     torch.set_num_threads(1)
     planner = load_planner(f"pretrained:maze2d-{maze}")
     changes = dict(VARIANTS[variant])
-    if "max_speed_error" in changes:
-        changes["max_speed_error"] *= planner.settings.max_speed_error
-    planner = load_planner(f"pretrained:maze2d-{maze}", replace(planner.settings, **changes))
+    if "horizon.max_speed_error" in changes:
+        changes["horizon.max_speed_error"] *= planner.settings.horizon.max_speed_error
+    planner = with_settings(planner, changes)
     env = apply_protocol(protocol, planner.config.env)
     plans: list[Plan] = []
     reset = PlanningPolicy.reset
@@ -64,7 +64,7 @@ def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) ->
     through_walls = []
     for plan in plans:
         every_step = np.arange((plan.horizon - 1) * plan.stride + 1.0)
-        way = interpolate(plan, env, every_step, planner.settings.interpolation)[:, columns]
+        way = interpolate(plan, env, every_step, planner.settings.controller.interpolation)[:, columns]
         through_walls.append(not layout.is_free(way).all())
     scores = [result.score for result in results]
     return {

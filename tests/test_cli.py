@@ -131,7 +131,10 @@ def test_help_all_of_a_preset_shows_its_values(capsys: pytest.CaptureFixture[str
         (["collect", "maze2d-umaze", "--out"], ["--out: expected a value, got none"]),
         (["collect", "maze2d-umaze", "--ouut", "x"], ["got --ouut; did you mean --out?"]),
         (["collect", "maze2d-umaze", "--num-step=3"], ["got --num-step; did you mean --num_steps?"]),
-        (["collect", "maze2d-umaze", "--planning.pace", "1"], ["got --planning.pace; `diffplan collect --help_all`"]),
+        (
+            ["collect", "maze2d-umaze", "--planning.controller.pace", "1"],
+            ["got --planning.controller.pace; `diffplan collect --help_all`"],
+        ),
         (["collect", "maze2d-umaze", "x", "--out", "x"], ["collect: expected nothing more, got x"]),
         (
             ["collect", "maze2d-umaze", "--out", "x", "--num_workers", "abc"],
@@ -251,14 +254,14 @@ def test_evaluate_changes_the_environment_and_the_settings_but_not_what_columns_
         config, {**{f"env.{name}": value for name, value in columns.items()}, "env.env_kwargs": {"render_mode": None}}
     )
     checkpoint = save(tmp_path / "checkpoint", trained, dataset)
-    (tmp_path / "some.json").write_text('{"num_sampling_steps": 3, "num_candidates": 4}')
+    (tmp_path / "some.json").write_text('{"sampling": {"num_steps": 3}, "selection": {"num_candidates": 4}}')
     common = ["evaluate", checkpoint, "--protocol", "multi2d", "--episodes", 2, "--settings", tmp_path / "some.json"]
     for given, env_id, kwargs in (
         (["--env_id", "diffplan/Maze2D-Medium-v1"], "diffplan/Maze2D-Medium-v1", {"render_mode": None}),
         (["--env.env_kwargs", '{"maze": "#####/#GOO#/#####"}'], config.env.env_id, {"maze": "#####/#GOO#/#####"}),
     ):
         out = tmp_path / next(iter(kwargs))
-        code, _, err = run(capsys, *common, *given, "--planning.num_candidates", 1, "--out", out)
+        code, _, err = run(capsys, *common, *given, "--planning.selection.num_candidates", 1, "--out", out)
         assert code == 0, err
         evaluated = json.loads((out / "summary.json").read_text())["config"]
         assert evaluated["env"] == {
@@ -267,8 +270,9 @@ def test_evaluate_changes_the_environment_and_the_settings_but_not_what_columns_
             "task": "maze2d",
             **columns,
         }
-        assert (evaluated["planning"]["num_sampling_steps"], evaluated["planning"]["num_candidates"]) == (3, 1)
-        assert evaluated["planning"]["max_horizon"] == config.planning.max_horizon
+        planning = evaluated["planning"]
+        assert (planning["sampling"]["num_steps"], planning["selection"]["num_candidates"]) == (3, 1)
+        assert planning["horizon"]["max"] == config.planning.horizon.max
 
 
 def test_unknown_protocol_and_settings_are_refused(
@@ -279,10 +283,10 @@ def test_unknown_protocol_and_settings_are_refused(
     assert code == 2
     assert "Did you mean 'maze2d'" in err
     settings = tmp_path / "settings.json"
-    settings.write_text('{"guidance_scal": 1.0}')
+    settings.write_text('{"guidance": {"scal": 1.0}}')
     code, _, err = run(capsys, *arguments, "--protocol", "maze2d", "--settings", settings)
     assert code == 2
-    assert "Did you mean 'guidance_scale'" in err
+    assert "Did you mean 'guidance.scale'" in err
 
 
 def test_data_info_and_verify(capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path) -> None:

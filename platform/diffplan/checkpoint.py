@@ -42,7 +42,7 @@ from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore, Store
 from diffplan.tasks.pretrained import PREFIX, find_pretrained
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE = (
     "config.json",
     "model.safetensors",
@@ -363,7 +363,9 @@ def _parse_record(content: bytes, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path}: expected the description of a checkpoint, got something else") from None
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: expected checkpoint version {FORMAT_VERSION}, got {version}")
+        raise CheckpointError(
+            f"{path}: expected checkpoint version {FORMAT_VERSION}, got {version}, of another diffplan; train it again"
+        )
     return record
 
 

@@ -1,5 +1,4 @@
 import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
@@ -112,8 +111,8 @@ def test_an_interrupted_training_goes_on(tiny_config: Config, tiny_dataset: Path
         "--network.dim", "8", "--network.dim_mults", "1", "2", "--training.batch_size", "8",
         "--training.num_steps", "400", "--training.checkpoint_interval", "20", "--training.picture_interval", "0",
         "--training.log_interval", "2", "--training.num_warmup_steps", "2", "--training.ema_start_step", "2",
-        "--planning.max_horizon", "16", "--planning.num_sampling_steps", "2", "--planning.num_candidates", "1",
-        "--planning.max_deviation", "0",
+        "--planning.horizon.max", "16", "--planning.sampling.num_steps", "2",
+        "--planning.selection.num_candidates", "1", "--planning.replanning.max_deviation", "0",
     ]  # fmt: skip
     command = [sys.executable, "-m", "diffplan.cli", "train", "maze2d-umaze-smoke", "--data", str(tiny_dataset)]
     command += ["--out", str(out), "--cpus_per_worker", "1", *flags]
@@ -159,5 +158,5 @@ def test_a_value_function_trains_on_the_cluster_and_stops_early(
     checkpoint = load_checkpoint(out)
     assert checkpoint.step < 200
     assert sorted(read_scalars(out / "tensorboard", "validation/loss")) == list(range(2, checkpoint.step + 1, 2))
-    planner = load_planner(tiny_checkpoint, dataclasses.replace(tiny_config.planning, value=str(out)))
+    planner = load_planner(tiny_checkpoint, with_overrides(tiny_config.planning, {"guidance.value": str(out)}))
     assert planner.value is not None

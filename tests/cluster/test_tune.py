@@ -44,14 +44,14 @@ def test_the_best_settings_are_a_file_that_planning_takes(search: Path, tiny_con
     for name, value in winner["params"].items():
         assert getattr(settings, name.removeprefix("planning.")) == value
     # What the search does not vary stays as the experiment has it.
-    assert settings.max_horizon == tiny_config.planning.max_horizon
-    assert settings.position_gain == tiny_config.planning.position_gain
+    assert settings.horizon.max == tiny_config.planning.horizon.max
+    assert settings.controller.position_gain == tiny_config.planning.controller.position_gain
 
 
 def test_the_settings_in_use_are_tried_first(search: Path, tiny_config: Config) -> None:
     first = json.loads((search / "trials.json").read_text())[0]
-    assert first["params"]["planning.guidance_scale"] == tiny_config.planning.guidance_scale
-    assert first["params"]["planning.max_speed_error"] == tiny_config.planning.max_speed_error
+    assert first["params"]["planning.guidance.scale"] == tiny_config.planning.guidance.scale
+    assert first["params"]["planning.horizon.max_speed_error"] == tiny_config.planning.horizon.max_speed_error
 
 
 def test_a_search_that_exists_is_not_overwritten(search: Path, tiny_checkpoint: Path) -> None:
@@ -179,8 +179,8 @@ def test_trials_that_fail_are_recorded_with_their_errors(
     """Each value is possible by itself; a longest horizon below the shortest is not."""
     study = Study(
         vary={
-            "planning.max_horizon": Among(among=(5, 6, 7, 8)),
-            "planning.min_horizon": Among(among=(9, 10, 11, 12, 13)),
+            "planning.horizon.max": Among(among=(5, 6, 7, 8)),
+            "planning.horizon.min": Among(among=(9, 10, 11, 12, 13)),
         }
     )
     changes = {"search.num_trials": 4, "search.num_blocks": 1, "search.protocols": ["maze2d"]}
@@ -190,9 +190,9 @@ def test_trials_that_fail_are_recorded_with_their_errors(
         trials = json.loads((tmp_path / "trials.json").read_text())
         assert len(trials) == best["num_trials"] == 4
         for trial in trials:
-            failed = trial["params"]["planning.max_horizon"] < trial["params"]["planning.min_horizon"]
+            failed = trial["params"]["planning.horizon.max"] < trial["params"]["planning.horizon.min"]
             assert failed == (trial["error"] is not None) == (trial["objective"] is None)
-            assert not failed or "planning.max_horizon: expected at least planning.min_horizon" in trial["error"]
+            assert not failed or "planning.max_horizon: expected at least planning.horizon.min" in trial["error"]
         assert any(trial["error"] for trial in trials)
 
 
@@ -200,7 +200,7 @@ def test_trials_that_fail_are_recorded_with_their_errors(
 def test_trials_whose_processes_died_are_tried_again(
     tiny_checkpoint: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
-    study = Study(vary={"planning.position_gain": Between(low=3.0, high=30.0)})
+    study = Study(vary={"planning.controller.position_gain": Between(low=3.0, high=30.0)})
     changes = {"search.num_trials": 5, "search.num_blocks": 1, "search.protocols": ["maze2d"]}
     struck: set[int] = set()
     is_over = threading.Event()

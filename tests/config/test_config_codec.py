@@ -10,6 +10,7 @@ from diffplan.config import (
     NetworkConfig,
     PlanningConfig,
     SearchConfig,
+    SelectionConfig,
     TrainingConfig,
     config_from_dict,
     config_from_json,
@@ -77,13 +78,13 @@ def test_every_preset_can_be_looked_up_and_unknown_ones_suggest():
 )
 def test_published_presets_are_those_of_the_paper(maze, horizon, num_diffusion_steps):
     config = get_preset(f"janner-maze2d-{maze}")
-    assert config.windows.horizons == config.planning.horizons == (horizon,)
-    assert config.diffusion.num_diffusion_steps == config.planning.num_sampling_steps == num_diffusion_steps
+    assert config.windows.horizons == config.planning.horizon.tried == (horizon,)
+    assert config.diffusion.num_diffusion_steps == config.planning.sampling.num_steps == num_diffusion_steps
     assert (config.network.dim, config.network.dim_mults, config.network.attention) == (32, (1, 4, 8), False)
     training = config.training
     assert (training.num_steps, training.batch_size, training.accumulation_steps) == (2_000_000, 32, 2)
     assert (training.learning_rate, training.ema_decay, training.ema_interval) == (2e-4, 0.995, 10)
-    assert (config.planning.sampler, config.planning.guidance_scale) == ("ddpm", 0.0)
+    assert (config.planning.sampling.sampler, config.planning.guidance.scale) == ("ddpm", 0.0)
     assert (config.windows.columns, config.windows.stride) == ("actions_observations", 1)
 
 
@@ -93,7 +94,7 @@ def test_published_presets_are_those_of_the_paper(maze, horizon, num_diffusion_s
         ("training", "learning_rate", 3e-4),
         ("training", "max_gradient_norm", None),
         ("network", "dim_mults", (1, 4)),
-        ("planning", "sampler", "ddpm"),
+        ("collection", "behavior", "random"),
         ("env", "env_kwargs", {"reward_type": "dense"}),
         ("windows", "goal_columns", ()),
     ],
@@ -106,14 +107,16 @@ def test_override_is_the_same_as_replacing(section, field, value):
 
 def test_several_overrides_act_together_and_leave_the_original_alone():
     # The first alone would be refused: it lies above the longest horizon.
-    changed = with_overrides(CONFIG, {"planning.min_horizon": 40, "planning.max_horizon": 60})
-    assert changed.planning.horizons == tuple(range(40, 61))
+    changed = with_overrides(CONFIG, {"planning.horizon.min": 40, "planning.horizon.max": 60})
+    assert changed.planning.horizon.tried == tuple(range(40, 61))
     assert get_preset("maze2d-umaze") == CONFIG
     assert with_overrides(CONFIG, {}) == CONFIG
 
 
 def test_section_alone_can_be_overridden():
-    assert with_overrides(PlanningConfig(), {"num_candidates": 7}) == PlanningConfig(num_candidates=7)
+    assert with_overrides(PlanningConfig(), {"selection.num_candidates": 7}) == PlanningConfig(
+        selection=SelectionConfig(num_candidates=7)
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,9 @@ def test_unknown_key_of_a_file_suggests_the_whole_name():
     values = config_to_dict(CONFIG)
     values["diffusion"]["num_diffusion_step"] = 3
     refuse(lambda: config_from_dict(Config, values), "Did you mean 'diffusion.num_diffusion_steps'?")
-    refuse(lambda: config_from_dict(PlanningConfig, {"samplr": "ddim"}), "Did you mean 'sampler'?")
+    refuse(
+        lambda: config_from_dict(PlanningConfig, {"sampling": {"samplr": "ddim"}}), "Did you mean 'sampling.sampler'?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,7 @@ def test_unknown_key_of_a_file_suggests_the_whole_name():
         ("training.learning_rate", None),
         ("network.dim_mults", 3),
         ("network.attention", "perhaps"),
-        ("planning.sampler", "dpm"),
+        ("planning.sampling.sampler", "dpm"),
         ("diffusion.prediction", "epsilon"),
         ("windows.normalization", "quantiles"),
         ("env.env_id", 3),
@@ -184,9 +189,9 @@ def test_missing_field_is_named():
         ("training.learning_rate", float("nan")),
         ("training.ema_decay", 1.0),
         ("training.ema_interval", 0),
-        ("planning.max_horizon", 3),
-        ("planning.num_candidates", 0),
-        ("planning.temperature", -1.0),
+        ("planning.horizon.max", 3),
+        ("planning.selection.num_candidates", 0),
+        ("planning.sampling.temperature", -1.0),
         ("search.num_trials", 0),
         ("env.step_seconds", 0.0),
         ("env.velocity_columns", (2,)),
@@ -196,13 +201,13 @@ def test_value_out_of_range_names_the_field_and_the_value(key, value):
     refuse(lambda: with_overrides(CONFIG, {key: value}), f"{key}: expected", f"got {value!r}")
 
 
-@pytest.mark.parametrize("section", ["windows", "planning"])
-def test_horizons_must_fit_the_network(section):
-    deeper = {"network.dim_mults": (1, 2, 4, 8, 8), "windows.min_horizon": 16, "planning.min_horizon": 16}
+@pytest.mark.parametrize("field", ["windows.min_horizon", "planning.horizon.min"])
+def test_horizons_must_fit_the_network(field):
+    deeper = {"network.dim_mults": (1, 2, 4, 8, 8), "windows.min_horizon": 16, "planning.horizon.min": 16}
     assert with_overrides(CONFIG, deeper).network.min_horizon == 16
     refuse(
-        lambda: with_overrides(CONFIG, {**deeper, f"{section}.min_horizon": 15}),
-        f"{section}.min_horizon: expected at least 16",
+        lambda: with_overrides(CONFIG, {**deeper, field: 15}),
+        f"{field}: expected at least 16",
         "got 15",
     )
 

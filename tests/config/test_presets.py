@@ -6,7 +6,7 @@ import re
 import gymnasium
 import pytest
 
-from diffplan.config import Config, EnvConfig, config_from_json, config_to_json
+from diffplan.config import Actions, Config, EnvConfig, Receding, Sooner, Tracking, config_from_json, config_to_json
 from diffplan.environments import make_env
 from diffplan.errors import ConfigError
 from diffplan.tasks.registry import DEFAULT_TASK, find_preset, get_preset, list_presets, task_of
@@ -64,7 +64,7 @@ def test_every_published_row_has_its_preset_and_a_small_one():
 def test_published_networks_diffusion_and_training(row):
     config = get_preset(f"janner-{row}")
     horizon, stride, num_diffusion_steps, dim, mults, attention, num_steps, rate, clip, prediction = TRAINED[row]
-    assert config.windows.horizons == config.planning.horizons == (horizon,)
+    assert config.windows.horizons == config.planning.horizon.tried == (horizon,)
     assert config.windows.stride == stride
     network, diffusion, training = config.network, config.diffusion, config.training
     assert (network.kind, network.dim, network.dim_mults, network.attention) == ("unet", dim, mults, attention)
@@ -91,18 +91,24 @@ def test_published_data_and_loss(row):
 @pytest.mark.parametrize("row", ROWS)
 def test_published_planning(row):
     planning = get_preset(f"janner-{row}").planning
-    assert (planning.sampler, planning.num_sampling_steps) == ("ddpm", TRAINED[row][2])
-    assert (planning.temperature, planning.num_repeats, planning.warm_start_steps) == (1.0, 1, 0)
-    guided = (planning.num_candidates, planning.guidance_scale, planning.num_guide_steps, planning.guide_stop_step)
+    assert (planning.sampling.sampler, planning.sampling.num_steps) == ("ddpm", TRAINED[row][2])
+    assert (planning.sampling.temperature, planning.sampling.num_repeats) == (1.0, 1)
+    guided = (
+        planning.selection.num_candidates,
+        planning.guidance.scale,
+        planning.guidance.num_steps,
+        planning.guidance.stop_step,
+    )
     if row in GUIDED:
         assert guided == GUIDED[row]
-        assert (planning.guide_target, planning.guide_scaling) == ("noisy", "variance")
-        assert (planning.selection, planning.controller, planning.replan_interval) == ("guide", "actions", 1)
+        assert (planning.guidance.target, planning.guidance.scaling) == ("noisy", "variance")
+        assert planning.selection.rule == "guide"
+        assert (planning.controller, planning.replanning) == (Actions(), Receding(interval=1, warm_start=0.0))
     else:
         assert guided[:2] == (1, 0.0)
     if row in MAZES:
-        assert (planning.controller, planning.position_gain, planning.velocity_gain) == ("tracking", 1.0, 1.0)
-        assert planning.replan_interval == 0
+        assert planning.controller == Tracking(position_gain=1.0, velocity_gain=1.0)
+        assert planning.replanning == Sooner(interval=0)
 
 
 @pytest.mark.parametrize("row", PARAMETERS)
@@ -122,7 +128,7 @@ def test_presets_are_whole(name):
     assert preset.layout.observation_dim == preset.observation_dim
     for columns in (config.env.position_columns, config.env.velocity_columns, config.goal_columns):
         assert all(0 <= column < preset.observation_dim for column in columns)
-    assert config.planning.num_sampling_steps <= config.diffusion.num_diffusion_steps
+    assert config.planning.sampling.num_steps <= config.diffusion.num_diffusion_steps
     if config.planning.controller == "actions":
         assert preset.layout.action_dim == preset.action_dim
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
@@ -139,7 +145,7 @@ def test_the_generic_preset_leaves_to_the_environment_what_it_cannot_know():
     assert (config.collection.behavior, config.collection.episode_steps) == ("random", None)
     assert (config.search.protocols, config.search.objective) == ((), None)
     assert config_from_json(Config, config_to_json(config)) == config
-    assert config.planning.num_sampling_steps <= config.diffusion.num_diffusion_steps
+    assert config.planning.sampling.num_steps <= config.diffusion.num_diffusion_steps
     with pytest.raises(ConfigError, match=r"give --env\.env_id ID"):
         make_env(config.env)
 
@@ -181,8 +187,10 @@ def test_small_presets_keep_the_task_and_cost_less(row):
         assert (windows.columns, windows.normalization) == (reference.columns, reference.normalization)
         assert (windows.goal_columns, windows.padding) == (reference.goal_columns, reference.padding)
         planning, original = small.config.planning, published.config.planning
-        for name in ("selection", "controller", "replan_interval", "guidance_scale", "guide_stop_step", "guides"):
-            assert getattr(planning, name) == getattr(original, name)
+        assert planning.selection.rule == original.selection.rule
+        assert (planning.controller, planning.replanning) == (original.controller, original.replanning)
+        for name in ("guides", "value", "scale", "stop_step"):
+            assert getattr(planning.guidance, name) == getattr(original.guidance, name)
 
 
 def test_unknown_preset_suggests():

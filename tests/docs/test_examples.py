@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from diffplan.cli import main
-from diffplan.config import Config, PlanningConfig
+from diffplan.config import Config, PlanningConfig, SamplingConfig
+from diffplan.config.kinds import list_kinds, list_unions
 from diffplan.diffusion import guide_expressions, guides
 from diffplan.diffusion.guide_expressions import MAX_DEPTH, MAX_EXPONENT, MAX_INDEX, MAX_LENGTH
 from diffplan.diffusion.plan_expressions import ELEMENTWISE, FIELDS, PAIRWISE, REDUCTIONS
@@ -53,6 +54,19 @@ def get_choices(section, field):
     return set(typing.get_args(hint)) if typing.get_origin(hint) is typing.Literal else set()
 
 
+def list_settings():
+    """Default and choices of every setting of planning, by dotted names; where kinds differ, of the default kind."""
+    found, unions = {}, list_unions(PlanningConfig)
+    for section in dataclasses.fields(PlanningConfig):
+        members = unions.get(section.name, (type(section.default),))
+        for member in sorted(members, key=lambda member: not isinstance(section.default, member)):
+            for field in dataclasses.fields(member):
+                default = [*field.default] if isinstance(field.default, tuple) else [str(field.default)]
+                choices = list_kinds(members) if field.name == "kind" else get_choices(member, field.name)
+                found.setdefault(f"{section.name}.{field.name}", (default, set(choices)))
+    return found
+
+
 @pytest.mark.usefixtures("here")
 def test_examples_of_planning_do_what_they_say():
     # Fences become empty lines, which end what an example is expected to print.
@@ -76,7 +90,7 @@ def test_python_of_other_documents_runs(document):
 
 @pytest.mark.parametrize("document", ["README.md", "docs/planning.md", "docs/training.md"])
 def test_plan_commands_run(document, here, capsys):
-    (here / "value.json").write_text('{"value": "models/umaze-value", "guidance_scale": 0.1}')
+    (here / "value.json").write_text('{"guidance": {"value": "models/umaze-value", "scale": 0.1}}')
     lines = "\n".join(find_blocks(document, "")).splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("diffplan plan ")]
     assert commands
@@ -91,20 +105,16 @@ def test_plan_commands_run(document, here, capsys):
 def test_every_setting_is_explained_with_its_default_and_choices():
     rows = [row for row in read_table("setting") if row[1]]
     documented = {names_in(setting)[0]: names_in(default) for setting, default, _ in rows}
-    expected = {
-        field.name: [*field.default] if isinstance(field.default, tuple) else [str(field.default)]
-        for field in dataclasses.fields(PlanningConfig)
-    }
-    assert documented == expected
+    assert documented == {name: default for name, (default, _) in list_settings().items()}
     for row in rows:
         (name,) = names_in(row[0])
-        if name != "sampler":
-            assert get_choices(PlanningConfig, name) <= {*names_in(row[1]), *names_in(row[2])}, name
+        if name != "sampling.sampler":
+            assert list_settings()[name][1] <= {*names_in(row[1]), *names_in(row[2])}, name
 
 
 def test_samplers_are_those_that_there_are():
     documented = {names_in(row[0])[0] for row in read_table("`sampler`")}
-    assert documented == set(SAMPLERS) == get_choices(PlanningConfig, "sampler")
+    assert documented == set(SAMPLERS) == get_choices(SamplingConfig, "sampler")
 
 
 def test_choices_of_models_are_those_that_there_are():

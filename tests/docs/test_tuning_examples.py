@@ -10,7 +10,7 @@ import pytest
 
 from diffplan.cli.parsing import parse
 from diffplan.cli.tune import COMMAND
-from diffplan.config import Config
+from diffplan.config import Config, PlanningConfig
 from diffplan.config.study import Study
 from diffplan.tasks.maze2d.studies import PLAN_COST
 from diffplan.tasks.registry import find_task, get_preset
@@ -49,9 +49,11 @@ def test_the_table_of_studies_is_that_of_the_code() -> None:
         assert names_in(kind) == [study.kind]
         assert tuple(names_in(objectives)) == study.objectives
         assert trials == ("those of the preset" if study.num_trials is None else str(study.num_trials))
-        fields = {field if "." in field else f"planning.{field}" for field in names_in(varied)}
-        if "planning.planner" in fields:
-            fields = fields - {"planning.planner"} | set(STUDIES["planner"].vary)
+        sections = set(PlanningConfig.__dataclass_fields__)
+        names = set(names_in(varied)) - {"planner"}
+        fields = {f"planning.{name}" if name.partition(".")[0] in sections else name for name in names}
+        if "planner" in names_in(varied):
+            fields |= set(STUDIES["planner"].vary)
         assert fields == set(study.vary), name
 
 
@@ -65,7 +67,7 @@ def test_the_other_tables_name_what_there_is() -> None:
     assert f"{PLAN_COST:g} if not given" in TUNING
     for row in read_table("values"):
         values = json.loads(names_in(row[0])[0])
-        name = "planning.position_gain" if "low" in values else "planning.replan_interval"
+        name = "planning.controller.position_gain" if "low" in values else "planning.replanning.interval"
         if "shares" in values:
             name = "network.dim"
         make_space(find_study_of({"kind": "training", "vary": {name: values}}), CONFIG)

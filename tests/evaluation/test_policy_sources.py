@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from diffplan.checkpoint import save_checkpoint
-from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
+from diffplan.config import (
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    HorizonConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SamplingConfig,
+    Sooner,
+    WindowConfig,
+    with_overrides,
+)
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError, ConfigError
 from diffplan.evaluation.policies import GoalCloned
@@ -23,7 +34,9 @@ CONFIG = Config(
     windows=WindowConfig(min_horizon=8, max_horizon=8),
     network=NetworkConfig(dim=8, dim_mults=(1, 2), hidden_dim=16),
     diffusion=DiffusionConfig(num_diffusion_steps=4),
-    planning=PlanningConfig(min_horizon=8, max_horizon=8, num_sampling_steps=2, max_deviation=0.0),
+    planning=PlanningConfig(
+        sampling=SamplingConfig(num_steps=2), horizon=HorizonConfig(min=8, max=8), replanning=Sooner(max_deviation=0.0)
+    ),
 )
 CONTEXT = RolloutContext(ENV, [0], torch.Generator(), np.full(2, -1.0), np.full(2, 1.0))
 
@@ -60,9 +73,9 @@ def test_a_checkpoint_acts_as_it_was_trained_to(tmp_path, objective, kind):
 
 
 def test_settings_reach_the_planner_and_the_record(tmp_path):
-    settings = replace(CONFIG.planning, num_candidates=3)
+    settings = with_overrides(CONFIG.planning, {"selection.num_candidates": 3})
     source = find_policy(write(tmp_path / "checkpoint", "diffusion"), settings=settings)
-    assert source.record["planning"]["num_candidates"] == 3
+    assert source.record["planning"]["selection"]["num_candidates"] == 3
     policy = source.load()(CONTEXT)
     policy.reset(np.array([[1.0, 1.0, 0.0, 0.0]], dtype=np.float32), np.array([[1.0, 1.0]]))
     assert policy._episodes._planner.settings == settings

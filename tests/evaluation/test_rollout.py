@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from diffplan.behaviors.random import RandomBehavior
-from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
+from diffplan.config import (
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    HorizonConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SamplingConfig,
+    Sooner,
+    WindowConfig,
+    with_overrides,
+)
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.environments import make_vector_env, restart_ended
@@ -28,7 +39,9 @@ CONFIG = Config(
     windows=WindowConfig(min_horizon=8, max_horizon=8),
     network=NetworkConfig(dim=8, dim_mults=(1, 2)),
     diffusion=DiffusionConfig(num_diffusion_steps=4),
-    planning=PlanningConfig(min_horizon=8, max_horizon=8, num_sampling_steps=2, max_deviation=0.0),
+    planning=PlanningConfig(
+        sampling=SamplingConfig(num_steps=2), horizon=HorizonConfig(min=8, max=8), replanning=Sooner(max_deviation=0.0)
+    ),
 )
 
 
@@ -36,7 +49,7 @@ def make_planner(**settings):
     torch.manual_seed(0)
     denoiser = Denoiser.make(TemporalUnet(4, CONFIG.network), CONFIG.diffusion)
     normalizer = Normalizer(np.float32([2, 2, 0, 0]), np.float32([2, 2, 5, 5]))
-    return Planner(CONFIG, Layout(4), denoiser, normalizer, replace(CONFIG.planning, **settings))
+    return Planner(CONFIG, Layout(4), denoiser, normalizer, with_overrides(CONFIG.planning, settings))
 
 
 def without_time(result):
@@ -212,7 +225,7 @@ def countdown():
 
 
 def test_episodes_that_end_at_different_times_count_up_to_their_own_end(countdown):
-    planner = make_planner(max_deviation=1e-6)  # plans again as often as it may, every 10 steps
+    planner = make_planner(**{"replanning.max_deviation": 1e-6})  # plans again as often as it may, every 10 steps
     results, recorded = evaluate_episodes(planner, countdown, range(20), seed=0, num_recorded=20)
     for result, episode in zip(results, recorded, strict=True):
         drawn = int(np.random.Generator(np.random.PCG64(result.seed)).integers(1, 60))

@@ -6,7 +6,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
+from diffplan.config import (
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    GuidanceConfig,
+    HorizonConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SamplingConfig,
+    SelectionConfig,
+    WindowConfig,
+    with_overrides,
+)
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.layout import Layout
@@ -26,13 +38,10 @@ CONFIG = Config(
     network=NetworkConfig(dim=8, dim_mults=(1, 2)),
     diffusion=DiffusionConfig(num_diffusion_steps=8, clip_denoised=False),
     planning=PlanningConfig(
-        min_horizon=4,
-        max_horizon=16,
-        horizon_multiple=4,
-        num_sampling_steps=3,
-        num_candidates=1,
-        max_speed_error=0.1,
-        guides=("goal_distance()",),
+        sampling=SamplingConfig(num_steps=3),
+        horizon=HorizonConfig(min=4, max=16, multiple=4, max_speed_error=0.1),
+        selection=SelectionConfig(num_candidates=1),
+        guidance=GuidanceConfig(guides=("goal_distance()",)),
     ),
 )
 NORMALIZER = Normalizer(
@@ -108,13 +117,13 @@ class Silent(nn.Module):
 
 def make_silent_planner(prediction="velocity", normalizer=NORMALIZER, **settings):
     denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction=prediction))
-    return Planner(CONFIG, Layout(4), denoiser, normalizer, replace(CONFIG.planning, **settings))
+    return Planner(CONFIG, Layout(4), denoiser, normalizer, with_overrides(CONFIG.planning, settings))
 
 
 def make_straight_planner(speed_offsets=(0.0,), horizon_model=None, **settings):
     network = StraightLines(speed_offsets)
     denoiser = Denoiser.make(network, CONFIG.diffusion)
-    settings = replace(CONFIG.planning, **settings)
+    settings = with_overrides(CONFIG.planning, settings)
     return Planner(CONFIG, Layout(4), denoiser, NORMALIZER, settings, horizon_model=horizon_model), network
 
 

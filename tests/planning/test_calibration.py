@@ -136,7 +136,7 @@ def test_windows_are_measured_at_the_stride_of_the_experiment(restless):
 
 @pytest.fixture(scope="module")
 def learned(steady):
-    planner, network = make_straight_planner(max_speed_error=3.0)
+    planner, network = make_straight_planner(**{"horizon.max_speed_error": 3.0})
     reports = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "fit_horizon_model", partial(fit_horizon_model, num_steps=800))
@@ -169,7 +169,9 @@ def test_a_learned_model_spares_the_planner_most_horizons(learned, steady):
     goals = (starts[:, :2] + np.clip(goals - starts[:, :2], -1.5, 1.5)).astype(np.float32)
     network = planner.model.denoiser.network
     scanning, network.batches = planner.plan(starts, goals, seeded()), []
-    predicting, _ = make_straight_planner(max_speed_error=3.0, horizon_model=model, horizon_rule="predict")
+    predicting, _ = make_straight_planner(
+        **{"horizon.max_speed_error": 3.0, "horizon.rule": "predict"}, horizon_model=model
+    )
     plans = predicting.plan(starts, goals, seeded())
     assert all(two.consistent for one, two in zip(scanning, plans, strict=True) if one.consistent)
     assert np.mean([one.horizon == two.horizon for one, two in zip(scanning, plans, strict=True)]) > 0.7

@@ -1,13 +1,12 @@
 """Planners from checkpoints with the models that were fitted to them."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner, seeded, stack
 
 from diffplan.checkpoint import save_checkpoint, save_companion
+from diffplan.config import with_overrides
 from diffplan.errors import CheckpointError, PlanningError
 from diffplan.planning.companions.action_model import ActionModel
 from diffplan.planning.companions.horizon_model import HorizonModel
@@ -57,9 +56,9 @@ def test_a_checkpoint_has_none_at_first(checkpoint):
     assert planner.horizon_model is None
     assert planner.inverse_dynamics is None
     assert planner.support is None
-    for settings in ({"horizon_rule": "predict"}, {"controller": "inverse_dynamics"}):
+    for settings in ({"horizon.rule": "predict"}, {"controller": "inverse_dynamics"}):
         with pytest.raises(PlanningError):
-            load_planner(checkpoint, replace(CONFIG.planning, **settings))
+            load_planner(checkpoint, with_overrides(CONFIG.planning, settings))
 
 
 def test_companions_come_back_with_their_planner(checkpoint):
@@ -68,10 +67,12 @@ def test_companions_come_back_with_their_planner(checkpoint):
     save_horizon_model(checkpoint, horizon_model)
     save_action_model(str(checkpoint), action_model)
     save_support(checkpoint, Support(np.array([[1.0, 2.0], [3.0, 4.5]])))
-    planner = load_planner(checkpoint, replace(CONFIG.planning, horizon_rule="predict", controller="inverse_dynamics"))
+    planner = load_planner(
+        checkpoint, with_overrides(CONFIG.planning, {"horizon.rule": "predict", "controller": "inverse_dynamics"})
+    )
     assert planner.horizon_model.horizons == (4, 8, 12)
     np.testing.assert_array_equal(planner.support.points, [[1.0, 2.0], [3.0, 4.5]])
-    assert with_settings(planner, num_candidates=2).support is planner.support
+    assert with_settings(planner, {"selection.num_candidates": 2}).support is planner.support
     observations, goals = torch.randn(5, 4), torch.randn(5, 2)
     assert torch.equal(planner.horizon_model(observations, goals), horizon_model(observations, goals))
     first, second = np.random.default_rng(0).normal(size=(2, 5, 4))
@@ -137,6 +138,6 @@ def test_a_planner_that_wants_no_companions_loads_whatever_they_are(checkpoint, 
     np.testing.assert_array_equal(
         stack(planner.plan_horizon(*asked, seeded())), stack(whole.plan_horizon(*asked, seeded()))
     )
-    for settings in ({"horizon_rule": "predict"}, {"controller": "inverse_dynamics"}):
+    for settings in ({"horizon.rule": "predict"}, {"controller": "inverse_dynamics"}):
         with pytest.raises(PlanningError):
-            load_planner(checkpoint, replace(CONFIG.planning, **settings), companions=False)
+            load_planner(checkpoint, with_overrides(CONFIG.planning, settings), companions=False)

@@ -1,7 +1,5 @@
 """What is fixed and bounded in a plan, in environment units."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from straight_line_planner import CONFIG, NORMALIZER, STEP_SECONDS, make_untrained_planner, seeded, stack
@@ -21,7 +19,7 @@ SHORT_AND_LONG = np.array([np.inf, 0.0, np.inf])
 
 
 def make_planner(**settings):
-    return make_untrained_planner(settings=replace(CONFIG.planning, **settings))
+    return make_untrained_planner(settings=with_overrides(CONFIG.planning, settings))
 
 
 def make_quantile_planner(**settings):
@@ -29,7 +27,9 @@ def make_quantile_planner(**settings):
     data = np.hstack([generator.gamma(2.0, 0.7, (4000, 2)), generator.normal(0, 2, (4000, 2)).round()])
     plain = make_untrained_planner()
     normalizer = Normalizer.fit([compute_statistics(data)], "quantile")
-    return Planner(CONFIG, plain.model.layout, plain.model.denoiser, normalizer, replace(CONFIG.planning, **settings))
+    return Planner(
+        CONFIG, plain.model.layout, plain.model.denoiser, normalizer, with_overrides(CONFIG.planning, settings)
+    )
 
 
 def assert_refused(planner, constraints, message, observations=OBSERVATIONS, goals=GOALS, **asked):
@@ -54,7 +54,9 @@ TIMED = [
 @pytest.mark.parametrize("bounds", [(), (Bounds(0.0, 3.5), Bounds(-5.0, 5.0, columns=(2, 3)))])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_fixed_values_are_in_the_plans_to_the_last_bit(sampler, guidance_scale, bounds, mixed):
-    planner = make_planner(sampler=sampler, guidance_scale=guidance_scale, num_candidates=2)
+    planner = make_planner(
+        **{"sampling.sampler": sampler, "guidance.scale": guidance_scale, "selection.num_candidates": 2}
+    )
     velocity = Fixed([0.7, -0.3], columns=(3, 2), step=-1)
     ages = Fixed(POINTS[:, :1], columns=(1,), step=2)
     for fixed, step, late_step in TIMED:
@@ -110,7 +112,7 @@ def test_fixed_values_need_no_goal():
 
 
 def test_planned_actions_leave_fixed_columns_where_they_are():
-    config = with_overrides(CONFIG, {"windows.columns": "actions_observations", "planning.min_horizon": 8})
+    config = with_overrides(CONFIG, {"windows.columns": "actions_observations", "planning.horizon.min": 8})
     planner = make_untrained_planner(config, action_dim=2)
     constraints = [Fixed(POINT, step=3), Bounds(-1.0, 1.0, columns=(2,))]
     (plan,) = planner.plan(OBSERVATIONS[:1], GOALS[:1], seeded(), constraints=constraints)
@@ -133,7 +135,7 @@ def test_planned_actions_leave_fixed_columns_where_they_are():
     ],
 )
 def test_horizons_that_do_not_reach_what_is_fixed_are_not_tried(fixed, shortest):
-    plans = make_planner(max_speed_error=1e9).plan(OBSERVATIONS, GOALS, seeded(), constraints=[fixed])
+    plans = make_planner(**{"horizon.max_speed_error": 1e9}).plan(OBSERVATIONS, GOALS, seeded(), constraints=[fixed])
     assert [plan.horizon for plan in plans] == [shortest] * 3
 
 
@@ -173,7 +175,7 @@ def test_times_beyond_the_given_horizons_are_refused():
 
 def test_horizons_in_which_two_values_meet_are_not_tried():
     constraints = [Fixed(POINT, step=6), Fixed([0.0, 0.0], step=-6)]
-    planner = make_planner(max_speed_error=1e9)
+    planner = make_planner(**{"horizon.max_speed_error": 1e9})
     plans = planner.plan(OBSERVATIONS, GOALS, seeded(), constraints=constraints, horizons=(12, 16))
     assert [plan.horizon for plan in plans] == [16] * 3
     assert_refused(planner, constraints, "step 6 was fixed before to other values", horizons=(12,))
@@ -219,7 +221,7 @@ LOW, HIGH = np.float32(1.6), np.float32(2.9)
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_bounds_hold_from_their_first_step_on(make, sampler, mixed):
-    planner = make(sampler=sampler, num_candidates=2, guidance_scale=0.3)
+    planner = make(**{"sampling.sampler": sampler, "selection.num_candidates": 2, "guidance.scale": 0.3})
     # The first environment begins outside of its bounds.
     observations = np.where(np.arange(3)[:, None] == 0, [[0.1, 3.9, 0.0, 0.0]], OBSERVATIONS)
     goals = np.clip(GOALS, 1.7, 2.8)

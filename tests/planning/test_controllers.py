@@ -8,7 +8,7 @@ from double_integrator import SECONDS, accelerate, find_actions
 from straight_line_planner import CONFIG, make_untrained_planner
 
 from diffplan.config import EnvConfig, with_overrides
-from diffplan.errors import PlanningError
+from diffplan.errors import ConfigError
 from diffplan.planning.control.controllers import ActionController, InverseDynamicsController, TrackingController
 from diffplan.planning.control.registry import ControllerContext, make_controller
 from diffplan.planning.planner import Planner
@@ -140,7 +140,7 @@ def make_planner_with(controller, action_dim=0, **settings):
         plain.model.layout,
         plain.model.denoiser,
         plain.model.normalizer,
-        replace(CONFIG.planning, controller=controller, **settings),
+        with_overrides(CONFIG.planning, {"controller": controller, **settings}),
         inverse_dynamics=find_actions,
     )
 
@@ -148,7 +148,7 @@ def make_planner_with(controller, action_dim=0, **settings):
 def make_named(planner, low=-1.0, high=1.0, controllers=None):
     """The controller that a planner's settings name."""
     context = ControllerContext(planner.config.env, planner.settings, planner.inverse_dynamics, low, high)
-    return make_controller(planner.settings.controller, context, controllers)
+    return make_controller(planner.settings.controller.kind, context, controllers)
 
 
 def test_settings_name_the_controller():
@@ -160,7 +160,9 @@ def test_settings_name_the_controller():
         controller.reset([plan])
         return controller, controller.act(here)
 
-    controller, found = act(make_planner_with("tracking", position_gain=0.7, velocity_gain=0.2))
+    controller, found = act(
+        make_planner_with("tracking", **{"controller.position_gain": 0.7, "controller.velocity_gain": 0.2})
+    )
     assert isinstance(controller, TrackingController)
     by_hand = TrackingController(ENV, 0.7, 0.2, [-1.0, -0.125], [1.0, 0.125])
     by_hand.reset([plan])
@@ -180,7 +182,7 @@ def test_interpolation_is_that_of_the_settings(controller):
     plan = make_driven_plan(4)
 
     def act(interpolation):
-        made = make_named(make_planner_with(controller, interpolation=interpolation), -1e9, 1e9)
+        made = make_named(make_planner_with(controller, **{"controller.interpolation": interpolation}), -1e9, 1e9)
         made.reset([plan])
         return made.act(plan.observations[:1].astype(np.float64))
 
@@ -190,11 +192,8 @@ def test_interpolation_is_that_of_the_settings(controller):
 def test_the_pace_is_that_of_the_settings_and_planned_actions_have_none():
     plan = make_driven_plan(4)
     for controller in ("tracking", "inverse_dynamics"):
-        made = make_named(make_planner_with(controller, pace=2.0), -1e9, 1e9)
+        made = make_named(make_planner_with(controller, **{"controller.pace": 2.0}), -1e9, 1e9)
         assert made.count_env_steps(plan) == -(-(plan.horizon - 1) * plan.stride // 2)
-    with pytest.raises(PlanningError, match=r"planning.pace: expected 1 with planning.controller actions, .* got 2"):
-        make_planner_with("actions", action_dim=2, pace=2.0)
-    with pytest.raises(
-        PlanningError, match=r"planning.max_lag: expected 0 with planning.controller actions, .* got 0.5"
-    ):
-        make_planner_with("actions", action_dim=2, max_lag=0.5)
+    for name in ("pace", "max_lag"):
+        with pytest.raises(ConfigError, match=f"controller.{name}: expected a field of controller actions, got one of"):
+            make_planner_with("actions", action_dim=2, **{f"controller.{name}": 0.5})

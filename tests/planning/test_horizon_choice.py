@@ -1,7 +1,5 @@
 """Horizons: which are tried, what a horizon model changes, and batches of several."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -55,7 +53,7 @@ def make_rests(horizons):
 def make_predicting(factor=1.0, horizons=HORIZONS, **settings):
     model = ToldErrors(factor, horizons)
     planner, network = make_straight_planner(
-        horizon_model=model, **{"horizon_rule": "predict", "max_speed_error": SPEED + 1e-3, **settings}
+        horizon_model=model, **{"horizon.rule": "predict", "horizon.max_speed_error": SPEED + 1e-3, **settings}
     )
     return planner, network, model
 
@@ -63,7 +61,7 @@ def make_predicting(factor=1.0, horizons=HORIZONS, **settings):
 @pytest.mark.parametrize("rule", ["predict", "auto"])
 @pytest.mark.parametrize("wanted", [[8], [16, 4, 8, 12], [4, 8, 12, 16] * 10])
 def test_a_right_prediction_needs_one_batch_of_one_horizon_each(wanted, rule):
-    planner, network, model = make_predicting(horizon_rule=rule)
+    planner, network, model = make_predicting(**{"horizon.rule": rule})
     plans = planner.plan(*make_rests(wanted), seeded())
     assert [plan.horizon for plan in plans] == wanted
     assert all(plan.consistent for plan in plans)
@@ -108,7 +106,7 @@ def test_nothing_is_predicted_where_no_horizon_is_short_enough():
 
 
 def test_without_a_prediction_the_horizons_up_to_the_longest_are_scanned():
-    planner, network = make_straight_planner(max_speed_error=SPEED + 1e-3)
+    planner, network = make_straight_planner(**{"horizon.max_speed_error": SPEED + 1e-3})
     plans = planner.plan_within(*make_rests([12, 12]), seeded(), np.array([8, 12]))
     assert [plan and plan.horizon for plan in plans] == [None, 12]
     assert {h for batch in network.batches for h in batch} == {4, 8, 12}
@@ -161,17 +159,17 @@ def test_given_horizons_are_all_tried_on_the_way_to_a_way_point(factor):
 
 
 def test_scanning_asks_no_model():
-    planner, _, model = make_predicting(horizon_rule="scan")
+    planner, _, model = make_predicting(**{"horizon.rule": "scan"})
     (plan,) = planner.plan(*make_rests([12]), seeded())
     assert plan.horizon == 12
     assert model.asked == []
 
 
 def test_without_a_model_predicting_is_refused_and_auto_scans():
-    with pytest.raises(PlanningError, match=r"planning\.horizon_rule: expected scan.*`diffplan calibrate`") as caught:
-        make_straight_planner(horizon_rule="predict")
+    with pytest.raises(PlanningError, match=r"planning\.horizon\.rule: expected scan.*`diffplan calibrate`") as caught:
+        make_straight_planner(**{"horizon.rule": "predict"})
     assert "\n" not in str(caught.value)
-    planner, _ = make_straight_planner(horizon_rule="auto")
+    planner, _ = make_straight_planner(**{"horizon.rule": "auto"})
     assert planner.plan(*make_ways([8]), seeded())[0].horizon == 8
 
 
@@ -222,7 +220,7 @@ def test_a_foreseen_departure_is_not_tried_if_it_is_limited_and_known():
 
     def tried(support, max_departure):
         network.batches.clear()
-        told = with_support(with_settings(planner, max_departure=max_departure), support)
+        told = with_support(with_settings(planner, {"horizon.max_departure": max_departure}), support)
         told.plan(observations, goals, seeded())
         return network.batches
 
@@ -251,7 +249,7 @@ def test_no_candidates_are_refused():
 
 
 def test_candidates_of_a_call_replace_those_of_the_settings():
-    planner, network = make_straight_planner(num_candidates=2)
+    planner, network = make_straight_planner(**{"selection.num_candidates": 2})
     planner.plan(*make_ways([8]), seeded(), horizons=(8,), num_candidates=5)
     assert network.batches == [(8,) * 5]
 
@@ -275,7 +273,9 @@ GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3], [1.0, 1.0]])
 def test_plans_among_others_of_several_horizons_are_those_made_alone(sampler, asked):
     # Without noise the rows of a batch know nothing of each other.
     config = with_overrides(CONFIG, {"network.dim": 16})
-    planner = make_untrained_planner(config, replace(CONFIG.planning, sampler=sampler, temperature=0.0))
+    planner = make_untrained_planner(
+        config, with_overrides(CONFIG.planning, {"sampling.sampler": sampler, "sampling.temperature": 0.0})
+    )
     errors = np.array([planner.plan_horizon(OBSERVATIONS, GOALS, h, seeded(), **asked) for h in HORIZONS], dtype=object)
     errors = np.vectorize(lambda plan: plan.speed_error)(errors)
     best = errors.argmin(axis=0)
@@ -294,7 +294,9 @@ def test_plans_among_others_of_several_horizons_are_those_made_alone(sampler, as
 
 @pytest.mark.parametrize("num_candidates", [1, 2])
 def test_plans_of_several_horizons_follow_from_the_generator(num_candidates):
-    planner = make_untrained_planner(settings=replace(CONFIG.planning, num_candidates=num_candidates))
+    planner = make_untrained_planner(
+        settings=with_overrides(CONFIG.planning, {"selection.num_candidates": num_candidates})
+    )
     first, same, other = (planner.plan(OBSERVATIONS, GOALS, seeded(seed)) for seed in (1, 1, 2))
     for one, two, three in zip(first, same, other, strict=True):
         np.testing.assert_array_equal(one.observations, two.observations)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from straight_line_planner import CONFIG, NORMALIZER, make_untrained_planner, se
 
 import diffplan.tasks.pretrained
 from diffplan.checkpoint import load_checkpoint, load_training_state, save_checkpoint
-from diffplan.config import config_to_dict
+from diffplan.config import config_to_dict, with_overrides
 from diffplan.errors import CheckpointError
 from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.companions.support import Support
@@ -43,7 +42,7 @@ def checkpoint(tmp_path):
 
 
 def test_a_package_plans_as_its_source_but_for_half_precision(checkpoint, tmp_path):
-    settings = replace(CONFIG.planning, num_candidates=2, horizon_rule="scan")
+    settings = with_overrides(CONFIG.planning, {"selection.num_candidates": 2, "horizon.rule": "scan"})
     size = package_planner(checkpoint, tmp_path / "package", settings)
     files = list((tmp_path / "package").iterdir())
     assert size == sum(file.stat().st_size for file in files if file.name != "config.json")

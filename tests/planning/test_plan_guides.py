@@ -1,7 +1,5 @@
 """Guides as the planner takes them, and what they decide."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -24,7 +22,7 @@ GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3]])
 
 
 def make_planner(**settings):
-    return make_untrained_planner(settings=replace(CONFIG.planning, **settings))
+    return make_untrained_planner(settings=with_overrides(CONFIG.planning, settings))
 
 
 def plan(planner, horizons=(12,), seed=0, **asked):
@@ -46,7 +44,7 @@ def mean_x(plans):
     ],
 )
 def test_guides_are_objects_functions_or_texts(given, same):
-    planner = make_planner(num_candidates=2)
+    planner = make_planner(**{"selection.num_candidates": 2})
     free, one, other = (plan(planner, guides=guides) for guides in ((), given, same))
     np.testing.assert_allclose(stack(one), stack(other), atol=1e-5)
     assert np.abs(stack(one) - stack(free)).max() > 1e-3
@@ -55,8 +53,8 @@ def test_guides_are_objects_functions_or_texts(given, same):
 
 def test_guides_of_the_settings_act_where_none_are_given():
     text = "5 * mean(position[:, :, 0])"
-    of_settings = plan(make_silent_planner(guides=(text,), guidance_scale=0.5))
-    given = plan(make_silent_planner(guidance_scale=0.5), guides=[text])
+    of_settings = plan(make_silent_planner(**{"guidance.guides": (text,), "guidance.scale": 0.5}))
+    given = plan(make_silent_planner(**{"guidance.scale": 0.5}), guides=[text])
     np.testing.assert_array_equal(stack(of_settings), stack(given))
     assert stack(of_settings)[:, :, 0].mean() > stack(plan(make_silent_planner()))[:, :, 0].mean() + 0.1
 
@@ -65,32 +63,34 @@ def test_strength_is_the_one_asked_for_or_that_of_the_settings_or_1():
     guides = [mean_x]
     ones = [
         plan(make_silent_planner(), guides=guides),
-        plan(make_silent_planner(guidance_scale=0.3), guides=guides, guidance_scale=1.0),
-        plan(make_silent_planner(guidance_scale=1.0), guides=guides),
+        plan(make_silent_planner(**{"guidance.scale": 0.3}), guides=guides, guidance_scale=1.0),
+        plan(make_silent_planner(**{"guidance.scale": 1.0}), guides=guides),
     ]
     for plans in ones:
         np.testing.assert_array_equal(stack(plans), stack(ones[0]))
-    weaker = plan(make_silent_planner(guidance_scale=0.3), guides=guides)
+    weaker = plan(make_silent_planner(**{"guidance.scale": 0.3}), guides=guides)
     free = plan(make_silent_planner())
     for low, middle, high in zip(
         *(stack(plans)[:, :, 0].mean(axis=1) for plans in (free, weaker, ones[0])), strict=True
     ):
         assert low < middle < high
-    called = plan(make_silent_planner(guides=("mean(position[:, :, 0])",)), guidance_scale=0.3)
+    called = plan(make_silent_planner(**{"guidance.guides": ("mean(position[:, :, 0])",)}), guidance_scale=0.3)
     np.testing.assert_allclose(stack(weaker), stack(called), atol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
 @pytest.mark.parametrize("num_candidates", [1, 3])
 def test_without_strength_plans_are_those_without_guides_to_the_last_bit(sampler, num_candidates):
-    planner = make_planner(sampler=sampler, num_candidates=num_candidates)
+    planner = make_planner(**{"sampling.sampler": sampler, "selection.num_candidates": num_candidates})
     free = plan(planner, horizons=(4, 12))
     for asked in ({"guides": ()}, {"guides": [mean_x], "guidance_scale": 0.0}, {"guidance_scale": 0.0}):
         plans = plan(planner, horizons=(4, 12), **asked)
         for one, other in zip(free, plans, strict=True):
             np.testing.assert_array_equal(one.observations, other.observations)
             assert (other.guide_score is not None) == bool(asked.get("guides"))
-    guided = make_planner(sampler=sampler, num_candidates=num_candidates, guidance_scale=2.0)
+    guided = make_planner(
+        **{"sampling.sampler": sampler, "selection.num_candidates": num_candidates, "guidance.scale": 2.0}
+    )
     np.testing.assert_array_equal(stack(plan(guided, guides=())), stack(plan(planner)))
 
 
@@ -117,7 +117,9 @@ def deepest(positions, velocities, seconds, center, radius):
 def test_score_and_violation_are_those_of_the_plan_that_is_returned(horizons, guidance_scale, action_dim):
     columns = "actions_observations" if action_dim else "observations"
     config = with_overrides(CONFIG, {"windows.columns": columns})
-    planner = make_untrained_planner(config, replace(CONFIG.planning, num_candidates=3), action_dim=action_dim)
+    planner = make_untrained_planner(
+        config, with_overrides(CONFIG.planning, {"selection.num_candidates": 3}), action_dim=action_dim
+    )
     guides = [mean_x, SpeedLimit(3.0), "keep_out([2, 2], 0.4, margin=0.0)"]
     plans = plan(planner, horizons, guides=guides, guidance_scale=guidance_scale)
     assert any(p.violation > 0.1 for p in plans)
@@ -134,7 +136,7 @@ def test_score_and_violation_are_those_of_the_plan_that_is_returned(horizons, gu
 
 
 def test_goals_of_a_guide_are_those_of_each_plan_in_batches_of_several_horizons():
-    planner = make_planner(num_candidates=2)
+    planner = make_planner(**{"selection.num_candidates": 2})
     plans = plan(planner, (4, 8, 12), guides=["goal_distance()"], max_speed_errors=np.array([1e9, 0.0, 1e9]))
     assert [p.horizon for p in plans] == [4, 12, 4]
     for p, goal in zip(plans, GOALS, strict=True):
@@ -148,11 +150,11 @@ def mean_speed(plans):
 
 def test_the_guide_selects_among_consistent_candidates_where_it_is_to():
     # Offsets of the speed are speed errors here: the third is inconsistent, however high it scores.
-    offsets, settings = (0.25, 0.5, 3.0), {"num_candidates": 3, "max_speed_error": 1.0}
+    offsets, settings = (0.25, 0.5, 3.0), {"selection.num_candidates": 3, "horizon.max_speed_error": 1.0}
     ways = make_ways([8, 8])
 
     def speeds(selection, **asked):
-        planner, _ = make_straight_planner(offsets, selection=selection, **settings)
+        planner, _ = make_straight_planner(offsets, **{"selection.rule": selection}, **settings)
         plans = planner.plan_horizon(*ways, 8, seeded(), guidance_scale=0.0, **asked)
         return [float(p.observations[3, 2]) for p in plans]
 
@@ -160,13 +162,17 @@ def test_the_guide_selects_among_consistent_candidates_where_it_is_to():
     assert speeds("guide", guides=[lambda p: -mean_speed(p)]) == pytest.approx([2.25, 2.25], rel=1e-4)
     assert speeds("consistency", guides=[mean_speed]) == pytest.approx([2.25, 2.25], rel=1e-4)
     # Guides of the settings select even where their strength is 0.
-    planner, _ = make_straight_planner(offsets, selection="guide", guides=("mean(velocity[:, :, 0])",), **settings)
+    planner, _ = make_straight_planner(
+        offsets, **{"selection.rule": "guide", "guidance.guides": ("mean(velocity[:, :, 0])",)}, **settings
+    )
     (found,) = planner.plan_horizon(*make_ways([8]), 8, seeded())
     assert found.observations[3, 2] == pytest.approx(2.5, rel=1e-4)
 
 
 def test_guides_have_no_say_among_inconsistent_candidates():
-    planner, _ = make_straight_planner((1.5, 2.5), selection="guide", num_candidates=2, max_speed_error=1.0)
+    planner, _ = make_straight_planner(
+        (1.5, 2.5), **{"selection.rule": "guide", "selection.num_candidates": 2, "horizon.max_speed_error": 1.0}
+    )
     (found,) = planner.plan_horizon(*make_ways([8]), 8, seeded(), guides=[mean_speed], guidance_scale=0.0)
     assert not found.consistent
     assert found.speed_error == pytest.approx(1.5, rel=1e-3)
@@ -175,7 +181,9 @@ def test_guides_have_no_say_among_inconsistent_candidates():
 @pytest.mark.parametrize("horizons", [(12,), (4, 12)])
 def test_guided_plans_are_moved_out_of_zones_to_the_end(horizons):
     config = with_overrides(CONFIG, {"windows.columns": "observations"})
-    planner = make_untrained_planner(config, replace(CONFIG.planning, num_candidates=1), action_dim=0)
+    planner = make_untrained_planner(
+        config, with_overrides(CONFIG.planning, {"selection.num_candidates": 1}), action_dim=0
+    )
     asked = {"guides": ["keep_out([2, 2], 0.4, margin=0.0)"]}
     scored = plan(planner, horizons, guidance_scale=0.0, **asked)
     assert any(p.violation > 0.1 for p in scored)
@@ -193,7 +201,9 @@ def test_guided_plans_are_moved_out_of_zones_to_the_end(horizons):
 def test_a_candidate_that_keeps_a_limit_wins_over_a_more_consistent_one(selection):
     observations, goals = make_ways([8])
     observations[0, 2] = 1.0  # so the way needs twice that speed
-    planner, _ = make_straight_planner((1.0, 0.0), selection=selection, num_candidates=2, max_speed_error=2.0)
+    planner, _ = make_straight_planner(
+        (1.0, 0.0), **{"selection.rule": selection, "selection.num_candidates": 2, "horizon.max_speed_error": 2.0}
+    )
     (free,) = planner.plan_horizon(observations, goals, 8, seeded())
     assert free.observations[3, 2] == pytest.approx(2.0)
     (kept,) = planner.plan_horizon(observations, goals, 8, seeded(), guides=[SpeedLimit(1.5)], guidance_scale=0.0)
@@ -215,7 +225,7 @@ def at_least(horizon):
 
 
 def test_a_plan_that_violates_a_limit_is_tried_with_longer_horizons():
-    planner, _ = make_straight_planner(max_speed_error=1e9)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": 1e9})
     assert [p.horizon for p in planner.plan(*make_ways([8, 12]), seeded())] == [4, 4]
     asked = {"guides": [at_least(10)], "guidance_scale": 0.0}
     plans = planner.plan(*make_ways([8, 12]), seeded(), **asked)
@@ -226,7 +236,7 @@ def test_a_plan_that_violates_a_limit_is_tried_with_longer_horizons():
 
 
 def test_where_no_horizon_keeps_a_limit_the_least_violation_is_taken():
-    planner, _ = make_straight_planner(max_speed_error=1e9)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": 1e9})
     nearest = Function(mean_x, lambda p: torch.full((len(p.transitions),), abs(p.transitions.shape[1] - 9) + 1.0))
     (found,) = planner.plan(*make_ways([8]), seeded(), guides=[nearest], guidance_scale=0.0)
     assert (found.horizon, found.violation) == (8, 2.0)
@@ -239,7 +249,7 @@ def test_guides_of_noisy_plans_are_told_how_noisy_they_are_and_where_plans_end()
         seen.append((plans.diffusion_step, tuple(plans.transitions.shape), plans.goals))
         return mean_x(plans)
 
-    planner = make_planner(num_candidates=2)
+    planner = make_planner(**{"selection.num_candidates": 2})
     plan(planner, (4, 12), guides=[watch])
     noisy = [step for step, _, _ in seen if step >= 0]
     assert noisy
@@ -252,7 +262,7 @@ def test_guides_of_noisy_plans_are_told_how_noisy_they_are_and_where_plans_end()
 @pytest.mark.parametrize("target", ["noisy", "denoised", "network"])
 @pytest.mark.parametrize("horizons", [(12,), (4, 12)])
 def test_every_target_moves_plans_to_higher_scores(target, horizons):
-    planner = make_silent_planner(guide_target=target)
+    planner = make_silent_planner(**{"guidance.target": target})
     limits = np.array([1e9, 0.0, 1e9])
     free = plan(planner, horizons, max_speed_errors=limits)
     guided = plan(planner, horizons, max_speed_errors=limits, guides=["5 * mean(position[:, :, 0])"])
@@ -301,7 +311,8 @@ def test_a_strength_that_is_none_is_refused_in_one_line(scale, guides):
 def test_a_violation_that_is_no_number_is_not_kept(num_candidates, selection):
     """Among candidates and among horizons, any that tells is better than one that does not."""
     planner, network = make_straight_planner(
-        (0.0, 0.1, 0.2, 0.3), max_speed_error=1e9, num_candidates=num_candidates, selection=selection
+        (0.0, 0.1, 0.2, 0.3),
+        **{"horizon.max_speed_error": 1e9, "selection.num_candidates": num_candidates, "selection.rule": selection},
     )
 
     def tell_of_long_ones(plans):
@@ -326,5 +337,5 @@ def test_a_violation_that_is_no_number_is_not_kept(num_candidates, selection):
 
 def test_a_guide_to_the_goal_needs_one():
     with pytest.raises(PlanningError, match="goal_distance: expected plans with goals"):
-        make_planner(guidance_scale=1.0).plan(OBSERVATIONS, None, seeded())
-    assert len(make_planner(guidance_scale=1.0).plan(OBSERVATIONS, None, seeded(), guides=[mean_x])) == 3
+        make_planner(**{"guidance.scale": 1.0}).plan(OBSERVATIONS, None, seeded())
+    assert len(make_planner(**{"guidance.scale": 1.0}).plan(OBSERVATIONS, None, seeded(), guides=[mean_x])) == 3

@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,7 +35,9 @@ GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3]])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
 @pytest.mark.parametrize("guidance_scale", [0.0, 0.5])
 def test_every_plan_starts_and_ends_exactly_where_it_must(sampler, guidance_scale):
-    settings = replace(CONFIG.planning, sampler=sampler, guidance_scale=guidance_scale, num_candidates=2)
+    settings = with_overrides(
+        CONFIG.planning, {"sampling.sampler": sampler, "guidance.scale": guidance_scale, "selection.num_candidates": 2}
+    )
     plans = make_untrained_planner(settings=settings).plan(OBSERVATIONS, GOALS, seeded())
     assert len(plans) == 3
     for plan, observation, goal in zip(plans, OBSERVATIONS.astype(np.float32), GOALS.astype(np.float32), strict=True):
@@ -80,7 +81,10 @@ def test_planned_actions_are_those_of_the_layout():
 @pytest.mark.parametrize("num_frames", [3, 8])
 def test_way_from_noise_to_plan_is_kept_where_asked_for(sampler, num_frames):
     planner = make_untrained_planner(
-        settings=replace(CONFIG.planning, sampler=sampler, num_candidates=2, num_sampling_steps=num_frames)
+        settings=with_overrides(
+            CONFIG.planning,
+            {"sampling.sampler": sampler, "selection.num_candidates": 2, "sampling.num_steps": num_frames},
+        )
     )
     plain = planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())
     kept = planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded(), keep_denoising=True)
@@ -100,7 +104,7 @@ def test_plans_follow_from_the_generator():
 
 def test_guidance_brings_plans_to_the_goal_sooner():
     def mean_distances(scale, num_guide_steps=1):
-        planner = make_silent_planner(guidance_scale=scale, num_guide_steps=num_guide_steps)
+        planner = make_silent_planner(**{"guidance.scale": scale, "guidance.num_steps": num_guide_steps})
         plans = stack(planner.plan_horizon(OBSERVATIONS, GOALS, 16, seeded()))
         return np.linalg.norm(plans[:, :, :2] - GOALS[:, None], axis=-1).mean(axis=1)
 
@@ -116,7 +120,7 @@ def test_plans_through_quantiles_reach_goals_within_and_beyond_the_data():
     goals = np.array([[0.4, 1.1], [1.0, 0.9], [30.0, -7.0]])
 
     def make_plans(guidance_scale):
-        planner = make_silent_planner(normalizer=normalizer, guidance_scale=guidance_scale)
+        planner = make_silent_planner(normalizer=normalizer, **{"guidance.scale": guidance_scale})
         return planner.plan_horizon(OBSERVATIONS, goals, 16, seeded(), keep_denoising=True)
 
     def distances(plans):
@@ -168,12 +172,16 @@ def test_limits_are_one_for_each_observation(limits):
 
 def test_settings_that_the_model_cannot_serve_are_planning_errors():
     for sampler in ("ddim", "ddpm", "dpm_solver"):
-        with pytest.raises(PlanningError, match=r"planning\.num_sampling_steps: expected at most 8.*got 9"):
-            make_untrained_planner(settings=replace(CONFIG.planning, num_sampling_steps=9, sampler=sampler))
-        make_untrained_planner(settings=replace(CONFIG.planning, num_sampling_steps=8, sampler=sampler))
+        with pytest.raises(PlanningError, match=r"planning\.sampling\.num_steps: expected at most 8.*got 9"):
+            make_untrained_planner(
+                settings=with_overrides(CONFIG.planning, {"sampling.num_steps": 9, "sampling.sampler": sampler})
+            )
+        make_untrained_planner(
+            settings=with_overrides(CONFIG.planning, {"sampling.num_steps": 8, "sampling.sampler": sampler})
+        )
     deep = with_overrides(CONFIG, {"network.dim_mults": [1, 1, 1]})
-    with pytest.raises(PlanningError, match=r"planning\.min_horizon: expected at least 4.*got 3"):
-        make_untrained_planner(deep, settings=replace(CONFIG.planning, min_horizon=3))
+    with pytest.raises(PlanningError, match=r"planning\.horizon\.min: expected at least 4.*got 3"):
+        make_untrained_planner(deep, settings=with_overrides(CONFIG.planning, {"horizon.min": 3}))
 
 
 def test_speed_error_of_a_plan_at_constant_velocity_is_zero():
@@ -249,7 +257,7 @@ def test_horizon_too_short_is_inconsistent_by_the_speed_that_it_would_need():
 def test_wider_limit_takes_a_shorter_horizon():
     needed = distance_of(12, 2.0) / (7 * STEP_SECONDS) - 2.0  # of a plan of horizon 8
     for limit, horizon in [(0.99 * needed, 12), (1.01 * needed, 8)]:
-        planner, _ = make_straight_planner(max_speed_error=limit)
+        planner, _ = make_straight_planner(**{"horizon.max_speed_error": limit})
         (plan,) = planner.plan(*make_ways([12]), seeded())
         assert (plan.horizon, plan.consistent) == (horizon, True)
     planner, _ = make_straight_planner()
@@ -264,7 +272,7 @@ def test_longest_horizon_is_taken_where_none_is_consistent():
 
 
 def test_most_consistent_candidate_is_kept():
-    planner, network = make_straight_planner(speed_offsets=(3.0, -1.0, 2.0), num_candidates=3)
+    planner, network = make_straight_planner(speed_offsets=(3.0, -1.0, 2.0), **{"selection.num_candidates": 3})
     plans = planner.plan_horizon(*make_ways([8, 8]), 8, seeded())
     assert network.batches == [(8,) * 6]
     # Of rows offset by 3, -1 and 2 the second, in both environments.
@@ -274,7 +282,7 @@ def test_most_consistent_candidate_is_kept():
 
 
 def test_candidates_belong_to_their_environments():
-    planner = make_untrained_planner(settings=replace(CONFIG.planning, num_candidates=4))
+    planner = make_untrained_planner(settings=with_overrides(CONFIG.planning, {"selection.num_candidates": 4}))
     plans = planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())
     np.testing.assert_array_equal(stack(plans)[:, 0], OBSERVATIONS.astype(np.float32))
     np.testing.assert_array_equal(stack(plans)[:, -1, :2], GOALS.astype(np.float32))
@@ -287,11 +295,11 @@ def test_candidates_belong_to_their_environments():
 
 def test_settings_are_changed_in_a_copy():
     planner = make_untrained_planner()
-    changed = with_settings(planner, num_candidates=3)
-    assert (changed.settings.num_candidates, planner.settings.num_candidates) == (3, 1)
+    changed = with_settings(planner, {"selection.num_candidates": 3})
+    assert (changed.settings.selection.num_candidates, planner.settings.selection.num_candidates) == (3, 1)
     assert changed.model.denoiser is planner.model.denoiser
-    with pytest.raises(PlanningError, match="num_sampling_steps"):
-        with_settings(planner, num_sampling_steps=99)
+    with pytest.raises(PlanningError, match=r"sampling\.num_steps"):
+        with_settings(planner, {"sampling.num_steps": 99})
 
 
 def test_planner_from_a_checkpoint_plans_with_the_averaged_weights(tmp_path):
@@ -317,10 +325,10 @@ def test_planner_from_a_checkpoint_plans_with_the_averaged_weights(tmp_path):
         stack(loaded.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())),
         stack(planner.plan_horizon(OBSERVATIONS, GOALS, 8, seeded())),
     )
-    settings = replace(CONFIG.planning, num_candidates=5)
+    settings = with_overrides(CONFIG.planning, {"selection.num_candidates": 5})
     assert load_planner(str(tmp_path), settings).settings == settings
-    with pytest.raises(PlanningError, match="num_sampling_steps"):
-        load_planner(tmp_path, replace(settings, num_sampling_steps=9))
+    with pytest.raises(PlanningError, match=r"sampling\.num_steps"):
+        load_planner(tmp_path, with_overrides(settings, {"sampling.num_steps": 9}))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: the file is missing"):
         load_planner(tmp_path)

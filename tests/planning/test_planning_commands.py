@@ -30,8 +30,8 @@ CONFIG = with_overrides(
         "network.dim": 8,
         "network.dim_mults": [1, 2],
         "windows.max_horizon": 16,
-        "planning.max_horizon": 16,
-        "planning.num_sampling_steps": 3,
+        "planning.horizon.max": 16,
+        "planning.sampling.num_steps": 3,
     },
 )
 START, GOAL = (1.0, 1.0), (3.0, 1.0)
@@ -83,10 +83,10 @@ def test_calibrate_leaves_companions_and_what_it_measured(capsys, checkpoint, da
     errors = np.array(written["data"]["speed_errors"])
     assert (errors >= 0).all()
     assert (np.diff(errors, axis=1) >= 0).all()
-    assert written["plans"]["horizons"] == list(CONFIG.planning.horizons)
+    assert written["plans"]["horizons"] == list(CONFIG.planning.horizon.tried)
     assert written["plans"]["num_plans"] == 120
     planner = load_planner(checkpoint)
-    assert planner.horizon_model.horizons == CONFIG.planning.horizons
+    assert planner.horizon_model.horizons == CONFIG.planning.horizon.tried
     assert planner.inverse_dynamics(np.zeros((3, 4)), np.zeros((3, 4))).shape == (3, 2)
     places = open_dataset(dataset).read_column("observation")[:, :2]
     assert planner.support.distances(places).max() < 0.02
@@ -112,8 +112,8 @@ def test_calibrate_follows_from_its_seed_and_replaces_what_it_left(capsys, check
 @pytest.mark.usefixtures("short_fits")
 def test_calibrate_takes_settings_that_want_what_it_makes(capsys, checkpoint, dataset, tmp_path):
     settings = tmp_path / "settings.json"
-    wanted = {"horizon_rule": "predict", "controller": "inverse_dynamics", "min_horizon": 4, "max_horizon": 12}
-    settings.write_text(json.dumps({"settings": {**wanted, "horizon_multiple": 4, "num_sampling_steps": 2}}))
+    wanted = {"horizon.rule": "predict", "controller": "inverse_dynamics", "horizon.min": 4, "horizon.max": 12}
+    settings.write_text(json.dumps({"settings": {**wanted, "horizon.multiple": 4, "sampling.num_steps": 2}}))
     arguments = ["--settings", settings, "--num_plans", 30, "--data", dataset]
     assert run(capsys, "calibrate", checkpoint, *arguments)[0] == 0
     assert load_planner(checkpoint).horizon_model.horizons == (4, 8, 12)
@@ -186,7 +186,7 @@ def test_plan_writes_json_and_a_picture(capsys, untouched, tmp_path):
     np.testing.assert_allclose(observations[0], [*START, 0, 0])
     np.testing.assert_allclose(observations[-1, :2], GOAL)
     assert (written["stride"], written["violation"], written["guide_score"]) == (CONFIG.windows.stride, 0.0, None)
-    assert written["consistent"] == (written["speed_error"] <= CONFIG.planning.max_speed_error)
+    assert written["consistent"] == (written["speed_error"] <= CONFIG.planning.horizon.max_speed_error)
     assert f"speed error {written['speed_error']:.2f}" in out
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     pixels = image.imread(picture)[:, :, :3]
@@ -282,16 +282,18 @@ def test_a_plan_that_cannot_be_written_is_one_line_and_code_2(capsys, untouched,
 
 
 NO_SETTINGS = [
-    ('{"guidance_scal": 1.0}', ["Did you mean 'guidance_scale'"]),
-    ('{"settings": {"horizon_rul": "scan"}}', ["Did you mean 'horizon_rule'"]),
-    ('{"num_candidates": 0}', ["planning.num_candidates", "got 0"]),
-    ('{"guides": ["keep_ot([1, 1], 1)"]}', ["Did you mean 'keep_out'"]),
+    ('{"guidance_scale": 1.0}', ["Did you mean 'guidance.scale'"]),
+    ('{"num_sampling_steps": 4}', ["Did you mean 'sampling.num_steps'"]),
+    ('{"guidance": {"scal": 1.0}}', ["Did you mean 'guidance.scale'"]),
+    ('{"settings": {"horizon": {"rul": "scan"}}}', ["Did you mean 'horizon.rule'"]),
+    ('{"selection": {"num_candidates": 0}}', ["planning.selection.num_candidates", "got 0"]),
+    ('{"guidance.guides": ["keep_ot([1, 1], 1)"]}', ["Did you mean 'keep_out'"]),
     ('{"settings": 3}', ["expected a JSON object of settings, got int"]),
     ("[1]", ["expected a JSON object of settings, got list"]),
     ("{", ["expected JSON settings"]),
 ]
 WITHOUT_COMPANIONS = [
-    ('{"horizon_rule": "predict"}', ["horizon_rule", "diffplan calibrate"]),
+    ('{"horizon": {"rule": "predict"}}', ["horizon.rule", "diffplan calibrate"]),
     ('{"controller": "inverse_dynamics"}', ["controller", "no inverse dynamics"]),
 ]
 
@@ -332,26 +334,34 @@ def test_a_settings_file_is_merged_over_those_of_the_checkpoint(capsys, untouche
         path.write_text(json.dumps(values))
         return path
 
-    horizons = {"min_horizon": 8, "max_horizon": 8}
+    horizons = {"horizon.min": 8, "horizon.max": 8}
     some, all_of_them = settings("some", **horizons), settings("all", **{**config_to_dict(CONFIG.planning), **horizons})
     assert plan("--settings", some) == plan("--settings", all_of_them)
     # The command line comes after the file.
-    over = ["--planning.min_horizon", 12, "--planning.max_horizon", 12]
+    over = ["--planning.horizon.min", 12, "--planning.horizon.max", 12]
     assert len(plan("--settings", some, *over)["observations"]) == 12
     assert plan("--settings", some, *over) == plan(*over)
     # Where the file has nothing to say the checkpoint does.
     assert plan("--settings", settings("none")) == plan()
-    assert plan("--settings", settings("seeds", num_sampling_steps=2)) == plan("--planning.num_sampling_steps", 2)
+    assert plan("--settings", settings("seeds", **{"sampling.num_steps": 2})) == plan(
+        "--planning.sampling.num_steps", 2
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--planning.num_candidate", 3], ["did you mean --planning.num_candidates?"]),
-        (["--planning.num_candidates", "many"], ["planning.num_candidates: expected a whole number, got 'many'"]),
-        (["--planning.num_candidates", 0], ["planning.num_candidates: expected at least 1, got 0"]),
-        (["--planning.sampler", "dim"], ["planning.sampler: expected one of ddim, ddpm", "did you mean 'ddim'?"]),
-        (["--planning.guides", "keep_ot([1, 1], 1)"], ["Did you mean 'keep_out'"]),
+        (["--planning.num_candidate", 3], ["did you mean --planning.selection.num_candidates?"]),
+        (
+            ["--planning.selection.num_candidates", "many"],
+            ["planning.selection.num_candidates: expected a whole number, got 'many'"],
+        ),
+        (["--planning.selection.num_candidates", 0], ["planning.selection.num_candidates: expected at least 1, got 0"]),
+        (
+            ["--planning.sampling.sampler", "dim"],
+            ["planning.sampling.sampler: expected one of ddim, ddpm", "did you mean 'ddim'?"],
+        ),
+        (["--planning.guidance.guides", "keep_ot([1, 1], 1)"], ["Did you mean 'keep_out'"]),
     ],
 )
 def test_wrong_settings_of_the_command_line_are_one_line(capsys, untouched, arguments, words):
@@ -380,25 +390,29 @@ def guide(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", ["plan", "calibrate"])
 def test_a_function_that_only_a_file_names_needs_trust(capsys, untouched, tmp_path, guide, command):
     settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps({"guides": [guide], "guidance_scale": 0.5}))
+    settings.write_text(json.dumps({"guidance": {"guides": [guide], "scale": 0.5}}))
     start = ["--start", *START, "--horizon", 8] if command == "plan" else []
     code, out, err = run(capsys, command, untouched, *start, "--settings", settings)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"{settings}: expected no function that only a file names, got planning.guides {guide!r}" in err
+    assert f"{settings}: expected no function that only a file names, got planning.guidance.guides {guide!r}" in err
     assert err.rstrip().endswith("then add --trust")
     assert "guide_of_a_test" not in sys.modules
     if command == "plan":
         assert run(capsys, command, untouched, *start, "--settings", settings, "--trust")[0] == 0
-        assert run(capsys, command, untouched, *start, "--settings", settings, "--planning.guides", guide)[0] == 0
+        assert (
+            run(capsys, command, untouched, *start, "--settings", settings, "--planning.guidance.guides", guide)[0] == 0
+        )
 
 
 def test_a_place_that_only_a_checkpoint_names_needs_trust(capsys, dataset, tmp_path):
-    config = with_overrides(CONFIG, {"planning.value": "s3://elsewhere/value", "planning.guidance_scale": 1.0})
+    config = with_overrides(CONFIG, {"planning.guidance.value": "s3://elsewhere/value", "planning.guidance.scale": 1.0})
     foreign = fit(config, dataset, tmp_path / "foreign", num_steps=0, record={})
     code, _, err = make_plan(capsys, foreign)
     assert (code, err.count("\n")) == (2, 1)
-    assert f"{foreign}: expected no URL that only a file names, got planning.value 's3://elsewhere/value'" in err
-    assert make_plan(capsys, foreign, "--planning.value", "None")[0] == 0
+    assert (
+        f"{foreign}: expected no URL that only a file names, got planning.guidance.value 's3://elsewhere/value'" in err
+    )
+    assert make_plan(capsys, foreign, "--planning.guidance.value", "None")[0] == 0
 
 
 @pytest.mark.parametrize("command", ["plan", "calibrate"])

@@ -1,10 +1,9 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from straight_line_planner import CONFIG, make_untrained_planner
 
+from diffplan.config import with_overrides
 from diffplan.planning.control.policy import MAX_WAIT, PlanningPolicy
 from diffplan.planning.control.replanning import MAX_WAIT_OF_PLANS, MIN_STEPS_BETWEEN_PLANS, STRICTNESS_FACTOR
 from diffplan.types import Plan
@@ -18,13 +17,16 @@ def make_plan(horizon, x=1.0, consistent=True):
     return Plan(np.tile(np.float32([x, 1, 0, 0]), (horizon, 1)), None, 5, 0.0, consistent)
 
 
+SETTINGS = with_overrides(CONFIG.planning, {"replanning.max_deviation": 0.0, "horizon.max_speed_error": 8.0})
+
+
 class ScriptedPlanner:
     """Hands out plans of a script, and keeps what it was asked for."""
 
     def __init__(self, *script, **settings):
         self.config = CONFIG
         self.inverse_dynamics = None
-        self.settings = replace(CONFIG.planning, **{"max_deviation": 0.0, "max_speed_error": 8.0, **settings})
+        self.settings = with_overrides(SETTINGS, settings)
         self.script = list(script)
         self.asked = []
         self.max_horizons = []
@@ -60,7 +62,7 @@ def test_one_plan_is_enough_without_replanning():
 @pytest.mark.parametrize("pace", [1.0, 1.25])
 def test_replanning_changes_over_to_plans_that_arrive_sooner(pace):
     first, sooner = make_plan(20), make_plan(15)  # the first takes 95 / pace steps
-    planner = ScriptedPlanner(first, None, sooner, None, replan_interval=10, pace=pace)
+    planner = ScriptedPlanner(first, None, sooner, None, **{"replanning.interval": 10, "controller.pace": pace})
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     followed = []
@@ -78,7 +80,7 @@ def test_replanning_changes_over_to_plans_that_arrive_sooner(pace):
 
 
 def test_replanning_ends_with_the_plan():
-    planner = ScriptedPlanner(make_plan(3), None, None, replan_interval=4)  # 10 steps, asked at 4 and 8
+    planner = ScriptedPlanner(make_plan(3), None, None, **{"replanning.interval": 4})  # 10 steps, asked at 4 and 8
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     run(policy, 40)
@@ -86,7 +88,7 @@ def test_replanning_ends_with_the_plan():
 
 
 def test_only_environments_still_under_way_are_replanned():
-    planner = ScriptedPlanner(make_plan(2), make_plan(10), make_plan(3), replan_interval=10)
+    planner = ScriptedPlanner(make_plan(2), make_plan(10), make_plan(3), **{"replanning.interval": 10})
     policy = make_policy(planner)
     policy.reset(np.repeat(AT_REST, 2, axis=0), np.array([[1.0, 1.0], [2.0, 2.0]]))
     run(policy, 11, np.array([AT_REST[0], AT_REST[0] + 1]))
@@ -98,7 +100,7 @@ def test_only_environments_still_under_way_are_replanned():
 
 def test_deviation_makes_a_new_and_stricter_plan_even_if_it_is_later():
     longer, longest = make_plan(30), make_plan(40)
-    planner = ScriptedPlanner(make_plan(4), longer, longest, max_deviation=0.5)
+    planner = ScriptedPlanner(make_plan(4), longer, longest, **{"replanning.max_deviation": 0.5})
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     away = AT_REST + np.array([0.6, 0, 0, 0])
@@ -121,7 +123,7 @@ def make_way(horizon):
 
 
 def test_a_plan_waits_for_a_position_that_is_late_and_then_goes_on():
-    planner = ScriptedPlanner(make_way(41), max_lag=0.25)  # 200 steps
+    planner = ScriptedPlanner(make_way(41), **{"controller.max_lag": 0.25})  # 200 steps
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     run(policy, 13)  # until the plan is 0.26 ahead
@@ -136,7 +138,7 @@ def test_a_plan_waits_for_a_position_that_is_late_and_then_goes_on():
 
 
 def test_a_plan_that_waits_for_long_is_given_up_for_a_stricter_one():
-    planner = ScriptedPlanner(make_way(41), make_way(30), max_lag=0.25)
+    planner = ScriptedPlanner(make_way(41), make_way(30), **{"controller.max_lag": 0.25})
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     run(policy, 13 + MAX_WAIT_OF_PLANS)
@@ -149,7 +151,7 @@ def test_a_plan_that_waits_for_long_is_given_up_for_a_stricter_one():
 
 
 def test_a_plan_waits_only_for_its_own_environment():
-    planner = ScriptedPlanner(make_way(41), make_way(41), max_lag=0.25)
+    planner = ScriptedPlanner(make_way(41), make_way(41), **{"controller.max_lag": 0.25})
     policy = make_policy(planner)
     policy.reset(np.repeat(AT_REST, 2, axis=0), np.repeat(GOAL, 2, axis=0))
     run(policy, 20, np.array([AT_REST[0], AT_REST[0] + np.array([0.2, 0, 0, 0])]))
@@ -157,7 +159,7 @@ def test_a_plan_waits_only_for_its_own_environment():
 
 
 def test_deviation_within_the_limit_is_tolerated():
-    planner = ScriptedPlanner(make_plan(4), max_deviation=0.5)
+    planner = ScriptedPlanner(make_plan(4), **{"replanning.max_deviation": 0.5})
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     run(policy, 50, AT_REST + np.array([0.4, 0, 0, 0]))
@@ -165,7 +167,7 @@ def test_deviation_within_the_limit_is_tolerated():
 
 
 def test_deviation_concerns_only_the_environment_that_deviates():
-    planner = ScriptedPlanner(make_plan(4), make_plan(4), make_plan(9), max_deviation=0.5)
+    planner = ScriptedPlanner(make_plan(4), make_plan(4), make_plan(9), **{"replanning.max_deviation": 0.5})
     policy = make_policy(planner)
     policy.reset(np.repeat(AT_REST, 2, axis=0), np.repeat(GOAL, 2, axis=0))
     run(policy, MIN_STEPS_BETWEEN_PLANS + 1, np.array([AT_REST[0], AT_REST[0] + 1]))
@@ -175,7 +177,7 @@ def test_deviation_concerns_only_the_environment_that_deviates():
 
 
 def test_new_episode_forgets_the_one_before():
-    planner = ScriptedPlanner(make_plan(4), make_plan(5), make_plan(6), max_deviation=0.5)
+    planner = ScriptedPlanner(make_plan(4), make_plan(5), make_plan(6), **{"replanning.max_deviation": 0.5})
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     run(policy, MIN_STEPS_BETWEEN_PLANS + 1, AT_REST + 1)
@@ -186,7 +188,9 @@ def test_new_episode_forgets_the_one_before():
 
 
 def test_actions_are_the_controllers_with_the_gains_of_the_settings():
-    planner = ScriptedPlanner(make_plan(4, x=1.5), position_gain=0.8, velocity_gain=0.25)
+    planner = ScriptedPlanner(
+        make_plan(4, x=1.5), **{"controller.position_gain": 0.8, "controller.velocity_gain": 0.25}
+    )
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     (action,) = run(policy, 1, np.array([[1.0, 1.0, 0.4, -0.4]]))
@@ -196,7 +200,9 @@ def test_actions_are_the_controllers_with_the_gains_of_the_settings():
 
 
 def test_policy_follows_from_its_generator():
-    settings = replace(CONFIG.planning, replan_interval=5, max_deviation=0.2, num_candidates=2)
+    settings = with_overrides(
+        CONFIG.planning, {"replanning.interval": 5, "replanning.max_deviation": 0.2, "selection.num_candidates": 2}
+    )
     observations = np.array([[1.0, 1.0, 0.0, 0.0], [3.0, 3.0, 1.0, 0.0]])
     goals = np.array([[3.0, 1.0], [1.0, 1.0]])
 
@@ -232,7 +238,7 @@ def run_some(policy, num_steps, observations):
 
 def test_environments_that_need_a_plan_wait_for_others_that_do():
     first, second, recovered = make_plan(40), make_plan(40, x=3.0), [make_plan(41), make_plan(42, x=3.0)]
-    planner = ScriptedPlanner(first, second, make_plan(40, x=5.0), *recovered, max_deviation=0.5)
+    planner = ScriptedPlanner(first, second, make_plan(40, x=5.0), *recovered, **{"replanning.max_deviation": 0.5})
     policy = make_policy(planner)
     policy.reset(np.repeat(AT_REST, 3, axis=0), np.repeat(GOAL, 3, axis=0))
     near, away = np.array([[1.0, 1, 0, 0], [3.0, 1, 0, 0], [5.0, 1, 0, 0]]), np.array([1.0, 0, 0, 0])
@@ -255,7 +261,7 @@ def test_environments_that_need_a_plan_wait_for_others_that_do():
 
 
 def test_nobody_waits_for_long():
-    planner = ScriptedPlanner(make_plan(40), make_plan(40), make_plan(40), max_deviation=0.5)
+    planner = ScriptedPlanner(make_plan(40), make_plan(40), make_plan(40), **{"replanning.max_deviation": 0.5})
     policy = make_policy(planner)
     policy.reset(np.repeat(AT_REST, 2, axis=0), np.repeat(GOAL, 2, axis=0))
     observations = np.array([AT_REST[0], AT_REST[0] + 1])
@@ -264,12 +270,15 @@ def test_nobody_waits_for_long():
     assert stepped.index([0, 1], MIN_STEPS_BETWEEN_PLANS) == MIN_STEPS_BETWEEN_PLANS + MAX_WAIT
 
 
-@pytest.mark.parametrize("settings", [{"max_deviation": 0.2}, {"replan_interval": 7}, {"replan_rule": "receding"}])
+@pytest.mark.parametrize(
+    "settings", [{"replanning.max_deviation": 0.2}, {"replanning.interval": 7}, {"replanning": "receding"}]
+)
 def test_an_environment_alone_acts_the_same_whether_it_may_wait_or_not(settings):
-    settings = {"max_deviation": 0.3, "replan_interval": 10, "max_speed_error": 1e9, **settings}
+    base = with_overrides(CONFIG.planning, {"replanning.max_deviation": 0.3, "horizon.max_speed_error": 1e9})
+    settings = with_overrides(base, {"replanning.interval": 10, **settings})
     actions = []
     for some in (True, False):
-        policy = make_policy(make_untrained_planner(settings=replace(CONFIG.planning, **settings)))
+        policy = make_policy(make_untrained_planner(settings=settings))
         policy.reset(AT_REST, GOAL)
         if some:
             actions.append([policy.act_some(AT_REST, np.ones(1, dtype=bool))[1] for _ in range(40)])

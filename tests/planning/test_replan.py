@@ -31,7 +31,7 @@ GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3]])
 
 def make_keeping_planner(**settings):
     """A planner whose model takes every plan, once scaled, for clean; without noise it keeps what it starts from."""
-    return make_silent_planner("noise", **{"temperature": 0.0, **settings})
+    return make_silent_planner("noise", **{"sampling.temperature": 0.0, **settings})
 
 
 def make_curves(horizons, actions=False):
@@ -52,7 +52,7 @@ def curve_at(seconds):
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
 def test_plans_start_here_and_end_at_the_goal_when_they_were_to(sampler):
-    settings = replace(CONFIG.planning, sampler=sampler, guidance_scale=0.2)
+    settings = with_overrides(CONFIG.planning, {"sampling.sampler": sampler, "guidance.scale": 0.2})
     planner = make_untrained_planner(settings=settings)
     previous = planner.plan_horizon(OBSERVATIONS, GOALS, 12, seeded())
     elapsed = np.array([0, 10, 14])  # of 55 steps
@@ -96,7 +96,7 @@ def test_a_plan_without_a_goal_keeps_its_horizon_and_shifts():
 def test_planned_actions_shift_with_the_plan():
     config = with_overrides(CONFIG, {"windows.columns": "actions_observations"})
     plain = make_untrained_planner(config, action_dim=2)
-    settings = replace(CONFIG.planning, temperature=0.0)
+    settings = with_overrides(CONFIG.planning, {"sampling.temperature": 0.0})
     denoiser = Denoiser.make(Silent(), replace(CONFIG.diffusion, prediction="noise"))
     planner = Planner(config, plain.model.layout, denoiser, plain.model.normalizer, settings)
     (before,) = make_curves([12], actions=True)
@@ -117,7 +117,7 @@ def test_planned_actions_shift_with_the_plan():
     ],
 )
 def test_a_warm_start_takes_the_same_share_of_noise_and_of_denoising_steps(warm_start, num_sampling_steps, expected):
-    planner, network = make_straight_planner(num_sampling_steps=num_sampling_steps)
+    planner, network = make_straight_planner(**{"sampling.num_steps": num_sampling_steps})
     previous = planner.plan(*make_ways([12]), seeded())
     network.steps.clear()
     now, goal = previous[0].observations[1:2], make_ways([12])[1]
@@ -127,7 +127,7 @@ def test_a_warm_start_takes_the_same_share_of_noise_and_of_denoising_steps(warm_
 
 def test_more_noise_forgets_more_of_the_plan_before():
     def distance(warm_start):
-        planner = make_keeping_planner(temperature=1.0)
+        planner = make_keeping_planner(**{"sampling.temperature": 1.0})
         previous = make_curves([12] * 16)
         here = stack(previous)[:, 0]
         goals = stack(previous)[:, -1, :2]
@@ -138,7 +138,7 @@ def test_more_noise_forgets_more_of_the_plan_before():
 
 
 def test_plans_of_several_lengths_are_those_made_alone():
-    settings = replace(CONFIG.planning, temperature=0.0)
+    settings = with_overrides(CONFIG.planning, {"sampling.temperature": 0.0})
     planner = make_untrained_planner(settings=settings)
     previous = planner.plan_horizon(OBSERVATIONS, GOALS, 16, seeded())
     elapsed = np.array([40, 0, 21])

@@ -1,7 +1,5 @@
 """Rules of replanning: when a new plan is made, what it starts from, and what is done at the end of one."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from test_planning_policy import AT_REST, GOAL, ScriptedPlanner, make_plan, make
 from toy_motion import CONFIG as TOY
 from toy_motion import HORIZON, SHRINK, make_homing_planner, move
 
+from diffplan.config import with_overrides
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import PlanningError
 from diffplan.layout import Layout
@@ -19,8 +18,8 @@ from diffplan.planning.planner import Planner
 from diffplan.planning.problem import Bounds, Fixed
 from diffplan.types import Plan
 
-FROM_SCRATCH = {"replan_rule": "receding"}
-WARM = {"replan_rule": "receding", "warm_start_steps": 2}
+FROM_SCRATCH = {"replanning": "receding"}
+WARM = {"replanning": "receding", "replanning.warm_start": 0.3}
 
 
 def make_acting_plan(horizon, stride=1):
@@ -44,7 +43,7 @@ class ScriptedReplanner(ScriptedPlanner):
 
 def test_a_receding_horizon_is_planned_again_exactly_at_the_interval_and_always_followed():
     plans = [make_plan(20), make_plan(30), make_plan(25, consistent=False), make_plan(40)]
-    planner = ScriptedPlanner(*plans, replan_interval=7, **FROM_SCRATCH)
+    planner = ScriptedPlanner(*plans, **{"replanning.interval": 7}, **FROM_SCRATCH)
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     followed = []
@@ -58,7 +57,7 @@ def test_a_receding_horizon_is_planned_again_exactly_at_the_interval_and_always_
 
 def test_an_interval_of_one_plans_at_every_step_and_acts_by_the_first_action():
     plans = [make_acting_plan(32) for _ in range(59)]
-    planner = ScriptedPlanner(*plans, replan_interval=1, controller="actions", **FROM_SCRATCH)
+    planner = ScriptedPlanner(*plans, **{"replanning.interval": 1, "controller": "actions"}, **FROM_SCRATCH)
     policy = make_policy(planner)
     policy.reset(AT_REST)
     actions = np.concatenate(run(policy, 59))
@@ -69,7 +68,7 @@ def test_an_interval_of_one_plans_at_every_step_and_acts_by_the_first_action():
 @pytest.mark.parametrize("stride", [1, 3])
 def test_planned_actions_are_executed_to_the_last_and_then_a_new_plan_is_made(stride):
     planner = ScriptedPlanner(
-        *(make_acting_plan(4, stride) for _ in range(3)), replan_rule="never", controller="actions"
+        *(make_acting_plan(4, stride) for _ in range(3)), **{"replanning": "never", "controller": "actions"}
     )
     policy = make_policy(planner)
     policy.reset(AT_REST)
@@ -81,7 +80,10 @@ def test_planned_actions_are_executed_to_the_last_and_then_a_new_plan_is_made(st
 @pytest.mark.parametrize("goals", [None, GOAL])
 @pytest.mark.parametrize("rule", ["never", "sooner", "receding"])
 def test_without_a_goal_the_end_of_a_plan_is_a_new_plan_and_with_one_its_end_is_held(rule, goals):
-    planner = ScriptedPlanner(*(make_plan(3) for _ in range(9)), replan_rule=rule, replan_interval=100)
+    planner = ScriptedPlanner(
+        *(make_plan(3) for _ in range(9)),
+        **{"replanning": rule} | ({} if rule == "never" else {"replanning.interval": 100}),
+    )
     policy = make_policy(planner)
     policy.reset(AT_REST, goals)
     run(policy, 35)  # a plan takes 10 steps
@@ -90,7 +92,7 @@ def test_without_a_goal_the_end_of_a_plan_is_a_new_plan_and_with_one_its_end_is_
 
 
 def test_where_nothing_arrives_no_sooner_plan_is_looked_for():
-    planner = ScriptedPlanner(make_plan(20), replan_interval=5)
+    planner = ScriptedPlanner(make_plan(20), **{"replanning.interval": 5})
     policy = make_policy(planner)
     policy.reset(AT_REST)
     run(policy, 50)
@@ -100,7 +102,9 @@ def test_where_nothing_arrives_no_sooner_plan_is_looked_for():
 
 def test_a_warm_start_is_the_rest_of_the_present_plan():
     first, second, bold, last = make_plan(12), make_plan(10), make_plan(8, consistent=False), make_plan(7)
-    planner = ScriptedReplanner(first, warm=[second, bold, last], replan_interval=10, warm_start_level=0.4)
+    planner = ScriptedReplanner(
+        first, warm=[second, bold, last], **{"replanning.interval": 10, "replanning.warm_start": 0.4}
+    )
     policy = make_policy(planner)
     policy.reset(AT_REST, GOAL)
     followed = []
@@ -120,7 +124,12 @@ def test_a_warm_start_is_the_rest_of_the_present_plan():
 
 def test_a_rest_that_is_too_short_to_start_from_is_followed_to_its_end_and_then_planned_from_scratch():
     planner = ScriptedReplanner(
-        make_plan(2), make_plan(6), make_plan(2), make_plan(9), warm=[make_plan(5), make_plan(4)], replan_interval=5
+        make_plan(2),
+        make_plan(6),
+        make_plan(2),
+        make_plan(9),
+        warm=[make_plan(5), make_plan(4)],
+        **{"replanning.interval": 5},
     )
     policy = make_policy(planner)
     policy.reset(np.repeat(AT_REST, 2, axis=0), np.array([[1.0, 1.0], [2.0, 2.0]]))
@@ -137,8 +146,15 @@ def test_a_rest_that_is_too_short_to_start_from_is_followed_to_its_end_and_then_
 def make_steering_planner(**settings):
     denoiser = Denoiser.make(Cubics(), CONFIG.diffusion)
     # The controller steers by speed alone, so that it makes up for no push.
-    settings = {"position_gain": 0.0, "velocity_gain": 60.0, "max_deviation": 0.0, "min_horizon": 16, **settings}
-    return Planner(CONFIG, Layout(4), denoiser, NORMALIZER, replace(CONFIG.planning, max_speed_error=50.0, **settings))
+    gains = {"controller.position_gain": 0.0, "controller.velocity_gain": 60.0}
+    alone = {"replanning.max_deviation": 0.0, "horizon.min": 16, "horizon.max_speed_error": 50.0}
+    return Planner(
+        CONFIG,
+        Layout(4),
+        denoiser,
+        NORMALIZER,
+        with_overrides(with_overrides(CONFIG.planning, {**gains, **alone}), settings),
+    )
 
 
 def steer(planner, seed=0, num_env_steps=75):
@@ -158,19 +174,19 @@ def test_planning_again_makes_up_for_pushes():
     alone, policy = steer(make_steering_planner())
     assert policy.num_plans.tolist() == [1, 1, 1]
     assert (alone > 0.3).all()  # five pushes of 0.1
-    warm, policy = steer(make_steering_planner(replan_interval=10, **WARM))
+    warm, policy = steer(make_steering_planner(**{"replanning.interval": 10}, **WARM))
     assert policy.num_plans.min() > 4
     assert (warm < 0.1).all()
     # From scratch each plan takes the shortest horizon again, so it is still on the way, but no longer off it.
-    again, policy = steer(make_steering_planner(replan_interval=10, **FROM_SCRATCH), num_env_steps=400)
+    again, policy = steer(make_steering_planner(**{"replanning.interval": 10}, **FROM_SCRATCH), num_env_steps=400)
     assert policy.num_plans.tolist() == [40] * 3
     assert (again < 0.1).all()
 
 
 @pytest.mark.parametrize("rule", [FROM_SCRATCH, WARM])
 def test_new_plans_follow_from_the_generator(rule):
-    settings = {"replan_interval": 10, "max_speed_error": 1e9, "max_deviation": 0.0, **rule}
-    planner = make_untrained_planner(settings=replace(CONFIG.planning, **settings))
+    settings = {"replanning.interval": 10, "horizon.max_speed_error": 1e9, **rule}
+    planner = make_untrained_planner(settings=with_overrides(CONFIG.planning, settings))
     observations, goals = np.repeat(AT_REST, 2, axis=0), np.array([[3.0, 1.0], [1.0, 3.0]])
 
     def act(seed):
@@ -186,7 +202,7 @@ def test_new_plans_follow_from_the_generator(rule):
 
 def go_home(starts, num_steps, pushes=None, some=False, **settings):
     """Where the toy system goes under a policy that is pushed about, float[steps + 1, num_envs, 2], and the policy."""
-    planner = make_homing_planner(settings=replace(TOY.planning, **settings))
+    planner = make_homing_planner(settings=with_overrides(TOY.planning, settings))
     policy = PlanningPolicy(planner, torch.Generator().manual_seed(0))
     rows = [np.array(starts, dtype=np.float64)]
     policy.reset(rows[0])
@@ -204,19 +220,19 @@ def go_home(starts, num_steps, pushes=None, some=False, **settings):
     return np.stack(rows), policy
 
 
-@pytest.mark.parametrize("settings", [{"replan_rule": "never"}, {"replan_interval": 3, **FROM_SCRATCH}])
+@pytest.mark.parametrize("settings", [{"replanning": "never"}, {"replanning.interval": 3, **FROM_SCRATCH}])
 def test_a_goal_free_system_follows_its_plans_in_closed_form(settings):
     starts = np.array([[0.5, -0.25], [0.1, 0.9], [-1.0, 0.0]])
     rows, policy = go_home(starts, 2 * HORIZON, **settings)
     expected = starts[None] * SHRINK ** np.arange(2 * HORIZON + 1)[:, None, None]
     np.testing.assert_allclose(rows, expected, atol=1e-6)
-    assert policy.num_plans.tolist() == [2 if settings["replan_rule"] == "never" else 6] * 3
+    assert policy.num_plans.tolist() == [2 if settings["replanning"] == "never" else 6] * 3
 
 
 def test_a_receding_horizon_makes_up_for_pushes_without_a_goal():
     pushes = np.random.default_rng(0).normal(0, 0.1, (40, 1, 2))
     start = np.array([[1.0, -1.0]])
-    rows, _ = go_home(start, 40, pushes, replan_interval=1, **FROM_SCRATCH)
+    rows, _ = go_home(start, 40, pushes, **{"replanning.interval": 1}, **FROM_SCRATCH)
     expected = start[0]
     for row, push in zip(rows[1:, 0], pushes[:, 0], strict=True):
         expected = SHRINK * expected + push  # linear feedback
@@ -227,9 +243,9 @@ def test_a_receding_horizon_makes_up_for_pushes_without_a_goal():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"replan_rule": "never"},
-        {"replan_interval": 3, **FROM_SCRATCH},
-        {"replan_interval": 2, "temperature": 0.0, **WARM},
+        {"replanning": "never"},
+        {"replanning.interval": 3, **FROM_SCRATCH},
+        {"replanning.interval": 2, "sampling.temperature": 0.0, **WARM},
     ],
 )
 def test_environments_of_a_batch_do_not_depend_on_each_other(some, settings):
@@ -242,7 +258,9 @@ def test_environments_of_a_batch_do_not_depend_on_each_other(some, settings):
 
 
 def test_episodes_may_ask_for_what_holds_in_every_plan():
-    planner = make_untrained_planner(settings=replace(CONFIG.planning, replan_interval=4, **FROM_SCRATCH))
+    planner = make_untrained_planner(
+        settings=with_overrides(CONFIG.planning, {"replanning.interval": 4, **FROM_SCRATCH})
+    )
     policy = PlanningPolicy(planner, torch.Generator().manual_seed(0))
     ends = np.array([[0.3, -0.2], [1.5, 0.4]], dtype=np.float32)
     policy.ask(constraints=[Fixed(ends, columns=(2, 3), step=-1), Bounds(0.5, 3.5)], guides=["mean(position[:, :, 0])"])

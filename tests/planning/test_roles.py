@@ -1,7 +1,5 @@
 """Planning and acting where the roles of the observation's columns are not, or not all, known."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from straight_line_planner import CONFIG, make_untrained_planner, seeded, stack
@@ -25,7 +23,7 @@ WITHOUT_VELOCITIES = {"env.velocity_columns": [], "env.step_seconds": None}
 
 def make_planner(overrides, **settings):
     config = with_overrides(CONFIG, overrides)
-    return make_untrained_planner(config, replace(config.planning, **settings))
+    return make_untrained_planner(config, with_overrides(config.planning, settings))
 
 
 def assert_refused(planner, message, goals=None, constraints=()):
@@ -35,7 +33,7 @@ def assert_refused(planner, message, goals=None, constraints=()):
 
 
 def test_goals_that_the_model_does_not_fix_only_guide():
-    planner = make_planner({"windows.goal_columns": []}, temperature=0.0)
+    planner = make_planner({"windows.goal_columns": []}, **{"sampling.temperature": 0.0})
     plain, scored = (
         planner.plan(OBSERVATIONS, GOALS, seeded(), guides=guides) for guides in (None, ["goal_distance()"])
     )
@@ -67,10 +65,10 @@ def test_goals_of_an_environment_are_left_aside_by_a_model_without():
 
 
 def test_without_velocities_every_plan_is_consistent_and_ways_are_straight():
-    planner = make_planner(WITHOUT_VELOCITIES, max_speed_error=0.0, max_departure=0.01)
+    planner = make_planner(WITHOUT_VELOCITIES, **{"horizon.max_speed_error": 0.0, "horizon.max_departure": 0.01})
     plans = planner.plan(OBSERVATIONS, GOALS, seeded())
     assert [(plan.consistent, plan.speed_error, plan.departure) for plan in plans] == [(True, 0.0, None)] * 2
-    assert {plan.horizon for plan in plans} == {min(planner.settings.horizons)}
+    assert {plan.horizon for plan in plans} == {min(planner.settings.horizon.tried)}
     corner = Support(np.array([[1.1, 1.03]]))
     for plan in with_support(planner, corner).plan(OBSERVATIONS, GOALS, seeded()):
         steps = plan.observations[:, :2].astype(np.float64)
@@ -92,7 +90,7 @@ def test_nothing_can_be_tracked_without_positions():
     with pytest.raises(
         PlanningError, match=r"tracking needs env.position_columns, and none are known of toy"
     ) as caught:
-        PlanningPolicy(make_homing_planner(settings=replace(CONFIG.planning, min_horizon=8)), seeded())
+        PlanningPolicy(make_homing_planner(settings=with_overrides(CONFIG.planning, {"horizon.min": 8})), seeded())
     assert "\n" not in str(caught.value)
 
 
@@ -109,7 +107,7 @@ class Half(PlanFollower):
 @pytest.mark.parametrize("name", ["half", "test_roles:Half"])
 def test_a_controller_of_ones_own_follows_plans(name):
     planner = make_homing_planner()
-    settings = replace(planner.settings, controller=name)
+    settings = with_overrides(planner.settings, {"controller": name})
     policy = PlanningPolicy(make_homing_planner(settings=settings), seeded(), -0.05, 0.05, controllers={"half": Half})
     start = np.array([[0.5, -1.0]])
     policy.reset(start)

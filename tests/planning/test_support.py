@@ -21,7 +21,7 @@ def fit(*parts):
 
 def with_support_and(planner, support, **changes):
     """A planner that knows where data have been, with some settings changed."""
-    return with_support(with_settings(planner, **changes), support)
+    return with_support(with_settings(planner, changes), support)
 
 
 @given(
@@ -76,14 +76,18 @@ def test_a_plan_away_from_the_data_is_not_consistent():
     distance = goals[0, 0] - 1.0
     ways = np.column_stack([np.linspace(1.0, goals[0, 0], 400), np.full(400, 2.0)])
     gap = np.abs(ways[:, 0] - 1.0 - distance / 2) < 0.15
-    through = with_support_and(planner, fit(ways), max_departure=0.05)
+    through = with_support_and(planner, fit(ways), **{"horizon.max_departure": 0.05})
     (plan,) = through.plan(observations, goals, seeded())
     assert (plan.horizon, plan.consistent) == (8, True)
     assert plan.departure < 0.01
-    (plan,) = with_support_and(planner, fit(ways[~gap]), max_departure=0.05).plan(observations, goals, seeded())
+    (plan,) = with_support_and(planner, fit(ways[~gap]), **{"horizon.max_departure": 0.05}).plan(
+        observations, goals, seeded()
+    )
     assert not plan.consistent
-    assert plan.horizon == CONFIG.planning.max_horizon  # each was tried
-    (plan,) = with_support_and(planner, fit(ways[~gap]), max_departure=0.2).plan(observations, goals, seeded())
+    assert plan.horizon == CONFIG.planning.horizon.max  # each was tried
+    (plan,) = with_support_and(planner, fit(ways[~gap]), **{"horizon.max_departure": 0.2}).plan(
+        observations, goals, seeded()
+    )
     assert (plan.horizon, plan.consistent) == (8, True)
     assert plan.departure == pytest.approx(0.15, abs=0.03)
 
@@ -94,7 +98,9 @@ def test_a_start_or_goal_off_the_data_is_no_fault_of_the_plan(far):
     observations, goals = make_ways([8])
     ways = np.column_stack([np.linspace(1.0, goals[0, 0], 400), np.full(400, 2.0)])
     first, last = (100, 400) if far == "start" else (0, 300)
-    (plan,) = with_support_and(planner, fit(ways[first:last]), max_departure=0.05).plan(observations, goals, seeded())
+    (plan,) = with_support_and(planner, fit(ways[first:last]), **{"horizon.max_departure": 0.05}).plan(
+        observations, goals, seeded()
+    )
     assert (plan.horizon, plan.consistent) == (8, True)
     assert plan.departure == pytest.approx((goals[0, 0] - 1.0) / 4, rel=0.05)
 
@@ -105,7 +111,9 @@ def test_rows_that_are_not_finite_are_no_place():
 
 
 def test_a_candidate_that_keeps_to_the_data_is_better_than_a_steadier_one():
-    planner, _ = make_straight_planner(speed_offsets=(0.0, 3.0), max_speed_error=100.0, num_candidates=2, min_horizon=8)
+    planner, _ = make_straight_planner(
+        speed_offsets=(0.0, 3.0), **{"horizon.max_speed_error": 100.0, "selection.num_candidates": 2, "horizon.min": 8}
+    )
     observations, goals = make_ways([8])
     (steady,) = planner.plan(observations, goals, seeded())
     assert steady.speed_error < 1e-3
@@ -116,7 +124,7 @@ def test_a_candidate_that_keeps_to_the_data_is_better_than_a_steadier_one():
         def departures(self, observations, env, step_seconds, lengths):
             return np.tile([1.0, 0.1], len(observations) // 2), np.zeros(len(observations))
 
-    near = with_support_and(planner, OffTheFirst(np.zeros((1, 2))), max_departure=0.5)
+    near = with_support_and(planner, OffTheFirst(np.zeros((1, 2))), **{"horizon.max_departure": 0.5})
     (plan,) = near.plan(observations, goals, seeded())
     assert plan.consistent
     assert plan.departure == 0.1
@@ -126,6 +134,6 @@ def test_a_candidate_that_keeps_to_the_data_is_better_than_a_steadier_one():
 @pytest.mark.parametrize("support", [None, Support(np.full((1, 2), 99.0))])
 def test_nothing_is_asked_without_a_limit_or_without_knowing(support):
     planner, _ = make_straight_planner()
-    asked = with_support_and(planner, support, max_departure=0.01 if support is None else 0.0)
+    asked = with_support_and(planner, support, **{"horizon.max_departure": 0.01 if support is None else 0.0})
     (plan,) = asked.plan(*make_ways([8]), seeded())
     assert (plan.horizon, plan.consistent, plan.departure) == (8, True, None)

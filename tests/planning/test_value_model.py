@@ -8,14 +8,20 @@ import torch
 
 from diffplan.checkpoint import load_companion, save_checkpoint, save_companion
 from diffplan.config import (
+    Actions,
     Config,
     DiffusionConfig,
     EnvConfig,
+    GuidanceConfig,
+    HorizonConfig,
     NetworkConfig,
     PlanningConfig,
+    SamplingConfig,
+    SelectionConfig,
     TrainingConfig,
     WindowConfig,
     config_to_dict,
+    with_overrides,
 )
 from diffplan.data.format.dataset import open_dataset
 from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
@@ -43,14 +49,11 @@ CONFIG = Config(
     diffusion=DiffusionConfig(num_diffusion_steps=4),
     training=TrainingConfig(discount=DISCOUNT, num_steps=2, batch_size=4),
     planning=PlanningConfig(
-        min_horizon=4,
-        max_horizon=4,
-        horizon_multiple=1,
-        num_sampling_steps=2,
-        num_candidates=8,
-        selection="guide",
-        controller="actions",
-        value="actions",
+        sampling=SamplingConfig(num_steps=2),
+        horizon=HorizonConfig(min=4, max=4, multiple=1),
+        selection=SelectionConfig(num_candidates=8, rule="guide"),
+        guidance=GuidanceConfig(value="actions"),
+        controller=Actions(),
     ),
 )
 """An environment without goals, of which nothing is known."""
@@ -276,7 +279,7 @@ def test_calibration_fits_what_the_settings_use(checkpoint):
         assert load_companion(checkpoint, name) is None
     assert load_planner(checkpoint).value.judge == "actions"
     # Settings without a value have no use for any companion.
-    measured = fit_companions(checkpoint, settings=dataclasses.replace(CONFIG.planning, value=None))
+    measured = fit_companions(checkpoint, settings=with_overrides(CONFIG.planning, {"guidance.value": None}))
     assert [name for name, found in measured.items() if found is not None] == ["dataset"]
 
 
@@ -293,7 +296,7 @@ def test_companions_that_are_needed():
     ):
         windows = dataclasses.replace(CONFIG.windows, columns=columns)
         config = dataclasses.replace(CONFIG, env=env, windows=windows)
-        settings = dataclasses.replace(CONFIG.planning, controller=controller, value=value)
+        settings = with_overrides(CONFIG.planning, {"controller": controller, "guidance.value": value})
         assert find_needed(config, settings) == needed
 
 
@@ -301,7 +304,7 @@ def test_companions_that_are_needed():
 @pytest.mark.parametrize("judge", JUDGES)
 def test_the_candidate_of_the_highest_value_is_taken(checkpoint, judge):
     fit_companions(checkpoint)
-    planner = load_planner(checkpoint, dataclasses.replace(CONFIG.planning, value=judge))
+    planner = load_planner(checkpoint, with_overrides(CONFIG.planning, {"guidance.value": judge}))
     observations = np.array([[0.5, -0.5], [1.0, 1.0]], dtype=np.float32)
     chosen = planner.plan(observations, None, torch.Generator().manual_seed(0))
     # The same candidates, each as a plan of its own.
@@ -323,7 +326,7 @@ def test_a_value_comes_back_with_its_planner(checkpoint):
     save_value(checkpoint, model)
     plans = make_plans(np.random.default_rng(0).normal(size=(3, 4, 4)), action_dim=2)
     for judge in JUDGES:
-        planner = load_planner(checkpoint, dataclasses.replace(CONFIG.planning, value=judge))
+        planner = load_planner(checkpoint, with_overrides(CONFIG.planning, {"guidance.value": judge}))
         assert torch.equal(planner.value.score(plans), LearnedValue(model, judge).score(plans))
     assert load_planner(checkpoint, companions=False).value is None
 
@@ -358,4 +361,6 @@ def test_actions_are_judged_only_where_plans_hold_every_one(tmp_path, dataset):
             training_state={},
         )
         with pytest.raises(PlanningError, match=r"planning.value: expected observations, .* got actions"):
-            load_planner(tmp_path, dataclasses.replace(CONFIG.planning, controller="actions", value="actions"))
+            load_planner(
+                tmp_path, with_overrides(CONFIG.planning, {"controller": "actions", "guidance.value": "actions"})
+            )

@@ -1,7 +1,5 @@
 """Way-points: plans that are made leg by leg."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -32,7 +30,7 @@ def along(*horizons):
 
 def test_way_points_are_passed_when_their_legs_alone_would_be():
     # Plans from rest that need at most 2 units per second are consistent.
-    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3, horizon_multiple=1)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": SPEED + 1e-3, "horizon.multiple": 1})
     first, second = along(4, 8), along(12, 4)
     observations, goals = np.tile(AT_REST, (2, 1)), np.stack([first[1], second[1]])
     plans = planner.plan(observations, goals, seeded(), constraints=[Fixed(np.stack([first[0], second[0]]))])
@@ -44,7 +42,9 @@ def test_way_points_are_passed_when_their_legs_alone_would_be():
 
 
 def test_the_shortest_horizon_is_taken_with_which_all_legs_are_consistent():
-    planner, network = make_straight_planner(max_speed_error=SPEED + 1e-3, horizon_multiple=1, max_horizon=24)
+    planner, network = make_straight_planner(
+        **{"horizon.max_speed_error": SPEED + 1e-3, "horizon.multiple": 1, "horizon.max": 24}
+    )
     points = along(8, 4)  # 7 and 3 steps at full speed
     # Halfway in time both legs get as long, and the first needs 7 steps.
     (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), constraints=[Fixed(points[0], fraction=0.5)])
@@ -58,7 +58,7 @@ def test_the_shortest_horizon_is_taken_with_which_all_legs_are_consistent():
 
 
 def test_horizons_are_those_of_each_leg():
-    planner, network = make_straight_planner(max_speed_error=SPEED + 1e-3)
+    planner, network = make_straight_planner(**{"horizon.max_speed_error": SPEED + 1e-3})
     points = along(8, 12, 16)
     (plan,) = planner.plan(AT_REST[None], points[2:], seeded(), constraints=[Fixed(p) for p in points[:2]])
     assert plan.horizon == 7 + 11 + 15 + 1  # longer than any that is tried without way-points
@@ -68,7 +68,7 @@ def test_horizons_are_those_of_each_leg():
 
 
 def test_a_leg_begins_with_the_state_that_the_one_before_ended_in():
-    planner, _ = make_straight_planner((0.5,), max_speed_error=1e9)
+    planner, _ = make_straight_planner((0.5,), **{"horizon.max_speed_error": 1e9})
     observations = np.array([[1.0, 2.0, 2.0, 0.0]])
     points = along(4, 4, 4)
     asked = {"constraints": [Fixed(p) for p in points[:2]], "guides": [SpeedLimit(0.0)], "guidance_scale": 0.0}
@@ -79,7 +79,7 @@ def test_a_leg_begins_with_the_state_that_the_one_before_ended_in():
 
 
 def test_a_plan_is_as_good_as_its_worst_leg():
-    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": SPEED + 1e-3})
     points = along(8, 40)  # the second leg is too long for every horizon
     asked = {"constraints": [Fixed(points[0])], "guides": [SpeedLimit(0.0)], "guidance_scale": 0.0}
     (plan,) = planner.plan(AT_REST[None], points[1:], seeded(), **asked)
@@ -94,7 +94,9 @@ def test_a_plan_is_as_good_as_its_worst_leg():
 
 def test_the_action_at_a_way_point_is_that_of_the_leg_which_begins_there():
     config = with_overrides(CONFIG, {"windows.columns": "actions_observations", "network.dim": 16})
-    planner = make_untrained_planner(config, replace(CONFIG.planning, temperature=0.0), action_dim=2)
+    planner = make_untrained_planner(
+        config, with_overrides(CONFIG.planning, {"sampling.temperature": 0.0}), action_dim=2
+    )
     point = np.array([2.0, 1.0])
     (plan,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed(point)])
     assert plan.actions.shape == (plan.horizon, 2)
@@ -127,7 +129,9 @@ def find(plan, point):
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_several_way_points_are_passed_exactly_and_in_order(sampler):
-    settings = replace(CONFIG.planning, sampler=sampler, num_candidates=2, guidance_scale=0.2)
+    settings = with_overrides(
+        CONFIG.planning, {"sampling.sampler": sampler, "selection.num_candidates": 2, "guidance.scale": 0.2}
+    )
     generator = np.random.default_rng(0)
     observations, goals = generator.uniform(0, 4, (5, 4)), generator.uniform(0, 4, (5, 2))
     points = [generator.uniform(0, 4, (5, 2)), [2.1, 1.3], generator.uniform(0, 4, (5, 2))]
@@ -146,7 +150,7 @@ def test_several_way_points_are_passed_exactly_and_in_order(sampler):
 
 
 def test_each_environment_passes_them_in_its_own_time():
-    planner, _ = make_straight_planner(max_speed_error=SPEED + 1e-3, horizon_multiple=1)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": SPEED + 1e-3, "horizon.multiple": 1})
     ways = [along(4, 4), along(8, 4), along(4, 16), along(16, 8)]
     plans = planner.plan(
         np.tile(AT_REST, (4, 1)),
@@ -171,7 +175,9 @@ def test_timed_way_points_are_passed_in_the_order_of_their_times_in_each_environ
 
 def test_whether_a_plan_is_made_in_legs_does_not_depend_on_what_it_is_made_together_with():
     config = with_overrides(CONFIG, {"network.dim": 16, "network.dim_mults": [1, 1, 1]})  # legs of 4 steps at least
-    planner = make_untrained_planner(config, replace(CONFIG.planning, temperature=0.0, max_speed_error=0.0))
+    planner = make_untrained_planner(
+        config, with_overrides(CONFIG.planning, {"sampling.temperature": 0.0, "horizon.max_speed_error": 0.0})
+    )
     observations, goals = np.tile(AT_REST, (4, 1)), np.tile(along(8), (4, 1))
     points, fractions = np.array([[1.5, 2.0], [1.5, 1.0], [1.0, 1.5], [2.0, 2.5]]), np.array([0.5, 0.1, 0.4, 0.95])
     asked = {"constraints": [Fixed(points, fraction=fractions), Fixed([2.0, 1.0], step=8)], "horizons": (12, 16)}
@@ -188,7 +194,7 @@ def test_whether_a_plan_is_made_in_legs_does_not_depend_on_what_it_is_made_toget
 
 def test_plans_of_horizons_with_too_short_legs_leave_the_others_their_legs():
     # The network goes straight from the start of a leg to its end, so that legs show in the plan.
-    planner, _ = make_straight_planner(max_speed_error=0.0)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": 0.0})
     planner = Planner(
         with_overrides(planner.config, {"network.dim_mults": [1, 1, 1]}),  # legs of 4 steps at least
         planner.model.layout, planner.model.denoiser, planner.model.normalizer, planner.settings,
@@ -215,7 +221,7 @@ def test_the_way_from_noise_to_plan_is_kept_leg_by_leg():
     planner = make_untrained_planner(with_overrides(CONFIG, {"network.dim": 16}))
     asked = {"constraints": [Fixed([1.5, 2.5])], "keep_denoising": True}
     (plan,) = planner.plan(AT_REST[None], along(8), seeded(), **asked)
-    assert plan.denoising.shape == (CONFIG.planning.num_sampling_steps, plan.horizon, 4)
+    assert plan.denoising.shape == (CONFIG.planning.sampling.num_steps, plan.horizon, 4)
     np.testing.assert_allclose(plan.denoising[-1], plan.observations, atol=1e-5)
 
 
@@ -267,7 +273,7 @@ TIMES = [{}, {"step": 5}]
 @pytest.mark.parametrize("scale", [0.0, 0.1])
 def test_guides_judge_the_whole_plan(when, scale):
     # A zone that the first leg cuts, and a region that only the end of the whole comes near.
-    planner, _ = make_straight_planner(max_speed_error=1e9)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": 1e9})
     observations, goals = np.tile(AT_REST, (2, 1)), np.array([[3.0, 2.0], [3.0, 1.0]])
     point, end = Fixed([2.0, 3.0], **when), TargetRegion([3.5, 2.0], 0.1)
     zone = KeepOut([1.5, 2.5], 0.3, margin=0.0)
@@ -322,7 +328,7 @@ def test_score_of_a_plan_through_way_points_is_that_of_its_observations(when, ac
 
 
 def test_a_way_point_of_one_plan_leaves_the_scores_of_the_others_their_goals():
-    planner, _ = make_straight_planner(max_speed_error=1e9)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": 1e9})
     goals = np.array([[3.0, 2.0], [3.0, 1.0], [1.0, 3.0]])
     # That of the second environment is at its goal, so that its plan is made in one piece.
     fixed = Fixed(np.where(np.arange(3)[:, None] == 1, goals, [2.0, 2.5]), fraction=np.array([0.5, 1.0, 0.25]))
@@ -342,7 +348,7 @@ def test_guides_act_in_every_leg(when):
         seen.append((plans.transitions.shape[1], plans.goals.tolist()))
         return 5 * plans.positions[:, :, 1].mean(dim=1)
 
-    planner = make_silent_planner(guide_target="denoised")
+    planner = make_silent_planner(**{"guidance.target": "denoised"})
     asked = {"constraints": [Fixed([2.0, 2.0], **when)], "horizons": (12,), "guides": [up]}
     (low,) = planner.plan(AT_REST[None], [[3.0, 2.0]], seeded(), guidance_scale=0.0, **asked)
     seen.clear()
@@ -356,14 +362,14 @@ def test_guides_act_in_every_leg(when):
 
 
 def test_without_guides_plans_through_way_points_have_no_score():
-    planner, _ = make_straight_planner(max_speed_error=1e9)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": 1e9})
     (plan,) = planner.plan(AT_REST[None], along(8), seeded(), constraints=[Fixed([1.3, 2.0])])
     assert (plan.violation, plan.guide_score) == (0.0, None)
 
 
 @pytest.mark.parametrize("when", TIMES, ids=["untimed", "timed"])
 def test_a_violation_of_the_whole_that_is_no_number_keeps_nothing(when):
-    planner, _ = make_straight_planner(max_speed_error=1e9)
+    planner, _ = make_straight_planner(**{"horizon.max_speed_error": 1e9})
     lost = Function(lambda p: p.positions.mean(dim=(1, 2)), lambda p: torch.full((len(p.transitions),), torch.nan))
     asked = {"constraints": [Fixed([1.3, 2.0], **when)], "guides": [lost], "guidance_scale": 0.0}
     (plan,) = planner.plan(AT_REST[None], along(8), seeded(), **asked)

@@ -4,7 +4,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from diffplan.config import Config, DiffusionConfig, EnvConfig, NetworkConfig, PlanningConfig, WindowConfig
+from diffplan.config import (
+    Actions,
+    Config,
+    DiffusionConfig,
+    EnvConfig,
+    HorizonConfig,
+    NetworkConfig,
+    PlanningConfig,
+    SamplingConfig,
+    SelectionConfig,
+    WindowConfig,
+)
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.layout import Layout
@@ -21,12 +32,10 @@ CONFIG = Config(
     network=NetworkConfig(dim=8, dim_mults=(1, 2)),
     diffusion=DiffusionConfig(num_diffusion_steps=8, clip_denoised=False),
     planning=PlanningConfig(
-        min_horizon=HORIZON,
-        max_horizon=HORIZON,
-        horizon_multiple=1,
-        num_sampling_steps=2,
-        num_candidates=1,
-        controller="actions",
+        sampling=SamplingConfig(num_steps=2),
+        horizon=HorizonConfig(min=HORIZON, max=HORIZON, multiple=1),
+        selection=SelectionConfig(num_candidates=1),
+        controller=Actions(),
     ),
 )
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from diffplan.checkpoint import save_checkpoint
-from diffplan.config import Config, EnvConfig, config_to_dict
+from diffplan.config import Config, EnvConfig, config_to_dict, with_overrides
 from diffplan.data.format.dataset import open_dataset
 from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.format.writer import create_dataset, write_unit
@@ -126,7 +126,7 @@ def write_a_search(directory: Path) -> None:
     numbers = {"score_mean": 100.0, "success_rate": 1.0, "plan_seconds": 0.1}
     trials = [
         {
-            "params": {"planning.guidance_scale": 0.5 * i, "planning.num_candidates": 1 + i % 2},
+            "params": {"planning.guidance.scale": 0.5 * i, "planning.selection.num_candidates": 1 + i % 2},
             "error": None,
             "objective": 91.25 + i,
             "episodes": 8 if i != 1 else 4,
@@ -135,7 +135,7 @@ def write_a_search(directory: Path) -> None:
         for i in range(3)
     ]
     failed = {"params": trials[0]["params"], "error": "it broke", "objective": None, "episodes": None}
-    settings = asdict(replace(CONFIG.planning, guidance_scale=1.0, num_candidates=1))
+    settings = asdict(with_overrides(CONFIG.planning, {"guidance.scale": 1.0, "selection.num_candidates": 1}))
     best = {
         "settings": settings,
         "objective": 93.25,
@@ -216,7 +216,7 @@ def test_the_page_holds_the_numbers(whole_run, whole_page):
     assert "2.5 min" in text
     assert "Maze2D-UMaze-v1" in text
     assert "never there, 1 plan, score 150" in text
-    assert '"num_sampling_steps": 4' in text
+    assert '"sampling": { "sampler": "ddim", "num_steps": 4' in text
     assert "Not here yet" not in text
 
 

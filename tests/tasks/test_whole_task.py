@@ -21,10 +21,14 @@ from diffplan.config import (
     Config,
     DiffusionConfig,
     EnvConfig,
+    HorizonConfig,
     NetworkConfig,
+    OwnController,
     PlanningConfig,
+    SamplingConfig,
     TrainingConfig,
     WindowConfig,
+    with_overrides,
 )
 from diffplan.config.study import Between, Study
 from diffplan.data.format.dataset import open_dataset
@@ -235,7 +239,11 @@ CONFIG = Config(
     network=NetworkConfig(dim=8, dim_mults=(1, 2)),
     diffusion=DiffusionConfig(num_diffusion_steps=4),
     training=TrainingConfig(num_steps=2, batch_size=8),
-    planning=PlanningConfig(min_horizon=8, max_horizon=8, num_sampling_steps=2, controller="glide"),
+    planning=PlanningConfig(
+        sampling=SamplingConfig(num_steps=2),
+        horizon=HorizonConfig(min=8, max=8),
+        controller=OwnController(kind="glide"),
+    ),
 )
 HOVER = Task(
     name="hover",
@@ -260,7 +268,9 @@ HOVER = Task(
     published=lambda env, protocol: (PublishedScore("Falcon", "A paper", 77.7),) if protocol == "far" else (),
     figures=HoverFigures,
     text_map=draw_text_map,
-    studies={"boldness": Study(description="how bold", vary={"planning.max_speed_error": Between(low=1.0, high=9.0)})},
+    studies={
+        "boldness": Study(description="how bold", vary={"planning.horizon.max_speed_error": Between(low=1.0, high=9.0)})
+    },
     table=HoverTable,
 )
 EXPERIMENT = find_experiment(f"{HERE}:HOVER")
@@ -416,7 +426,10 @@ def test_a_task_with_nothing_filled_in_does_it_all_too(tmp_path: Path):
     )
     data = small_runs.collect(env, config.collection, tmp_path / "dataset")
     config = dataclasses.replace(
-        config, planning=dataclasses.replace(config.planning, selection="consistency", value=None, num_candidates=2)
+        config,
+        planning=with_overrides(
+            config.planning, {"selection.rule": "consistency", "guidance.value": None, "selection.num_candidates": 2}
+        ),
     )
     checkpoint = small_runs.fit(config, data, tmp_path / "checkpoint")
     planner = load_planner(checkpoint)

@@ -8,8 +8,10 @@ import numpy as np
 from diffplan.config import (
     Config,
     DiffusionConfig,
+    HorizonConfig,
     NetworkConfig,
     PlanningConfig,
+    SamplingConfig,
     TrainingConfig,
     WindowConfig,
     config_to_dict,
@@ -26,7 +28,7 @@ CONFIG = Config(
     network=NetworkConfig(dim=8, dim_mults=(1, 2)),
     diffusion=DiffusionConfig(num_diffusion_steps=8),
     training=TrainingConfig(num_steps=4, batch_size=12, num_warmup_steps=1, ema_start_step=1, ema_decay=0.9),
-    planning=PlanningConfig(min_horizon=4, max_horizon=10, horizon_multiple=3, num_sampling_steps=3),
+    planning=PlanningConfig(sampling=SamplingConfig(num_steps=3), horizon=HorizonConfig(min=4, max=10, multiple=3)),
 )
 
 

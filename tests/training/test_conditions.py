@@ -306,9 +306,9 @@ def two_ways(request, tmp_path_factory):
         "training.learning_rate": 3e-3,
         "training.num_warmup_steps": 20,
         "training.ema_decay": 0.98,
-        "planning.min_horizon": 8,
-        "planning.num_sampling_steps": 8,
-        "planning.num_candidates": 1,
+        "planning.horizon.min": 8,
+        "planning.sampling.num_steps": 8,
+        "planning.selection.num_candidates": 1,
     }
     config = with_overrides(CONFIG, {**OVERRIDES[kind], **overrides})
     config = dataclasses.replace(config, windows=dataclasses.replace(config.windows, goal_columns=()))
@@ -330,7 +330,7 @@ def two_ways(request, tmp_path_factory):
 
 
 def ask_for(kind, way):
-    return {"task": way} if kind == "task" else {"target_return": (-15.0, 15.0)[way]}
+    return {"condition.task": way} if kind == "task" else {"condition.target_return": (-15.0, 15.0)[way]}
 
 
 def plan_distances(planner):
@@ -350,7 +350,7 @@ def test_plans_do_what_they_are_told(two_ways, scale):
     kind, path = two_ways
     settings = load_planner(path).settings
     down, up = (
-        plan_distances(load_planner(path, dataclasses.replace(settings, condition_scale=scale, **ask_for(kind, way))))
+        plan_distances(load_planner(path, with_overrides(settings, {"condition.scale": scale, **ask_for(kind, way)})))
         for way in (0, 1)
     )
     assert (down < -0.5).mean() > 0.9
@@ -366,9 +366,9 @@ def test_scale_0_ignores_what_is_told(two_ways):
     distances = plan_distances(untold)
     assert 0.15 < (distances > 0).mean() < 0.85
     for way in (0, 1):
-        told = with_settings(untold, condition_scale=0.0, **ask_for(kind, way))
+        told = with_settings(untold, {"condition.scale": 0.0, **ask_for(kind, way)})
         np.testing.assert_array_equal(plan_distances(told), distances)
-        assert (plan_distances(with_settings(told, condition_scale=1.0)) != distances).any()
+        assert (plan_distances(with_settings(told, {"condition.scale": 1.0})) != distances).any()
 
 
 def test_model_is_asked_only_for_what_it_was_told(two_ways, tmp_path):
@@ -376,7 +376,7 @@ def test_model_is_asked_only_for_what_it_was_told(two_ways, tmp_path):
     planner = load_planner(path)
     other = {"task": "returns", "returns": "task"}[kind]
     with pytest.raises(PlanningError, match=rf"trained with network\.condition {kind}"):
-        with_settings(planner, **ask_for(other, 0))
+        with_settings(planner, ask_for(other, 0))
     state = TrainingState(CONFIG, planner.model.layout)
     save_checkpoint(
         tmp_path,
@@ -389,6 +389,8 @@ def test_model_is_asked_only_for_what_it_was_told(two_ways, tmp_path):
         training_state=state.state_dict(),
     )
     for kind, name in (("task", "task"), ("returns", "target_return")):
-        settings = dataclasses.replace(CONFIG.planning, **ask_for(kind, 0))
-        with pytest.raises(PlanningError, match=rf"planning\.{name}: expected none, .* network\.condition none"):
+        settings = with_overrides(CONFIG.planning, ask_for(kind, 0))
+        with pytest.raises(
+            PlanningError, match=rf"planning\.condition\.{name}: expected none, .* network\.condition none"
+        ):
             load_planner(tmp_path, settings)

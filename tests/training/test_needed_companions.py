@@ -21,7 +21,7 @@ KNOWN = with_overrides(
     ("changes", "needed"),
     [
         ({}, {"support", "horizon_model", "inverse_dynamics"}),
-        ({"planning.horizon_rule": "scan"}, {"support", "inverse_dynamics"}),
+        ({"planning.horizon.rule": "scan"}, {"support", "inverse_dynamics"}),
         ({"env.goal_columns": []}, {"support", "inverse_dynamics"}),
         ({"windows.columns": "actions_observations", "planning.controller": "actions"}, {"support", "horizon_model"}),
     ],

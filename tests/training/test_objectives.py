@@ -114,8 +114,8 @@ def test_a_trained_value_tells_good_plans_from_bad_ones_and_guides(driven, tmp_p
     diffuser = save(
         tmp_path / "diffuser", *fit(driven, "diffusion", **{"windows.goal_columns": (), "training.num_steps": 5})[:2]
     )
-    goalless = dataclasses.replace(state.config.planning, max_speed_error=1e9, guides=())
-    planner = load_planner(diffuser, dataclasses.replace(goalless, value=str(value), guidance_scale=1e-6))
+    goalless = with_overrides(state.config.planning, {"horizon.max_speed_error": 1e9, "guidance.guides": ()})
+    planner = load_planner(diffuser, with_overrides(goalless, {"guidance.value": str(value), "guidance.scale": 1e-6}))
     starts = np.tile([[2.0, 2.0, 0.0, 0.0]], (3, 1))
     plans = planner.plan(starts, None, torch.Generator().manual_seed(0), horizons=[10])
     scores = [plan.guide_score for plan in plans]
@@ -124,7 +124,7 @@ def test_a_trained_value_tells_good_plans_from_bad_ones_and_guides(driven, tmp_p
     with torch.no_grad():
         expected = state.make_average_network()(x, torch.zeros(3, dtype=torch.long))
     assert scores == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-4)
-    strong = load_planner(diffuser, dataclasses.replace(goalless, value=str(value), guidance_scale=30.0))
+    strong = load_planner(diffuser, with_overrides(goalless, {"guidance.value": str(value), "guidance.scale": 30.0}))
     guided = strong.plan(starts, None, torch.Generator().manual_seed(0), horizons=[10])
     assert np.mean([plan.guide_score for plan in guided]) > np.mean(scores) + 0.01
 
@@ -137,7 +137,7 @@ def test_a_value_of_other_noise_or_columns_is_refused_in_one_line(driven, tmp_pa
         ("space", {"windows.normalization": "gaussian"}, "normalization"),
     ):
         diffuser = save(tmp_path / name, *fit(driven, "diffusion", **{"training.num_steps": 2, **override})[:2])
-        settings = dataclasses.replace(CONFIG.planning, value=str(value))
+        settings = with_overrides(CONFIG.planning, {"guidance.value": str(value)})
         with pytest.raises(
             CheckpointError, match=rf"^planning\.value: expected the {expected} of .*train both"
         ) as caught:

@@ -56,7 +56,7 @@ PUSHING = Task(
     objective="pushed",
 )
 """A task without goals: its episodes have no `success`, and those that hit have no `miss`."""
-STUDY = Study(vary={"planning.num_candidates": Among(among=(1, 2))})
+STUDY = Study(vary={"planning.selection.num_candidates": Among(among=(1, 2))})
 
 
 def result(

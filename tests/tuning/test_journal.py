@@ -12,14 +12,17 @@ from diffplan.errors import ConfigError
 from diffplan.tuning.importance import compute_importances
 from diffplan.tuning.journal import FILE_NAME, SearchJournal, TrialRecord, hold_search, read_begun
 
-VARY = {"planning.guidance_scale": Between(low=0.0, high=10.0), "planning.num_candidates": Among(among=(1, 2, 4))}
+VARY = {
+    "planning.guidance.scale": Between(low=0.0, high=10.0),
+    "planning.selection.num_candidates": Among(among=(1, 2, 4)),
+}
 STUDY = Study(vary=VARY)
 PARETO = Study(vary=VARY, objectives=("score_mean", "plan_seconds"))
 SPACE = {
-    "planning.guidance_scale": FloatDistribution(0.0, 10.0),
-    "planning.num_candidates": CategoricalDistribution((1, 2, 4)),
+    "planning.guidance.scale": FloatDistribution(0.0, 10.0),
+    "planning.selection.num_candidates": CategoricalDistribution((1, 2, 4)),
 }
-OWN = {"planning.guidance_scale": 1.0, "planning.num_candidates": 2}
+OWN = {"planning.guidance.scale": 1.0, "planning.selection.num_candidates": 2}
 
 
 def open_journal(directory: Path, study: Study = STUDY, **changes: object) -> SearchJournal:
@@ -27,8 +30,8 @@ def open_journal(directory: Path, study: Study = STUDY, **changes: object) -> Se
 
 
 def metrics_of(params: dict, episodes: int = 8) -> dict:
-    score = 150 - (params["planning.guidance_scale"] - 3) ** 2
-    seconds = 0.01 * params["planning.num_candidates"]
+    score = 150 - (params["planning.guidance.scale"] - 3) ** 2
+    seconds = 0.01 * params["planning.selection.num_candidates"]
     return {"objective": score, "score_mean": score, "plan_seconds": seconds, "episodes": episodes}
 
 
@@ -70,7 +73,7 @@ def test_resumed_searches_do_not_begin_with_the_same_random_numbers(tmp_path: Pa
     journal = open_journal(tmp_path)
     first = [run_trial(journal, str(i)) for i in range(4)]
     second = [run_trial(open_journal(tmp_path), "a") for _ in range(4)]
-    drawn = [params["planning.guidance_scale"] for params in [*first, *second]]
+    drawn = [params["planning.guidance.scale"] for params in [*first, *second]]
     assert len(set(drawn)) == len(drawn)
 
 
@@ -136,9 +139,12 @@ def test_importance_finds_the_setting_that_matters() -> None:
     """The objective depends on one setting alone; time on the other."""
     trials = []
     for i in range(40):
-        params = {"planning.guidance_scale": (i * 0.37) % 1 * 10, "planning.num_candidates": (1, 2, 4)[i % 3]}
+        params = {"planning.guidance.scale": (i * 0.37) % 1 * 10, "planning.selection.num_candidates": (1, 2, 4)[i % 3]}
         trials.append(TrialRecord(i, params, metrics_of(params), is_full=i % 2 == 0))
-    for metric, name in (("objective", "planning.guidance_scale"), ("plan_seconds", "planning.num_candidates")):
+    for metric, name in (
+        ("objective", "planning.guidance.scale"),
+        ("plan_seconds", "planning.selection.num_candidates"),
+    ):
         shares = compute_importances(trials, SPACE, metric)
         assert sum(shares.values()) == pytest.approx(1.0)
         assert next(iter(shares)) == name

@@ -42,13 +42,13 @@ def trial(number: int, params: dict, score: float, seconds: float, *, is_full: b
 @pytest.fixture
 def pareto(tmp_path: Path) -> Path:
     study = Study(
-        vary={"planning.num_candidates": Among(among=(1, 2, 3, 4, 5, 6))},
+        vary={"planning.selection.num_candidates": Among(among=(1, 2, 3, 4, 5, 6))},
         objectives=("score_mean", "plan_seconds"),
         cost_weight=50.0,
     )
     values = [(150, 0.1), (140, 0.02), (139, 0.05), (151, 1.0), (152, 0.3)]
-    trials = [trial(i, {"planning.num_candidates": i + 1}, *value) for i, value in enumerate(values)]
-    failed = TrialRecord(5, {"planning.num_candidates": 6}, None, False, "it broke")
+    trials = [trial(i, {"planning.selection.num_candidates": i + 1}, *value) for i, value in enumerate(values)]
+    failed = TrialRecord(5, {"planning.selection.num_candidates": 6}, None, False, "it broke")
     write(tmp_path, study, [*trials, failed])
     return tmp_path
 
@@ -61,9 +61,9 @@ def test_a_front_and_the_point_that_the_cost_weight_chooses(pareto: Path) -> Non
     assert front["best"] == best["trial"] == 0
     assert [point["merit"] for point in front["points"]] == pytest.approx([139, 145, 137])
     for point in front["points"]:
-        assert load_settings(pareto / point["settings_file"]).num_candidates == point["trial"] + 1
-        assert point["settings"]["num_candidates"] == point["trial"] + 1
-    assert load_settings(pareto / "best.json").num_candidates == 1
+        assert load_settings(pareto / point["settings_file"]).selection.num_candidates == point["trial"] + 1
+        assert point["settings"]["selection"]["num_candidates"] == point["trial"] + 1
+    assert load_settings(pareto / "best.json").selection.num_candidates == 1
     assert sorted(path.name for path in (pareto / "front").iterdir()) == [
         "trial_0.json",
         "trial_1.json",
@@ -89,12 +89,15 @@ def test_every_trial_is_listed_and_the_picture_drawn(pareto: Path) -> None:
     assert [row["error"] for row in trials] == [None] * 5 + ["it broke"]
     assert (pareto / "search.png").read_bytes().startswith(b"\x89PNG")
     importances = json.loads((pareto / "importances.json").read_text())
-    assert importances == {"score_mean": {"planning.num_candidates": 1}, "plan_seconds": {"planning.num_candidates": 1}}
+    assert importances == {
+        "score_mean": {"planning.selection.num_candidates": 1},
+        "plan_seconds": {"planning.selection.num_candidates": 1},
+    }
 
 
 def test_trials_that_were_stopped_early_are_not_chosen(tmp_path: Path) -> None:
-    study = Study(vary={"planning.num_candidates": Among(among=(1, 2))})
-    params = [{"planning.num_candidates": n} for n in (1, 2)]
+    study = Study(vary={"planning.selection.num_candidates": Among(among=(1, 2))})
+    params = [{"planning.selection.num_candidates": n} for n in (1, 2)]
     best = write(tmp_path, study, [trial(0, params[0], 150, 0.1), trial(1, params[1], 160, 0.1, is_full=False)])
     assert best["trial"] == 0
     assert best["checkpoint"] == "somewhere"
@@ -110,13 +113,13 @@ def test_a_training_study_leaves_the_experiment_and_the_arguments_that_train_it(
         "windows.stride": 8,
         "network.dim": 48,
         "diffusion.prediction": "velocity",
-        "planning.max_speed_error": 5.5,
+        "planning.horizon.max_speed_error": 5.5,
     }
     write(tmp_path, study, [trial(0, params, 150, 0.1)])
     best = json.loads((tmp_path / "best.json").read_text())
     config = config_from_dict(Config, best["config"])
     assert config.training == CONFIG.training
-    assert (config.windows.max_horizon, config.planning.max_horizon, config.network.dim) == (27, 27, 48)
+    assert (config.windows.max_horizon, config.planning.horizon.max, config.network.dim) == (27, 27, 48)
     assert load_settings(tmp_path / "best.json") == config.planning
     call = parse(COMMAND, "train", ["maze2d-umaze", "--data", "d", "--out", "o", *best["train_arguments"]])
     assert with_overrides(CONFIG, call.overrides) == config

@@ -48,27 +48,27 @@ def test_every_choice_of_every_study_is_a_valid_experiment_and_its_own_values_ar
 
 
 def test_a_range_is_widened_to_the_experiments_own_value() -> None:
-    study = Study(vary={"planning.position_gain": Between(low=3.0, high=5.0, log=True)})
-    (distribution,) = make_space(study, with_overrides(CONFIG, {"planning.position_gain": 10.0})).values()
+    study = Study(vary={"planning.controller.position_gain": Between(low=3.0, high=5.0, log=True)})
+    (distribution,) = make_space(study, with_overrides(CONFIG, {"planning.controller.position_gain": 10.0})).values()
     assert distribution == FloatDistribution(3.0, 10.0, log=True)
-    still = with_overrides(CONFIG, {"planning.position_gain": 0.0})  # 0 has no logarithm
+    still = with_overrides(CONFIG, {"planning.controller.position_gain": 0.0})  # 0 has no logarithm
     assert list(make_space(study, still).values()) == [FloatDistribution(0.0, 5.0)]
 
 
 def test_choices_that_cannot_be_are_left_out() -> None:
     study = MAZE2D.studies["planner"]
-    name = "planning.num_sampling_steps"
+    name = "planning.sampling.num_steps"
     assert choices_of(study, name) == (4, 8, 16)
     assert choices_of(study, name, **{"diffusion.num_diffusion_steps": 8}) == (4, 8)
-    horizons = Study(vary={"planning.min_horizon": Among(among=(4, 6, 8, 12))})
-    shortest = {"network.dim_mults": [1, 2, 4, 8], "windows.min_horizon": 8, "planning.min_horizon": 8}
-    assert choices_of(horizons, "planning.min_horizon", **shortest) == (8, 12)
+    horizons = Study(vary={"planning.horizon.min": Among(among=(4, 6, 8, 12))})
+    shortest = {"network.dim_mults": [1, 2, 4, 8], "windows.min_horizon": 8, "planning.horizon.min": 8}
+    assert choices_of(horizons, "planning.horizon.min", **shortest) == (8, 12)
 
     def refuse_scanning(config) -> None:
-        if config.planning.horizon_rule == "scan":
+        if config.planning.horizon.rule == "scan":
             raise PlanningError("no")
 
-    rule = make_space(MAZE2D.studies["pareto"], CONFIG, refuse_scanning)["planning.horizon_rule"]
+    rule = make_space(MAZE2D.studies["pareto"], CONFIG, refuse_scanning)["planning.horizon.rule"]
     assert isinstance(rule, CategoricalDistribution)
     assert rule.choices == ("auto",)
 
@@ -82,10 +82,10 @@ def test_fields_that_go_together_take_the_same_value() -> None:
     study = MAZE2D.studies["training"]
     params = {"windows.max_horizon": 27, "windows.stride": 8}
     assert list_overrides(study, params) == {
-        "windows.max_horizon": 27, "planning.max_horizon": 27, "windows.stride": 8,
+        "windows.max_horizon": 27, "planning.horizon.max": 27, "windows.stride": 8,
     }  # fmt: skip
     config = apply_params(study, CONFIG, params)
-    assert (config.windows.max_horizon, config.planning.max_horizon, config.windows.stride) == (27, 27, 8)
+    assert (config.windows.max_horizon, config.planning.horizon.max, config.windows.stride) == (27, 27, 8)
 
 
 def test_a_study_brings_its_size_where_it_has_one() -> None:
@@ -112,7 +112,7 @@ def test_a_task_has_its_own_studies_first_and_then_those_of_every_task() -> None
 def test_numbers_of_a_file_keep_their_kind(tmp_path: Path) -> None:
     path = tmp_path / "own.json"
     path.write_text(
-        '{"vary": {"planning.replan_interval": {"among": [0, 20]}, "planning.guidance_scale": {"among": [1.0]}}}'
+        '{"vary": {"planning.replanning.interval": {"among": [0, 20]}, "planning.guidance.scale": {"among": [1.0]}}}'
     )
     study = find_study(path, MAZE2D)
     assert [type(v) for values in study.vary.values() if isinstance(values, Among) for v in values.among] == [
@@ -124,13 +124,19 @@ def test_numbers_of_a_file_keep_their_kind(tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"vary": {}}, ["vary", "at least one"]),
-        ({"vary": {"planning.position_gain": {"low": 2.0, "high": 1.0}}}, ["less than high"]),
-        ({"vary": {"planning.position_gain": {"low": 0.0, "high": 1.0, "log": True}}}, ["positive"]),
-        ({"vary": {"planning.position_gain": {"among": []}}}, ["among", "at least one"]),
+        ({"vary": {"planning.controller.position_gain": {"low": 2.0, "high": 1.0}}}, ["less than high"]),
+        ({"vary": {"planning.controller.position_gain": {"low": 0.0, "high": 1.0, "log": True}}}, ["positive"]),
+        ({"vary": {"planning.controller.position_gain": {"among": []}}}, ["among", "at least one"]),
         ({"vary": {"network.dim": {"shares": [1.0]}}}, ["planning", "network.dim"]),
-        ({"vary": {"planning.position_gain": {"among": [1.0]}}, "objectives": ["speed"]}, ["objectives", "speed"]),
-        ({"vary": {"planning.position_gain": {"among": [1.0]}}, "objectives": []}, ["objectives", "one or two"]),
-        ({"vary": {"planning.position_gain": {"among": [1.0]}}, "trials": 3}, ["trials"]),
+        (
+            {"vary": {"planning.controller.position_gain": {"among": [1.0]}}, "objectives": ["speed"]},
+            ["objectives", "speed"],
+        ),
+        (
+            {"vary": {"planning.controller.position_gain": {"among": [1.0]}}, "objectives": []},
+            ["objectives", "one or two"],
+        ),
+        ({"vary": {"planning.controller.position_gain": {"among": [1.0]}}, "trials": 3}, ["trials"]),
     ],
 )
 def test_bad_studies_are_one_clear_line(values: dict, words: list[str], tmp_path: Path) -> None:
@@ -146,13 +152,14 @@ def test_bad_studies_are_one_clear_line(values: dict, words: list[str], tmp_path
 @pytest.mark.parametrize(
     ("vary", "words"),
     [
-        ({"planning.position_gian": Between(low=1.0, high=2.0)}, ["position_gain"]),
+        ({"planning.position_gian": Between(low=1.0, high=2.0)}, ["planning.controller.position_gain"]),
+        ({"planning.controller.kind": Between(low=1.0, high=20.0)}, ["controller", "among"]),
         ({"planning": Among(among=(1,))}, ["planning"]),
-        ({"planning.position_gain": Between(low=1.0, high=2.0, also=("planning.gain",))}, ["planning.gain"]),
-        ({"planning.replan_interval": Between(low=1.0, high=20.0)}, ["replan_interval"]),
-        ({"planning.controller": Between(low=1.0, high=20.0)}, ["controller", "among"]),
-        ({"planning.guides": Among(among=("goal_distance()",))}, ["guides"]),
-        ({"planning.controller": Scaled(shares=(1.0,))}, ["controller", "among"]),
+        ({"planning.controller.position_gain": Between(low=1.0, high=2.0, also=("planning.gain",))}, ["planning.gain"]),
+        ({"planning.replanning.interval": Between(low=1.0, high=20.0)}, ["planning.replanning.interval"]),
+        ({"planning.controller": Among(among=("actions",))}, ["planning.controller.kind"]),
+        ({"planning.guidance.guides": Among(among=("goal_distance()",))}, ["guides"]),
+        ({"planning.controller.kind": Scaled(shares=(1.0,))}, ["controller", "among"]),
     ],
 )
 def test_fields_that_cannot_be_searched_are_one_clear_line(vary: dict, words: list[str]) -> None:

@@ -15,6 +15,7 @@ import tyro
 from diffplan.cli.command import ADVANCED, Command, Group
 from diffplan.cli.output import show
 from diffplan.cli.parsing import list_own_options
+from diffplan.config.kinds import list_kinds, list_unions
 from diffplan.errors import ConfigError
 
 _REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -111,10 +112,25 @@ def _with_sections(command: Command[Any], words: list[str]) -> type:
     fields = []
     for prefix, hint in command.sections.items():
         default = values.get(prefix, dataclasses.MISSING)
+        if dataclasses.is_dataclass(hint) and list_unions(typing.cast(type, hint)):
+            hint, default = _show_every_kind(hint, default)
         field = dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
         shown = tyro.conf.FlagConversionOff[hint]
         fields.append((prefix or "settings", shown if prefix else tyro.conf.OmitArgPrefixes[shown], field))
     return _extend(command.arguments, fields)
+
+
+def _show_every_kind(section: Any, value: Any) -> tuple[type, Any]:
+    """A section and its value, with the fields of every kind where it holds one of several."""
+    value = section() if value is dataclasses.MISSING else value
+    changes = {}
+    for name, members in list_unions(section).items():
+        own = getattr(value, name)
+        every = _extend(members[0], [("kind", str, own.kind)], members)
+        every.__doc__ = f"One of several kinds, each with its own fields: {', '.join(list_kinds(members))}."
+        changes[name] = every(**vars(own))
+    shown = _extend(section, [(name, type(every), every) for name, every in changes.items()])
+    return shown, shown(**{**vars(value), **changes})
 
 
 def _find_values(command: Command[Any], words: list[str]) -> Mapping[str, Any]:
@@ -127,7 +143,8 @@ def _find_values(command: Command[Any], words: list[str]) -> Mapping[str, Any]:
     return {}
 
 
-def _extend(cls: type, fields: list[Any]) -> type:
-    extended = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), kw_only=True)
+def _extend(cls: type, fields: list[Any], bases: tuple[type, ...] = ()) -> type:
+    frozen = cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    extended = dataclasses.make_dataclass(cls.__name__, fields, bases=bases or (cls,), kw_only=True, frozen=frozen)
     extended.__doc__ = cls.__doc__
     return extended

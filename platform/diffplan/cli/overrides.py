@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from diffplan.config import with_overrides
+from diffplan.config.kinds import list_members
 from diffplan.errors import ConfigError
 
 T = TypeVar("T")
@@ -38,13 +39,15 @@ def list_fields(sections: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         sections: types by the prefix of the names of their fields. Where a type is a union of dataclasses, these are
-            the fields of all of them.
+            the fields of all of them, and the prefix itself stands for their `kind`.
     """
     found: dict[str, Any] = {}
     for prefix, hint in sections.items():
         members = [member for member in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(member)]
         if not members:
             found.setdefault(prefix, hint)
+        elif list_members(hint):
+            found.setdefault(prefix, str)
         for member in members:
             start = f"{prefix}." if prefix else ""
             hints = typing.get_type_hints(member)

@@ -29,7 +29,7 @@ def choose_settings(
             that only a file names, without trust.
     """
     values = {} if file is None else read_settings(file)
-    chosen = override_section(merge_settings(own, values), overrides, "planning")
+    chosen = override_section(own if file is None else merge_settings(own, values, file), overrides, "planning")
     if not trust:
         known = set(_list_texts(list_section(overrides, "planning").values()))
         if source.startswith(PREFIX):  # it comes with an installed package

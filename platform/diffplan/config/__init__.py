@@ -12,7 +12,21 @@ from diffplan.config.codec import (
     with_overrides,
 )
 from diffplan.config.environment import CollectionConfig, EnvConfig
-from diffplan.config.planning import PlanningConfig
+from diffplan.config.planning import (
+    Actions,
+    ConditionConfig,
+    GuidanceConfig,
+    HorizonConfig,
+    InverseDynamics,
+    Never,
+    OwnController,
+    PlanningConfig,
+    Receding,
+    SamplingConfig,
+    SelectionConfig,
+    Sooner,
+    Tracking,
+)
 from diffplan.config.schema import (
     Config,
     DiffusionConfig,
@@ -23,13 +37,25 @@ from diffplan.config.schema import (
 )
 
 __all__ = [
+    "Actions",
     "CollectionConfig",
+    "ConditionConfig",
     "Config",
     "DiffusionConfig",
     "EnvConfig",
+    "GuidanceConfig",
+    "HorizonConfig",
+    "InverseDynamics",
     "NetworkConfig",
+    "Never",
+    "OwnController",
     "PlanningConfig",
+    "Receding",
+    "SamplingConfig",
     "SearchConfig",
+    "SelectionConfig",
+    "Sooner",
+    "Tracking",
     "TrainingConfig",
     "WindowConfig",
     "config_from_dict",

@@ -7,9 +7,10 @@ import difflib
 import functools
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
+from diffplan.config.kinds import change_kind, list_kinds, list_members, list_names, list_unions
 from diffplan.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
@@ -76,8 +77,17 @@ def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
     Raises:
         ConfigError: unknown field, wrong type or value out of range; names the field and suggests.
     """
-    values = config_to_dict(config)
+    values, unions = config_to_dict(config), list_unions(type(config))
+    kinds = {
+        field: name for field in unions for name in (field, f"{field}.kind") if isinstance(overrides.get(name), str)
+    }
+    for field, name in kinds.items():  # first, for the kind decides which fields there are
+        *path, last = field.split(".")
+        section = functools.reduce(dict.__getitem__, path, values)
+        section[last] = change_kind(section[last], overrides[name], unions[field])
     for dotted, value in overrides.items():
+        if dotted in kinds.values():
+            continue
         *path, last = dotted.split(".")
         node = values
         for i, name in enumerate([*path, last]):
@@ -85,11 +95,42 @@ def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
                 prefix, unknown = ".".join([*path, last][:i]), ".".join([*path, last][: i + 1])
                 if not isinstance(node, dict) or not node:
                     raise ConfigError(f"{prefix}: it has no fields and can only be replaced whole, got {dotted!r}")
-                raise ConfigError(unknown_name("config", unknown, [f"{prefix}.{k}" if prefix else k for k in node]))
+                _refuse_other_kind(unions.get(prefix, ()), unknown, node)
+                raise ConfigError(_describe_unknown(unknown, prefix, node))
             if i < len(path):
                 node = node[name]
         node[last] = value
     return config_from_dict(type(config), values)
+
+
+def _refuse_other_kind(members: tuple[type, ...], field: str, values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if a field that is none of the present kind is one of another kind."""
+    prefix, _, name = field.rpartition(".")
+    others = [kind for member in members if name in list_names(member) for kind in list_kinds((member,))]
+    if others:
+        raise ConfigError(
+            f"{field}: expected a field of {prefix} {values['kind']}, got one of {' and '.join(others)} only; "
+            f"set {prefix} too"
+        )
+
+
+def _describe_unknown(field: str, prefix: str, values: Mapping[str, Any]) -> str:
+    """One line about an unknown field; suggests one, such as `horizon.min` for `horizon_min` or `min`."""
+    start = f"{prefix}." if prefix else ""
+    below = [start + name for name in _list_below(values)]
+    names = {name.removeprefix(start).replace(".", "_"): name for name in reversed(below)}
+    names |= {name.rpartition(".")[2]: name for name in reversed(below)}
+    near = difflib.get_close_matches(field.removeprefix(start), names, n=1)
+    hint = f" Did you mean {names[near[0]]!r}?" if near else ""
+    return f"config: expected one of {', '.join(sorted(start + name for name in values))}; got {field!r}.{hint}"
+
+
+def _list_below(values: Mapping[str, Any]) -> list[str]:
+    """Dotted names of nested fields, sections before what is in them."""
+    names = []
+    for name, value in values.items():
+        names += [name, *(f"{name}.{inner}" for inner in (_list_below(value) if isinstance(value, dict) else ()))]
+    return names
 
 
 _EXPECTED = {
@@ -103,24 +144,48 @@ _EXPECTED = {
 
 
 def _one_line(cls: type, error: Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in error["loc"])
+    field = ".".join(_without_tags(cls, error["loc"]))
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return unknown_name(cls.__name__, field, _dotted_fields(cls))
+        known = _dotted_fields(cls)
+        if field in known:
+            return f"{field}: expected a field of the kind of {field.rpartition('.')[0]}, got one of another kind"
+        return unknown_name(cls.__name__, field, known)
     got = error["input"]
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        choices = list_kinds(list_unions(cls)[field])
+        kind = got.get("kind") if isinstance(got, Mapping) else got
+        return f"{field}.kind: expected one of {', '.join(choices)}, got {kind!r}{_suggest(kind, choices)}"
     if error["type"] == "literal_error":
         choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
-        near = difflib.get_close_matches(str(got), choices.split(", "), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{field}: expected one of {choices}, got {got!r}{hint}"
+        return f"{field}: expected one of {choices}, got {got!r}{_suggest(got, choices.split(', '))}"
     expected = _EXPECTED.get(error["type"].partition("_")[0])
     return f"{field}: {error['msg'] if expected is None else f'expected {expected}'}, got {got!r}"
+
+
+def _suggest(got: object, choices: list[str]) -> str:
+    near = difflib.get_close_matches(str(got), choices, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _without_tags(cls: type, loc: Sequence[Any]) -> list[str]:
+    """Where an error is, without the names of sections that pydantic adds behind a field that holds one of several."""
+    hint: Any = cls
+    found = []
+    for part in loc:
+        if members := list_members(hint):
+            hint = next((member for member in members if member.__name__ == part), None)
+            continue
+        found.append(str(part))
+        hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
+    return found
 
 
 def _dotted_fields(cls: type, prefix: str = "") -> list[str]:
     names = []
     for name, annotation in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(annotation):
-            names += _dotted_fields(typing.cast(type, annotation), f"{prefix}{name}.")
-        else:
+        members = list_members(annotation) or ((annotation,) if dataclasses.is_dataclass(annotation) else ())
+        for member in members:
+            names += _dotted_fields(typing.cast(type, member), f"{prefix}{name}.")
+        if not members:
             names.append(prefix + name)
-    return names
+    return list(dict.fromkeys(names))

@@ -299,9 +299,9 @@ class Config:
             self.network.condition,
         )
         require(
-            self.planning.min_horizon >= self.network.min_horizon,
-            "planning.min_horizon",
+            self.planning.horizon.min >= self.network.min_horizon,
+            "planning.horizon.min",
             f"at least {self.network.min_horizon}, the shortest plan that network.dim_mults "
             f"{self.network.dim_mults} can hold",
-            self.planning.min_horizon,
+            self.planning.horizon.min,
         )

@@ -136,13 +136,15 @@ def learn_horizons(
         raise PlanningError("horizon model: expected a model with goal columns, got none")
     plain = with_settings(
         planner,
-        horizon_rule="scan",
-        num_candidates=1,
-        guidance_scale=0.0,
-        selection="consistency",
-        max_departure=math.inf,  # so that departures are measured
+        {
+            "horizon.rule": "scan",
+            "horizon.max_departure": math.inf,  # so that departures are measured
+            "selection.num_candidates": 1,
+            "selection.rule": "consistency",
+            "guidance.scale": 0.0,
+        },
     )
-    horizons = settings.horizons
+    horizons = settings.horizon.tried
     total = round(1.1 * num_plans)
     starts, goals = _choose_ends(dataset, config, total, seed)
     generator = torch.Generator().manual_seed(make_seed(seed, Stream.CALIBRATION, 1))
@@ -175,7 +177,7 @@ def learn_horizons(
     with torch.no_grad():
         predicted = model(torch.from_numpy(starts[test]), torch.from_numpy(goals[test])).numpy()
     predicted = np.exp(predicted[np.arange(test.sum()), :, chosen[test]])
-    limits = settings.max_speed_error, settings.max_departure or math.inf
+    limits = settings.horizon.max_speed_error, settings.horizon.max_departure or math.inf
     found = np.stack([errors[test], departures[test]], axis=1)
     consistent, expected = np.all(found <= limits, axis=1), np.all(predicted <= limits, axis=1)
     shares, accuracies = [], []
@@ -185,8 +187,8 @@ def learn_horizons(
         accuracies.append(float((consistent == expected)[rows].mean()) if rows.any() else None)
     return model, {
         "horizons": list(horizons),
-        "max_speed_error": settings.max_speed_error,
-        "max_departure": settings.max_departure,
+        "max_speed_error": settings.horizon.max_speed_error,
+        "max_departure": settings.horizon.max_departure,
         "share_consistent": shares,
         "accuracy": accuracies,
         "num_plans": num_plans,

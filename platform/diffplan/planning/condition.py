@@ -19,7 +19,7 @@ def make_conditioned_denoiser(model: PlanningModel, settings: PlanningConfig, ba
     denoiser = model.denoiser
     if getattr(denoiser.network, "takes_packings", False):
         denoiser = denoiser.with_options(packings=Packings())
-    told = {"none": None, "returns": settings.target_return, "task": settings.task}[model.condition]
+    told = {"none": None, "returns": settings.condition.target_return, "task": settings.condition.task}[model.condition]
     if told is None:
         return denoiser
     if model.condition == "returns":
@@ -27,4 +27,4 @@ def make_conditioned_denoiser(model: PlanningModel, settings: PlanningConfig, ba
         low, high = model.return_range
         told = (told - low) / (high - low)
     condition = torch.full((batch_size,), float(told), device=model.device)
-    return ClassifierFreeDenoiser(denoiser, condition, settings.condition_scale)
+    return ClassifierFreeDenoiser(denoiser, condition, settings.condition.scale)

@@ -27,7 +27,7 @@ def sum_own_guides(settings: PlanningConfig, value: Guide | None) -> Guide | Non
     Raises:
         ConfigError: an expression that is no guide.
     """
-    own = [parse_guides(settings.guides)] if settings.guides else []
+    own = [parse_guides(settings.guidance.guides)] if settings.guidance.guides else []
     own += [] if value is None else [value]
     return weighted_sum(*((1.0, guide) for guide in own)) if own else None
 
@@ -50,18 +50,18 @@ def choose_guide(
         PlanningError: something else than guides, or a strength that is no number >= 0.
         ConfigError: an expression that is no guide.
     """
-    scale = settings.guidance_scale if guidance_scale is None else guidance_scale
+    scale = settings.guidance.scale if guidance_scale is None else guidance_scale
     if not (np.isfinite(scale) and scale >= 0):
         raise PlanningError(f"guidance_scale: expected a number >= 0, got {scale}")
     if guides is None:
-        return (own if scale or settings.selection == "guide" else None), scale
+        return (own if scale or settings.selection.rule == "guide" else None), scale
     if isinstance(guides, str):
         raise PlanningError(f"guides: expected several in a list, got the text {guides!r}; write [{guides!r}]")
     try:
         chosen = [parse_guides((g,)) if isinstance(g, str) else as_guide(g) for g in guides]
     except ValueError as error:
         raise PlanningError(f"guides: {error}") from None
-    if guidance_scale is None and not settings.guidance_scale:
+    if guidance_scale is None and not settings.guidance.scale:
         scale = 1.0
     return (weighted_sum(*((1.0, g) for g in chosen)) if chosen else None), scale
 
@@ -89,11 +89,11 @@ def make_guidance(
         guide,
         view,
         guidance_scale,
-        settings.num_guide_steps,
-        settings.guide_target,
-        settings.guide_scaling == "variance",
-        settings.max_guide_gradient,
-        settings.guide_stop_step,
+        settings.guidance.num_steps,
+        settings.guidance.target,
+        settings.guidance.scaling == "variance",
+        settings.guidance.max_gradient,
+        settings.guidance.stop_step,
     )
 
 

@@ -59,7 +59,7 @@ def choose_ladder(
         horizon_model is not None
         and not asks_more
         and problem.goal_columns == horizon_model.goal_columns  # those of a way-point may be others
-        and settings.horizon_rule != "scan"
+        and settings.horizon.rule != "scan"
     )
     if predicted:
         assert horizon_model is not None

@@ -54,7 +54,7 @@ def load_planner(
     checkpoint = _load(path, "diffusion")
     network = _trained(make_network(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
     settings = checkpoint.config.planning if settings is None else settings
-    value = _choose_value(settings.value, checkpoint, device, companions=companions)
+    value = _choose_value(settings.guidance.value, checkpoint, device, companions=companions)
     action_model = _load_action_model(checkpoint) if companions else None
     return Planner(
         checkpoint.config,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from diffplan.config import Config, PlanningConfig
+from diffplan.config import Config, PlanningConfig, with_overrides
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.guidance import Guide
@@ -42,9 +43,10 @@ class Planner:
         denoiser: the model.
         normalizer: between environment units and model space.
         settings: how to plan; None for those of the config.
-        horizon_model: predicts which horizon will be consistent; needed by `horizon_rule="predict"`.
+        horizon_model: predicts which horizon will be consistent; needed by `planning.horizon.rule predict`.
         inverse_dynamics: (observations, next observations) -> actions, for the controller of that name.
-        support: where the data have been; None where that is not known, and `max_departure` is not asked for.
+        support: where the data have been; None where that is not known, and `planning.horizon.max_departure` is
+            ignored.
         return_range: returns that the network was told as 0 and as 1, where it is conditioned on returns.
         value: a learned value, added to the guides of the settings; on the device already.
         device: where the model denoises. Everything that is given and returned is on the CPU, and so is the noise
@@ -87,7 +89,7 @@ class Planner:
         )
         self._own_guide = sum_own_guides(self.settings, value)
         schedule = self.model.denoiser.schedule
-        self._steps = schedule.sampling_steps(self.settings.num_sampling_steps, self.settings.step_spacing)
+        self._steps = schedule.sampling_steps(self.settings.sampling.num_steps, self.settings.sampling.step_spacing)
 
     def plan(
         self,
@@ -134,7 +136,7 @@ class Planner:
         request = self._request(generator, guides, guidance_scale, num_candidates, keep_denoising)
         limits = self._limits(max_speed_errors, len(problem))
         tried = find_possible_horizons(
-            problem, self.settings.horizons if horizons is None else tuple(horizons), self.model.shortest_horizon
+            problem, self.settings.horizon.tried if horizons is None else tuple(horizons), self.model.shortest_horizon
         )
 
         def search(part: Problem) -> list[Plan]:
@@ -185,7 +187,7 @@ class Planner:
                 f"max_horizons: expected shape ({len(problem)},), one for each observation, "
                 f"got {np.shape(max_horizons)}"
             )
-        horizons = find_possible_horizons(problem, self.settings.horizons, self.model.shortest_horizon)
+        horizons = find_possible_horizons(problem, self.settings.horizon.tried, self.model.shortest_horizon)
         plans: list[Plan | None] = [None] * len(problem)
         stop = np.searchsorted(horizons, max_horizons, side="right")
         if not stop.any():
@@ -260,8 +262,8 @@ class Planner:
         if not 0 < warm_start <= 1:
             raise PlanningError(f"warm_start: expected a share of the noise in (0, 1], got {warm_start}")
         first = max(round(warm_start * model.num_diffusion_steps) - 1, 0)
-        num_steps = min(max(round(warm_start * settings.num_sampling_steps), 1), first + 1)
-        steps = model.denoiser.schedule.sampling_steps(num_steps, settings.step_spacing, first)
+        num_steps = min(max(round(warm_start * settings.sampling.num_steps), 1), first + 1)
+        steps = model.denoiser.schedule.sampling_steps(num_steps, settings.sampling.step_spacing, first)
         request = self._request(generator, guides, guidance_scale, num_candidates=1)
         shortest = model.shortest_horizon if goals is not None and model.end_columns else None
         rest, lengths = keep_rest(previous, elapsed_env_steps, model, shortest)
@@ -285,14 +287,14 @@ class Planner:
         keep_denoising: bool = False,
     ) -> PlanRequest:
         guide, scale = choose_guide(self.settings, self._own_guide, guides, guidance_scale)
-        num = self.settings.num_candidates if num_candidates is None else num_candidates
+        num = self.settings.selection.num_candidates if num_candidates is None else num_candidates
         if num < 1:
             raise PlanningError(f"num_candidates: expected at least 1, got {num}")
         return PlanRequest(generator, self._steps, guide, scale, num, keep_denoising)
 
     def _limits(self, max_speed_errors: np.ndarray | None, num: int) -> np.ndarray:
         if max_speed_errors is None:
-            return np.full(num, float(self.settings.max_speed_error))
+            return np.full(num, float(self.settings.horizon.max_speed_error))
         limits = np.asarray(max_speed_errors, dtype=np.float64)
         if limits.shape != (num,):
             raise PlanningError(
@@ -309,7 +311,7 @@ class Planner:
             horizons,
             limits,
             horizon_model=self.horizon_model if predict else None,
-            max_departure=self.settings.max_departure if self.support is not None else 0.0,
+            max_departure=self.settings.horizon.max_departure if self.support is not None else 0.0,
         )
 
     def _search(self, problem: Problem, ladder: Ladder, limits: np.ndarray, request: PlanRequest) -> list[Plan]:
@@ -339,9 +341,20 @@ def _refuse_untimed(problem: Problem, method: str) -> None:
         raise PlanningError(f"{method}: expected a time (step, seconds or fraction) of every Fixed, got none; give one")
 
 
-def with_settings(planner: Planner, **changes: object) -> Planner:
-    """The same model planning with some settings changed."""
-    return _copy(planner, replace(planner.settings, **changes), planner.support)  # type: ignore[arg-type]
+def with_settings(planner: Planner, settings: PlanningConfig | Mapping[str, Any]) -> Planner:
+    """The same model planning with other settings.
+
+    Args:
+        planner: the planner.
+        settings: the settings, or those to change by dotted names, such as `{"sampling.num_steps": 4}`.
+
+    Raises:
+        ConfigError: an unknown field, or a wrong value.
+        PlanningError: settings that the model cannot serve.
+    """
+    if not isinstance(settings, PlanningConfig):
+        settings = with_overrides(planner.settings, settings)
+    return _copy(planner, settings, planner.support)
 
 
 def with_support(planner: Planner, support: Support | None) -> Planner:

@@ -99,15 +99,15 @@ def sample_plans(
         guidance = make_guidance(model, settings, candidates, request.guide, request.guidance_scale)
     kept: list[Tensor] = []
     keep: Callback | None = (lambda state: kept.append(state.x_noisy)) if request.keep_denoising else None
-    x = SAMPLERS[settings.sampler](
+    x = SAMPLERS[settings.sampling.sampler](
         make_conditioned_denoiser(model, settings, len(candidates)),
         constraints,
         request.generator,
         request.diffusion_steps,
         initial=initial,
         guidance=guidance if request.guidance_scale else None,
-        temperature=settings.temperature,
-        repeats=settings.num_repeats,
+        temperature=settings.sampling.temperature,
+        repeats=settings.sampling.num_repeats,
         callback=keep,
     )
     if guidance is not None and request.guidance_scale and request.repair:
@@ -115,7 +115,9 @@ def sample_plans(
     transitions = model.normalizer.unnormalize(x.cpu()).numpy()
     observations = transitions[:, :, model.layout.observations]
     candidates.impose(observations, row_lengths)
-    found = check_consistency(model, observations, row_lengths, max_speed_errors[rows], support, settings.max_departure)
+    found = check_consistency(
+        model, observations, row_lengths, max_speed_errors[rows], support, settings.horizon.max_departure
+    )
     violations, scores = np.zeros(len(rows)), None
     if guidance is not None:
         with torch.no_grad():
@@ -129,7 +131,7 @@ def sample_plans(
         found.speed_errors.reshape(-1, num),
         found.consistent.reshape(-1, num),
         None if scores is None else scores.reshape(-1, num),
-        settings.selection,
+        settings.selection.rule,
     )[:, 0]
     noisy = model.normalizer.unnormalize(torch.stack(kept, dim=1).cpu()).numpy() if kept else None
     plans = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffplan.config import PlanningConfig, config_from_dict, config_to_dict
+from diffplan.config import PlanningConfig, with_overrides
 from diffplan.errors import ConfigError
 from diffplan.storage.opening import open_store
 
@@ -30,7 +30,7 @@ def load_settings(path: str | Path, base: PlanningConfig | None = None) -> Plann
         ConfigError: no such file, or something else in it.
         StoreError: the store of a URL cannot be reached.
     """
-    return merge_settings(PlanningConfig() if base is None else base, read_settings(path))
+    return merge_settings(PlanningConfig() if base is None else base, read_settings(path), str(path))
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -48,14 +48,27 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def merge_settings(base: PlanningConfig, values: Mapping[str, Any]) -> PlanningConfig:
-    """Settings with some fields replaced by JSON values; raises `ConfigError` for an unknown field or a wrong value."""
-    return config_from_dict(PlanningConfig, _merge(config_to_dict(base), values))
+def merge_settings(base: PlanningConfig, values: Mapping[str, Any], where: str) -> PlanningConfig:
+    """Settings with some fields replaced by JSON values.
+
+    Args:
+        base: settings that stand where there are no values.
+        values: sections, or dotted names.
+        where: where they are from, for messages.
+
+    Raises:
+        ConfigError: an unknown field or a wrong value.
+    """
+    try:
+        return with_overrides(base, dict(_list_fields(values)))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
-def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def _list_fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields of nested sections by dotted names."""
     for name, value in values.items():
-        below = merged.get(name)
-        merged[name] = _merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-    return merged
+        if isinstance(value, Mapping):
+            yield from _list_fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

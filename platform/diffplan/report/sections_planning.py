@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from diffplan.config import Config, PlanningConfig
+from diffplan.config import Config, PlanningConfig, with_overrides
 from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.planning.calibration import longest_horizon, read_windows
 from diffplan.planning.loading import load_planner
@@ -64,8 +63,8 @@ def make_plans(run: RunContents) -> Section | None:
         introduction=f"A plan starts as noise. Each denoising step makes it more like the data; {ends}. "
         f"{run.figures.words.plans}",
         legend=run.figures.words.marks,
-        caption=f"Planned for this page with {settings.num_sampling_steps} steps of {settings.sampler.upper()} and the "
-        "settings of the evaluation.",
+        caption=f"Planned for this page with {settings.sampling.num_steps} steps of "
+        f"{settings.sampling.sampler.upper()} and the settings of the evaluation.",
     )
 
 
@@ -76,8 +75,8 @@ def _read_windows(dataset: TrajectoryDataset, config: Config) -> np.ndarray:
 
 def _picture_settings(settings: PlanningConfig) -> PlanningConfig:
     """The settings with a denoising short enough to be run for a page."""
-    if settings.num_sampling_steps > MAX_PICTURE_STEPS:
-        return replace(settings, sampler="ddim", num_sampling_steps=MAX_PICTURE_STEPS)
+    if settings.sampling.num_steps > MAX_PICTURE_STEPS:
+        return with_overrides(settings, {"sampling.sampler": "ddim", "sampling.num_steps": MAX_PICTURE_STEPS})
     return settings
 
 

@@ -49,7 +49,9 @@ def _draw_panel(
     search: Search, name: str, trials: Sequence[dict[str, Any]], objectives: Sequence[float], full: Sequence[bool]
 ) -> Picture:
     values = [trial["params"][name] for trial in trials]
-    chosen = search.best.get("params", {}).get(name, search.best["settings"].get(name.removeprefix("planning.")))
+    chosen = search.best.get("params", {}).get(
+        name, _list_settings(search.best["settings"]).get(name.removeprefix("planning."))
+    )
     chart = draw_setting(values, objectives, full, chosen, name.removeprefix("planning."))
     return svg(chart, f"Objective against {name}")
 
@@ -70,7 +72,15 @@ def _compare_settings(
     run: RunContents, search: Search, trials: Sequence[dict[str, Any]]
 ) -> list[tuple[str, object, object]]:
     """The searched settings before and after; from before are those of the checkpoint's config."""
-    best = search.best["settings"]
-    before = config_to_dict(run.config.planning) if run.config else {}
+    best = _list_settings(search.best["settings"])
+    before = _list_settings(config_to_dict(run.config.planning)) if run.config else {}
     names = [name.removeprefix("planning.") for name in (trials[0]["params"] if trials else before or best)]
     return [(name, before.get(name), best.get(name)) for name in names]
+
+
+def _list_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found.update(_list_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return found

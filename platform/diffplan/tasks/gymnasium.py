@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING
 import gymnasium
 
 from diffplan.config import (
+    Actions,
     CollectionConfig,
     Config,
     DiffusionConfig,
     EnvConfig,
+    GuidanceConfig,
+    HorizonConfig,
     NetworkConfig,
     PlanningConfig,
+    Receding,
+    SamplingConfig,
     SearchConfig,
+    SelectionConfig,
     TrainingConfig,
     WindowConfig,
 )
@@ -92,18 +98,12 @@ def _make_preset() -> Preset:
             diffusion=DiffusionConfig(num_diffusion_steps=32, prediction="velocity"),
             training=TrainingConfig(num_steps=4_000, batch_size=128, discount=0.98),
             planning=PlanningConfig(
-                num_sampling_steps=5,
-                min_horizon=HORIZON,
-                max_horizon=HORIZON,
-                horizon_multiple=1,
-                num_candidates=4,
-                selection="guide",
-                value="actions",
-                guidance_scale=1.5,
-                guide_target="denoised",
-                controller="actions",
-                replan_rule="receding",
-                replan_interval=1,
+                sampling=SamplingConfig(num_steps=5),
+                horizon=HorizonConfig(min=HORIZON, max=HORIZON, multiple=1),
+                selection=SelectionConfig(num_candidates=4, rule="guide"),
+                guidance=GuidanceConfig(value="actions", scale=1.5, target="denoised"),
+                controller=Actions(),
+                replanning=Receding(interval=1),
             ),
             search=SearchConfig(num_trials=8, episodes_per_block=8, num_blocks=2),
         )
@@ -113,9 +113,9 @@ def _make_preset() -> Preset:
 _STUDY = Study(
     description="how plans are made: strength of the value, candidates, how often to plan again",
     vary={
-        "planning.guidance_scale": Between(low=0.0, high=4.0),
-        "planning.num_candidates": Among(among=(1, 4, 16)),
-        "planning.replan_interval": Among(among=(1, 2, 4)),
+        "planning.guidance.scale": Between(low=0.0, high=4.0),
+        "planning.selection.num_candidates": Among(among=(1, 4, 16)),
+        "planning.replanning.interval": Among(among=(1, 2, 4)),
     },
 )
 

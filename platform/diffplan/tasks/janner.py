@@ -6,7 +6,7 @@ whose numbers are the same.
 
 from __future__ import annotations
 
-from diffplan.config import PlanningConfig, TrainingConfig
+from diffplan.config import HorizonConfig, PlanningConfig, SamplingConfig, SelectionConfig, TrainingConfig
 
 
 def make_janner_training(*, num_steps: int, learning_rate: float = 2e-4) -> TrainingConfig:
@@ -34,10 +34,7 @@ def make_janner_training(*, num_steps: int, learning_rate: float = 2e-4) -> Trai
 def make_janner_planning(*, horizon: int, num_diffusion_steps: int) -> PlanningConfig:
     """The planning of a published row without its guide and controller: DDPM through all steps, one fixed horizon."""
     return PlanningConfig(
-        sampler="ddpm",
-        num_sampling_steps=num_diffusion_steps,
-        min_horizon=horizon,
-        max_horizon=horizon,
-        horizon_multiple=1,
-        num_candidates=1,
+        sampling=SamplingConfig(sampler="ddpm", num_steps=num_diffusion_steps),
+        horizon=HorizonConfig(min=horizon, max=horizon, multiple=1),
+        selection=SelectionConfig(num_candidates=1),
     )

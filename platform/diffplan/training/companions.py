@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.config import Config, PlanningConfig
+from diffplan.config import Config, PlanningConfig, with_overrides
 from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
@@ -71,7 +71,7 @@ def fit_companions(
     settings = loaded.config.planning if settings is None else settings
     needed = find_needed(loaded.config, settings)
     # Settings that want companions are what this fits them for.
-    settings = dataclasses.replace(settings, horizon_rule="scan", controller="tracking", value=None)
+    settings = with_overrides(settings, {"horizon.rule": "scan", "controller": "tracking", "guidance.value": None})
     planner = load_planner(checkpoint, settings, companions=False)
     config, dataset, store = planner.config, open_dataset(uri), open_store(checkpoint)
     result: dict[str, Any] = dict.fromkeys(("data", "plans", "inverse_dynamics_error", "support_points", "value"), None)
@@ -121,10 +121,10 @@ def find_needed(config: Config, settings: PlanningConfig) -> set[str]:
     env, needed = config.env, set()
     if env.position_columns:
         needed.add(SUPPORT)
-    if env.velocity_columns and config.goal_columns and settings.horizon_rule != "scan":
+    if env.velocity_columns and config.goal_columns and settings.horizon.rule != "scan":
         needed.add(HORIZON_MODEL)
-    if config.windows.columns == "observations" or settings.controller != "actions":
+    if config.windows.columns == "observations" or settings.controller.kind != "actions":
         needed.add(INVERSE_DYNAMICS)
-    if settings.value in JUDGES:
+    if settings.guidance.value in JUDGES:
         needed.add(VALUE)
     return needed

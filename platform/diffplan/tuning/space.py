@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from diffplan.config import Config, config_to_dict, with_overrides
+from diffplan.config.kinds import list_unions
 from diffplan.config.study import Among, Between, Scaled, Study
 from diffplan.errors import ConfigError, DiffplanError
 
@@ -58,6 +59,8 @@ def _read_field(config: Config, dotted: str) -> Any:
         if not isinstance(node, dict) or name not in node:
             with_overrides(config, {dotted: None})  # raises, with the nearest name
         node = node[name]
+    if dotted in list_unions(Config):
+        raise ConfigError(f"{dotted}: expected a field to search, got a section; {dotted}.kind says which one it is")
     return node
 
 
@@ -73,7 +76,13 @@ def _make_distribution(
             with_overrides(config, list_overrides(study, {name: value}))  # raises here what would in trials
         return FloatDistribution(low, high, log=values.log and low > 0)
     choices = _list_choices(name, own, values)
-    return CategoricalDistribution([c for c in choices if c == own or _is_possible(study, config, {name: c}, check)])
+    # A kind is possible if it has the fields of its section that are varied too.
+    section = name.removesuffix("kind") if name.endswith(".kind") else None
+    fields = [field for field in study.vary if section and field.startswith(section) and field != name]
+    beside = {field: _read_field(config, field) for field in fields}
+    return CategoricalDistribution(
+        [c for c in choices if c == own or _is_possible(study, config, {name: c, **beside}, check)]
+    )
 
 
 def _list_choices(name: str, own: Any, values: Among | Scaled) -> list[Any]:
@@ -95,4 +104,4 @@ def _is_possible(study: Study, config: Config, params: dict[str, Any], check: Ca
         check(changed)
     except DiffplanError:
         return False
-    return changed.planning.num_sampling_steps <= changed.diffusion.num_diffusion_steps
+    return changed.planning.sampling.num_steps <= changed.diffusion.num_diffusion_steps

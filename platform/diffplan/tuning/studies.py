@@ -17,10 +17,10 @@ STUDIES: dict[str, Study] = {
     DEFAULT_STUDY: Study(
         description="how plans are made: guidance, denoising steps, candidates, how often to plan again",
         vary={
-            "planning.guidance_scale": Between(low=0.0, high=10.0),
-            "planning.num_sampling_steps": Among(among=(2, 4, 8, 16)),
-            "planning.num_candidates": Among(among=(1, 4, 16, 64)),
-            "planning.replan_interval": Among(among=(1, 2, 4, 8)),
+            "planning.guidance.scale": Between(low=0.0, high=10.0),
+            "planning.sampling.num_steps": Among(among=(2, 4, 8, 16)),
+            "planning.selection.num_candidates": Among(among=(1, 4, 16, 64)),
+            "planning.replanning.interval": Among(among=(1, 2, 4, 8)),
         },
     ),
     "training": Study(
@@ -30,7 +30,7 @@ STUDIES: dict[str, Study] = {
             "windows.max_horizon": Scaled(
                 shares=(0.5, 1.0, 1.5),
                 multiple=4,
-                also=("windows.min_horizon", "planning.min_horizon", "planning.max_horizon"),
+                also=("windows.min_horizon", "planning.horizon.min", "planning.horizon.max"),
             ),
             "windows.stride": Among(among=(1, 2, 4)),
             "network.dim": Scaled(shares=(0.5, 1.0, 1.5), multiple=8),

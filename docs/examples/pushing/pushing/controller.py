@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from diffplan.config import OwnController
 from diffplan.planning.control.controllers import PlanFollower
 from diffplan.planning.control.registry import ControllerContext
 from pushing.environment import BLOCK, BLOCK_VELOCITY, PUSHER, PUSHER_VELOCITY
@@ -28,7 +29,8 @@ class PushingController(PlanFollower):
     """
 
     def __init__(self, context: ControllerContext) -> None:
-        settings = context.settings
+        settings = context.settings.controller
+        assert isinstance(settings, OwnController)
         super().__init__(
             context.env,
             context.action_low,

@@ -10,9 +10,13 @@ from diffplan.config import (
     Config,
     DiffusionConfig,
     EnvConfig,
+    HorizonConfig,
     NetworkConfig,
+    OwnController,
     PlanningConfig,
+    SamplingConfig,
     SearchConfig,
+    Sooner,
     TrainingConfig,
     WindowConfig,
 )
@@ -44,14 +48,10 @@ SMALL = Config(
     diffusion=DiffusionConfig(num_diffusion_steps=32),
     training=TrainingConfig(num_steps=2_500),
     planning=PlanningConfig(
-        num_sampling_steps=8,
-        min_horizon=4,
-        max_horizon=18,
-        horizon_multiple=1,
-        horizon_rule="scan",
-        max_speed_error=1.5,
-        controller="push",
-        max_deviation=0.0,
+        sampling=SamplingConfig(num_steps=8),
+        horizon=HorizonConfig(min=4, max=18, multiple=1, rule="scan", max_speed_error=1.5),
+        controller=OwnController(kind="push"),
+        replanning=Sooner(max_deviation=0.0),
     ),
     search=SearchConfig(num_trials=6, episodes_per_block=16, num_blocks=2),
 )
@@ -69,10 +69,10 @@ SMOKE = replace(
 STUDY = Study(
     description="how bold plans are, how fast they are followed, and by which controller",
     vary={
-        "planning.max_speed_error": Between(low=0.8, high=3.0),
-        "planning.pace": Between(low=0.8, high=1.5),
-        "planning.replan_interval": Among(among=(0, 20, 40)),
-        "planning.controller": Among(among=("push", "inverse_dynamics")),
+        "planning.horizon.max_speed_error": Between(low=0.8, high=3.0),
+        "planning.controller.pace": Between(low=0.8, high=1.5),
+        "planning.replanning.interval": Among(among=(0, 20, 40)),
+        "planning.controller.kind": Among(among=("push", "inverse_dynamics")),
     },
 )
 

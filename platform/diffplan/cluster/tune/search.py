@@ -118,7 +118,7 @@ def tune_planner(
         config=config,
         search=search,
         envs=[apply_protocol(protocol, config.env) for protocol in search.protocols],
-        space=make_space(study, config, lambda changed: with_settings(planner, **vars(changed.planning))),
+        space=make_space(study, config, lambda changed: with_settings(planner, changed.planning)),
         source=source,
         identity={"checkpoint": zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes())},
         trial=run_planner_trial,

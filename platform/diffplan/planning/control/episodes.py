@@ -13,7 +13,7 @@ import torch
 from diffplan.config import Config, PlanningConfig
 from diffplan.errors import PlanningError
 from diffplan.planning.control.controllers import Controller
-from diffplan.planning.control.registry import InverseDynamics
+from diffplan.planning.control.registry import PredictActions
 from diffplan.planning.problem import Bounds, Constraint, Fixed
 from diffplan.types import Plan
 
@@ -25,7 +25,7 @@ class PlannerLike(Protocol):
 
     config: Config
     settings: PlanningConfig
-    inverse_dynamics: InverseDynamics | None
+    inverse_dynamics: PredictActions | None
 
     def plan(
         self,
@@ -130,7 +130,7 @@ class Episodes:
         num = len(observations)
         self.goals = None if goals is None or not self._planner.config.goal_value_columns else np.array(goals)
         self.env_steps, self.steps_on_plan, self.num_plans = np.zeros((3, num), dtype=int)
-        self.max_speed_errors = np.full(num, float(self._planner.settings.max_speed_error))
+        self.max_speed_errors = np.full(num, float(self._planner.settings.horizon.max_speed_error))
         self.plan_seconds = 0.0
         self.plans = self._plan(observations, np.arange(num))
         self.controller.reset(self.plans)

@@ -47,7 +47,7 @@ class PlanningPolicy:
     ) -> None:
         settings = planner.settings
         context = ControllerContext(planner.config.env, settings, planner.inverse_dynamics, action_low, action_high)
-        self._controller = make_controller(settings.controller, context, controllers)
+        self._controller = make_controller(settings.controller.kind, context, controllers)
         self._episodes = Episodes(planner, self._controller, generator)
         self._rule = make_rule(settings.replanning, self._episodes)
         self._num_waits = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.config import EnvConfig, PlanningConfig
+from diffplan.config import EnvConfig, InverseDynamics, PlanningConfig, Tracking
 from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, load_object
 from diffplan.planning.control.controllers import (
@@ -18,7 +18,7 @@ from diffplan.planning.control.controllers import (
     TrackingController,
 )
 
-InverseDynamics = Callable[[np.ndarray, np.ndarray], np.ndarray]
+PredictActions = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(observations, next observations) -> actions, all in environment units, float[batch, …]."""
 
 
@@ -36,7 +36,7 @@ class ControllerContext:
 
     env: EnvConfig
     settings: PlanningConfig
-    inverse_dynamics: InverseDynamics | None = None
+    inverse_dynamics: PredictActions | None = None
     action_low: np.ndarray | float = -1.0
     action_high: np.ndarray | float = 1.0
 
@@ -46,7 +46,8 @@ MakeController = Callable[[ControllerContext], Controller]
 
 
 def _make_tracking(context: ControllerContext) -> Controller:
-    settings = context.settings
+    settings = context.settings.controller
+    assert isinstance(settings, Tracking)
     return TrackingController(
         context.env,
         settings.position_gain,
@@ -61,7 +62,8 @@ def _make_tracking(context: ControllerContext) -> Controller:
 
 def _make_inverse_dynamics(context: ControllerContext) -> Controller:
     assert context.inverse_dynamics is not None  # the planner refuses such settings without
-    settings = context.settings
+    settings = context.settings.controller
+    assert isinstance(settings, InverseDynamics)
     return InverseDynamicsController(
         context.env,
         context.inverse_dynamics,

@@ -3,12 +3,12 @@
 The data come from elsewhere: `diffplan data import d4rl hopper_medium-v2.hdf5 --preset hopper-medium --out DIR`, or
 Minari's. The environments are Gymnasium's v4, whose physics are those that the v2 data of D4RL were made with; v5 has
 another friction in Walker2d. A robot has no place to go to, so there are no position columns and no goals: planning is
-bent by a guide: a value function, trained with `--training.objective value` and named in `planning.value`.
+bent by a guide: a value function, trained with `--training.objective value` and named in `planning.guidance.value`.
 
 `janner-*` are `config/locomotion.py` of the code release of Janner et al. 2022. What the config cannot say of it:
 
 * the value function that guides (`--training.objective value`) is trained for 200,000 steps; its checkpoint has no name
-  before it is there, so without `planning.value` the strength and the steps of the guide do nothing;
+  before it is there, so without `planning.guidance.value` the strength and the steps of the guide do nothing;
 * the release pads episodes that end with zeros that count in the loss, and full ones not at all; `padding="end"` pads
   every episode with its last step, which does not count.
 
@@ -20,11 +20,17 @@ from __future__ import annotations
 import dataclasses
 
 from diffplan.config import (
+    Actions,
     Config,
     DiffusionConfig,
     EnvConfig,
+    GuidanceConfig,
+    HorizonConfig,
     NetworkConfig,
     PlanningConfig,
+    Receding,
+    SamplingConfig,
+    SelectionConfig,
     TrainingConfig,
     WindowConfig,
 )
@@ -87,18 +93,16 @@ def _guide(planning: PlanningConfig, robot: _Robot) -> PlanningConfig:
     """Plan again at every step, and act with the first action of the candidate that the guide scores highest."""
     return dataclasses.replace(
         planning,
-        selection="guide",
-        guides=(),  # but for the value function, which is named when there is one
-        guidance_scale=robot.guidance_scale,
-        guide_stop_step=robot.guide_stop_step,
-        controller="actions",
-        replan_rule="receding",
-        replan_interval=1,
+        selection=dataclasses.replace(planning.selection, rule="guide"),
+        # The value function is named when there is one.
+        guidance=GuidanceConfig(scale=robot.guidance_scale, stop_step=robot.guide_stop_step),
+        controller=Actions(),
+        replanning=Receding(interval=1),
     )
 
 
 def _janner(robot: _Robot) -> Config:
-    planning = make_janner_planning(horizon=robot.horizon, num_diffusion_steps=20)
+    planning = _guide(make_janner_planning(horizon=robot.horizon, num_diffusion_steps=20), robot)
     return Config(
         env=robot.env,
         windows=robot.windows,
@@ -109,17 +113,19 @@ def _janner(robot: _Robot) -> Config:
         training=dataclasses.replace(
             make_janner_training(num_steps=1_000_000), discount=0.997, termination_penalty=100.0
         ),
-        planning=dataclasses.replace(_guide(planning, robot), num_candidates=64, num_guide_steps=2),
+        planning=dataclasses.replace(
+            planning,
+            selection=dataclasses.replace(planning.selection, num_candidates=64),
+            guidance=dataclasses.replace(planning.guidance, num_steps=2),
+        ),
     )
 
 
 def _small(robot: _Robot) -> Config:
     planning = PlanningConfig(
-        num_sampling_steps=4,
-        min_horizon=robot.horizon,
-        max_horizon=robot.horizon,
-        horizon_multiple=1,
-        num_candidates=16,
+        sampling=SamplingConfig(num_steps=4),
+        horizon=HorizonConfig(min=robot.horizon, max=robot.horizon, multiple=1),
+        selection=SelectionConfig(num_candidates=16),
     )
     return Config(
         env=robot.env,

@@ -9,15 +9,22 @@ evaluation, so its episodes are the ways between two visits of it.
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from diffplan.config import (
     CollectionConfig,
     Config,
     DiffusionConfig,
     EnvConfig,
+    GuidanceConfig,
+    HorizonConfig,
     NetworkConfig,
     PlanningConfig,
+    SamplingConfig,
     SearchConfig,
+    SelectionConfig,
+    Sooner,
+    Tracking,
     TrainingConfig,
     WindowConfig,
 )
@@ -25,25 +32,8 @@ from diffplan.tasks.janner import make_janner_planning, make_janner_training
 from diffplan.tasks.maze2d.environment import ROLES
 from diffplan.tasks.task import Preset
 
-_GOAL = ("goal_distance()",)
+_GOAL = GuidanceConfig(guides=("goal_distance()",))
 """The guide that a search may turn on."""
-
-_BRISK = PlanningConfig(
-    guides=_GOAL,
-    num_sampling_steps=4,
-    num_candidates=1,
-    min_horizon=4,
-    horizon_multiple=1,
-    max_departure=0.25,
-    pace=2.0,
-    position_gain=20.0,
-    velocity_gain=1.5,
-    max_lag=0.9,
-    max_deviation=1.4,
-    replan_interval=50,
-)
-"""Plans of the demonstrations' speed, followed faster; what that asks too much of is waited for. They may be bold in
-time, for what would cut a wall is known by its departure from the data."""
 
 _TITLES = {"umaze": "UMaze", "medium": "Medium", "large": "Large", "open": "Open"}
 
@@ -57,13 +47,30 @@ def _collect(num_steps: int) -> CollectionConfig:
     return CollectionConfig(behavior="waypoint", num_steps=num_steps, episode_steps=1_000)
 
 
+def _brisk(
+    *, max_horizon: int, max_speed_error: float, interpolation: Literal["linear", "hermite"] = "linear"
+) -> PlanningConfig:
+    """Plans of the demonstrations' speed, followed faster; they pause while the robot lags behind them.
+
+    They may be bold in time, for what would cut a wall is known by its departure from the data.
+    """
+    return PlanningConfig(
+        sampling=SamplingConfig(num_steps=4),
+        horizon=HorizonConfig(min=4, max=max_horizon, multiple=1, max_speed_error=max_speed_error, max_departure=0.25),
+        selection=SelectionConfig(num_candidates=1),
+        guidance=_GOAL,
+        controller=Tracking(position_gain=20.0, velocity_gain=1.5, interpolation=interpolation, pace=2.0, max_lag=0.9),
+        replanning=Sooner(interval=50, max_deviation=1.4),
+    )
+
+
 def _maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_training_steps: int) -> Config:
     return Config(
         env=_make_env(maze),
         collection=_collect(num_collected_steps),
         windows=WindowConfig(min_horizon=4, max_horizon=max_horizon, horizon_multiple=1, stride=5),
         training=TrainingConfig(num_steps=num_training_steps),
-        planning=dataclasses.replace(_BRISK, max_horizon=max_horizon, max_speed_error=10.0),
+        planning=_brisk(max_horizon=max_horizon, max_speed_error=10.0),
     )
 
 
@@ -74,7 +81,7 @@ def _long_maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_t
         collection=_collect(num_collected_steps),
         windows=WindowConfig(min_horizon=4, max_horizon=max_horizon, horizon_multiple=1, stride=10),
         training=TrainingConfig(num_steps=num_training_steps, batch_size=128),
-        planning=dataclasses.replace(_BRISK, max_horizon=max_horizon, max_speed_error=8.0, interpolation="hermite"),
+        planning=_brisk(max_horizon=max_horizon, max_speed_error=8.0, interpolation="hermite"),
     )
 
 
@@ -96,9 +103,8 @@ def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_col
         training=make_janner_training(num_steps=2_000_000),
         planning=dataclasses.replace(
             make_janner_planning(horizon=horizon, num_diffusion_steps=num_diffusion_steps),
-            guides=_GOAL,
-            position_gain=1.0,
-            velocity_gain=1.0,
+            guidance=_GOAL,
+            controller=Tracking(position_gain=1.0, velocity_gain=1.0),
         ),
     )
 

@@ -24,8 +24,11 @@ from diffplan.config import (
     Config,
     DiffusionConfig,
     EnvConfig,
+    HorizonConfig,
     NetworkConfig,
     PlanningConfig,
+    SamplingConfig,
+    SelectionConfig,
     TrainingConfig,
     WindowConfig,
 )
@@ -70,7 +73,9 @@ def _small() -> Config:
         diffusion=DiffusionConfig(num_diffusion_steps=64),
         training=TrainingConfig(num_steps=10_000),
         planning=PlanningConfig(
-            num_sampling_steps=8, min_horizon=64, max_horizon=64, horizon_multiple=1, num_candidates=1
+            sampling=SamplingConfig(num_steps=8),
+            horizon=HorizonConfig(min=64, max=64, multiple=1),
+            selection=SelectionConfig(num_candidates=1),
         ),
     )
 
