@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -271,16 +273,22 @@ class Tail:
 
     def follow(self) -> None:
         """Hand on new text until the job ends or the connection is lost."""
-        # Not by asyncio.run: it turns Ctrl-C into a cancellation, which what the task waits for can swallow.
         loop = asyncio.new_event_loop()
-        try:
-            loop.run_until_complete(self._run())
-        finally:
-            for task in (left := asyncio.all_tasks(loop)):
-                task.cancel()
-            if left:
-                loop.run_until_complete(asyncio.wait(left, timeout=CANCEL_SECONDS))
-            loop.close()
+        interrupted = loop.create_future()
+        with _pass_interrupts(loop, interrupted):
+            try:
+                task = loop.create_task(self._run())
+                loop.run_until_complete(asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED))
+                if interrupted.done():
+                    raise KeyboardInterrupt
+                task.result()
+            finally:
+                for task in (left := asyncio.all_tasks(loop)):
+                    task.cancel()
+                if left:
+                    loop.run_until_complete(asyncio.wait(left, timeout=CANCEL_SECONDS))
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.close()
 
     async def _run(self) -> None:
         seen = 0  # each connection begins with the first line
@@ -290,6 +298,23 @@ class Tail:
             if start < len(text):
                 self._write(text[start:])
                 self.num_written = seen
+
+
+@contextmanager
+def _pass_interrupts(loop: asyncio.AbstractEventLoop, interrupted: asyncio.Future[None]) -> Iterator[None]:
+    """Finish a future at Ctrl-C, in place of an exception in the middle of whatever runs.
+
+    A request that is cut in its middle complains when it is thrown away. Other threads get no Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, lambda: interrupted.done() or interrupted.set_result(None))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _first_line(error: BaseException) -> str:
