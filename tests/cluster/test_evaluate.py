@@ -41,7 +41,7 @@ def test_the_summary_follows_from_the_episodes(result: Path) -> None:
     np.testing.assert_allclose(
         episodes["score"], 100 * (episodes["undiscounted_return"] - 23.85) / (161.86 - 23.85), rtol=1e-12
     )
-    assert summary["config"]["planning"]["num_sampling_steps"] == 2
+    assert summary["config"]["planning"]["sampling"]["num_steps"] == 2
     assert summary["plans_per_second"] == pytest.approx(1 / summary["plan_seconds_mean"])
 
 
