@@ -77,7 +77,7 @@ def run(call: Call[CalibrateArguments]) -> None:
 
 
 def _format_calibration(result: dict[str, Any]) -> str:
-    """What was measured, a line each; nothing of companions that the settings have no use for."""
+    """The measurements, one per line; companions that the settings do not use are left out."""
     lines = []
     if (data := result["data"]) is not None:
         lines.append("speed error of real windows: quantiles " + ", ".join(f"{q:.1%}" for q in data["quantiles"]))

@@ -25,7 +25,7 @@ class CollectArguments(ExperimentArguments):
 
 
 def run(call: Call[CollectArguments]) -> None:
-    """Collect, and say how much there is."""
+    """Collect, and print the size of the dataset."""
     from diffplan.cluster.collect.coordinator import collect
 
     config, arguments = find_config(call), call.arguments

@@ -1,4 +1,4 @@
-"""What a command is: its own options, the sections of the experiment that it takes options of, and what it does."""
+"""Commands: their own options, the sections of the experiment whose fields are options too, and their function."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def advanced(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Call(Generic[A]):
-    """A command as it was given.
+    """A call of a command from the command line.
 
     Attributes:
         name: the command and its action, such as `data info`.
         arguments: its own options.
-        overrides: fields of the sections that were given, by dotted names.
-        words: the words of the command line behind the command.
+        overrides: given fields of the sections, by dotted names.
+        words: the words of the command line after the command.
     """
 
     name: str
@@ -64,15 +64,15 @@ class Command(Generic[A]):
     """A command of `diffplan`.
 
     Attributes:
-        arguments: the class of its own options; its docstring is what the command does.
-        run: does it; returns an exit code, or None for 0.
-        check: raises what is wrong with a call without looking at anything in storage: before it is run, and before it
-            is submitted.
+        arguments: the class of its own options; its docstring describes the command.
+        run: runs the command; returns an exit code, or None for 0.
+        check: raises for mistakes in a call that can be found without reading storage. It is called before a command is
+            run, and before it is submitted.
         sections: types whose fields are options too, by the prefix of their names: `training` makes
             `--training.num_steps`. An empty prefix makes `--num_steps`.
-        aliases: options that stand for a field of a section.
+        aliases: other names of options of a section.
         places: own options that are paths or URLs.
-        lists: what `--list` shows, as lines; None where there is nothing to list.
+        lists: returns the lines that `--list` prints; None if the command has no `--list`.
     """
 
     arguments: type[A]
@@ -91,11 +91,11 @@ class Command(Generic[A]):
 
 @dataclass(frozen=True)
 class Passthrough:
-    """A command that reads its words itself, because they hold another command.
+    """A command that parses its words itself, because they contain another command.
 
     Attributes:
         summary: what it does, in one sentence.
-        run: does it, and returns an exit code.
+        run: runs it, and returns an exit code.
     """
 
     summary: str
@@ -107,7 +107,7 @@ class Group:
     """A command that has actions.
 
     Attributes:
-        summary: what they are about, in one sentence.
+        summary: the purpose of its actions, in one sentence.
         commands: the actions by name.
     """
 

@@ -1,4 +1,4 @@
-"""The experiment that a command line names: a preset or a task, and what it changes of it."""
+"""The experiment of a command line: a preset or a task, with the overrides of its options."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from diffplan.tasks.registry import find_experiment
 
 
 def find_config(call: Call[Any]) -> Config:
-    """The experiment of a call whose first argument is one.
+    """The experiment of a call whose first argument names one.
 
     Raises:
-        ConfigError: no such preset or task, suggesting the nearest; or a field with a value that it cannot have.
+        ConfigError: no such preset or task (the message suggests the nearest), or a field with an invalid value.
     """
     return with_overrides(find_experiment(call.arguments.experiment).config, call.overrides)
 
@@ -28,7 +28,7 @@ def find_config_of(experiment: str, data: str, overrides: Mapping[str, Any]) -> 
     """An experiment in the environment of a dataset, unless the overrides name another one.
 
     Raises:
-        ConfigError: as `find_config`, or the preset is of another environment than the data.
+        ConfigError: as for `find_config`, or the preset is for another environment than the data.
         DataError: the dataset is missing or damaged.
     """
     from diffplan.data.format.dataset import open_dataset

@@ -1,4 +1,4 @@
-"""The help of commands, drawn by tyro from their options: what matters on one screen, or everything."""
+"""The help of commands, drawn by tyro from their options: the important ones on one screen, or all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @_REGISTRY.primitive_rule
 def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """How dicts of JSON values are shown, such as those of `--env.env_kwargs '{"size": 3}'`."""
+    """How dicts of JSON values are shown, such as that of `--env.env_kwargs '{"size": 3}'`."""
     if info.type != dict[str, Any]:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -36,12 +36,12 @@ def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors
 
 
 def show_group_help(name: str, group: Group, note: str = "") -> None:
-    """Print what a command can do, an action a line.
+    """Print the actions of a command, one per line.
 
     Args:
         name: `diffplan`, or `diffplan` and the command.
         group: its actions.
-        note: lines below.
+        note: text below them.
     """
     actions = tuple(
         Annotated[_Nothing, tyro.conf.subcommand(action, description=each.summary)]
@@ -53,7 +53,7 @@ def show_group_help(name: str, group: Group, note: str = "") -> None:
 
 @dataclasses.dataclass
 class _Nothing:
-    """Stands for a command whose options are not asked for."""
+    """Stands for a command in a list of commands, where its options are not shown."""
 
 
 def show_help(command: Command[Any], name: str, words: list[str], *, everything: bool) -> None:
@@ -61,8 +61,8 @@ def show_help(command: Command[Any], name: str, words: list[str], *, everything:
 
     Args:
         command: the command.
-        name: what it is called, such as `data info`.
-        words: of the command line, without the one that asks for help; a preset among them gives the sections' values.
+        name: name of the command, such as `data info`.
+        words: words of the command line without the help option; if they name a preset, its values are shown.
         everything: whether to show the options of sections and the advanced ones too.
     """
     description = inspect.getdoc(command.arguments)
@@ -107,7 +107,7 @@ def _without_advanced(cls: type) -> type:
 
 
 def _with_sections(command: Command[Any], words: list[str]) -> type:
-    """The options of a command and of its sections, these with the values of a preset, where one is named."""
+    """The options of a command and of its sections; the sections have the values of a preset, if one is named."""
     values = _find_values(command, words)
     fields = []
     for prefix, hint in command.sections.items():
@@ -121,7 +121,7 @@ def _with_sections(command: Command[Any], words: list[str]) -> type:
 
 
 def _show_every_kind(section: Any, value: Any) -> tuple[type, Any]:
-    """A section and its value, with the fields of every kind where it holds one of several."""
+    """A section and its value, with the fields of all kinds where it holds one of several."""
     value = section() if value is dataclasses.MISSING else value
     changes = {}
     for name, members in list_unions(section).items():

@@ -1,6 +1,6 @@
-"""The command line: finds a command, runs it, and makes every error that the user can cure one line.
+"""The command line: finds a command, runs it, and prints every error that the user can fix as one line.
 
-Each command is a module of this package and is imported when it is asked for; it imports what is heavy when it runs.
+Each command is a module of this package, imported when the command is used; heavy modules are imported when it runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOTE = "`diffplan train --list` lists the presets, `diffplan tune --list` the st
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    It is 0, 2 for what the user can cure, 130 after Ctrl-C, 143 after SIGTERM, and 1 for a failed job.
+    It is 0 for success, 2 for errors that the user can fix, 130 after Ctrl-C, 143 after SIGTERM, 1 for a failed job.
     """
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in (*HELP, "help"):
@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str, words: Sequence[str]) -> int:
-    """Run one command with the words behind its name and return its exit code; see `main`."""
+    """Run one command with the words after its name and return its exit code; see `main`."""
     try:
         return _run(name, find_command(name), list(words))
     except DiffplanError as error:
@@ -56,7 +56,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
         kept = "; what is done is kept: go on with --resume" if name in RESUMABLE else ""
         sys.stderr.write(f"interrupted{kept}\n")
         return 143 if isinstance(interrupt, Terminated) else 130
-    except BrokenPipeError:  # the reader of our output has seen enough, as in `diffplan data info DIR | head`
+    except BrokenPipeError:  # the reader of our output has closed it, as in `diffplan data info DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -69,7 +69,7 @@ def find_command(name: str) -> AnyCommand:
 
 
 def find_action(name: str, group: Group, words: list[str]) -> tuple[str, AnyCommand, list[str]]:
-    """The action that the first word names, what it is called, and the other words."""
+    """The action that the first word names, as its full name, the command, and the other words."""
     if not words:
         raise ConfigError(f"{name}: expected one of the actions {', '.join(group.commands)}; got nothing")
     if words[0] not in group.commands:

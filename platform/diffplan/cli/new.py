@@ -26,7 +26,7 @@ class NewArguments(Arguments):
 
 
 def run(call: Call[NewArguments]) -> None:
-    """Write the package, and say what to do with it."""
+    """Write the package, and print the next steps."""
     from diffplan.cli.scaffold import make_package
 
     name = call.arguments.name

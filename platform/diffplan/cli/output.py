@@ -1,4 +1,4 @@
-"""What commands print."""
+"""Output of commands."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 def show(text: str) -> None:
-    """Print a text and the end of its line to the standard output; what it cannot encode becomes `?`."""
+    """Print a text and a newline to the standard output; characters that it cannot encode become `?`."""
     write(text + "\n")
 
 
 def write(text: str) -> None:
-    """Print a text that has its own ends of lines."""
+    """Print a text that has its own newlines."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()

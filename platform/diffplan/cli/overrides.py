@@ -1,6 +1,6 @@
 """Options that set fields of an experiment by dotted names, such as `--training.num_steps 1000`.
 
-The same names are the keys of `with_overrides`, of a search and of settings files. What is read here is which words
+The same names are the keys of `with_overrides`, of a search and of settings files. This module finds the words that
 belong to a field; `diffplan.config` checks the values.
 """
 
@@ -25,7 +25,7 @@ _OPTION = re.compile(r"--[A-Za-z]|-h$")
 
 
 def is_option(word: str) -> bool:
-    """Whether a word of a command line names an option; `-1` does not."""
+    """Whether a word of a command line is an option; `-1` is not."""
     return _OPTION.match(word) is not None
 
 
@@ -38,8 +38,8 @@ def list_fields(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted names of all fields of sections, with their types.
 
     Args:
-        sections: types by the prefix of the names of their fields. Where a type is a union of dataclasses, these are
-            the fields of all of them, and the prefix itself stands for their `kind`.
+        sections: types by the prefix of the names of their fields. A union of dataclasses has the fields of all of
+            them, and its prefix alone stands for their `kind`.
     """
     found: dict[str, Any] = {}
     for prefix, hint in sections.items():
@@ -60,18 +60,18 @@ def list_fields(sections: Mapping[str, Any]) -> dict[str, Any]:
 def split_overrides(
     words: Sequence[str], fields: Mapping[str, Any], aliases: Mapping[str, str]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Take the options that set fields out of a command line.
+    """Separate the options that set fields from the other words of a command line.
 
     Args:
-        words: of the command line.
+        words: words of the command line.
         fields: types of the fields by dotted names.
-        aliases: names that stand for a dotted name.
+        aliases: other names of dotted names.
 
     Returns:
         The other words, and the fields that are set. Values are texts, lists of texts, JSON objects or None.
 
     Raises:
-        ConfigError: an option without its value, or a value that must be a JSON object and is none.
+        ConfigError: an option without a value, or a value that must be a JSON object and is not one.
     """
     rest: list[str] = []
     values: dict[str, Any] = {}
@@ -98,7 +98,7 @@ def _drop_no(name: str) -> str:
 
 
 def _take_value(option: str, hint: Any, given: list[str], waiting: list[str]) -> Any:
-    """The value of an option from the words behind it, which are taken away."""
+    """The value of an option from the words after it, which are removed from `waiting`."""
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kinds = [typing.get_origin(member) or member for member in members]
     if tuple in kinds:
@@ -138,7 +138,7 @@ def list_section(overrides: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 
 def override_section(section: T, overrides: Mapping[str, Any], name: str) -> T:
-    """A section with the fields that are set of it; raises `ConfigError` as `with_overrides`, by their dotted names."""
+    """A section with its overrides; raises `ConfigError` as `with_overrides` does, with the dotted names."""
     try:
         return with_overrides(section, list_section(overrides, name))
     except ConfigError as error:

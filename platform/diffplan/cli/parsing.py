@@ -1,8 +1,7 @@
-"""From the words of a command line to the call of a command; every mistake is one line.
+"""Parses a command line into the call of a command; every mistake is reported in one line.
 
-tyro draws the help of a command from its options (`diffplan.cli.help`). Reading them is done here: options of a section
-change an experiment that only the command knows, such as that of a checkpoint, and tyro's public interface reports
-mistakes in boxes of many lines alone.
+tyro draws the help of a command (`diffplan.cli.help`), but does not parse: options of a section change an experiment
+that only the command knows, such as that of a checkpoint, and tyro reports mistakes only in boxes of many lines.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ def parse(command: Command[Any], name: str, words: Sequence[str]) -> Call[Any]:
 
     Args:
         command: the command.
-        name: what it is called, such as `data info`.
-        words: what stands behind its name.
+        name: name of the command, such as `data info`.
+        words: the words after its name.
 
     Raises:
-        ConfigError: an option that it does not have, suggesting the nearest; one that is missing; or a value of the
-            wrong type.
+        ConfigError: an unknown option (the message suggests the nearest), a missing one, or a value of the wrong type.
     """
     positional, own = list_own_options(command.arguments)
     fields = list_fields(command.sections)
@@ -54,7 +52,7 @@ def parse(command: Command[Any], name: str, words: Sequence[str]) -> Call[Any]:
 
 
 def list_own_options(cls: type[Arguments]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of a command itself, with their types: those that are given by their place, and those by name."""
+    """The own options of a command with their types: the positional ones, and those by name."""
     from tyro.conf import Positional
 
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -77,7 +75,7 @@ def _describe_unknown(name: str, word: str, known: Iterable[str]) -> str:
 
 
 def _require(command: Command[Any], name: str, given: dict[str, Any]) -> None:
-    """Raise `ConfigError` where an option is missing that has no default."""
+    """Raise `ConfigError` if an option without a default is missing."""
     fields = [f for f in dataclasses.fields(command.arguments) if f.name not in given]
     missing = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
     if not missing:

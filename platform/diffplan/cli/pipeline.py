@@ -44,7 +44,7 @@ class PipelineArguments(ExperimentArguments):
 
 
 def check(call: Call[PipelineArguments]) -> None:
-    """Raise `ConfigError` for what could not be run."""
+    """Raise `ConfigError` for arguments that cannot be run."""
     find_config(call)
     arguments = call.arguments
     if arguments.resume and arguments.out is None:

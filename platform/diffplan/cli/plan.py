@@ -1,4 +1,4 @@
-"""`diffplan plan`: one plan, printed in a line, written and drawn where asked."""
+"""`diffplan plan`: make one plan, print a line about it, and optionally write and draw it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _split_positions(planner: Planner, values: tuple[float, ...]) -> list[tuple[
 
 
 def _complete(planner: Planner, start: tuple[float, ...]) -> np.ndarray:
-    """The observation to plan from; a position alone is put at rest."""
+    """The observation to plan from; a position alone gets velocity 0."""
     import numpy as np
 
     size, positions = planner.model.layout.observation_dim, list(planner.config.env.position_columns)

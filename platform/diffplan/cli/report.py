@@ -22,7 +22,7 @@ class ReportArguments(Arguments):
 
 
 def run(call: Call[ReportArguments]) -> None:
-    """Write the page, and say where it is."""
+    """Write the page, and print its path."""
     from diffplan.report.page import write_report
 
     show(f"report: {write_report(call.arguments.run, trust=call.arguments.trust)}")

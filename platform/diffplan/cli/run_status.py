@@ -1,4 +1,4 @@
-"""The stages of a run of whatever kind: each stage tells how far it is (`diffplan.runs.stages`); this asks them all."""
+"""The status of a run of any kind, from the stages in it; each stage reports its own (`diffplan.runs.stages`)."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ from diffplan.tuning.stage import SEARCH as SEARCH_STAGE
 from diffplan.tuning.stage import read_search
 
 STAGES: tuple[StageReader, ...] = (COLLECTION, SEARCH_STAGE, EVALUATION_STAGE, TRAINING)
-"""Stages whose output may stand alone."""
+"""Stages whose output may exist without a pipeline run."""
 
 
 def read_status(where: str | Path, now: float | None = None) -> list[StageStatus]:
-    """The stages of what lies at a path or URL.
+    """The stages of a run at a path or URL.
 
-    That is a dataset, a training run, a search, an evaluation, a pipeline run or a benchmark table.
+    It may be a dataset, a training run, a search, an evaluation, a pipeline run or a benchmark table.
 
     Args:
         where: path or URL.
-        now: time to judge signs of life by, seconds since 1970; None for the present.
+        now: time that signs of life are compared with, in seconds since 1970; None for the present.
 
     Raises:
-        DataError: nothing of the kind is there, or a part is damaged.
+        DataError: none of these is there, or a part is damaged.
         StoreError: the store cannot be reached.
     """
     store = open_store(where)
@@ -98,7 +98,7 @@ def _read_pipeline(store: Store, now: float | None) -> list[StageStatus]:
         part = open_store(f"{store.uri}/{directory}")
         is_there = bool(part.list("") or part.list_directories(""))
         output = read(part) if is_there else nothing
-        if output.stage == "evaluate":  # which protocol, the directory says
+        if output.stage == "evaluate":  # the name of the directory is the protocol
             output = replace(output, stage=nothing.stage)
         found.append(judge_stage(part, output, now))
     has_report = has_file(store, REPORT)
@@ -107,7 +107,7 @@ def _read_pipeline(store: Store, now: float | None) -> list[StageStatus]:
 
 
 def _read_table_task(table: Store, task: str, now: float | None) -> list[StageStatus]:
-    """What has been begun for one task of a table; what else there will be, only the command knows."""
+    """The stages begun for one task of a table; only the command knows which others follow."""
     root = open_store(f"{table.uri}/{task}")
     parts: list[tuple[str, str, Callable[[Store], StageOutput]]] = [
         (DATASET, "", read_collection),

@@ -1,4 +1,4 @@
-"""`diffplan new`: a package for one's own environment, begun as a copy of the example `pushing`.
+"""`diffplan new`: a package for the user's own environment, as a copy of the example `pushing`.
 
 The example in `docs/examples` is the only copy in the repository; the wheel carries it as `diffplan/template`.
 """
@@ -14,22 +14,22 @@ from diffplan.errors import ConfigError
 from diffplan.tasks.registry import list_tasks
 
 EXAMPLE = "pushing"
-"""Name of the example; wherever it stands in a path or a text, a new package has its own name."""
+"""Name of the example; it is replaced by the name of the new package in paths and texts."""
 _LEFT_OUT = ("__pycache__", ".pytest_cache", ".ruff_cache", "dist", "build", "runs")
 
 
 def make_package(name: str, directory: str | Path | None = None) -> Path:
-    """Write a package with an environment and its task, which works as it is and is meant to be changed.
+    """Write a package with an environment and its task. It works unchanged, and is meant to be changed.
 
     Args:
         name: of the package, its task and the namespace of its environment: a Python name in lower case.
-        directory: where to write it, which must not exist; None for a new one of that name in the working directory.
+        directory: directory to make, which must not exist; None for one of that name in the working directory.
 
     Returns:
         The directory.
 
     Raises:
-        ConfigError: a name that no package can have, or that is taken; a directory that exists or cannot be made.
+        ConfigError: the name is not valid for a package, or is taken; the directory exists or cannot be made.
     """
     _check_name(name)
     target = Path(name if directory is None else directory)
@@ -50,7 +50,7 @@ def make_package(name: str, directory: str | Path | None = None) -> Path:
 
 
 def find_template() -> Path:
-    """The example: in the wheel beside this module, in a checkout among the documents."""
+    """The directory of the example: in the wheel, or in `docs` of a checkout."""
     package = Path(__file__).parents[1]
     for place in (package / "template", package.parents[1] / "docs" / "examples" / EXAMPLE):
         if place.is_dir():

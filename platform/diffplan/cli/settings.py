@@ -1,4 +1,4 @@
-"""Planner settings from a checkpoint, a file over them, and the command line over both."""
+"""Planner settings of a command: those of the checkpoint, overridden by a file, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def choose_settings(
 
     Args:
         own: settings of the checkpoint.
-        source: the checkpoint, as it was named.
+        source: the checkpoint, as the user named it.
         file: path or URL of a file with all or some settings.
-        overrides: fields of the command line by dotted names; those of `planning` count.
+        overrides: fields of the command line by dotted names; only those of `planning` are used.
         trust: whether the files may name functions and URLs.
 
     Raises:
-        ConfigError: no such file or something else in it; an unknown field or a wrong value; or functions and URLs
+        ConfigError: no such file, or it holds no settings; an unknown field or a wrong value; or functions and URLs
             that only a file names, without trust.
     """
     values = {} if file is None else read_settings(file)

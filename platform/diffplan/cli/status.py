@@ -1,4 +1,4 @@
-"""`diffplan status`: how a run stands and what it has cost."""
+"""`diffplan status`: the progress of a run and what it has cost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StatusArguments(Arguments):
 
 
 def run(call: Call[StatusArguments]) -> None:
-    """Print how the run stands."""
+    """Print the status of the run."""
     from diffplan.cli.run_status import read_status
     from diffplan.runs.stages import to_record
 
@@ -39,7 +39,7 @@ def run(call: Call[StatusArguments]) -> None:
 
 
 def describe_status(stages: list[StageStatus]) -> list[str]:
-    """Lines of a table of stages, and of what there is to say of some."""
+    """Lines of a table of stages, and of notes on some of them."""
     rows = [_describe_stage(stage) for stage in stages]
     if len(stages) > 1:
         costs = [_describe_cost(sum(hours or 0.0 for hours in each)) for each in _costs(stages)]

@@ -1,4 +1,4 @@
-"""What `diffplan tune --list` shows: the studies of all tasks, and what they cost."""
+"""The output of `diffplan tune --list`: the studies of all tasks, and what they cost."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from diffplan.training.cost import estimate_seconds, measure_matmul_throughput
 from diffplan.tuning.studies import list_studies, size_search
 
 SECONDS_PER_EPISODE = 0.06
-"""Of a trial on one CPU core, with a calibrated planner that replans rarely; measured by the search shown in
+"""Seconds of a trial on one CPU core, with a calibrated planner that replans rarely; measured by the search in
 docs/tuning.md."""
 HEADER = ("study", "kind", "objectives", "trials", "varies", "time")
 
 
 def describe_studies() -> list[str]:
-    """Lines of a table of all studies, task by task, and of what each varies."""
+    """Lines of a table of all studies by task, with the fields that each varies."""
     throughput = measure_matmul_throughput()
     lines = []
     for name in list_tasks():
@@ -51,13 +51,13 @@ def estimate_trial_seconds(
     """A rough time of a full trial on one CPU core.
 
     Args:
-        study: of the trial.
-        search: its blocks.
-        training_seconds: of the whole experiment.
-        num_protocols: that trials are scored on, where the search names none.
+        study: study of the trial.
+        search: number and size of its blocks.
+        training_seconds: training time of the whole experiment.
+        num_protocols: number of protocols that trials are scored on, if the search names none.
     """
     blocks = search.num_blocks
-    if study.kind == "training":  # each block evaluates the model anew, on the episodes of all blocks so far
+    if study.kind == "training":  # each block evaluates the new model on the episodes of all blocks so far
         blocks = search.num_blocks * (search.num_blocks + 1) // 2
     seconds = blocks * search.episodes_per_block * (len(search.protocols) or num_protocols) * SECONDS_PER_EPISODE
     return seconds + (study.training_share * training_seconds if study.kind == "training" else 0.0)

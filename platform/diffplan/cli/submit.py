@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from diffplan.cluster.jobs.job_server import JobDetails, JobServer
 
 SUBMITTABLE = ("collect", "train", "tune", "evaluate", "pipeline", "table", "baseline")
-"""Commands that may be jobs."""
+"""Commands that can be submitted."""
 NAMED = ("pretrained:", "baseline:")
-"""How places begin that are names of something in a package."""
+"""Prefixes of arguments that name something in a package, rather than a path."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,7 @@ class SubmitArguments(Arguments):
 
 
 def submit(words: list[str]) -> int:
-    """Submit a job; returns its exit code, or 0 where it is not waited for."""
+    """Submit a job; returns its exit code, or 0 if the user does not wait for it."""
     if any(word in HELP for word in words):
         from diffplan.cli.help import show_help
 
@@ -65,7 +65,7 @@ def submit(words: list[str]) -> int:
     command, *rest = rest
     if command not in SUBMITTABLE:
         raise ConfigError(unknown_name("submit", command, SUBMITTABLE))
-    look_in_directory(options.working_dir)  # where the job will find its modules
+    look_in_directory(options.working_dir)  # the job imports modules from there
     check_places(command, rest)
     from diffplan.cluster.jobs.job_server import JobServer
     from diffplan.cluster.jobs.submit import submit as submit_job
@@ -77,7 +77,7 @@ def submit(words: list[str]) -> int:
 
 
 def take_options(words: Sequence[str]) -> tuple[SubmitArguments, list[str]]:
-    """The options of `submit` itself, wherever they stand, and the other words in their order."""
+    """The options of `submit` itself, at any position, and the other words in their order."""
     rest, values = split_overrides(words, list_own_options(SubmitArguments)[1], {})
     try:
         options = config_from_dict(SubmitArguments, {**values, "command": rest})
@@ -90,10 +90,10 @@ def take_options(words: Sequence[str]) -> tuple[SubmitArguments, list[str]]:
 
 
 def check_places(name: str, words: Sequence[str]) -> None:
-    """Parse the arguments of a command as the command does, and see that its paths mean the same on all nodes.
+    """Parse the arguments of a command as the command does, and check that its paths mean the same on all nodes.
 
     Raises:
-        ConfigError: a path that would lead into the copy of the working directory, which is gone after the job.
+        ConfigError: a path inside the copy of the working directory, which is deleted after the job.
     """
     command, words = find_command(name), list(words)
     while isinstance(command, Group):
@@ -131,7 +131,7 @@ def _follow(server: JobServer, job: str) -> int:
     if details.status == "SUCCEEDED":
         return 0
     if details.driver_exit_code == 2:
-        return 2  # its last line says what was wrong
+        return 2  # the last line of the job's output is the error
     sys.stderr.write(f"error: {_describe_end(job, details)}\n")
     return 1
 

@@ -50,7 +50,7 @@ class TableArguments(Arguments):
 
 
 def check(call: Call[TableArguments]) -> None:
-    """Raise `ConfigError` for a family without a table, or numbers out of range."""
+    """Raise `ConfigError` for a family without a table, or for numbers out of range."""
     find_table(call.arguments.family)
     for name in ("seeds", "episodes"):
         value = getattr(call.arguments, name)
@@ -59,7 +59,7 @@ def check(call: Call[TableArguments]) -> None:
 
 
 def find_table(family: str) -> Table:
-    """The table of a family; raises `ConfigError` where there is none."""
+    """The table of a family; raises `ConfigError` if it has none."""
     from diffplan.tasks.registry import find_task, list_tasks
 
     make = find_task(family).table
@@ -70,7 +70,7 @@ def find_table(family: str) -> Table:
 
 
 def describe_request(arguments: TableArguments) -> str:
-    """The command that makes the same rows anywhere, without the places of this machine, its tasks and its methods."""
+    """The command that makes the same rows elsewhere, without paths of this machine, tasks and methods."""
     given = {name: getattr(arguments, name) for name in ("seeds", "episodes", "seed")}
     sizes = [f"--{name} {value}" for name, value in given.items() if value is not None]
     smoke = ["--smoke"] if arguments.smoke else []

@@ -1,4 +1,4 @@
-"""What `diffplan train` shows without training: the presets, and the cost of a run."""
+"""The output of `diffplan train` without training: the presets, and the cost of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diffplan.training.threads import keep_team
 
 GIGA = 1e9
 BUSY_SHARE = 0.5
-"""Load of the last minute per CPU above which times are measured too long."""
+"""Load per CPU over the last minute above which measured times are too long."""
 HEADER = (
     "preset",
     "horizon",
@@ -54,13 +54,13 @@ def describe_presets() -> list[str]:
 
 
 def describe_cost(name: str, config: Config, data: str, num_threads: int | None = None) -> list[str]:
-    """Lines about the cost of training on a dataset, from a few steps that leave nothing behind.
+    """Lines about the cost of training on a dataset, measured in a few steps that write nothing.
 
     Args:
         name: of the preset.
         config: the experiment.
         data: directory or URL of the dataset.
-        num_threads: threads of a worker on CPUs; those that torch takes by itself if not given.
+        num_threads: threads of a worker on CPUs; torch's default if None.
 
     Raises:
         DataError: the dataset is missing or damaged, or a horizon has no window.

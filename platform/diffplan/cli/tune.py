@@ -55,7 +55,7 @@ def check(call: Call[TuneArguments]) -> None:
 
 
 def run(call: Call[TuneArguments]) -> None:
-    """Search, and say what is best."""
+    """Search, and print the best trial."""
     arguments = call.arguments
     study = _find_study(arguments)
     best = _tune_planner(call, study) if study.kind == "planner" else _tune_training(call, study)
@@ -76,7 +76,7 @@ def _find_study(arguments: TuneArguments) -> Study:
 
 
 def _find_task(arguments: TuneArguments) -> Task:
-    """The task whose studies there are: of the preset, or of the checkpoint."""
+    """The task that provides the studies: that of the preset, or of the checkpoint."""
     from diffplan.checkpoint import is_checkpoint, load_checkpoint
     from diffplan.tasks.pretrained import PREFIX
     from diffplan.tasks.registry import DEFAULT_TASK, find_experiment, find_task, task_of
@@ -85,7 +85,7 @@ def _find_task(arguments: TuneArguments) -> Task:
         return find_experiment(arguments.preset).task
     source = arguments.source
     if "://" not in source and not source.startswith(PREFIX) and not is_checkpoint(Path(source)):
-        return find_task(DEFAULT_TASK)  # a dataset: a study of kind training asks for the preset
+        return find_task(DEFAULT_TASK)  # a dataset: a study of kind training needs the preset
     return task_of(load_checkpoint(source).config.env)
 
 

@@ -1,7 +1,7 @@
 """The complete description of an experiment: frozen dataclasses, a dict/JSON codec and dotted overrides.
 
-A `Config` names everything from the environment to the evaluation. `diffplan.tasks` holds the ready ones; the command
-line, Ray Tune and checkpoints all speak of the same fields by the same dotted names (`diffusion.num_diffusion_steps`).
+A `Config` holds everything from the environment to the evaluation. `diffplan.tasks` has the presets; the command line,
+Ray Tune and checkpoints all use the same dotted names for its fields (`diffusion.num_diffusion_steps`).
 """
 
 from diffplan.config.codec import (

@@ -24,14 +24,14 @@ def config_dataclass(cls: type[T]) -> type[T]:
 
 
 def require(condition: bool, field: str, expected: str, got: object) -> None:
-    """Raises `ConfigError` unless a condition on a field holds; for the `__post_init__` of configs."""
+    """Raise `ConfigError` unless a condition on a field holds; for the `__post_init__` of configs."""
     if not condition:
         raise ConfigError(f"{field}: expected {expected}, got {got!r}")
 
 
 @functools.cache
 def _adapter(cls: type) -> Any:
-    from pydantic import TypeAdapter  # imported late: it costs 0.2 s that `--help` need not pay
+    from pydantic import TypeAdapter  # imported late: it takes 0.2 s, which `--help` does not need
 
     return TypeAdapter(cls)
 
@@ -45,7 +45,7 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     """Read a config; the inverse of `config_to_dict`.
 
     Raises:
-        ConfigError: unknown field, wrong type or value out of range; names the field.
+        ConfigError: unknown field, wrong type or value out of range; the message names the field.
     """
     from pydantic import ValidationError
 
@@ -75,13 +75,14 @@ def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
     """A copy with dotted fields replaced, such as `{"training.learning_rate": 1e-4}`.
 
     Raises:
-        ConfigError: unknown field, wrong type or value out of range; names the field and suggests.
+        ConfigError: unknown field, wrong type or value out of range; the message names the field and suggests the
+            nearest.
     """
     values, unions = config_to_dict(config), list_unions(type(config))
     kinds = {
         field: name for field in unions for name in (field, f"{field}.kind") if isinstance(overrides.get(name), str)
     }
-    for field, name in kinds.items():  # first, for the kind decides which fields there are
+    for field, name in kinds.items():  # first, because the kind decides which fields exist
         *path, last = field.split(".")
         section = functools.reduce(dict.__getitem__, path, values)
         section[last] = change_kind(section[last], overrides[name], unions[field])
@@ -104,7 +105,7 @@ def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
 
 
 def _refuse_other_kind(members: tuple[type, ...], field: str, values: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` if a field that is none of the present kind is one of another kind."""
+    """Raise `ConfigError` if a field belongs to another kind than the present one."""
     prefix, _, name = field.rpartition(".")
     others = [kind for member in members if name in list_names(member) for kind in list_kinds((member,))]
     if others:
@@ -126,7 +127,7 @@ def _describe_unknown(field: str, prefix: str, values: Mapping[str, Any]) -> str
 
 
 def _list_below(values: Mapping[str, Any]) -> list[str]:
-    """Dotted names of nested fields, sections before what is in them."""
+    """Dotted names of nested fields; a section comes before its fields."""
     names = []
     for name, value in values.items():
         names += [name, *(f"{name}.{inner}" for inner in (_list_below(value) if isinstance(value, dict) else ()))]
@@ -140,7 +141,7 @@ _EXPECTED = {
     "string": "text",
     "dict": "an object",
 }
-"""What pydantic's errors begin with, in our words."""
+"""Our wording for the beginnings of pydantic's messages."""
 
 
 def _one_line(cls: type, error: Mapping[str, Any]) -> str:
@@ -168,7 +169,7 @@ def _suggest(got: object, choices: list[str]) -> str:
 
 
 def _without_tags(cls: type, loc: Sequence[Any]) -> list[str]:
-    """Where an error is, without the names of sections that pydantic adds behind a field that holds one of several."""
+    """The location of an error, without the names of classes that pydantic adds after the field of a tagged union."""
     hint: Any = cls
     found = []
     for part in loc:

@@ -1,6 +1,6 @@
-"""Fields that hold one of several sections, told apart by their `kind`: tagged unions.
+"""Tagged unions: fields that hold one of several sections, chosen by `kind`.
 
-The kind is a literal of each section, but for one that may take any other text, such as an import path.
+The kind is a literal in each section, except in one section that may take any other text, such as an import path.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class ByKind:
 
 
 def list_members(hint: Any) -> tuple[type, ...]:
-    """The sections of a union that `kind` tells apart; none of any other type."""
+    """The sections of a tagged union; empty for any other type."""
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
     is_union = len(members) > 1 and all(dataclasses.is_dataclass(m) and "kind" in list_names(m) for m in members)
     return members if is_union else ()
 
 
 def find_member(members: tuple[type, ...], kind: Any) -> type | None:
-    """The section of a kind; that of any other text where there is no such kind; None where there is none either."""
+    """The section of a kind; for an unknown kind, the section that takes any text; None if there is none."""
     if not isinstance(kind, str):
         return None
     for member in members:
@@ -48,7 +48,7 @@ def find_member(members: tuple[type, ...], kind: Any) -> type | None:
 
 
 def list_kinds(members: tuple[type, ...]) -> list[str]:
-    """The kinds that have a name."""
+    """The literal kinds of a union."""
     return [kind for member in members for kind in typing.get_args(typing.get_type_hints(member)["kind"])]
 
 
@@ -59,7 +59,7 @@ def list_names(member: Any) -> tuple[str, ...]:
 
 @functools.cache
 def list_unions(cls: type) -> dict[str, tuple[type, ...]]:
-    """Dotted names of all fields of a config that hold one of several sections, with these."""
+    """The tagged unions of a config: the dotted name of each field, with its sections."""
     found: dict[str, tuple[type, ...]] = {}
     for name, hint in typing.get_type_hints(cls).items():
         if members := list_members(hint):
@@ -70,7 +70,7 @@ def list_unions(cls: type) -> dict[str, tuple[type, ...]]:
 
 
 def change_kind(values: dict[str, Any], kind: str, members: tuple[type, ...]) -> dict[str, Any]:
-    """A section's values as one of another kind: what both have is kept, and the rest is as it is by default."""
+    """The values of a section after a change of kind: common fields are kept, the others have their defaults."""
     member = find_member(members, kind)
     fields = () if member is None else dataclasses.fields(member)
     return {**{field.name: values.get(field.name, field.default) for field in fields}, "kind": kind}

@@ -1,7 +1,7 @@
-"""The settings of planning, apart from the others because searches and settings files hold them alone.
+"""The settings of planning, in a module of their own because searches and settings files hold only these.
 
-A section for each part of planning: each is read by one module. Controllers and rules of replanning have fields of
-their own, so these two are one of several sections, told apart by their `kind`.
+There is a section for each part of planning, read by one module. Controllers and rules of replanning have different
+fields, so these two sections are tagged unions, chosen by `kind`.
 """
 
 from __future__ import annotations

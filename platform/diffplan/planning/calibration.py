@@ -1,8 +1,8 @@
-"""What planning needs beside the diffuser, measured on data and on the model's own plans.
+"""Calibration: statistics and small models for planning, measured on the data and on the model's own plans.
 
-* how consistent real windows are (`measure_consistency`): what `max_speed_error` is to be compared with;
+* how consistent real windows are (`measure_consistency`): the reference for `planning.horizon.max_speed_error`;
 * the horizon model (`learn_horizons`);
-* where the data have been (`find_support`): what `max_departure` is measured from.
+* the support of the data (`find_support`): `planning.horizon.max_departure` is a distance from it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from diffplan.seeding import Stream, make_generator, make_seed
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 PLANS_AT_ONCE = 256
 SHARE_AT_REST = 1 / 3
-"""Share of the starts that are given no velocity: episodes begin so, however rare it is in the data."""
+"""Share of the starts with velocity 0: episodes begin at rest, which is rare in the data."""
 SHARE_FOLLOWED = 1 / 2
-"""Share of the goals that the data went on to; the others lie anywhere."""
+"""Share of the goals that the data reached from the start; the others are drawn from all of the data."""
 
 Report = Callable[[int, int], None]
 
@@ -47,7 +47,7 @@ def read_windows(
 
 
 def longest_horizon(dataset: TrajectoryDataset, config: Config) -> int:
-    """Transitions of the longest window that some episode has room for, at most those of the config, at least 2."""
+    """Longest window horizon that fits into an episode, in transitions: at least 2, at most that of the config."""
     room = (int(dataset.episodes.length.max()) - 1) // config.windows.stride + 1
     return max(2, min(config.windows.max_horizon, room))
 
@@ -55,7 +55,7 @@ def longest_horizon(dataset: TrajectoryDataset, config: Config) -> int:
 def measure_consistency(
     dataset: TrajectoryDataset, config: Config, horizons: Sequence[int], *, num_windows: int = 4096, seed: int = 0
 ) -> dict[str, Any]:
-    """How consistent windows of the data are, for real trajectories are not quite so where they accelerate unevenly.
+    """Measure the speed errors of windows of the data. They are not 0: real trajectories accelerate unevenly.
 
     Args:
         dataset: the data.
@@ -85,7 +85,7 @@ def measure_consistency(
 
 
 def find_support(dataset: TrajectoryDataset, config: Config) -> Support:
-    """Where the data have been.
+    """The support of the data: the positions that they have visited.
 
     Raises:
         PlanningError: the environment has no positions.
@@ -110,21 +110,21 @@ def learn_horizons(
     seed: int = 0,
     on_progress: Report | None = None,
 ) -> tuple[HorizonModel, dict[str, Any]]:
-    """Make plans of every horizon between places in the data, and fit a horizon model to how consistent they are.
+    """Make plans of every horizon between places in the data, and fit a horizon model to their speed errors.
 
-    And to how far they depart from the data, where the planner knows its support.
+    Where the planner knows the support of the data, the model also learns the departures of the plans from it.
 
     Args:
         planner: makes the plans, with the sampler of its settings.
-        dataset: where plans begin and end.
+        dataset: starts and goals are drawn from it.
         num_plans: plans to learn from; a tenth more are made to test the model on.
-        quantile: of speed error and departure over the noise in plans, which is what the model predicts.
+        quantile: the model predicts this quantile of speed error and departure over the noise in plans.
         seed: of everything random here.
         on_progress: called with the plans made and their total.
 
     Returns:
-        The model, and what was measured: for each horizon the share of test plans that were consistent, and the share
-        in which the model was right about that.
+        The model and its test results: for each horizon the share of test plans that were consistent, and the share
+        for which the model predicted this correctly.
 
     Raises:
         PlanningError: the environment has no velocities, so every plan counts as consistent; or plans have no goals.
@@ -150,7 +150,7 @@ def learn_horizons(
     generator = torch.Generator().manual_seed(make_seed(seed, Stream.CALIBRATION, 1))
     chosen = np.empty(total, dtype=np.int64)
     errors, departures = np.empty((2, total))
-    # So few that there are a dozen batches of every horizon: one is held back, and none is without plans.
+    # Small enough for a dozen batches of every horizon, so that one of each can be held out for the test.
     at_once = max(1, min(PLANS_AT_ONCE, total // (12 * len(horizons))))
     for number, first in enumerate(range(0, total, at_once)):
         part = slice(first, min(first + at_once, total))
@@ -160,7 +160,7 @@ def learn_horizons(
         departures[part] = [plan.departure or 0.0 for plan in plans]
         if on_progress is not None:
             on_progress(part.stop, total)
-    # Whole batches are held back, so that every horizon is among them.
+    # Whole batches are held out, so that the test covers every horizon.
     held = (np.arange(total) // at_once) // len(horizons) % 11 == 10
     model = fit_horizon_model(
         starts[~held],

@@ -11,7 +11,7 @@ from diffplan.networks.policy_network import PolicyNetwork
 
 
 class ClonedPolicy:
-    """Acts as the data did, on the way to a goal where it was trained to be told one.
+    """Acts as the data did; goal-conditioned if it was trained with goals.
 
     Args:
         network: the policy in model space.
@@ -41,7 +41,7 @@ class ClonedPolicy:
             float32[batch, action_dim].
 
         Raises:
-            ValueError: there is a goal and the policy knows none, or the reverse.
+            ValueError: goals for a policy without goals, or no goals for a goal-conditioned one.
         """
         if (goals is None) != (not self.goal_columns):
             wanted = f"goals of columns {self.goal_columns}" if self.goal_columns else "no goals"

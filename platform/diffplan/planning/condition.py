@@ -1,4 +1,4 @@
-"""What a network is told beside the noisy plans of one batch: the return or the task of the settings."""
+"""The condition of a network for one batch: the return or the task of the settings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from diffplan.planning.model import PlanningModel
 
 
 def make_conditioned_denoiser(model: PlanningModel, settings: PlanningConfig, batch_size: int) -> Denoises:
-    """The denoiser of a batch, told the return or the task of the settings if there is one.
+    """The denoiser of a batch, conditioned on the return or the task of the settings if there is one.
 
-    Its passes are of the same plans, so they share how these lie in a batch where their lengths differ.
+    All its passes are of the same plans, so they share one packing of plans of different lengths.
     """
     denoiser = model.denoiser
     if getattr(denoiser.network, "takes_packings", False):

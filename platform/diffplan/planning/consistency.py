@@ -1,12 +1,12 @@
-"""How consistent a plan is with itself and with the data; the shortest consistent horizon is taken.
+"""How consistent a plan is with itself and with the data; the planner takes the shortest consistent horizon.
 
-A model asked to reach a goal in too few steps still ends the plan on it: the constraint puts it there. What gives such
-a plan away is that its positions move faster than its own velocities say. The shortest horizon whose plan agrees with
-itself is the soonest arrival that the model believes in.
+A plan with too few steps still ends on its goal, because the constraint puts it there. But its positions then move
+faster than its own velocities say. The shortest horizon without this error is the earliest arrival that the model
+considers feasible.
 
-What the measure means: the cubic through two steps of a plan, with their velocities, needs the acceleration
-(v' - v) / Δt ± 6 e / Δt at its ends, where e is the speed error of the step. So e bounds by how much a plan exceeds
-the acceleration that its velocities admit to. `diffplan calibrate` reports e of real windows, consistent by nature.
+The error means a missing acceleration: the cubic through two steps of a plan, with their velocities, needs the
+acceleration (v' - v) / Δt ± 6 e / Δt at its ends, where e is the speed error of the step. So e bounds how far a plan
+exceeds the acceleration that its velocities show. `diffplan calibrate` reports e of windows of the data for comparison.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Consistency:
 
     Attributes:
         speed_errors: largest speed error of each plan in units per second, float64[plans].
-        departures: largest distance of each plan from the data in units of the positions, float64[plans]; None where
-            no limit is set to it.
+        departures: largest distance of each plan from the data in units of the positions, float64[plans]; None if
+            there is no limit on it.
         consistent: whether each plan keeps the limits, bool[plans].
     """
 
@@ -50,8 +50,8 @@ def check_consistency(
         observations: float[plans, horizon, observation_dim] in environment units.
         lengths: steps of each plan, int[plans].
         max_speed_errors: largest speed error of a consistent plan, float[plans].
-        support: where the data have been; None where that is not known, so that departures are not measured.
-        max_departure: largest departure of a consistent plan, unless its start or its goal departs further; 0 for any.
+        support: positions that the data have visited; None if not known: departures are then not measured.
+        max_departure: largest departure of a consistent plan, unless its start or goal departs further; 0 for no limit.
     """
     env = model.env
     errors = compute_speed_errors(observations, env.position_columns, env.velocity_columns, model.step_seconds, lengths)

@@ -47,7 +47,7 @@ def choose_guide(
         The guide, or None for none, and the strength. With strength 0 the guide only scores plans.
 
     Raises:
-        PlanningError: something else than guides, or a strength that is no number >= 0.
+        PlanningError: `guides` holds something that is not a guide, or the strength is not a number >= 0.
         ConfigError: an expression that is no guide.
     """
     scale = settings.guidance.scale if guidance_scale is None else guidance_scale
@@ -69,7 +69,7 @@ def choose_guide(
 def make_guidance(
     model: PlanningModel, settings: PlanningConfig, problem: Problem, guide: Guide, guidance_scale: float
 ) -> Guidance:
-    """A guide as the sampler takes it, for one plan of each row of a problem."""
+    """A guide in the form that the sampler takes, for one plan of each row of a problem."""
     goals = None if problem.goals is None else torch.from_numpy(problem.goals).to(model.device)
 
     def view(x: Tensor, rows: Tensor | None, diffusion_step: int) -> PlanBatch:
@@ -100,7 +100,7 @@ def make_guidance(
 def score_plans(
     model: PlanningModel, settings: PlanningConfig, problem: Problem, plans: Sequence[Plan], guide: Guide
 ) -> list[Plan]:
-    """The same plans with the violation and the score that a guide gives them."""
+    """The same plans with their violation and score under a guide."""
     scored = []
     for row, plan in enumerate(plans):
         transitions = np.zeros((1, plan.horizon, model.layout.transition_dim), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Plans between their steps: where one should be at every environment step."""
+"""Interpolation of plans: the planned observation at every environment step."""
 
 from __future__ import annotations
 

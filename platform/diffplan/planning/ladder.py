@@ -1,4 +1,4 @@
-"""Which horizons a plan is tried with: all that are asked for, from the one that a horizon model expects to suffice."""
+"""Which horizons are tried for a plan, and which is tried first: the one that a horizon model predicts, if any."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Ladder:
         horizons: the horizons, ascending, int[rungs].
         first: index of the horizon to begin with, int[batch].
         stop: index of the first horizon that is not tried any more, greater than `first`, int[batch].
-        predicted: whether the first horizon is likely to be the last, so that it is tried alone.
+        predicted: whether the first horizon was predicted; it probably suffices, so it is tried alone.
     """
 
     horizons: np.ndarray
@@ -46,19 +46,19 @@ def choose_ladder(
 
     Args:
         settings: how to plan.
-        problem: what is asked.
+        problem: what the plans must satisfy.
         horizons: the horizons, ascending.
         max_speed_errors: largest speed error of a consistent plan, float[batch].
         horizon_model: predicts where to begin; None to begin with the shortest.
-        max_departure: largest departure of a consistent plan; 0 for any.
+        max_departure: largest departure of a consistent plan; 0 for no limit.
     """
     first = np.zeros(len(problem), dtype=int)
-    # What a horizon model was taught are plans from a start to a goal and nothing else.
+    # The horizon model was trained on plans from a start to a goal, without further constraints.
     asks_more = problem.goals is None or problem.fixed or problem.bounds
     predicted = (
         horizon_model is not None
         and not asks_more
-        and problem.goal_columns == horizon_model.goal_columns  # those of a way-point may be others
+        and problem.goal_columns == horizon_model.goal_columns  # a leg to a way-point may have other goal columns
         and settings.horizon.rule != "scan"
     )
     if predicted:
@@ -71,11 +71,11 @@ def choose_ladder(
 
 
 def find_possible_horizons(problem: Problem, horizons: tuple[int, ...], shortest: int) -> tuple[int, ...]:
-    """Those of some horizons in which a problem can be planned, ascending.
+    """The horizons in which a problem can be planned, ascending.
 
     Args:
-        problem: what is asked.
-        horizons: the horizons.
+        problem: what the plans must satisfy.
+        horizons: the horizons to choose from.
         shortest: the shortest plan that the network can hold.
 
     Raises:
@@ -92,7 +92,7 @@ def find_possible_horizons(problem: Problem, horizons: tuple[int, ...], shortest
             f"Fixed: expected a time within the plan, got step {problem.last_timed_step} of a plan of horizon "
             f"{max(horizons)} at most; ask for a longer horizon"
         )
-    # One in which two values meet at a step, such as a way-point and the goal, is as good as too short.
+    # A horizon is also too short if two different values fall on one step, such as a way-point and the goal.
     contradictions = {h: problem.find_contradiction(h) for h in enough}
     if None not in contradictions.values():
         raise PlanningError(

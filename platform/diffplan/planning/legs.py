@@ -1,9 +1,8 @@
-"""Plans in legs, each beginning with the state that the one before ended in.
+"""Plans in legs: each leg starts from the state in which the previous one ended.
 
-A model that was trained with the first and the last step of its windows in place does not heed a single step that is
-fixed in the middle: it plans past it, and the plan jumps there and back. But the way to a way-point and the way on
-from it are plans such as it knows. So positions that are fixed in the middle divide a plan, and everything else that is
-asked (guides, bounds) holds for each leg.
+A model that was trained with the first and the last step of its windows fixed ignores a single fixed step in the
+middle: the plan jumps to the way-point and back. But the way to a way-point and the way on from it are plans like those
+in training. So a plan is divided at positions that are fixed in its middle; guides and bounds apply to each leg.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from diffplan.planning.sampling import Draw
 from diffplan.types import Plan
 
 Rescore = Callable[[Problem, list[Plan]], list[Plan]]
-"""Scores whole plans again, whose parts were scored apart."""
+"""Scores whole plans whose legs were scored separately."""
 
 
 def draw_in_legs(
@@ -34,14 +33,14 @@ def draw_in_legs(
 ) -> list[Plan]:
     """Plans of given horizons, in legs where way-points divide them.
 
-    They are made in one piece, as plans without way-points are, where something else than positions is fixed in the
-    middle, where bounds hold for a part of the plan, and where a leg would be shorter than the network can hold.
+    A plan is made in one piece if it has no way-points, if columns other than the positions are fixed in its middle, if
+    bounds hold for only part of it, or if a leg would be shorter than the network allows.
 
     Args:
-        model: what denoises.
+        model: the diffusion model.
         draw: draws plans in one piece.
         rescore: scores the joined plans.
-        problem: what is asked.
+        problem: what the plans must satisfy.
         lengths: horizon of each plan, int[batch].
         max_speed_errors: largest speed error of a consistent plan, float[batch].
         repair: as for `draw`.
@@ -71,7 +70,7 @@ def chain(
     """One plan for each environment, through way-points and on to the goals; not yet scored as a whole.
 
     Args:
-        problem: what is asked; it has goals.
+        problem: what the plans must satisfy; it has goals.
         targets: the way-points in order, float32[batch, positions] each.
         plan_leg: makes the plans of a leg from its problem and number.
     """
@@ -83,9 +82,9 @@ def chain(
             problem,
             observations=observations,
             goals=target,
-            # What is fixed at the ends of the whole belongs to the first and the last leg.
+            # Values fixed at the ends of the whole plan belong to the first and the last leg.
             fixed=tuple(f for f in problem.fixed if _is_end(f) and (number == 0 if _is_start(f) else last)),
-            # A way-point says where, and leaves free how the plan passes it.
+            # A way-point fixes the position only; the velocity there stays free.
             goal_columns=problem.goal_columns if last else problem.position_columns,
             end_columns=problem.end_columns if last else problem.position_columns,
         )
@@ -96,7 +95,7 @@ def chain(
 
 
 def find_middle(problem: Problem) -> list[Fixed]:
-    """What is fixed between the first and the last step, or may be."""
+    """The fixed values that lie, or may lie, between the first and the last step."""
     return [fixed for fixed in problem.fixed if not _is_end(fixed)]
 
 
@@ -110,9 +109,9 @@ def _is_end(fixed: Fixed) -> bool:
 
 
 def _group(problem: Problem, lengths: np.ndarray, shortest: int) -> dict[tuple[int, ...] | None, np.ndarray]:
-    """Which of a batch are made together: rows by their way-points, numbered in order; None for all in one piece.
+    """Group the rows of a batch by the order of their way-points; the key None holds the rows planned in one piece.
 
-    Each row is judged for itself, so that a plan is the same whatever it is made together with.
+    Each row is judged by itself, so that a plan does not depend on the rest of its batch.
     """
     middle = find_middle(problem)
     positions = problem.position_columns
@@ -120,7 +119,7 @@ def _group(problem: Problem, lengths: np.ndarray, shortest: int) -> dict[tuple[i
     if not middle or not whole or problem.goals is None or not all(bounds.is_everywhere for bounds in problem.bounds):
         return {None: np.arange(len(problem))}
     steps = np.sort([problem.steps_of(fixed, lengths) for fixed in middle], axis=0)  # int[way-points, batch]
-    # Those at the first or the last step, or said twice, divide nothing.
+    # Way-points at the first or the last step, and repeated ones, divide nothing.
     divides = (np.diff(steps, axis=0, prepend=0) > 0) & (steps < lengths - 1)
     groups: dict[tuple[int, ...] | None, list[int]] = {}
     for row, length in enumerate(lengths):
@@ -144,7 +143,7 @@ def _join(legs: tuple[Plan, ...]) -> Plan:
     """One plan from legs whose ends meet."""
 
     def join(name: str, axis: int, keep_last: bool) -> np.ndarray | None:
-        """Arrays of all legs, one after the other; where two meet, that of the latter or of the former."""
+        """Concatenate the arrays of all legs; where two legs meet, keep the entry of the former or of the latter."""
         arrays = [getattr(leg, name) for leg in legs]
         if any(array is None for array in arrays):
             return None

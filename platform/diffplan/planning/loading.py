@@ -48,7 +48,7 @@ def load_planner(
     Raises:
         ConfigError: no such device on this machine.
         CheckpointError: no checkpoint there, or a damaged one.
-        PlanningError: settings that the model cannot serve.
+        PlanningError: settings that the model does not support.
     """
     device = _find_device(device)
     checkpoint = _load(path, "diffusion")
@@ -110,7 +110,7 @@ def load_action_model(path: str | Path) -> ActionModel:
 
 
 def _choose_value(value: str | None, diffuser: Checkpoint, device: torch.device, *, companions: bool) -> Guide | None:
-    """The value that settings name: one fitted by `diffplan calibrate`, or that of another checkpoint."""
+    """The value of `planning.guidance.value`: fitted by `diffplan calibrate`, or from another checkpoint."""
     if value is None:
         return None
     if value not in JUDGES:
@@ -132,7 +132,7 @@ def _choose_value(value: str | None, diffuser: Checkpoint, device: torch.device,
 
 
 def _load_value(path: str | Path, diffuser: Checkpoint, device: torch.device) -> Value:
-    """A value function that goes with a diffuser: of the same columns, model space and noise."""
+    """A value function that fits a diffuser: it has the same columns, model space and noise schedule."""
     checkpoint = _load(path, "value")
     for name, own, other in (
         ("columns", checkpoint.layout, diffuser.layout),
@@ -174,7 +174,7 @@ def save_action_model(path: str | Path, model: ActionModel) -> None:
 
 
 def save_support(path: str | Path, support: Support) -> None:
-    """Add to a checkpoint where its data have been."""
+    """Add the support of the data to a checkpoint."""
     save_companion(path, SUPPORT, {"points": torch.from_numpy(support.points)}, {})
 
 

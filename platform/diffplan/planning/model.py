@@ -1,4 +1,4 @@
-"""A trained diffusion model as planning sees it: what it denoises, in which columns, units and steps."""
+"""A trained diffusion model as planning sees it: the denoiser with its columns, units and steps."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from diffplan.layout import Layout
 
 @dataclass(frozen=True, eq=False)
 class PlanningModel:
-    """A trained diffusion model, and what must be known of it to plan.
+    """A trained diffusion model, with what planning must know about it.
 
-    It holds no settings and no companions: whatever draws plans takes this and its own settings.
+    It holds no settings and no companions: functions that draw plans take those separately.
 
     Attributes:
         denoiser: the model, on `device`.
@@ -28,16 +28,16 @@ class PlanningModel:
         env: which observation columns are positions and velocities, and how long an environment step takes, as far as
             that is known.
         goal_columns: observation columns that a goal gives values for; none where plans have no goal.
-        end_columns: observation columns that are fixed at the last step of a plan to a goal; those that the goal gives
-            no value for are fixed to 0, so that velocities among them mean to come to rest. None of a model that was
-            trained without: there goals only guide.
+        end_columns: observation columns that are fixed at the last step of a plan to a goal. Columns that the goal has
+            no value for are fixed to 0: with velocities among them, plans end at rest. Empty for a model that was
+            trained without a fixed end; goals then act only through guides.
         stride: environment steps between two steps of a plan.
         shortest_horizon: transitions of the shortest plan that the network can hold.
-        condition: what the network is told beside the noisy plan.
-        num_tasks: labels there are, where that is a task.
-        return_range: returns that the network was told as 0 and as 1, where it is told a return.
-        device: where the model denoises. Everything that is given and returned is on the CPU, and so is the noise
-            drawn, which is therefore the same on every device.
+        condition: what the network is conditioned on.
+        num_tasks: number of labels, if it is conditioned on tasks.
+        return_range: returns that were normalised to 0 and to 1, if it is conditioned on returns.
+        device: where the model denoises. Inputs and outputs are on the CPU, and noise is drawn there too, so it is
+            the same on every device.
     """
 
     denoiser: Denoiser
@@ -71,7 +71,7 @@ class PlanningModel:
             layout: columns of a transition.
             denoiser: the model; moved to the device.
             normalizer: between environment units and model space.
-            return_range: returns that the network was told as 0 and as 1, where it is told a return.
+            return_range: returns that were normalised to 0 and to 1, if the network is conditioned on returns.
             device: where the model denoises.
         """
         device = torch.device(device)

@@ -14,12 +14,12 @@ from diffplan.planning.loading import HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT
 
 
 def package_planner(source: str | Path, target: str | Path, settings: PlanningConfig | None = None) -> int:
-    """Write what a planner needs of a checkpoint into another directory, which is a checkpoint as well.
+    """Write the parts of a checkpoint that a planner needs into another directory, which is a checkpoint as well.
 
     Args:
         source: the checkpoint.
         target: directory of the new one; replaced if there is one.
-        settings: how it plans from now on; None for the settings that it has.
+        settings: settings of the new checkpoint; None to keep those of `source`.
 
     Returns:
         Bytes of the new checkpoint. Its weights are float16; a planner computes in float32 all the same.
@@ -30,7 +30,7 @@ def package_planner(source: str | Path, target: str | Path, settings: PlanningCo
     checkpoint, target = load_checkpoint(source), Path(target)
     config = checkpoint.config if settings is None else dataclasses.replace(checkpoint.config, planning=settings)
     companions = {name: load_companion(source, name) for name in (HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT)}
-    # Where the data lay is of no use elsewhere, and tells of a machine.
+    # The path of the dataset is of no use elsewhere, and reveals names of this machine.
     dataset = {key: value for key, value in checkpoint.dataset.items() if key == "uuid"}
     save_planning_checkpoint(
         target,

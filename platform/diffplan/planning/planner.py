@@ -34,8 +34,7 @@ from diffplan.types import Plan
 class Planner:
     """Plans with a trained model, for a batch of environments at once.
 
-    It joins the parts of this package, which know each other only by what they are given: the model, the settings and
-    the companions.
+    It joins the parts of this package and hands each the model, the settings and the companions that it needs.
 
     Args:
         config: the experiment that the model was trained in.
@@ -45,18 +44,18 @@ class Planner:
         settings: how to plan; None for those of the config.
         horizon_model: predicts which horizon will be consistent; needed by `planning.horizon.rule predict`.
         inverse_dynamics: (observations, next observations) -> actions, for the controller of that name.
-        support: where the data have been; None where that is not known, and `planning.horizon.max_departure` is
+        support: positions that the data have visited; None if not known: `planning.horizon.max_departure` is then
             ignored.
-        return_range: returns that the network was told as 0 and as 1, where it is conditioned on returns.
+        return_range: returns that were normalised to 0 and to 1, if the network is conditioned on returns.
         value: a learned value, added to the guides of the settings; on the device already.
-        device: where the model denoises. Everything that is given and returned is on the CPU, and so is the noise
-            drawn, which is therefore the same on every device.
+        device: where the model denoises. Inputs and outputs are on the CPU, and noise is drawn there too, so it is
+            the same on every device.
 
     Attributes:
         model: the model with its columns, units and steps.
 
     Raises:
-        PlanningError: settings that the model cannot serve.
+        PlanningError: settings that the model does not support.
     """
 
     def __init__(
@@ -105,24 +104,25 @@ class Planner:
         max_speed_errors: np.ndarray | None = None,
         keep_denoising: bool = False,
     ) -> list[Plan]:
-        """Plan from observations, to goals where there are any.
+        """Plan from observations, to goals if there are any.
 
-        For each environment the shortest horizon that yields a consistent plan is taken; if none does, the longest.
+        Each environment gets the shortest horizon that yields a consistent plan; if none does, the longest.
 
         Args:
             observations: float[batch, observation_dim] in environment units.
             goals: values of the goal columns (`PlanningModel.goal_columns`) that plans end on, float[batch, goal_dim];
                 None for no goal.
             generator: source of the noise.
-            constraints: further values that are fixed (`Fixed`) and bounds that are kept (`Bounds`).
-            guides: what is maximised, summed: guides, functions of a `PlanBatch`, expressions or import paths; None for
-                those of the settings.
+            constraints: further fixed values (`Fixed`) and bounds (`Bounds`).
+            guides: guides to maximise the sum of: guide objects, functions of a `PlanBatch`, expressions or import
+                paths; None for those of the settings.
             guidance_scale: strength of the guides; None for that of the settings, or 1 if that is 0 and guides are
                 given.
             horizons: horizons to try, in transitions; None for those of the settings.
             num_candidates: plans drawn for each horizon; None for that of the settings.
-            max_speed_errors: float[batch], what counts as consistent in each environment; None for the settings'.
-            keep_denoising: keep the way from noise to plan as well.
+            max_speed_errors: largest speed error of a consistent plan in each environment, float[batch]; None for that
+                of the settings.
+            keep_denoising: also keep the plan after each denoising step.
 
         Returns:
             A plan for each environment.
@@ -140,7 +140,7 @@ class Planner:
         )
 
         def search(part: Problem) -> list[Plan]:
-            # Horizons that the caller names are all tried.
+            # The horizon model does not skip horizons that the caller names.
             ladder = self._choose_ladder(part, tried, limits, predict=horizons is None)
             return self._search(part, ladder, limits, request)
 
@@ -166,14 +166,14 @@ class Planner:
             observations: as for `plan`.
             goals: as for `plan`.
             generator: as for `plan`.
-            max_horizons: the longest plan that is of use in each environment, in transitions, int[batch].
+            max_horizons: the longest horizon to try in each environment, in transitions, int[batch].
             constraints: as for `plan`, each with a time.
             guides: as for `plan`.
             guidance_scale: as for `plan`.
             max_speed_errors: as for `plan`.
 
         Returns:
-            For each environment a plan, or None: no plan that short was consistent, or is foreseen to be.
+            For each environment a plan; None if no plan that short was consistent, or the horizon model predicts none.
 
         Raises:
             PlanningError: as for `plan`; as many horizons as observations are expected.
@@ -207,7 +207,7 @@ class Planner:
         generator: torch.Generator,
         **named: object,
     ) -> list[Plan]:
-        """Plan with one given horizon; takes what `plan` does."""
+        """Plan with one given horizon; other arguments as for `plan`."""
         return self.plan(observations, goals, generator, horizons=(horizon,), **named)  # type: ignore[arg-type]
 
     def replan(
@@ -224,20 +224,20 @@ class Planner:
         guidance_scale: float | None = None,
         max_speed_errors: np.ndarray | None = None,
     ) -> list[Plan]:
-        """Plan from the rest of the plans before (a warm start): noise it in part and denoise it again.
+        """Replan with a warm start: noise the remaining part of each previous plan in part and denoise it again.
 
-        A plan to a goal gets shorter by what has elapsed, and still arrives when it was to; one without a goal keeps
-        its horizon, and its last step stands for what comes after. Few denoising steps are enough, for most of the plan
-        is there already. Source: Janner et al. 2022, section 5.4 (warm-starting).
+        A plan to a goal is shortened by the elapsed steps and keeps its time of arrival. A plan without a goal keeps
+        its horizon: its last step is repeated at the end. Few denoising steps are enough, because most of the plan is
+        there already. Source: Janner et al. 2022, section 5.4 (warm-starting).
 
         Args:
             previous: the plan that was followed in each environment.
-            elapsed_env_steps: environment steps since it was made, int[batch].
+            elapsed_env_steps: environment steps since that plan was made, int[batch].
             observations: as for `plan`.
             goals: as for `plan`.
             generator: as for `plan`.
-            warm_start: how much of the noise the rest is given again, as a share of the diffusion steps in (0, 1]; the
-                same share of the denoising steps, at least one, is taken again.
+            warm_start: share of the diffusion steps that the rest is noised to, in (0, 1]; the same share of the
+                denoising steps, at least one, is taken again.
             constraints: as for `plan`, with times from now.
             guides: as for `plan`.
             guidance_scale: as for `plan`.
@@ -350,7 +350,7 @@ def with_settings(planner: Planner, settings: PlanningConfig | Mapping[str, Any]
 
     Raises:
         ConfigError: an unknown field, or a wrong value.
-        PlanningError: settings that the model cannot serve.
+        PlanningError: settings that the model does not support.
     """
     if not isinstance(settings, PlanningConfig):
         settings = with_overrides(planner.settings, settings)
@@ -358,7 +358,7 @@ def with_settings(planner: Planner, settings: PlanningConfig | Mapping[str, Any]
 
 
 def with_support(planner: Planner, support: Support | None) -> Planner:
-    """The same planner, told where the data have been; None: not known."""
+    """The same planner with another support of the data; None for none."""
     return _copy(planner, planner.settings, support)
 
 

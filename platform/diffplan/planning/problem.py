@@ -1,4 +1,4 @@
-"""What a plan must satisfy, in environment units, and its translation into constraints of the model space."""
+"""What a plan must satisfy, in environment units, and its translation into constraints in model space."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from diffplan.planning.model import PlanningModel
 
 @dataclass(frozen=True)
 class Fixed:
-    """Values that columns of the observation have at one time of the plan, such as a way-point or a final velocity.
+    """Fixed values of observation columns at one time of the plan, such as a way-point or a final velocity.
 
-    At most one of `step`, `seconds` and `fraction` says when. With none of them the planner chooses: such way-points
-    are passed in the order in which they are given, before the goal.
+    At most one of `step`, `seconds` and `fraction` sets the time. With none of them the planner chooses it: such
+    way-points are passed in the order given, before the goal.
 
     Attributes:
         values: float[columns], or float[batch, columns] for one in each environment.
@@ -47,25 +47,25 @@ class Fixed:
 
     @property
     def is_timed(self) -> bool:
-        """Whether it says when."""
+        """Whether the time is set, rather than left to the planner."""
         return any(when is not None for when in (self.step, self.seconds, self.fraction))
 
     @property
     def fractions(self) -> np.ndarray | None:
-        """One fraction for each environment, float[batch]; None where one serves all or there is none."""
+        """One fraction for each environment, float[batch]; None if all share one, or if there is none."""
         return None if self.fraction is None or np.ndim(self.fraction) == 0 else np.asarray(self.fraction)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds that some columns of the observation keep, such as a speed limit or half of a room.
+    """Bounds on columns of the observation, such as a speed limit or half of a room.
 
     Attributes:
         low: lower bounds, one for all columns or one for each; -inf for none.
         high: upper bounds; inf for none.
         columns: observation columns; None for the positions.
-        first_step: the first step of the plan that they hold for. The present observation is what it is, so bounds
-            never hold for step 0.
+        first_step: the first step of the plan that they hold for. Step 0 is the present observation, so bounds never
+            hold for it.
         last_step: the last one; None for the end of the plan.
     """
 
@@ -107,16 +107,16 @@ class Placed:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked of a batch of plans, in environment units; arrays have been checked.
+    """What a batch of plans must satisfy, in environment units; arrays have been checked.
 
     Attributes:
         observations: what the plans begin with, float32[batch, observation_dim].
         goals: what they end on, float32[batch, goal_columns]; None for no goal.
         goal_columns: observation columns that a goal gives values for.
-        end_columns: observation columns that are fixed at the end of a plan to a goal, to 0 without a value.
+        end_columns: observation columns that are fixed at the end of a plan to a goal; to 0 if the goal has no value.
         position_columns: observation columns that are positions.
-        step_seconds: seconds between two steps of a plan; None where that is not known.
-        fixed: further values.
+        step_seconds: seconds between two steps of a plan; None if not known.
+        fixed: further fixed values.
         bounds: bounds.
     """
 
@@ -140,11 +140,11 @@ class Problem:
         constraints: Sequence[Constraint],
         model: PlanningModel,
     ) -> Problem:
-        """Check what is asked of a model.
+        """Check the arguments of a planner, and make a problem of them.
 
         Raises:
-            PlanningError: arrays of the wrong shape, values that are not finite, unknown columns, goals or
-                times in seconds for a model that knows neither.
+            PlanningError: arrays of the wrong shape, values that are not finite, unknown columns, or goals or times in
+                seconds for a model that does not support them.
         """
         positions, observation_dim = model.env.position_columns, model.layout.observation_dim
         observations = np.asarray(observations, dtype=np.float32)
@@ -216,7 +216,7 @@ class Problem:
         return placed
 
     def steps_of(self, fixed: Fixed, lengths: np.ndarray) -> np.ndarray:
-        """The step of each plan that something is fixed at, int[batch]; raises `PlanningError` outside of a plan."""
+        """The step of each plan at which a value is fixed, int[batch]; raises `PlanningError` outside of a plan."""
         if fixed.step is not None:
             steps = np.where(fixed.step < 0, lengths + fixed.step, fixed.step)
         elif fixed.seconds is not None:
@@ -244,7 +244,7 @@ class Problem:
         return round(seconds / self.step_seconds)
 
     def find_contradiction(self, horizon: int) -> int | None:
-        """The step at which two different values are fixed in plans of a horizon that reaches all; None for no step."""
+        """A step at which two different values are fixed; None if there is none. The horizon must reach every step."""
         timed = replace(self, fixed=tuple(fixed for fixed in self.fixed if fixed.is_timed))
         if not timed.fixed and horizon > 1:
             return None  # a start and a goal do not meet
@@ -263,10 +263,10 @@ class Problem:
 
         Args:
             lengths: horizon of each plan, int[batch].
-            model: what denoises.
+            model: the diffusion model.
 
         Raises:
-            PlanningError: what is asked contradicts itself.
+            PlanningError: fixed values and bounds contradict each other.
         """
         layout, normalize = model.layout, model.normalize_observations
         horizon, ragged = int(lengths.max()), bool((lengths != lengths[0]).any())
@@ -299,7 +299,7 @@ class Problem:
         return constraints
 
     def impose(self, plans: np.ndarray, lengths: np.ndarray) -> None:
-        """Write everything that is asked into plans, where normalising and back lost the last bits; in place.
+        """Write fixed values and bounds into plans again, in place: normalising and back loses the last bits.
 
         Args:
             plans: float32[batch, horizon, observation_dim].

@@ -32,7 +32,7 @@ class Draw(Protocol):
         """Plans of given horizons.
 
         Args:
-            problem: what is asked.
+            problem: what the plans must satisfy.
             lengths: horizon of each plan, int[batch].
             max_speed_errors: largest speed error of a consistent plan, float[batch].
             repair: whether guided plans that violate a limit are moved until they keep it.
@@ -42,12 +42,12 @@ class Draw(Protocol):
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What one call of the planner asks for, beside the problem.
+    """The arguments of one call of the planner, apart from the problem.
 
     Attributes:
         generator: source of the noise.
         diffusion_steps: diffusion steps to denoise at, descending.
-        guide: what is maximised; None for nothing.
+        guide: its score is maximised; None for no guide.
         guidance_scale: strength of the guide; with 0 it only scores.
         num_candidates: plans drawn for each horizon.
         keep_denoising: whether to keep the plan after each denoising step.
@@ -77,17 +77,17 @@ def sample_plans(
     """The best of the candidates of one horizon for each environment.
 
     Args:
-        model: what denoises.
+        model: the diffusion model.
         settings: how to plan.
-        problem: what is asked.
+        problem: what the plans must satisfy.
         lengths: horizon of each plan, int[batch].
         max_speed_errors: largest speed error of a consistent plan, float[batch].
-        request: what else is asked.
-        support: where the data have been; None where that is not known.
+        request: the other arguments of the call.
+        support: positions that the data have visited; None if not known.
         initial: clean plans to start from in model space, one candidate each; None to start from noise.
 
     Raises:
-        PlanningError: what is asked contradicts itself.
+        PlanningError: fixed values and bounds contradict each other.
     """
     num = request.num_candidates
     rows = np.repeat(np.arange(len(problem)), num)
@@ -121,7 +121,7 @@ def sample_plans(
     violations, scores = np.zeros(len(rows)), None
     if guidance is not None:
         with torch.no_grad():
-            # The plans as they are given out.
+            # Score the plans exactly as they are returned.
             exact = torch.from_numpy(model.normalizer.normalize(transitions)).to(model.device)
             violations = guidance.violation(exact, constraints.lengths).cpu().numpy()
             violations = np.nan_to_num(violations, nan=np.inf)  # a limit that cannot be evaluated is not kept

@@ -1,4 +1,4 @@
-"""Choosing the horizon: plans of several, in as few batches as pays."""
+"""Search for the shortest consistent horizon, with several horizons in one batch where that saves time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from diffplan.planning.selection import VIOLATION_TOLERANCE
 from diffplan.types import Plan
 
 FIRST_RUNGS = 16
-"""Rungs of a ladder that a scan over horizons tries at first: more cost more than they save, since the first consistent
-horizon ends the scan."""
+"""Rungs of a ladder in the first batch of a scan over horizons: more cost more than they save, since the first
+consistent horizon ends the scan."""
 
 ROWS_AT_ONCE = 128
-"""Plans of several rungs that are drawn in one batch, at most. On a CPU core a batch of so many takes about three times
-as long as one of ten, and where one rung was not consistent, the next one seldom is."""
+"""Most plans of several rungs in one batch. On a CPU core a batch of this size takes about three times as long as one
+of ten plans, and if one rung was not consistent, the next seldom is."""
 
 ROWS_OF_A_BATCH = 512
-"""Plans that are drawn in one batch, at most about so many: more would take memory and save nothing."""
+"""Approximate maximum of plans in one batch: more would take memory and save no time."""
 
 
 def search_horizons(
@@ -36,21 +36,21 @@ def search_horizons(
 
     A predicted horizon is tried alone; each further batch climbs twice as many rungs as the one before.
 
-    Where guides bend no plan of the ladder far enough, it is climbed once more with plans that are repaired. Repaired
-    plans touch their limits, so plans that keep them without repair come first.
+    If no plan of the ladder keeps the limits of the guides, the ladder is climbed again with repaired plans. These
+    touch their limits, so plans that keep the limits without repair are preferred.
 
     Args:
         draw: draws plans of given horizons.
-        problem: what is asked.
+        problem: what the plans must satisfy.
         ladder: horizons to try.
         max_speed_errors: largest speed error of a consistent plan, float[batch].
-        num_candidates: plans that `draw` draws for each one that it returns.
+        num_candidates: candidates that `draw` draws for each plan that it returns.
         may_repair: whether plans that violate a limit of the guides may be repaired.
-        repair: whether they are repaired at once.
+        repair: whether plans are repaired from the start.
 
     Returns:
-        A plan for each environment; where no rung is consistent and within limits, the one that violates least, then
-        the longest.
+        A plan for each environment. If no rung is consistent and within limits, it is the plan with the smallest
+        violation; of equal ones, the longest.
     """
     best: list[Plan | None] = [None] * len(problem)
     waiting, rung = np.arange(len(problem)), ladder.first.copy()
@@ -91,13 +91,13 @@ def search_horizons(
 
 
 def _split(lengths: np.ndarray) -> list[np.ndarray]:
-    """Which plans to draw together, as arrays of their indices."""
+    """Split plans into batches, as arrays of their indices."""
     num_batches = max(1, round(len(lengths) / ROWS_OF_A_BATCH))
     return [np.sort(part) for part in np.array_split(np.argsort(lengths, kind="stable"), num_batches)]
 
 
 def _better(old: Plan | None, new: Plan) -> Plan:
-    """Of two plans, the one that violates less; then the consistent one; then the new one."""
+    """The better of two plans: the one with the smaller violation; then the consistent one; then the new one."""
 
     def badness(plan: Plan) -> tuple[float, bool]:
         return (plan.violation if plan.violation > VIOLATION_TOLERANCE else 0.0, not plan.consistent)

@@ -9,7 +9,7 @@ import numpy as np
 Selection = Literal["consistency", "guide"]
 
 VIOLATION_TOLERANCE = 1e-4
-"""Violations up to this, in the units of the limit, are rounding."""
+"""Violations up to this, in the units of the limit, count as rounding errors."""
 
 
 def rank(
@@ -21,15 +21,15 @@ def rank(
 ) -> np.ndarray:
     """Candidates from best to worst.
 
-    One that keeps the limits of the guides comes before one that violates them (the more, the later); then consistent
-    plans come before others; then the guides' score decides, if they are to select; then consistency itself.
+    Candidates are ordered by violation of the guides' limits; then consistent ones come before others; then, with the
+    rule `guide`, by the score of the guides; then by speed error.
 
     Args:
         violations: float[batch, candidates].
         speed_errors: float[batch, candidates].
         consistent: bool[batch, candidates].
         guide_scores: float[batch, candidates], None where there are no guides.
-        selection: who decides among consistent candidates.
+        selection: the rule that orders consistent candidates.
 
     Returns:
         int[batch, candidates], indices of candidates.
@@ -37,6 +37,6 @@ def rank(
     violated = np.where(violations > VIOLATION_TOLERANCE, violations, 0.0)
     keys = [speed_errors]
     if selection == "guide" and guide_scores is not None:
-        # Among inconsistent plans the guides have no say: they may score what cannot be.
+        # The score of an inconsistent plan does not count: the plan cannot be followed.
         keys.append(np.where(consistent, -guide_scores, 0.0))
     return np.lexsort((*keys, ~consistent, violated), axis=1)

@@ -24,10 +24,10 @@ def load_settings(path: str | Path, base: PlanningConfig | None = None) -> Plann
 
     Args:
         path: path or URL.
-        base: settings that stand where the file has none; the defaults if not given.
+        base: settings for fields that the file does not have; None for the defaults.
 
     Raises:
-        ConfigError: no such file, or something else in it.
+        ConfigError: no such file, or it holds no settings.
         StoreError: the store of a URL cannot be reached.
     """
     return merge_settings(PlanningConfig() if base is None else base, read_settings(path), str(path))
@@ -52,9 +52,9 @@ def merge_settings(base: PlanningConfig, values: Mapping[str, Any], where: str) 
     """Settings with some fields replaced by JSON values.
 
     Args:
-        base: settings that stand where there are no values.
-        values: sections, or dotted names.
-        where: where they are from, for messages.
+        base: settings for fields without a value.
+        values: nested sections, or dotted names.
+        where: source of the values, for messages.
 
     Raises:
         ConfigError: an unknown field or a wrong value.

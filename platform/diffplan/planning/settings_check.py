@@ -1,4 +1,4 @@
-"""Whether a model can plan as its settings say."""
+"""Checks whether a model supports its planner settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffplan.planning.model import PlanningModel
 def check_settings(
     model: PlanningModel, settings: PlanningConfig, *, has_horizon_model: bool, has_inverse_dynamics: bool
 ) -> None:
-    """Raises `PlanningError` for settings that a model with these companions cannot serve."""
+    """Raise `PlanningError` for settings that a model with these companions does not support."""
     shortest = model.shortest_horizon
     if settings.horizon.min < shortest:
         raise PlanningError(

@@ -1,7 +1,7 @@
-"""What settings from a file may name.
+"""Which settings of a file need `--trust`.
 
-Settings can name code (a guide by import path) and places (a value function by URL). On the command line that is the
-user's own word. In a file that came from elsewhere it is not: there it takes `--trust`.
+Settings can name code (a guide by import path) and locations (a value function by URL). On the command line the user
+typed them. A file may come from someone else, so code and URLs in it are refused without `--trust`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from diffplan.importing import is_import_path
 from diffplan.tasks.pretrained import PREFIX
 
 FIELDS = ("guides", "value")
-"""Last part of the names of settings that may name code or a place."""
+"""Last part of the dotted names of settings that may name code or a URL."""
 
 
 def list_named(values: Mapping[str, Any], prefix: str = "planning") -> Iterator[tuple[str, str]]:
-    """Functions and URLs that settings name, each with its dotted field.
+    """Import paths and URLs in settings, each with the dotted name of its field.
 
     Args:
         values: settings as JSON values; sections may be nested.
@@ -39,16 +39,16 @@ def _names_code_or_place(text: str) -> bool:
 
 
 def require_trust(values: Mapping[str, Any], where: str, known: Collection[str] = (), prefix: str = "planning") -> None:
-    """Refuse settings of a file that name functions or URLs.
+    """Refuse settings of a file that hold import paths or URLs.
 
     Args:
         values: the settings as JSON values.
         where: the file, for messages.
-        known: functions and URLs that are named elsewhere too, such as on the command line.
+        known: import paths and URLs that are trusted already, such as those on the command line.
         prefix: of the dotted names of the settings.
 
     Raises:
-        ConfigError: they name one that is not known.
+        ConfigError: the settings hold one that is not known.
     """
     for field, text in list_named(values, prefix):
         if text not in known:

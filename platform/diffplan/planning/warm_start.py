@@ -1,4 +1,4 @@
-"""What is left of plans that were followed for a while: where planning again may begin.
+"""Warm starts: the remaining part of a plan that was followed for a while, to replan from.
 
 Source: Janner et al. 2022, section 5.4 (warm-starting).
 """
@@ -26,11 +26,11 @@ def keep_rest(
         previous: the plan that was followed in each environment.
         elapsed_env_steps: environment steps since it was made, at least 0, int[batch].
         model: columns and stride of the plans.
-        shortest: plans end when they were to, and have at least so many steps; None: they keep their horizons, and
-            their last steps stand for what comes after.
+        shortest: fewest steps of a rest, which keeps the time of arrival of its plan. None: plans keep their horizons,
+            and their last step is repeated at the end.
 
     Returns:
-        Transitions float32[batch, horizon, transition_dim] in environment units, 0 behind the end of a plan, and the
+        Transitions float32[batch, horizon, transition_dim] in environment units, 0 after the end of a plan, and the
         horizon of each, int[batch].
     """
     layout, stride = model.layout, model.stride

@@ -1,4 +1,4 @@
-"""Way-points that say no time: each is passed as soon as the model can."""
+"""Way-points without a time: each is passed as soon as a consistent plan reaches it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from diffplan.types import Plan
 
 
 def has_untimed(problem: Problem) -> bool:
-    """Whether there are way-points that say no time.
+    """Whether there are way-points without a time.
 
     Raises:
-        PlanningError: there are, but they are no positions, have no goal after them, or stand beside something that has
-            a time of its own.
+        PlanningError: there are, but they fix columns other than the positions, there is no goal after them, or other
+            constraints have times.
     """
     middle = find_middle(problem)
     untimed = [fixed for fixed in middle if not fixed.is_timed]
@@ -39,8 +39,8 @@ def plan_untimed(problem: Problem, plan_leg: Callable[[Problem], list[Plan]]) ->
     """Plans through way-points without a time, each leg with its own horizon; not yet scored as a whole.
 
     Args:
-        problem: what is asked; it `has_untimed`.
-        plan_leg: makes the plans of a leg, whatever their horizons.
+        problem: what the plans must satisfy; `has_untimed` is true for it.
+        plan_leg: makes the plans of a leg and chooses their horizons.
     """
     targets = [np.asarray(fixed.values) for fixed in find_middle(problem)]
     return chain(problem, targets, lambda leg, number: plan_leg(leg))

@@ -1,4 +1,4 @@
-"""What a task brings to the stages: behaviors that collect, policies that are evaluated, metrics and pictures."""
+"""The parts of a task that the stages use: behaviors for collection, policies for evaluation, metrics and pictures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Behavior(Protocol):
-    """Acts in a batch of environments while data is collected.
+    """Acts in a batch of environments during collection.
 
-    What it does in one environment must not depend on the others in the batch: all its random numbers for environment i
-    come from generator i, so an episode is the same whatever batch it is collected in.
+    Actions in one environment must not depend on the others in the batch: all random numbers for environment i come
+    from generator i, so an episode is the same in every batch.
     """
 
     def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
@@ -32,21 +32,21 @@ class Behavior(Protocol):
         ...
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Further columns of the step just acted, float[num_envs, size] or float[num_envs], such as the goal.
+        """Further columns of the last step, float[num_envs, size] or float[num_envs], such as the goal.
 
-        May be left out where there are none.
+        Optional if there are none.
         """
         ...
 
 
 @dataclass(frozen=True)
 class BehaviorContext:
-    """What a behavior may need to know.
+    """What a behavior may use to make its actions.
 
     Attributes:
         env: the environment.
-        action_low: lower bounds of the actions, -inf where there are none.
-        action_high: upper bounds of the actions, inf where there are none.
+        action_low: lower bounds of the actions, -inf for none.
+        action_high: upper bounds of the actions, inf for none.
         action_noise: standard deviation of the noise of noisy behaviors.
         max_goal_steps: steps after which a goal is given up.
     """
@@ -63,7 +63,7 @@ class BehaviorPart:
     """A behavior of a task.
 
     Attributes:
-        make: makes it; raises `ConfigError` where the environment is not one that it can act in.
+        make: makes it; raises `ConfigError` for an environment that it cannot act in.
         columns: names and sizes of the columns that it adds to a dataset; size 0 for a single number.
     """
 
@@ -72,10 +72,10 @@ class BehaviorPart:
 
 
 class Policy(Protocol):
-    """Acts in a batch of environments that are evaluated.
+    """Acts in a batch of environments during evaluation.
 
-    A policy that plans says so by `num_plans`, int[num_envs], and `plan_seconds`, the seconds spent on them over all
-    environments; one whose plans are trajectories keeps them in `plans`, a `Plan` for each environment.
+    A policy that plans also has the attributes `num_plans`, int[num_envs], and `plan_seconds`, the total seconds spent
+    on plans. If its plans are trajectories, `plans` holds a `Plan` for each environment.
     """
 
     def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
@@ -83,7 +83,7 @@ class Policy(Protocol):
 
         Args:
             observations: float[num_envs, observation_dim].
-            goals: float[num_envs, goal_dim]; None where episodes have no goal.
+            goals: float[num_envs, goal_dim]; None if episodes have no goal.
         """
         ...
 
@@ -94,14 +94,14 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class RolloutContext:
-    """What a policy may need to know of the episodes it is to act in.
+    """What a policy may use to act in a batch of episodes.
 
     Attributes:
         env: the environment under its protocol.
         seeds: a seed for each environment, independent of the one that the environment was reset with.
         generator: source of noise that is drawn for all environments at once.
-        action_low: lower bounds of the actions, -inf where there are none.
-        action_high: upper bounds of the actions, inf where there are none.
+        action_low: lower bounds of the actions, -inf for none.
+        action_high: upper bounds of the actions, inf for none.
     """
 
     env: EnvConfig
@@ -116,12 +116,12 @@ MakePolicy = Callable[[RolloutContext], Policy]
 
 @dataclass(frozen=True)
 class Ask:
-    """What episodes ask of a planner beside their observations.
+    """What the plans of a batch of episodes must satisfy and maximise.
 
     Attributes:
-        goals: values of the goal columns that plans end on, float[num_envs, goal_dim]; None for no goal.
-        constraints: `diffplan.Fixed` and `diffplan.Bounds` that plans keep.
-        guides: guides, expressions or import paths that plans maximise; those of the settings if there are none.
+        goals: values of the goal columns at the end of plans, float[num_envs, goal_dim]; None for no goal.
+        constraints: `diffplan.Fixed` and `diffplan.Bounds` on plans.
+        guides: guides, expressions or import paths to maximise; those of the settings if there are none.
     """
 
     goals: np.ndarray | None = None
@@ -135,7 +135,7 @@ class RecordedSteps(Protocol):
     lengths: np.ndarray
     """Steps of each episode, int[num_envs]."""
     observations: np.ndarray
-    """float64[steps + 1, num_envs, observation_dim]; what stands behind the end of an episode means nothing."""
+    """float64[steps + 1, num_envs, observation_dim]; values after the end of an episode are undefined."""
 
     @property
     def returns(self) -> Any:
@@ -144,28 +144,28 @@ class RecordedSteps(Protocol):
 
     @property
     def times_to_goal(self) -> Any:
-        """Steps until the goal was first reached, int[num_envs]; -1 where it never was."""
+        """Steps until the goal was first reached, int[num_envs]; -1 if it never was."""
         ...
 
     def path_lengths(self, columns: list[int]) -> np.ndarray:
-        """Way travelled until the goal was first reached, or to the end, float64[num_envs]."""
+        """Path length until the goal was first reached, or to the end of the episode, float64[num_envs]."""
         ...
 
     def count(self, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Steps that led to an observation of which something holds, int[num_envs]."""
+        """Steps that led to an observation for which `holds` is true, int[num_envs]."""
         ...
 
 
 @dataclass(frozen=True)
 class FinishedEpisodes:
-    """A block of episodes that have ended, to be measured.
+    """A batch of episodes that have ended, to be measured.
 
     Attributes:
         env: the environment under its protocol.
-        steps: what happened.
+        steps: the recorded steps.
         starts: first observations, float[num_envs, observation_dim].
-        goals: float[num_envs, goal_dim]; None where episodes have no goal.
-        scores: normalised scores, or returns where there are no references, float[num_envs].
+        goals: float[num_envs, goal_dim]; None if episodes have no goal.
+        scores: normalised scores, float[num_envs]; returns if there are no reference returns.
     """
 
     env: EnvConfig
@@ -177,12 +177,12 @@ class FinishedEpisodes:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of an episode that a task measures, or every task has.
+    """A number measured for each episode, by one task or for all tasks.
 
     Attributes:
-        title: what tables call it.
-        less_is_better: whether a search is after small values.
-        format: of its mean in tables, as `format()` takes it.
+        title: heading in tables.
+        less_is_better: whether a search minimises it.
+        format: format of its mean in tables, for `format()`.
     """
 
     title: str
@@ -194,17 +194,17 @@ class Figures(Protocol):
     """Draws plans, rollouts and data of one environment."""
 
     words: FigureWords
-    """What is said below the pictures."""
+    """Captions of the pictures."""
 
     def choose_problems(
         self, windows: np.ndarray, num: int, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Problems whose plans are worth looking at.
+        """Starts and goals for plans that are shown in pictures.
 
         Args:
             windows: windows of the data, float32[windows, horizon, observation_dim], to choose from.
-            num: how many.
-            generator: of the choice.
+            num: number of problems.
+            generator: source of the choice.
 
         Returns:
             Observations float32[num, observation_dim] and goals float32[num, goal_dim], or None for no goals.
@@ -222,14 +222,14 @@ class Figures(Protocol):
     def draw_rollout(
         self, plan: np.ndarray, stride: int, executed: np.ndarray, goal: np.ndarray | None, reached_step: int | None
     ) -> Figure:
-        """What was executed, float32[steps, observation_dim], over the first plan, whose steps are `stride` apart.
+        """The executed observations, float32[steps, observation_dim], over the first plan, with steps `stride` apart.
 
         The plan may be empty; `reached_step` is when the goal was first reached, None for never.
         """
         ...
 
     def draw_data(self, observations: np.ndarray) -> Figure:
-        """Where observations float[rows, observation_dim] of the data lie."""
+        """The distribution of observations of the data, float[rows, observation_dim]."""
         ...
 
 
@@ -238,10 +238,10 @@ class FigureWords:
     """Captions of a family's pictures.
 
     Attributes:
-        plans: what to see in the pictures of a plan while it is denoised.
-        rollouts: what the lines of a rollout mean.
-        data: what the picture of the data shows.
-        marks: what stands for what in pictures of plans and rollouts: shape (`dot` or `star`), colour and meaning.
+        plans: for the pictures of a plan during denoising.
+        rollouts: for rollouts: the meaning of the lines.
+        data: for the picture of the data.
+        marks: legend of plans and rollouts: shape (`dot` or `star`), colour and meaning of each mark.
     """
 
     plans: str
@@ -257,7 +257,7 @@ class PublishedScore:
     Attributes:
         method: name of the method.
         source: where it was published.
-        score: in the units of ours.
+        score: in the same units as our scores.
     """
 
     method: str

@@ -1,7 +1,7 @@
-"""The default task: any Gymnasium environment with Box observations and actions, about which nothing more is known.
+"""The default task: any Gymnasium environment with Box observations and actions.
 
-Episodes are scored by their return. They have goals where observations are Dicts with `achieved_goal` and
-`desired_goal`, or where `windows.goal_columns` says which columns the `goal` of the infos gives values for.
+Episodes are scored by their return. They have goals if observations are Dicts with `achieved_goal` and `desired_goal`,
+or if `windows.goal_columns` names the columns that `goal` in the infos has values for.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     from diffplan.tasks.contracts import Figures
 
 HORIZON = 8
-"""Transitions of a window and of a plan: few, for a value knows what follows, and of a long plan of random actions no
-candidate is good throughout."""
+"""Transitions of a window and of a plan. Few are enough, because the value accounts for what follows; in a longer plan
+of random actions no candidate is good throughout."""
 
 
 def complete_env(env: EnvConfig) -> EnvConfig:
-    """An environment with its goal columns, where its observations tell them.
+    """An environment with its goal columns, if its observations are Dicts with goals.
 
     Raises:
-        ConfigError: it cannot be made, or its observations or actions are no vectors of numbers.
+        ConfigError: it cannot be made, or its observations or actions are not vectors of numbers.
     """
     made = make_env(env)
     try:
@@ -80,7 +80,7 @@ def _make_figures(env: EnvConfig) -> Figures:
 
 
 def _make_preset() -> Preset:
-    """Receding-horizon control: plans of actions and observations, bent towards a value and ranked by it."""
+    """Receding-horizon control: plans of actions and observations, guided and ranked by a value."""
     return Preset(
         config=Config(
             env=EnvConfig(env_id=""),
@@ -94,7 +94,7 @@ def _make_preset() -> Preset:
                 padding="end",
             ),
             network=NetworkConfig(dim=32, dim_mults=(1, 2)),
-            # What one step changes is small beside the range of an observation: predicting velocities tells it apart.
+            # One step changes an observation by little of its range; v-prediction resolves such small changes better.
             diffusion=DiffusionConfig(num_diffusion_steps=32, prediction="velocity"),
             training=TrainingConfig(num_steps=4_000, batch_size=128, discount=0.98),
             planning=PlanningConfig(

@@ -1,7 +1,7 @@
-"""What the published rows of Janner et al. 2022 have in common.
+"""Settings that the published rows of Janner et al. 2022 have in common.
 
-Source: `diffuser/utils/training.py` of the code release, and the class `Trainer` of another of its branches,
-whose numbers are the same.
+Source: `diffuser/utils/training.py` of the code release, and the class `Trainer` on another of its branches, which has
+the same numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from diffplan.config import HorizonConfig, PlanningConfig, SamplingConfig, Selec
 
 
 def make_janner_training(*, num_steps: int, learning_rate: float = 2e-4) -> TrainingConfig:
-    """The training of a published row: Adam at a constant rate, two batches of 32 a step, no clipping, float32."""
+    """The training of a published row: Adam at a constant rate, two batches of 32 per step, no clipping, float32."""
     return TrainingConfig(
         num_steps=num_steps,
         batch_size=32,
@@ -32,7 +32,7 @@ def make_janner_training(*, num_steps: int, learning_rate: float = 2e-4) -> Trai
 
 
 def make_janner_planning(*, horizon: int, num_diffusion_steps: int) -> PlanningConfig:
-    """The planning of a published row without its guide and controller: DDPM through all steps, one fixed horizon."""
+    """The planning of a published row, apart from guide and controller: DDPM with all steps, one fixed horizon."""
     return PlanningConfig(
         sampling=SamplingConfig(sampler="ddpm", num_steps=num_diffusion_steps),
         horizon=HorizonConfig(min=horizon, max=horizon, multiple=1),

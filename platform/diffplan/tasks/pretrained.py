@@ -1,7 +1,7 @@
-"""Planners that come with tasks: `pretrained:NAME` stands wherever a checkpoint is expected.
+"""Planners that come with tasks: `pretrained:NAME` can be given wherever a checkpoint is expected.
 
-Each is a checkpoint without its training state, with weights of half precision, the companions that were fitted to it,
-and the settings that a search found in its config.
+Each is a checkpoint without training state, with weights in half precision, its companions, and a config with the
+planner settings that a search found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def find_pretrained(name: str) -> Path:
         name: without the prefix.
 
     Raises:
-        CheckpointError: none of that name; suggests the nearest.
+        CheckpointError: none of that name; the message suggests the nearest.
     """
     found = _find_all()
     if name not in found:

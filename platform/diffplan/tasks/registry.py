@@ -27,12 +27,12 @@ ENTRY_POINTS = "diffplan.tasks"
 DEFAULT_TASK = "gymnasium"
 """The task of environments that no other task claims."""
 TASK_ATTRIBUTE = "TASK"
-"""What a family's package calls its task."""
+"""Name of the task in a family's package."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What the first argument of a command names.
+    """The experiment that the first argument of a command names.
 
     Attributes:
         task: the task.
@@ -52,7 +52,7 @@ class Experiment:
 
 @functools.cache
 def list_tasks() -> dict[str, str]:
-    """Names of the tasks that are installed, each with the import path of its task; the default one comes last."""
+    """Import paths of the installed tasks by name; the default task comes last."""
     import diffplan.tasks
 
     found: dict[str, str] = {}
@@ -70,7 +70,7 @@ def list_tasks() -> dict[str, str]:
 
 
 _being_loaded: set[str] = set()
-"""Tasks whose modules are being imported: such a module may look presets of other tasks up."""
+"""Tasks whose modules are being imported: such a module may look up presets of other tasks."""
 
 
 @functools.cache
@@ -78,7 +78,7 @@ def find_task(reference: str) -> Task:
     """The task of a name or an import path.
 
     Raises:
-        ConfigError: no such task, suggesting the nearest; or something else at the import path.
+        ConfigError: no such task (the message suggests the nearest), or no task at the import path.
     """
     known = list_tasks()
     if reference not in known and not is_import_path(reference):
@@ -106,10 +106,10 @@ def load_tasks() -> dict[str, Task]:
 
 
 def task_of(env: EnvConfig) -> Task:
-    """The task of an environment: the one that it names, else the one that claims its id, else the default one.
+    """The task of an environment: the one that its config names, else the one that claims its id, else the default.
 
     Raises:
-        ConfigError: it names a task that cannot be found.
+        ConfigError: the named task cannot be found.
     """
     if env.task is not None:
         return find_task(env.task)
@@ -124,10 +124,10 @@ def _find_claimant(env_id: str) -> str:
 
 
 def complete_env(env: EnvConfig) -> EnvConfig:
-    """An environment that names its task, with the roles that the task knows filled in where they are unknown.
+    """An environment with its task, and with unknown roles of columns filled in by the task.
 
     Raises:
-        ConfigError: the environment cannot be made, or its spaces are not such as can be planned in.
+        ConfigError: the environment cannot be made, or its spaces are not supported.
     """
     if env.task is None:
         env = replace(env, task=_find_claimant(env.env_id))
@@ -137,7 +137,7 @@ def complete_env(env: EnvConfig) -> EnvConfig:
 
 
 def fill_roles(env: EnvConfig) -> EnvConfig:
-    """An environment that need not be installed here, with the roles that its own task knows; others stay unknown.
+    """An environment with the roles that its task knows. If it is not installed here, some roles may stay unknown.
 
     Raises:
         ConfigError: it names a task that cannot be found.
@@ -147,25 +147,25 @@ def fill_roles(env: EnvConfig) -> EnvConfig:
         return env
     try:
         return task.complete_env(env)
-    except ConfigError:  # a task may ask the environment itself, which is not installed here
+    except ConfigError:  # the task may have to make the environment, which is not installed here
         return env
 
 
 def make_figures(env: EnvConfig) -> Figures:
-    """What draws an environment's plans, rollouts and data."""
+    """The figures of an environment: of plans, rollouts and data."""
     make = task_of(env).figures or find_task(DEFAULT_TASK).figures
     assert make is not None
     return make(env)
 
 
 def make_experiment_figures(config: Config) -> Figures:
-    """What draws an experiment: the goals of its problems are those that its plans end on."""
+    """The figures of an experiment, with problems whose goals are in the goal columns of its plans."""
     goal_columns = config.goal_value_columns if config.goal_columns else ()
     return make_figures(replace(config.env, goal_columns=goal_columns))
 
 
 def list_task_presets(task: Task) -> Mapping[str, Preset]:
-    """The presets of a task; the generic one where it has none of its own."""
+    """The presets of a task; the generic one if it has none."""
     return task.presets or find_task(DEFAULT_TASK).presets
 
 
@@ -179,13 +179,13 @@ def _all_presets() -> dict[str, tuple[str, Preset]]:
 
 
 def find_experiment(text: str) -> Experiment:
-    """What `PRESET`, `TASK` or `TASK/PRESET` names; a task alone means its first preset.
+    """The experiment that `PRESET`, `TASK` or `TASK/PRESET` names; a task alone means its first preset.
 
     Args:
-        text: such as the name of a preset, the name of a task, or `my_package.tasks:PUSHING/small`.
+        text: the name of a preset or of a task, or for example `my_package.tasks:PUSHING/small`.
 
     Raises:
-        ConfigError: no such preset or task; suggests the nearest.
+        ConfigError: no such preset or task; the message suggests the nearest.
     """
     reference, slash, name = text.partition("/")
     known = {} if slash else _all_presets()
@@ -231,10 +231,10 @@ def list_presets() -> list[str]:
 
 
 def find_frame(name: str) -> Callable[[str | None], Any]:
-    """A change of coordinates on import by name, from any installed task; takes Gymnasium's spec of the source as JSON.
+    """A change of coordinates on import, by name, from any installed task; takes Gymnasium's spec of the source (JSON).
 
     Raises:
-        ConfigError: none of that name; suggests the nearest.
+        ConfigError: none of that name; the message suggests the nearest.
     """
     frames = {key: make for task in load_tasks().values() for key, make in task.frames.items()}
     if name not in frames:

@@ -1,4 +1,4 @@
-"""The benchmark table of a task: what is asked of it, and what its rows are."""
+"""The benchmark table of a task: the request for it, and its rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROW_KEYS = (
     "settings",
     "command",
 )
-"""What every row of a table has; None where it has no meaning."""
+"""Keys of every row of a table; the value is None if it has no meaning there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +31,16 @@ class TableRequest:
     """A table to make.
 
     Attributes:
-        out: directory of the work; what is there is not done again.
-        tasks: which of the table's tasks; all if empty.
-        methods: which of its methods; all if empty.
+        out: directory of the work; finished stages in it are not run again.
+        tasks: tasks of the table to include; all if empty.
+        methods: methods to include; all if empty.
         seeds: training seeds, counted from 0.
         episodes: evaluation episodes of each protocol; None for the table's own number.
         seed: of the evaluation episodes.
-        smoke: the smallest size at which every stage is real.
-        datasets: directory with a dataset for each task, in place of collecting.
-        models: directory with a calibrated checkpoint for each task, in place of training.
-        command: what makes all rows; a row records it with its own task and method.
+        smoke: the smallest size at which every stage really runs.
+        datasets: directory with a dataset for each task; None to collect.
+        models: directory with a calibrated checkpoint for each task; None to train.
+        command: command that makes all rows; each row records it with its own task and method.
     """
 
     out: Path
@@ -64,14 +64,14 @@ class Table(Protocol):
     """Names of its methods."""
 
     def make(self, request: TableRequest, announce: Callable[[str], None]) -> list[dict[str, Any]]:
-        """Do what is still to be done, and return the rows, each with the keys of `ROW_KEYS`.
+        """Run the stages that are not finished, and return the rows, each with the keys of `ROW_KEYS`.
 
         Args:
             request: what to make.
             announce: called with a line when a stage begins.
 
         Raises:
-            ConfigError: an unknown task or method, or the work there was begun with another request.
+            ConfigError: an unknown task or method, or the directory holds work of another request.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""The contract: what a task is.
+"""The contract of a task.
 
-Every part has a default, so that a task with nothing filled in serves any Gymnasium environment with Box spaces: it is
-scored by its return, has no goal unless its observations say so, is collected by random actions and drawn as curves.
+Every part has a default, so an empty task works for any Gymnasium environment with Box spaces: episodes are scored by
+their return, have goals only if the observations contain them, are collected by random actions and drawn as curves.
 Parts that need heavy imports are functions that import when they are called, so that listing tasks stays cheap.
 """
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 class Preset:
     """A complete experiment, and the sizes of its environment.
 
-    The sizes stand here so that a preset can be looked at without making its environment, or having its data.
+    The sizes are here so that a preset can be inspected without making its environment or opening its data.
 
     Attributes:
         config: the experiment.
-        observation_dim: size of an observation; None where that is only known from the environment or the data.
+        observation_dim: size of an observation; None if it is only known from the environment or the data.
         action_dim: size of an action; None likewise.
     """
 
@@ -49,7 +49,7 @@ class Preset:
 
     @property
     def layout(self) -> Layout | None:
-        """Columns of a transition; None where the sizes are not known."""
+        """Columns of a transition; None if the sizes are not known."""
         if self.observation_dim is None or self.action_dim is None:
             return None
         return Layout.make(self.config.windows.columns, self.observation_dim, self.action_dim)
@@ -60,9 +60,9 @@ class Protocol:
     """A way to evaluate in the environments of a task.
 
     Attributes:
-        title: what tables and pages call it.
-        note: what is special about it, in a few words.
-        env_kwargs: arguments of the environment under it, over those of the experiment.
+        title: name in tables and pages.
+        note: how it differs from the others, in a few words.
+        env_kwargs: arguments of the environment, in addition to those of the experiment.
     """
 
     title: str
@@ -76,34 +76,33 @@ def _one_protocol() -> dict[str, Protocol]:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What the platform knows of a family of environments.
+    """What the platform knows about a family of environments.
 
     Attributes:
-        name: what commands call it.
+        name: its name on the command line.
         description: one line for lists.
         env_ids: patterns of environment ids that belong to it, such as `my_family/*`.
-        presets: ready experiments; the first is what the task's name alone means. None are needed: the generic one
-            stands in.
-        complete_env: fills in what is not known of an environment: roles of columns, seconds of a step. By default
-            goals are found in Dict observations, and nothing else is known.
+        presets: ready experiments; the task's name alone means the first. If there are none, the generic one is used.
+        complete_env: fills in unknown fields of an environment: roles of columns, seconds of a step. The default finds
+            goals in Dict observations, and nothing else.
         protocols: how its environments are evaluated.
-        behaviors: what collects data beside `random`.
-        policies: policies without training that evaluations are compared with, beside `random`.
+        behaviors: policies that collect data, beside `random`.
+        policies: untrained policies that planners are compared with, beside `random`.
         controllers: from plans to actions, beside those of `diffplan.planning.control`.
-        ask: what observations and their infos ask of a planner, by default the `goal` of the infos. Takes the
-            environment, observations float[num_envs, observation_dim] and Gymnasium's infos of a batch.
+        ask: goals, constraints and guides for planning, by default the `goal` of the infos. Takes the environment,
+            observations float[num_envs, observation_dim] and Gymnasium's infos of a batch.
         metrics: numbers of an episode beyond those of every task.
-        measure: computes them: for each name of `metrics` a number for each episode, None or NaN where it means
-            nothing; for a name that is left out, None in every episode.
+        measure: computes them: for each name in `metrics` a number for each episode, None or NaN if it is undefined.
+            A name that is left out is None in every episode.
         objective: metric that a search maximises (or minimises, if less is better).
-        references: returns that score 0 and 100; None where there are none for an environment.
+        references: returns that score 0 and 100; None if there are none for an environment.
         published: scores from the literature for an environment and a protocol.
-        figures: what draws an environment's plans, rollouts and data; curves by default.
+        figures: draw an environment's plans, rollouts and data; curves by default.
         text_map: the observations of a dataset as lines of text for a terminal, None for no map: from the environment,
             positions float[rows, positions], the width and `diffplan.terminal.Characters`.
-        studies: what a search may vary, beside the studies of every task; the first is the default one.
+        studies: searches beside those of every task; the first is the default.
         table: its benchmark table.
-        pretrained: directory with planners that come with it, one folder each.
+        pretrained: directory with its pretrained planners, one folder each.
         frames: changes of coordinates on import of foreign data, by name.
     """
 

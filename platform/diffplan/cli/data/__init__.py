@@ -13,7 +13,7 @@ from diffplan.errors import DataError
 
 
 def _explain_paths(command: Command[Any]) -> Command[Any]:
-    """A command whose paths that cannot be read or written are one line, whichever part of the work met them."""
+    """A command that reports paths that it cannot read or write as an error of one line."""
 
     def run(call: Call[Any]) -> int | None:
         try:

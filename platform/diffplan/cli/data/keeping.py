@@ -66,7 +66,7 @@ def verify(call: Call[VerifyArguments]) -> None:
     from diffplan.storage.opening import open_store
 
     store = open_store(arguments.path)
-    read_manifest(store)  # so that no progress begins where there is no dataset
+    read_manifest(store)  # raises before a progress line is shown, if there is no dataset
     damages = []
     num_objects = 0
     with Progress("verify", count_objects(store), "objects") as progress:

@@ -1,4 +1,4 @@
-"""What a dataset holds, as text for a terminal: facts, tasks, histograms and where its positions lie."""
+"""Summary of a dataset as text for a terminal: facts, tasks, histograms and maps of its positions."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from diffplan.terminal import (
 )
 
 MAX_MAP_ROWS = 1_000_000
-"""Rows that a map of positions is made of at most."""
+"""Most rows for a map of positions."""
 PIECE_ROWS = 8192
-"""Rows that a sample takes in one piece."""
+"""Consecutive rows in each piece of a sample."""
 MAX_MAPS = 4
 MAP_LINES = 24
 HORIZONS = (32, 128)
-"""Horizons that the windows of tasks are counted for."""
+"""Horizons for which the windows of tasks are counted."""
 
 
 def describe_facts(dataset: TrajectoryDataset, width: int, *, with_hash: bool = False) -> list[str]:
-    """Lines of names and values; the hash of the content reads everything."""
+    """Lines of names and values; with the hash of the content, the whole dataset is read."""
     episodes, collection, source = dataset.episodes, dataset.collection, dataset.manifest.source
     returns, lengths = episodes.column("undiscounted_return"), episodes.length
     arguments = f" {json.dumps(dataset.env.env_kwargs)}" if dataset.env.env_kwargs else ""
@@ -74,7 +74,7 @@ def describe_facts(dataset: TrajectoryDataset, width: int, *, with_hash: bool = 
 
 
 def describe_tasks(dataset: TrajectoryDataset) -> list[str]:
-    """A table of the tasks of a merged dataset; nothing where it has none."""
+    """A table of the tasks of a merged dataset; empty if it has none."""
     tasks, episodes = dataset.manifest.tasks, dataset.episodes
     if not tasks:
         return []
@@ -104,7 +104,7 @@ def draw_histograms(dataset: TrajectoryDataset, width: int, characters: Characte
 
 
 def draw_coverage(dataset: TrajectoryDataset, width: int, characters: Characters) -> list[str]:
-    """Maps of the positions, one for each environment; nothing where observations are no vectors with positions."""
+    """Maps of the positions, one for each environment; empty if observations are not vectors with positions."""
     tasks = dataset.manifest.tasks
     of_env: dict[str, list[int]] = {}
     for number, task in enumerate(tasks):
@@ -124,12 +124,12 @@ def draw_coverage(dataset: TrajectoryDataset, width: int, characters: Characters
 def sample_rows(
     dataset: TrajectoryDataset, name: str, max_rows: int, tasks: list[int] | None = None
 ) -> tuple[np.ndarray, int]:
-    """Rows of a column in pieces that are spread evenly over the shards.
+    """Sample rows of a column, in pieces spread evenly over the shards.
 
     Args:
         dataset: the dataset.
         name: the column.
-        max_rows: rows to read, about.
+        max_rows: approximate number of rows to read.
         tasks: tasks to read; None for all.
 
     Returns:
@@ -174,7 +174,7 @@ def _draw_plain(positions: np.ndarray, columns: list[int], title: str, width: in
     """Positions in a frame with ranges: the first to the right, the second upwards."""
     across, lines = min(width - 2, 60), MAP_LINES - 4
     lows, highs = positions.min(axis=0), positions.max(axis=0)
-    spans = np.maximum(highs - lows, 1e-9 * np.abs(highs))  # wide enough for bins that differ
+    spans = np.maximum(highs - lows, 1e-9 * np.abs(highs))  # wide enough that the edges of bins differ
     spans[spans == 0] = 1.0
     (left, bottom), (right, top) = lows, lows + spans
     counts, *_ = np.histogram2d(

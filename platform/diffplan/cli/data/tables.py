@@ -17,10 +17,10 @@ from diffplan.terminal import Characters, draw_table, shorten_number, shorten_te
 
 PERCENTILES = (1, 25, 50, 75, 99)
 MAX_ENTRIES = 32
-"""Entries of a column that are listed unless all are asked for."""
+"""Entries of a column that are listed by default."""
 HORIZONS = (16, 32, 64, 128, 256, 512, 1024)
 CELL = 7
-"""Columns of the terminal that a number takes."""
+"""Width of a number in the terminal, in characters."""
 
 
 def describe_statistics(dataset: TrajectoryDataset, *, all_entries: bool = False) -> list[str]:
@@ -53,7 +53,7 @@ def describe_horizons(dataset: TrajectoryDataset) -> list[str]:
 
 
 def find_oddities(dataset: TrajectoryDataset) -> Iterator[str]:
-    """A line for everything that whoever trains on a dataset should know."""
+    """Warnings for training on a dataset, one line each."""
     manifest = dataset.manifest
     for column in manifest.columns:
         statistics = dataset.statistics[column.name]
@@ -77,7 +77,7 @@ def find_oddities(dataset: TrajectoryDataset) -> Iterator[str]:
 
 
 def find_episode(dataset: TrajectoryDataset, episode_index: int | None) -> int:
-    """Where an episode is in `dataset.episodes`; the first one for None.
+    """Index of an episode in `dataset.episodes`; the first one for None.
 
     Raises:
         DataError: there is no episode of this number.
@@ -95,7 +95,7 @@ def find_episode(dataset: TrajectoryDataset, episode_index: int | None) -> int:
 
 
 def describe_episode(dataset: TrajectoryDataset, number: int, width: int, characters: Characters) -> list[str]:
-    """Lines of names and values: what the commit says of an episode, numbered as in `dataset.episodes`."""
+    """Lines of names and values from the commit of an episode, numbered as in `dataset.episodes`."""
     record = dataset.episodes[number]
     tasks = dataset.manifest.tasks
     ends = [name for name in ("terminated", "truncated") if getattr(record, name)]
@@ -190,7 +190,7 @@ def _describe_entry(statistics: ColumnStatistics, d: int) -> str:
 
 
 def _describe_whole(statistics: ColumnStatistics) -> str:
-    """All entries of a column taken together; quantiles of single entries do not tell those of the whole."""
+    """All entries of a column together, without quantiles: those of single entries do not give those of the whole."""
     shares = statistics.count / max(int(statistics.count.sum()), 1)
     mean = float((shares * statistics.mean).sum())
     std = float(np.sqrt((shares * (statistics.std**2 + (statistics.mean - mean) ** 2)).sum()))

@@ -115,7 +115,7 @@ def export_to(call: Call[ExportArguments]) -> None:
         raise ConfigError("export minari: expected --id NAMESPACE/NAME-vN, such as my_namespace/name-v0, got none")
     if arguments.kind == "parquet" and arguments.out is None:
         raise ConfigError("export parquet: expected --out DIR, the directory to make, got none")
-    if arguments.out is not None and "://" in arguments.out:  # a path would take it for a local directory named s3:
+    if arguments.out is not None and "://" in arguments.out:  # as a path it would be a local directory named s3:
         raise ConfigError(
             f"--out: expected a local directory, got {arguments.out}; export to a disk and copy from there"
         )
@@ -147,7 +147,7 @@ def export_to(call: Call[ExportArguments]) -> None:
 
 
 def _check_kind(action: str, kind: str, own: dict[str, tuple[str, ...]], arguments: Any) -> None:
-    """Raise `ConfigError` for an unknown kind, or flags that belong to another one."""
+    """Raise `ConfigError` for an unknown kind, or for flags of another kind."""
     if kind not in own:
         raise ConfigError(unknown_name(action, kind, own))
     for other, names in own.items():
@@ -158,7 +158,7 @@ def _check_kind(action: str, kind: str, own: dict[str, tuple[str, ...]], argumen
 
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Show warnings as a line each, without the place in the source that they come from."""
+    """Show each warning as one line, without its location in the source."""
 
     def show_line(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
         sys.stderr.write(f"warning: {message}\n")

@@ -1,4 +1,4 @@
-"""Inverse dynamics with its units: which action leads from an observation to the next."""
+"""Inverse dynamics in environment units: which action leads from one observation to the next."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from diffplan.networks.inverse_dynamics import InverseDynamics
 
 
 class ActionModel(nn.Module):
-    """Inverse dynamics with its units.
+    """Inverse dynamics, with the scales of observations and actions.
 
-    Observations reach the network as the first one, normalised, and the change to the second in units of the usual
-    change: one step changes an observation by little of its range.
+    The network gets the first observation, normalised, and the change to the second in standard deviations of such
+    changes, because one step changes an observation by only a small part of its range.
 
     Args:
         observation_dim: size of an observation.

@@ -1,9 +1,8 @@
-"""A small network that knows beforehand how consistent a plan of each horizon would be, and how near to the data.
+"""A small network that predicts how consistent a plan of each horizon would be, and how close to the data.
 
-Planning with every horizon until one is consistent is what makes a plan expensive. What it finds depends smoothly on
-where the plan starts and ends, so a few tens of thousands of plans teach a network to predict it in microseconds. The
-planner still checks the plan that it gets, and goes on to longer horizons if it is not consistent: a wrong prediction
-costs time, never consistency.
+Most of the time of a plan goes into trying horizons until one is consistent. Which one is depends mostly smoothly on
+start and goal, so a network learns it from some ten thousand plans and predicts it in microseconds. The planner still
+checks the plan, and tries longer horizons if it is not consistent: a wrong prediction costs time, never consistency.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from torch import Tensor, nn
 NEARLY_AS_CONSISTENT = 1.1
 """Ratio of speed errors, or of departures, up to which plans are about as consistent as each other."""
 LEAST_ERROR, LEAST_DEPARTURE = 1e-6, 1e-3
-"""What is below counts as this: logarithms are predicted."""
+"""Smaller values are raised to this, because logarithms are predicted."""
 
 
 LEAST_FIT_STEPS, FIT_STEPS_PER_PLAN = 4_000, 0.06
 """Optimizer steps of a fit, by default."""
 
 WAVES = (0.5, 1.0, 2.0, 4.0)
-"""How often waves of the positions repeat over their range.
+"""Frequencies of the Fourier features of the positions, in periods over their range.
 
-Where a wall stands between start and goal, the horizon jumps from one place to the next. Networks learn such edges from
-waves of coordinates far sooner than from coordinates (Tancik et al. 2020, Fourier features).
+At a wall the horizon jumps between neighbouring places. Networks learn such edges from Fourier features far sooner than
+from coordinates (Tancik et al. 2020).
 """
 
 
@@ -77,7 +76,7 @@ class HorizonModel(nn.Module):
         return self.layers(features).unflatten(1, (2, -1))
 
     def adapt(self, inputs: np.ndarray) -> None:
-        """Take center, scale and range from observations with the goals beside them, float32[rows, columns]."""
+        """Set center, scale and range from inputs, float32[rows, columns]: observations with the goals beside them."""
         self.center.copy_(torch.from_numpy(inputs.mean(axis=0)))
         self.scale.copy_(torch.from_numpy(np.maximum(inputs.std(axis=0), 1e-6)))
         places = inputs[:, self._places].reshape(len(inputs), 2, -1)
@@ -94,22 +93,22 @@ class HorizonModel(nn.Module):
         max_speed_errors: np.ndarray,
         max_departure: float = 0.0,
     ) -> np.ndarray:
-        """Index of the first horizon that should be consistent.
+        """Index of the first horizon that is predicted to be consistent.
 
-        Where none should, of the first that is about as near to it as any: a longer one would be slower for nothing.
+        If none is, the first whose prediction is about as good as the best: a longer one would only be slower.
 
         Args:
             observations: float32[batch, observation_dim].
             goals: float32[batch, goal_dim].
-            horizons: the horizons to choose from, ascending; between those of the model it is interpolated.
-            max_speed_errors: float[batch], up to which a plan is consistent.
-            max_departure: up to which it is consistent; 0 for any.
+            horizons: the horizons to choose from, ascending; predictions are interpolated between those of the model.
+            max_speed_errors: largest speed error of a consistent plan, float[batch].
+            max_departure: largest departure of a consistent plan; 0 for no limit.
 
         Returns:
             int[batch].
         """
         predicted = self(torch.from_numpy(observations), torch.from_numpy(goals)).numpy()
-        # By how much a horizon exceeds what is allowed.
+        # By how much each horizon exceeds the limits.
         excess = predicted[:, 0] - np.log(np.maximum(max_speed_errors, LEAST_ERROR))[:, None]
         if max_departure:
             excess = np.maximum(excess, predicted[:, 1] - np.log(max(max_departure, LEAST_DEPARTURE)))
@@ -134,19 +133,19 @@ def fit_horizon_model(
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> HorizonModel:
-    """Fit a model to plans that were made.
+    """Fit a horizon model to finished plans.
 
     Args:
-        observations: what they began with, float32[plans, observation_dim].
-        goals: what they ended on, float32[plans, goal_dim].
-        horizon_indices: which of the horizons each had, int[plans].
+        observations: first observations of the plans, float32[plans, observation_dim].
+        goals: their goals, float32[plans, goal_dim].
+        horizon_indices: index of the horizon of each plan, int[plans].
         speed_errors: float[plans].
         departures: float[plans].
         horizons: the horizons.
         goal_columns: columns of an observation that a goal gives values for.
-        quantile: what is predicted of the distributions of both over the noise in plans (pinball loss).
-        num_steps: optimizer steps; None for as many as pay for so many plans.
-        batch_size: plans of a step.
+        quantile: predicted quantile of both, over the noise in plans (pinball loss).
+        num_steps: optimizer steps; None to choose them by the number of plans.
+        batch_size: plans in each step.
         seed: of weights and batches.
         on_progress: called with the number of every hundredth step.
     """

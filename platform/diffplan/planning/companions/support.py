@@ -1,8 +1,8 @@
-"""Where data have been, and how far plans depart from it.
+"""The support of the data, and how far plans depart from it.
 
-A model invents ways that nobody went: it joins two corridors through the wall between them, and such a plan may well be
-consistent with itself. What gives it away is that no data are there. Positions alone are judged, for what the data
-lack of velocities and directions the model is meant to compose.
+A model may invent shortcuts: it joins two corridors through the wall between them, and such a plan may be consistent
+with itself. But there are no data in the wall. Only positions are judged: plans are meant to combine positions with
+velocities and directions that the data do not have there.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from diffplan.config import EnvConfig
 from diffplan.diffusion.guidance import hermite
 
 CELLS = 200
-"""Cells along the axis on which the positions range widest: a visited cell counts as one point of the support."""
+"""Cells along the axis with the widest range of positions: each visited cell is one point of the support."""
 
 POINTS_PER_STEP = 4
-"""Points at which the way between two plan steps is looked at."""
+"""Points at which the path between two plan steps is checked."""
 
 
 class Support:
@@ -40,7 +40,7 @@ class Support:
         Args:
             low: least position on each axis, float[positions].
             high: greatest position on each axis.
-            positions: the data in parts, float[rows, positions] each; rows that are not finite do not count.
+            positions: the data in parts, float[rows, positions] each; rows that are not finite are skipped.
         """
         low = np.asarray(low, dtype=np.float64)
         spacing = max(float((high - low).max()), 1e-9) / CELLS
@@ -52,24 +52,24 @@ class Support:
         return cls(low + (visited + 0.5) * spacing)
 
     def distances(self, positions: np.ndarray) -> np.ndarray:
-        """Distance of positions to the nearest point of the support, float64[...], of float[..., positions]."""
+        """Distance of each position, float[..., positions], to the nearest point of the support, float64[...]."""
         return self._tree.query(positions)[0]
 
     def departures(
         self, observations: np.ndarray, env: EnvConfig, step_seconds: float | None, lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """How far each plan departs from the data, and how far its ends do, which it cannot help.
+        """How far each plan departs from the data, and how far its start and end do, which are given.
 
         Args:
             observations: float[plans, horizon, observation_dim] in environment units.
-            env: which columns are positions and velocities; between two steps a plan follows the cubic that has both,
-                or a straight line where there are no velocities.
+            env: which columns are positions and velocities. Between two steps a plan follows the cubic through both,
+                or a straight line if there are no velocities.
             step_seconds: seconds between two steps of a plan; needed where there are velocities.
             lengths: steps of each plan, int[plans].
 
         Returns:
-            The largest distance of a point on the way of each plan, and the larger one of its first and its last point,
-            float64[plans] each.
+            The largest distance of a point on the path of each plan, and the larger distance of its first and last
+            point, float64[plans] each.
         """
         positions = observations[:, :, list(env.position_columns)].astype(np.float64)
         s = (np.arange(POINTS_PER_STEP) / POINTS_PER_STEP)[:, None]

@@ -1,8 +1,8 @@
 """Fit a value model to a dataset.
 
-Source: Kostrikov et al. 2021 (implicit Q-learning), section 4: values of observations are expectiles of the values of
-the actions that the data took there, so that no action is asked about that the data lack. Additions: values begin with
-the returns that followed in the data, and what a plan step brings is learned beside them.
+Source: Kostrikov et al. 2021 (implicit Q-learning), section 4: the value of an observation is an expectile of the
+values of the actions that the data took there, so that actions outside the data are never evaluated. Additions: the
+fit begins with the returns in the data as targets, and also learns the reward and the termination of a plan step.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from diffplan.planning.companions.value_model import ValueModel
 from diffplan.seeding import Stream, make_generator, make_seed
 
 MIN_FIT_STEPS, MAX_FIT_STEPS, FIT_PASSES = 500, 5_000, 50
-"""Optimizer steps of a fit, by default: so many that each environment step is drawn 50 times, within these limits."""
+"""Limits of the default number of optimizer steps, which draws each environment step 50 times."""
 MAX_STEPS = 2**22
-"""Environment steps that a value is fitted to, at most (but whole episodes): they are kept in memory."""
+"""Most environment steps that a value is fitted to, in whole episodes: they are kept in memory."""
 WARM_START_SHARE = 0.2
-"""Share of the fit in which actions are worth what followed in the data: values that begin near the truth need few
-steps to carry rewards over a whole episode."""
+"""Share of the fit in which the targets are returns from the data: bootstrapping then starts near the truth and needs
+few steps to carry rewards over a whole episode."""
 TARGET_RATE = 0.05
-"""Rate at which the networks that targets come from follow those that are fitted."""
+"""Rate at which the target networks follow the fitted ones (exponential moving average)."""
 TEST_SHARE = 0.1
-"""Share of the episodes that is held out to measure errors on."""
+"""Share of the episodes that is held out to measure errors."""
 _NUM_MEASURED_STEPS = 20_000
 _NUM_WARM_UP_STEPS = 100
 _MAX_GRADIENT_NORM = 10.0
@@ -43,12 +43,12 @@ _RELATIVE_ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class ValueErrors:
-    """How well a value model was learned, on episodes that were held out.
+    """Errors of a value model on held-out episodes.
 
     Attributes:
         reward: root mean square error of the rewards of plan steps, relative to their standard deviation.
-        value: root mean square difference of the value of an action and what followed (reward and the value of the
-            next observation), relative to the standard deviation of values in the data.
+        value: root mean square difference between the value of an action and its target (the reward and the value of
+            the next observation), relative to the standard deviation of values in the data.
     """
 
     reward: float
@@ -69,15 +69,15 @@ def fit_value(
 ) -> tuple[ValueModel, ValueErrors]:
     """Fit a value model.
 
-    A terminal observation is worth nothing; an episode that was truncated would have gone on.
+    Terminal observations have value 0; truncated episodes are bootstrapped.
 
     Args:
         dataset: the data.
         config: the experiment: columns and stride of its plans, discount and penalty of its returns.
-        expectile: of the values of actions in the data that an observation is worth: 0.5 for their mean, towards 1 for
-            the best of them.
-        num_steps: optimizer steps; None for as many as the data are worth.
-        batch_size: environment steps, and plan steps, of an optimizer step.
+        expectile: the value of an observation is this expectile of the values of actions in the data: 0.5 for their
+            mean, towards 1 for the best of them.
+        num_steps: optimizer steps; None to choose them by the size of the data.
+        batch_size: environment steps, and also plan steps, in an optimizer step.
         hidden_dim: width of the networks.
         learning_rate: of Adam; decays to 0 as a cosine.
         seed: of everything random here.
@@ -87,7 +87,7 @@ def fit_value(
         The model in environment units, and its errors.
 
     Raises:
-        ValueError: an expectile that is none.
+        ValueError: the expectile is not in (0, 1).
         DataError: no episode is long enough for a plan step.
     """
     if not 0 < expectile < 1:
@@ -152,21 +152,21 @@ class _Steps:
     """All environment steps of the data, in environment units; those of an episode follow each other.
 
     Attributes:
-        observations: float32[steps + episodes, observation_dim]: each episode's, and the one after its last action.
+        observations: float32[steps + episodes, observation_dim]: those of each episode, with its final one.
         actions: float32[steps, action_dim].
-        rewards: float32[steps]; a termination's penalty is taken off.
-        returns: what followed from each step in the data, float32[steps]; a truncated episode is taken to go on
-            with the mean reward.
+        rewards: float32[steps], less the penalty of a termination.
+        returns: discounted return from each step on in the data, float32[steps]; a truncated episode is assumed to go
+            on with the mean reward.
         places: row of `observations` that each step begins with, int64[steps].
-        remaining: steps to the end of the episode, this one among them, int64[steps].
+        remaining: steps to the end of the episode, including this one, int64[steps].
         terminates: whether the episode of each step terminated, bool[steps].
         plan_rewards: discounted sum of the rewards of a plan step from here on, float32[steps].
         stride: environment steps of a plan step.
         discount: of an environment step.
         training_rows: steps to fit to, int64[rows].
         test_rows: steps that are held out.
-        training_plan_rows: those from which on there is a whole plan step, or a termination within it.
-        test_plan_rows: the same of those held out.
+        training_plan_rows: training rows that are followed by a whole plan step, or by a termination within it.
+        test_plan_rows: the same for the rows held out.
     """
 
     observations: Tensor
@@ -186,7 +186,7 @@ class _Steps:
 
     @classmethod
     def read(cls, dataset: TrajectoryDataset, config: Config, generator: np.random.Generator) -> _Steps:
-        """Read whole episodes, in a random order where they are too many."""
+        """Read whole episodes; a random subset if they are too many."""
         order = np.arange(len(dataset.episodes))
         if dataset.num_steps > MAX_STEPS:
             order = np.sort(_draw_up_to(dataset.episodes.length.astype(np.int64), MAX_STEPS, generator))
@@ -241,7 +241,7 @@ class _Steps:
         )
 
     def measure(self, model: ValueModel) -> None:
-        """Give a model the units of the data."""
+        """Set the scales of a model from the data."""
         training = self.training_rows
         observations = self.observations[self.places[training]]
         changes = self.get_ends(self.training_plan_rows) - self.observations[self.places[self.training_plan_rows]]
@@ -260,7 +260,7 @@ class _Steps:
         return rows[torch.randint(len(rows), (num,), generator=generator)]
 
     def get_ends(self, rows: Tensor) -> Tensor:
-        """Observations after a plan step, or after the episode's last action where that comes first."""
+        """Observations after a plan step, or the final ones of episodes that end earlier."""
         return self.observations[self.places[rows] + self.remaining[rows].clamp(max=self.stride)]
 
     def ends_within(self, rows: Tensor) -> Tensor:
@@ -304,7 +304,7 @@ def _find_scale(values: Tensor) -> Tensor:
 
 
 def _sum_ahead(rewards: np.ndarray, remaining: np.ndarray, stride: int, discount: float) -> np.ndarray:
-    """Discounted sums of the next rewards of each step, as many as the stride or the episode has, float32[steps]."""
+    """Discounted sums of the next `stride` rewards of each step, fewer at the end of an episode, float32[steps]."""
     total = np.zeros(len(rewards))
     for ahead in range(stride):
         rows = np.flatnonzero(remaining > ahead)
@@ -313,7 +313,7 @@ def _sum_ahead(rewards: np.ndarray, remaining: np.ndarray, stride: int, discount
 
 
 def _draw_up_to(lengths: np.ndarray, max_steps: int, generator: np.random.Generator) -> np.ndarray:
-    """Episodes that have at most so many steps together, but at least one episode."""
+    """Random episodes with at most `max_steps` steps in total, but at least one episode."""
     order = generator.permutation(len(lengths))
     return order[: max(int(np.searchsorted(np.cumsum(lengths[order]), max_steps, side="right")), 1)]
 

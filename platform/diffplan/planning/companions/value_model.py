@@ -1,19 +1,18 @@
-"""A value that judges plans: how much return a plan brings, learned from data that nobody chose for it.
+"""A value that judges plans: the return of a plan, learned from the rewards in a dataset.
 
-The return of a plan is what is to be expected from its first observation on, and by how much each of its steps is
-better or worse than what the data make of that observation (Kakade and Langford 2002, lemma 6.1):
+The return of a plan is the value of its first observation plus the advantage of each of its steps over what the data
+did there (Kakade and Langford 2002, lemma 6.1):
 
     J(plan) = V(s_0) + Σ_t discount^t A_t
 
 A step is judged in one of two ways.
 
-* `actions`: A_t = Q(s_t, a_t) - V(s_t). What a plan says to do at a place counts, and not where it says to be next: a
-  plan gains nothing by observations that do not follow from one another. For plans of every environment step that hold
-  actions.
+* `actions`: A_t = Q(s_t, a_t) - V(s_t). Only the planned action counts, not the next observation, so a plan cannot
+  gain by observations that do not follow from one another. For plans of every environment step that hold actions.
 * `observations`: A_t = r(s_t, a_t, s_t+1) + discount V(s_t+1) - V(s_t), so that J is the planned rewards and the value
-  of the last observation. For plans of observations, and for strides; the plan is believed to be what happens.
+  of the last observation. For plans of observations, and for strides. It assumes that the plan is what will happen.
 
-Behind a step that is predicted to terminate its episode nothing counts.
+Steps count by the predicted probability that the episode has not terminated before them.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ from diffplan.diffusion.guidance import PlanBatch
 Judge = Literal["actions", "observations"]
 JUDGES: tuple[Judge, ...] = ("actions", "observations")
 NUM_ACTION_VALUES = 2
-"""Networks for the value of an action; the lowest counts. Source: Fujimoto et al. 2018 (TD3), section 4."""
+"""Networks for the value of an action; the minimum is used. Source: Fujimoto et al. 2018 (TD3), section 4."""
 
 
 class ValueModel(nn.Module):
-    """Values of observations and actions, and what a plan step brings, with their units.
+    """Values of observations and actions, and the reward and termination of a plan step, with their scales.
 
     Args:
         observation_dim: size of an observation.
         action_dim: size of an action.
         discount: of one environment step.
         stride: environment steps between two steps of a plan.
-        judges_actions: whether rewards are predicted from the action of a plan step too; not where plans have none.
-        has_terminations: whether episodes of the data terminated, so that it is worth predicting.
+        judges_actions: whether rewards are also predicted from the action of a plan step; False if plans have none.
+        has_terminations: whether episodes of the data terminated, so that terminations are predicted.
         hidden_dim: width of the networks.
     """
 
@@ -92,10 +91,10 @@ class ValueModel(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor], *, discount: float, stride: int) -> ValueModel:
-        """A model of the sizes of these weights, which are to be loaded into it.
+        """A model with the layer sizes of these weights. It does not load them.
 
         Raises:
-            KeyError: they are not those of a value model.
+            KeyError: these are not weights of a value model.
         """
         observation_dim, action_dim = len(weights["observation_center"]), len(weights["action_center"])
         return cls(
@@ -131,12 +130,12 @@ class ValueModel(nn.Module):
         actions: Float[Tensor, "*batch action"],
         next_observations: Float[Tensor, "*batch observation"],
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """What plan steps bring.
+        """Predict the rewards of plan steps, and whether episodes go on after them.
 
         Args:
-            observations: what they begin with.
-            actions: their actions; without columns where plans have none.
-            next_observations: what they end with.
+            observations: observations at the start of each plan step.
+            actions: their actions; without columns if plans have none.
+            next_observations: observations at the end of each plan step.
 
         Returns:
             The discounted sums of the rewards of their environment steps, and the probabilities that the episode goes
@@ -164,7 +163,7 @@ class ValueModel(nn.Module):
 
 @dataclass(frozen=True)
 class LearnedValue:
-    """The return that a plan brings, as a guide; see the module.
+    """The return of a plan as a guide; see the module.
 
     Attributes:
         model: the values.
@@ -178,7 +177,7 @@ class LearnedValue:
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """How far the return of each plan is above the mean of the data, in standard deviations of advantages.
 
-        What an action usually matters is the unit in which a strength of guidance means the same in every environment.
+        In this unit a guidance scale means much the same in every environment.
         """
         model, within = self.model, plans.within()
         returns = self._sum_actions(plans, within) if self.judge == "actions" else self._sum_rewards(plans, within)
@@ -200,7 +199,7 @@ class LearnedValue:
         model, observations = self.model, plans.observations
         actions = plans.actions[:, :-1]
         rewards, going_on = model.predict_outcomes(observations[:, :-1], actions, observations[:, 1:])
-        if within is not None:  # steps beyond the end bring nothing, and the last observation is that of the end
+        if within is not None:  # steps beyond the end have no reward, and the last observation is that of the end
             rewards = rewards.masked_fill(~within[:, 1:], 0.0)
             going_on = going_on.masked_fill(~within[:, 1:], 1.0)
         ends = plans.ends()

@@ -16,11 +16,11 @@ from diffplan.types import Plan
 
 
 class Controller(Protocol):
-    """Follows a plan in each environment of a batch. `PlanFollower` has all but the actions."""
+    """Follows a plan in each environment of a batch. `PlanFollower` implements all of it but the actions."""
 
     can_hold: bool
-    """Whether its actions make sense after the end of a plan, such as to hold the last position. Where they do not, a
-    new plan is made there."""
+    """Whether it can act after the end of a plan, for example hold the last position. If not, a new plan is made at the
+    end."""
 
     def reset(self, plans: list[Plan]) -> None:
         """Follow new plans from their first step on."""
@@ -47,7 +47,7 @@ class Controller(Protocol):
         ...
 
     def deviations(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
-        """Distance between each observation's position and where its plan is now, float[num].
+        """Distance between each observation's position and the planned one, float[num].
 
         Args:
             observations: float[num, observation_dim].
@@ -56,33 +56,33 @@ class Controller(Protocol):
         ...
 
     def waited_env_steps(self, envs: np.ndarray) -> np.ndarray:
-        """How long the plans of some environments have been paused for them, without a break, int[num]."""
+        """Environment steps for which the plans of some environments have been paused, int[num]; 0 if they are not."""
         ...
 
     def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
-        """Actions float32[num, action_dim], and on to the next step of the plans.
+        """Actions float32[num, action_dim]; advances the plans by one environment step.
 
         Args:
             observations: float[num, observation_dim].
-            envs: the environments that they come from, int[num]; the others stay where they are. None for all.
+            envs: the environments that they come from, int[num]; the plans of the others do not move. None for all.
         """
         ...
 
 
 class PlanFollower(ABC):
-    """A controller without its actions: the plans at every environment step, and how far each has come.
+    """Base of controllers: interpolates plans to environment steps, and tracks how far each has come.
 
-    A plan pauses while the position lags behind it (a reference governor). Else a late robot cuts the corners of its
-    plan into walls, and being late cannot be told from being held up.
+    A plan pauses while the position lags behind it (a reference governor). Otherwise a late robot cuts the corners of
+    its plan into walls, and cannot be told from a blocked one.
 
-    Subclasses say by `compute_actions` how to get from an observation to the next one of the plan.
+    Subclasses implement `compute_actions`: the actions from an observation to the next one of the plan.
 
     Args:
         env: which observation columns are positions and velocities.
         action_low: lower bounds of the action.
         action_high: upper bounds of the action.
-        interpolation: how plans go on between their steps.
-        pace: how many times as fast plans are followed as they were planned; their velocities grow with it.
+        interpolation: between plan steps.
+        pace: factor on the speed at which plans are followed; the planned velocities are scaled by it.
         max_lag: a plan pauses while the position is further than this from it; 0 never pauses.
     """
 
@@ -104,13 +104,13 @@ class PlanFollower(ABC):
 
     @abstractmethod
     def compute_actions(self, observations: np.ndarray, targets: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """Actions float[num, action_dim], which are clipped to their bounds.
+        """Actions float[num, action_dim]; the caller clips them to their bounds.
 
         Args:
             observations: present observations, float[num, observation_dim].
-            targets: planned observations one environment step later, float64[num, observation_dim]; behind the end of a
-                plan its last one at rest.
-            envs: the environments that they are of, int[num].
+            targets: planned observations one environment step later, float64[num, observation_dim]; after the end of a
+                plan, its last observation at rest.
+            envs: the environments that they come from, int[num].
         """
 
     def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
@@ -124,7 +124,7 @@ class PlanFollower(ABC):
         self._plans = list(plans)
         references = [self._reference(plan) for plan in plans]
         self._lengths = np.array([len(reference) for reference in references], dtype=int)
-        # Behind the end of a reference its last row, at rest, is repeated.
+        # References are padded with their last row, which is at rest.
         self._references = np.stack([_repeat_last(reference, int(self._lengths.max())) for reference in references])
         self._env_steps, self._waited = np.zeros((2, len(plans)), dtype=int)
 
@@ -141,7 +141,7 @@ class PlanFollower(ABC):
 
     def remaining_env_steps(self) -> np.ndarray:
         """Environment steps until each plan arrives at its last observation, int[num_envs]; 0 from then on."""
-        return np.maximum(self._lengths - 2 - self._env_steps, 0)  # the last reference is the rest after the plan
+        return np.maximum(self._lengths - 2 - self._env_steps, 0)  # the last row of a reference comes after the plan
 
     def elapsed_env_steps(self) -> np.ndarray:
         """How far each plan has come, in environment steps of its own time, int[num_envs]."""
@@ -161,12 +161,12 @@ class PlanFollower(ABC):
         return np.floor((self.remaining_env_steps()[envs] - 1) * self._pace / strides + 1e-9).astype(int) + 1
 
     def deviations(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
-        """Distance between each observation's position and where its plan is now, float[num]."""
+        """Distance between each observation's position and the planned one, float[num]."""
         ways = (self._targets(self._all if envs is None else envs) - observations)[:, self._positions]
         return np.sqrt((ways**2).sum(axis=1))
 
     def waited_env_steps(self, envs: np.ndarray) -> np.ndarray:
-        """How long the plans of some environments have been paused for them, without a break, int[num]."""
+        """Environment steps for which the plans of some environments have been paused, int[num]; 0 if they are not."""
         return self._waited[envs]
 
     @property
@@ -174,7 +174,7 @@ class PlanFollower(ABC):
         return np.arange(len(self._env_steps))
 
     def _advance(self, observations: np.ndarray, envs: np.ndarray | None) -> np.ndarray:
-        """The environments that act, whose plans go on to their next step or wait."""
+        """Advance or pause the plans of the environments that act; returns those environments."""
         envs = self._all if envs is None else envs
         if self._max_lag == math.inf:
             self._env_steps[envs] += 1
@@ -185,7 +185,7 @@ class PlanFollower(ABC):
         return envs
 
     def _targets(self, envs: np.ndarray) -> np.ndarray:
-        """Planned observations of environments at their steps, float64[num, observation_dim]."""
+        """Planned observations of environments at the present step of their plans, float64[num, observation_dim]."""
         return self._references[envs, np.minimum(self._env_steps[envs], self._lengths[envs] - 1)]
 
     def _reference(self, plan: Plan) -> np.ndarray:
@@ -199,7 +199,7 @@ class PlanFollower(ABC):
 
 
 def _repeat_last(rows: np.ndarray, num: int) -> np.ndarray:
-    """Rows up to a number, the last one repeated."""
+    """Rows padded to a number by repeating the last one."""
     return np.concatenate([rows, np.repeat(rows[-1:], num - len(rows), axis=0)])
 
 
@@ -207,10 +207,10 @@ class TrackingController(PlanFollower):
     """Follows plans of positions and velocities.
 
     action = clip(position_gain (x' - x) + velocity_gain (v' - v)), where x', v' are the plan's values one environment
-    step ahead, interpolated between its steps; the second term is left out where velocities are not known. Once a plan
-    has ended, its last position is held at rest.
+    step ahead, interpolated between its steps; the second term is dropped if velocities are not known. After the end of
+    a plan its last position is held.
 
-    Source: the tracking controller of Janner et al. 2022, which has both gains 1.
+    Source: the tracking controller of Janner et al. 2022, where both gains are 1.
 
     Args:
         env: which observation columns are positions and velocities.
@@ -218,12 +218,12 @@ class TrackingController(PlanFollower):
         velocity_gain: action per unit of velocity error.
         action_low: lower bounds of the action.
         action_high: upper bounds of the action.
-        interpolation: how plans go on between their steps.
-        pace: how many times as fast plans are followed as they were planned; their velocities grow with it.
+        interpolation: between plan steps.
+        pace: factor on the speed at which plans are followed; the planned velocities are scaled by it.
         max_lag: a plan pauses while the position is further than this from it; 0 never pauses.
 
     Raises:
-        PlanningError: no positions are known, or there are more or fewer of them than actions.
+        PlanningError: no positions are known, or their number is not that of the actions.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class TrackingController(PlanFollower):
 
 
 class InverseDynamicsController(PlanFollower):
-    """Asks a model which action leads from the present observation to the planned one an environment step ahead.
+    """Predicts the action that leads from the present observation to the planned one an environment step ahead.
 
     Source: Ajay et al. 2023 (Decision Diffuser), section 3.1: plans of observations only, actions by inverse dynamics.
 
@@ -270,8 +270,8 @@ class InverseDynamicsController(PlanFollower):
         predict: (observations, next observations) -> actions, all in environment units, float[num_envs, …].
         action_low: lower bounds of the action.
         action_high: upper bounds of the action.
-        interpolation: how plans go on between their steps.
-        pace: how many times as fast plans are followed as they were planned; their velocities grow with it.
+        interpolation: between plan steps.
+        pace: factor on the speed at which plans are followed; the planned velocities are scaled by it.
         max_lag: a plan pauses while the position is further than this from it; 0 never pauses.
     """
 
@@ -296,8 +296,8 @@ class InverseDynamicsController(PlanFollower):
 class ActionController(PlanFollower):
     """Executes the planned actions as they are, each for as long as a plan step lasts.
 
-    The last one too, so that a plan ends one plan step after it has arrived at its last observation. Behind its end
-    there is nothing to execute: the last action is repeated, and a policy makes a new plan instead.
+    This includes the last action, so a plan ends one plan step after it arrives at its last observation. After that the
+    last action would be repeated; a policy makes a new plan instead.
 
     Args:
         env: which observation columns are positions, for deviations.

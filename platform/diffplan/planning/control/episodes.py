@@ -21,7 +21,7 @@ Found = TypeVar("Found")
 
 
 class PlannerLike(Protocol):
-    """What a policy needs of a planner; see `Planner`, which may be in another process."""
+    """The part of a planner that a policy uses; see `Planner`, which may be in another process."""
 
     config: Config
     settings: PlanningConfig
@@ -72,9 +72,9 @@ class PlannerLike(Protocol):
 
 
 class Episodes:
-    """Episodes in a batch of environments: what they are after, the plans that they follow, and how these are going.
+    """Episodes in a batch of environments: their goals, the plans that they follow, and their progress.
 
-    Rules of replanning read the attributes and ask for new plans by `plan`, `plan_sooner` and `plan_warm`.
+    Rules of replanning read the attributes and request new plans by `plan`, `plan_sooner` and `plan_warm`.
 
     Args:
         planner: makes the plans.
@@ -83,13 +83,13 @@ class Episodes:
 
     Attributes:
         controller: follows the plans.
-        goals: float[num_envs, goal_dim]; None where episodes have no goal.
+        goals: float[num_envs, goal_dim]; None if episodes have no goal.
         plans: the plan followed in each environment.
         env_steps: steps since each episode began, int[num_envs].
-        steps_on_plan: steps since each environment changed over to its plan, int[num_envs].
+        steps_on_plan: steps since each environment switched to its plan, int[num_envs].
         max_speed_errors: largest speed error of a consistent plan, float[num_envs]; rules may make it stricter.
-        num_plans: how often each environment was planned for, int[num_envs]; searches for a sooner plan that found none
-            are counted.
+        num_plans: how often each environment was planned for, int[num_envs]; this includes searches for a sooner plan
+            that found none.
         plan_seconds: seconds spent planning, over all environments.
     """
 
@@ -126,7 +126,7 @@ class Episodes:
         self._constraints, self._guides = tuple(constraints), tuple(guides)
 
     def start(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
-        """Plan in every environment. Goals are left aside where the model knows no goal columns."""
+        """Plan in every environment. Goals are ignored if the model has no goal columns."""
         num = len(observations)
         self.goals = None if goals is None or not self._planner.config.goal_value_columns else np.array(goals)
         self.env_steps, self.steps_on_plan, self.num_plans = np.zeros((3, num), dtype=int)
@@ -142,12 +142,12 @@ class Episodes:
         return self.controller.act(observations, envs)
 
     def plan(self, observations: np.ndarray, envs: np.ndarray) -> None:
-        """Change over to new plans in some environments, from observations float[num_envs, …] of all of them."""
+        """Switch to new plans in some environments; observations float[num_envs, …] are those of all environments."""
         for i, plan in zip(envs, self._plan(observations, envs), strict=True):
             self._change_over(int(i), plan)
 
     def plan_sooner(self, observations: np.ndarray, envs: np.ndarray) -> None:
-        """Change over to new plans where there are some that arrive sooner than the present ones."""
+        """Switch to new plans where they arrive sooner than the present ones."""
         horizons = self.controller.sooner_horizons(envs)
         found = self._call(
             envs,
@@ -160,7 +160,7 @@ class Episodes:
                 self._change_over(int(i), plan)
 
     def plan_warm(self, observations: np.ndarray, envs: np.ndarray, warm_start: float) -> None:
-        """Change over to new plans that start from the rest of the present ones; see `Planner.replan`."""
+        """Switch to new plans with a warm start from the rest of the present ones; see `Planner.replan`."""
         elapsed = self.controller.elapsed_env_steps()[envs]
         found = self._call(
             envs,
@@ -184,7 +184,7 @@ class Episodes:
         )
 
     def _call(self, envs: np.ndarray, make: Callable[[dict[str, Any]], Found]) -> Found:
-        """Ask the planner, told what the episodes ask for; counted and timed."""
+        """Call the planner with the constraints and guides of the episodes; counts the plans and the time."""
         wanted: dict[str, Any] = {"max_speed_errors": self.max_speed_errors[envs]}
         if self._constraints:
             wanted["constraints"] = [_take(constraint, envs) for constraint in self._constraints]
@@ -206,7 +206,7 @@ class Episodes:
 
 
 def _is_last(constraint: Constraint) -> bool:
-    """Whether something is fixed at the last step of plans."""
+    """Whether a constraint fixes values at the last step of plans."""
     if not isinstance(constraint, Fixed):
         return False
     fraction = constraint.fraction
@@ -214,7 +214,7 @@ def _is_last(constraint: Constraint) -> bool:
 
 
 def _take(constraint: Constraint, envs: np.ndarray) -> Constraint:
-    """A constraint of all environments for some of them."""
+    """The part of a constraint that is for some of the environments."""
     if isinstance(constraint, Bounds):
         return constraint
     values = np.asarray(constraint.values)

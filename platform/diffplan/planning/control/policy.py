@@ -15,25 +15,25 @@ from diffplan.planning.problem import Constraint
 from diffplan.types import Plan
 
 MAX_WAIT = 100
-"""Calls of `act_some` that an environment waits for others that need a plan too, at most: a plan for one takes about as
-long as plans for ten. No episode is changed by it, for one that waits stands still."""
+"""Most calls of `act_some` that an environment waits, so that plans are made for several at once: one plan takes about
+as long as ten in a batch. Episodes do not change, because an environment that waits is not stepped."""
 
 
 class PlanningPolicy:
-    """Plans at the start of an episode, follows the plan, and plans again when the rule of the settings says so.
+    """Plans at the start of an episode, follows the plan, and replans by the rule of the settings.
 
-    See `diffplan.planning.control.replanning` for the rules, and for what is done at the end of a plan.
+    See `diffplan.planning.control.replanning` for the rules, and for what happens at the end of a plan.
 
     Args:
         planner: makes the plans; its settings name the controller and the rule.
         generator: source of the noise in plans.
         action_low: lower bounds of the actions.
         action_high: upper bounds of the actions.
-        controllers: controllers that the settings may name beside those of every task.
+        controllers: controllers of the task, which the settings may name beside the built-in ones.
 
     Raises:
         ConfigError: no such controller.
-        PlanningError: a controller that cannot act here.
+        PlanningError: the controller does not support this environment or model.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class PlanningPolicy:
 
     @property
     def num_plans(self) -> np.ndarray:
-        """How often each environment was planned for, int[num_envs]; vain searches for a sooner plan are counted."""
+        """How often each environment was planned for, int[num_envs], with searches that found no sooner plan."""
         return self._episodes.num_plans
 
     @property
@@ -68,14 +68,14 @@ class PlanningPolicy:
         return self._episodes.plan_seconds
 
     def ask(self, *, constraints: Sequence[Constraint] = (), guides: Sequence[Any] = ()) -> None:
-        """Say what all plans from the next `reset` on must keep and maximise, beside their goals.
+        """Set constraints and guides for all plans from the next `reset` on.
 
         Args:
-            constraints: `Bounds`, and `Fixed` at the last step of plans, whose values may differ between environments.
+            constraints: `Bounds`, and `Fixed` at the last step of plans; values may differ between environments.
             guides: guides as `Planner.plan` takes them; none for those of the settings.
 
         Raises:
-            PlanningError: constraints at a time from now, which would mean another time in every new plan.
+            PlanningError: a constraint at a time from now, which would be a different time in every new plan.
         """
         self._episodes.ask(constraints, guides)
 
@@ -85,7 +85,7 @@ class PlanningPolicy:
         Args:
             observations: float[num_envs, observation_dim].
             goals: values of the goal columns, float[num_envs, goal_dim]; None for episodes without a goal. They are
-                left aside if the model knows no goal columns.
+                ignored if the model has no goal columns.
 
         Raises:
             PlanningError: arrays of the wrong shape or with values that are not finite.
@@ -102,17 +102,17 @@ class PlanningPolicy:
         return self._episodes.act(observations, envs)
 
     def act_some(self, observations: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Act where that needs no new plan, so that plans are made for many environments at once.
+        """Act where no new plan is needed, and collect the other environments to plan for many of them at once.
 
-        Environments that need a plan wait for others that do, and must not be stepped meanwhile. They are planned for
-        as soon as all others wait or have ended, or the first has waited `MAX_WAIT` calls.
+        Environments that need a plan wait and must not be stepped meanwhile. Their plans are made as soon as all
+        running environments wait, or one has waited `MAX_WAIT` calls.
 
         Args:
             observations: present observations of all environments, float[num_envs, observation_dim].
-            running: environments whose episodes go on, bool[num_envs].
+            running: environments whose episodes have not ended, bool[num_envs].
 
         Returns:
-            The environments to step now, int[num], at least one if any is running, and their actions
+            The environments to step now, int[num] (at least one if any is running), and their actions,
             float32[num, action_dim].
         """
         self._rule.find(observations, np.flatnonzero(running & ~self._rule.waiting))

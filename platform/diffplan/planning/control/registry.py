@@ -24,14 +24,14 @@ PredictActions = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class ControllerContext:
-    """What a controller may need to know.
+    """What a controller may use to make its actions.
 
     Attributes:
-        env: which observation columns are positions and velocities, as far as that is known.
+        env: which observation columns are positions and velocities, as far as known.
         settings: how to plan and act.
-        inverse_dynamics: predicts actions; None where the checkpoint has no such companion.
-        action_low: lower bounds of the actions, -inf where there are none.
-        action_high: upper bounds of the actions, inf where there are none.
+        inverse_dynamics: predicts actions; None if the checkpoint has no such companion.
+        action_low: lower bounds of the actions, -inf for none.
+        action_high: upper bounds of the actions, inf for none.
     """
 
     env: EnvConfig
@@ -61,7 +61,7 @@ def _make_tracking(context: ControllerContext) -> Controller:
 
 
 def _make_inverse_dynamics(context: ControllerContext) -> Controller:
-    assert context.inverse_dynamics is not None  # the planner refuses such settings without
+    assert context.inverse_dynamics is not None  # the planner refuses these settings without the companion
     settings = context.settings.controller
     assert isinstance(settings, InverseDynamics)
     return InverseDynamicsController(
@@ -84,7 +84,7 @@ CONTROLLERS: dict[str, MakeController] = {
     "inverse_dynamics": _make_inverse_dynamics,
     "actions": _make_actions,
 }
-"""The controllers of every task; tasks bring further ones."""
+"""The built-in controllers; tasks add their own."""
 
 
 def make_controller(
@@ -93,14 +93,14 @@ def make_controller(
     """A controller by its name or its import path, such as `my_module:MyController`.
 
     Args:
-        name_or_path: the name of one of `CONTROLLERS` or of the task's, or the import path of what makes one.
-        context: what the controller is told.
+        name_or_path: a name in `CONTROLLERS` or of the task, or the import path of a function or class that makes one.
+        context: passed to the controller's factory.
         controllers: controllers of the task by name.
 
     Raises:
-        ConfigError: no controller of that name, suggesting the nearest; nothing that can be imported there, or
-            something that makes no controller.
-        PlanningError: a controller that cannot act here.
+        ConfigError: no controller of that name (the message suggests the nearest), nothing that can be imported there,
+            or it does not make a controller.
+        PlanningError: the controller does not support this environment or model.
     """
     known = {**CONTROLLERS, **(controllers or {})}
     if name_or_path in known:

@@ -1,12 +1,12 @@
-"""Rules of replanning: when an environment gets a new plan, and from where it starts.
-
-What is done at the end of a plan is the same for all rules but the last: with a goal the controller holds the last
-position, if it can; without a goal, and with planned actions, there is nothing to hold, so a new plan is made.
+"""Rules of replanning: when an environment gets a new plan, and whether it is made from noise or with a warm start.
 
 * `NeverReplan` follows each plan to its end.
 * `ReplanSooner` looks for a plan that arrives sooner, on a timer, and gives up plans that cannot be followed.
-* `ReplanReceding` plans again on a timer and always changes over (receding-horizon control), from scratch or from the
-  rest of the plan before.
+* `ReplanReceding` makes a new plan on a timer and always switches to it (receding-horizon control), from noise or with
+  a warm start from the rest of the previous plan.
+
+At the end of a plan the first two rules hold its last position, if it has a goal and the controller can hold. Without a
+goal, with planned actions, and with `ReplanReceding`, a new plan is made.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ MIN_STEPS_BETWEEN_PLANS = 10
 """A plan is followed for at least this many environment steps before a deviation from it counts."""
 
 MAX_WAIT_OF_PLANS = 20
-"""Environment steps that a plan pauses for a position that lags behind. After them the position counts as blocked; one
-that is only late catches up within a few steps."""
+"""Environment steps for which a plan pauses when the position lags behind. After that the position counts as blocked: a
+robot that is only late catches up within a few steps."""
 
 STRICTNESS_FACTOR = 0.8
-"""What a plan that could not be followed multiplies the speed error admitted in the next one by."""
+"""Factor on the largest admitted speed error after a plan that could not be followed."""
 
 
 class NeverReplan:
     """Follows each plan to its end. The base of the other rules.
 
     Args:
-        episodes: what is planned for.
+        episodes: the episodes to plan for.
 
     Attributes:
         waiting: environments that need a new plan, bool[num_envs].
@@ -67,23 +67,23 @@ class NeverReplan:
 
     @property
     def _holds(self) -> bool:
-        """Whether the end of a plan is held, rather than replaced by a new plan."""
+        """Whether the last position of a plan is held at its end, rather than a new plan made."""
         return self._episodes.arrives and self._episodes.controller.can_hold
 
 
 class ReplanSooner(NeverReplan):
     """Looks for plans that arrive sooner, and gives up plans that cannot be followed.
 
-    Every `interval` steps a plan is made from scratch, and followed if it arrives at the goal sooner than the present
-    one: without this condition a policy would never arrive, for each new plan takes at least the shortest horizon.
-    Episodes without a goal arrive nowhere, so there nothing is looked for.
+    Every `interval` steps a plan is made from noise, and followed if it arrives at the goal sooner than the present
+    one. Without this condition a policy would never arrive, because each new plan takes at least the shortest horizon.
+    Without a goal there is no arrival, so no sooner plan is searched for.
 
-    A plan is given up for a new one where the position is further than `max_deviation` from it, or where it has long
-    been paused for the position: something (a wall that it cuts, a push) is in the way. It was too bold, so the next
-    plan must be more consistent than it had to be.
+    A plan is replaced if the position is further than `max_deviation` from it, or if it has been paused for too long:
+    something is in the way, such as a wall that the plan cuts. The plan was too bold, so the next one must keep a
+    stricter limit of the speed error.
 
     Args:
-        episodes: what is planned for.
+        episodes: the episodes to plan for.
         settings: interval and deviation.
     """
 
@@ -128,14 +128,14 @@ class ReplanSooner(NeverReplan):
 
 
 class ReplanReceding(NeverReplan):
-    """Plans again after every `interval` steps on a plan, or when the plan has ended, and always changes over.
+    """Receding-horizon control: makes a new plan after every `interval` steps, or at the end of a plan.
 
-    With a warm start the new plan starts from the rest of the present one, as long as there is such a rest: one that
-    has ended is followed by a plan from scratch. The rest of a plan to a goal gets shorter, and still arrives when it
-    was to; once it is shorter than any plan that the model can make, it is followed to its end.
+    With a warm start the new plan starts from the rest of the present one; after the end of a plan it is made from
+    noise. The rest of a plan to a goal gets shorter and keeps its time of arrival. Once it is shorter than the shortest
+    plan that the model can make, it is followed to its end.
 
     Args:
-        episodes: what is planned for.
+        episodes: the episodes to plan for.
         settings: interval and warm start.
     """
 
@@ -176,7 +176,7 @@ class ReplanReceding(NeverReplan):
         return False
 
     def _has_rest(self, envs: np.ndarray) -> np.ndarray:
-        """Whether something is left of the plans of some environments that a new plan can start from, bool[num]."""
+        """Whether the plans of some environments have a rest for a warm start, bool[num]."""
         episodes = self._episodes
         if not episodes.arrives:
             return ~episodes.controller.has_ended(envs)

@@ -1,4 +1,4 @@
-"""Locomotion of D4RL: Hopper, Walker2d and HalfCheetah. Presets to train with; nothing else is known of it yet."""
+"""Locomotion of D4RL: Hopper, Walker2d and HalfCheetah. So far this task has only presets."""
 
 from diffplan.tasks.locomotion.presets import PRESETS
 from diffplan.tasks.task import Task

@@ -1,18 +1,19 @@
 """Locomotion of D4RL: three robots, three datasets each.
 
 The data come from elsewhere: `diffplan data import d4rl hopper_medium-v2.hdf5 --preset hopper-medium --out DIR`, or
-Minari's. The environments are Gymnasium's v4, whose physics are those that the v2 data of D4RL were made with; v5 has
-another friction in Walker2d. A robot has no place to go to, so there are no position columns and no goals: planning is
-bent by a guide: a value function, trained with `--training.objective value` and named in `planning.guidance.value`.
+Minari's. The environments are Gymnasium's v4, with the physics that the v2 data of D4RL were made with; v5 has a
+different friction in Walker2d. The robots run forward without a target, so there are no position columns and no goals.
+Plans are guided by a value function, trained with `--training.objective value` and set in `planning.guidance.value`.
 
-`janner-*` are `config/locomotion.py` of the code release of Janner et al. 2022. What the config cannot say of it:
+`janner-*` are `config/locomotion.py` of the code release of Janner et al. 2022. Differences that the config does not
+show:
 
-* the value function that guides (`--training.objective value`) is trained for 200,000 steps; its checkpoint has no name
-  before it is there, so without `planning.guidance.value` the strength and the steps of the guide do nothing;
-* the release pads episodes that end with zeros that count in the loss, and full ones not at all; `padding="end"` pads
-  every episode with its last step, which does not count.
+* the value function (`--training.objective value`) is trained for 200,000 steps. Presets cannot name its checkpoint,
+  so without `planning.guidance.value` the strength and the steps of the guide have no effect;
+* the release pads terminated episodes with zeros, which count in the loss, and does not pad full episodes;
+  `padding="end"` pads every episode with its last step, which does not count.
 
-The others are small models of the same tasks with the same windows and the same way of acting, not yet tuned.
+The others are small models of the same tasks, with the same windows and the same way of acting, not yet tuned.
 """
 
 from __future__ import annotations
@@ -90,11 +91,11 @@ _ROBOTS = {
 
 
 def _guide(planning: PlanningConfig, robot: _Robot) -> PlanningConfig:
-    """Plan again at every step, and act with the first action of the candidate that the guide scores highest."""
+    """Replan at every step, and take the first action of the candidate that the guide scores highest."""
     return dataclasses.replace(
         planning,
         selection=dataclasses.replace(planning.selection, rule="guide"),
-        # The value function is named when there is one.
+        # The user sets the value function after training it.
         guidance=GuidanceConfig(scale=robot.guidance_scale, stop_step=robot.guide_stop_step),
         controller=Actions(),
         replanning=Receding(interval=1),

@@ -1,4 +1,4 @@
-"""What the environments of this family tell of themselves, and what their columns mean."""
+"""The meaning of the columns of this family, and what its environments report about themselves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROLES = EnvConfig(
 
 
 def complete_env(env: EnvConfig) -> EnvConfig:
-    """An environment of this family with its roles; those that are given stay."""
+    """An environment of this family with the roles of its columns; roles that are set already are kept."""
     return replace(
         env,
         position_columns=env.position_columns or ROLES.position_columns,
@@ -34,7 +34,7 @@ def complete_env(env: EnvConfig) -> EnvConfig:
 
 
 def get_maze(env: EnvConfig) -> Any | None:
-    """The maze of an environment (`diffplan_envs.maze.Maze`), or None where it has none."""
+    """The maze of an environment (`diffplan_envs.maze.Maze`), or None if it has none."""
     return get_env_attribute(env, "maze")
 
 
@@ -42,7 +42,7 @@ def require_maze(env: EnvConfig, what: str) -> Any:
     """The maze of an environment.
 
     Raises:
-        ConfigError: it has none; names what needs one.
+        ConfigError: it has none; the message names what needs one.
     """
     maze = get_maze(env)
     if maze is None:
@@ -51,32 +51,32 @@ def require_maze(env: EnvConfig, what: str) -> Any:
 
 
 def get_reference_returns(env: EnvConfig) -> tuple[float, float] | None:
-    """D4RL's returns of a random policy and of the expert, or None where none are known."""
+    """D4RL's returns of a random policy and of the expert, or None if not known."""
     return get_env_attribute(env, "reference_returns")
 
 
 def get_limit_returns(env: EnvConfig) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None:
-    """The largest return that physics allows, or None where an environment does not know.
+    """The largest physically possible return, or None if the environment does not compute it.
 
     Returns:
         A function of start observations float[num, observation_dim], goals float[num, goal_dim] and the number of
-        steps of an episode: the largest undiscounted return, float[num]. It may take seconds; one call for all
-        episodes is cheapest, and what was computed is remembered in the process.
+        steps of an episode, which returns the largest undiscounted return, float[num]. It may take seconds; one call
+        for all episodes is cheapest, and results are cached in the process.
     """
     return get_env_attribute(env, "limit_returns")
 
 
 def get_shortest_path_lengths(env: EnvConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """How far it is to a goal at least, or None where an environment does not know.
+    """Lengths of the shortest paths to goals, or None if the environment does not compute them.
 
     Returns:
-        A function of start observations float[num, observation_dim] and goals float[num, goal_dim]: the length of the
-        shortest possible way until the goal counts as reached, float[num], in environment units; 0 where it is reached
-        at once, infinity where no way leads there.
+        A function of start observations float[num, observation_dim] and goals float[num, goal_dim], which returns the
+        length of the shortest path until the goal counts as reached, float[num], in environment units; 0 if it is
+        reached at the start, infinity if there is no path.
     """
     return get_env_attribute(env, "shortest_path_lengths")
 
 
 def get_touches_wall(env: EnvConfig) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Which observations float[..., observation_dim] touch a wall, bool[...]; None where there are no walls."""
+    """Which observations float[..., observation_dim] touch a wall, bool[...]; None if there are no walls."""
     return get_env_attribute(env, "touches_wall")

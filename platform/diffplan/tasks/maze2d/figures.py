@@ -29,12 +29,12 @@ _COVERAGE_COLORS = LinearSegmentedColormap.from_list("coverage", ["#dfe9e2", "#8
 
 
 def draw_maze(axes: Axes, maze: Any, *, border: float = 1.0) -> None:
-    """Draw a maze as it is written: rows downwards, columns to the right (position 0 down, position 1 right).
+    """Draw a maze in the orientation of its text map: position 0 downwards, position 1 to the right.
 
     Args:
         axes: where to draw.
         maze: the maze.
-        border: how much of the outer wall is in view, in cells.
+        border: visible width of the outer wall, in cells.
     """
     num_rows, num_columns = maze.walls.shape
     low = CELL_CENTER_OFFSET - 0.5
@@ -51,14 +51,14 @@ def draw_maze(axes: Axes, maze: Any, *, border: float = 1.0) -> None:
 def draw_path(
     axes: Axes, positions: np.ndarray, *, linewidth: float = 2.0, alpha: float = 1.0, bright_at: int | None = None
 ) -> None:
-    """Draw positions float[steps, 2] as a line that goes from dark to bright over time.
+    """Draw positions float[steps, 2] as a line that turns from dark to bright over time.
 
     Args:
         axes: where to draw.
         positions: the path.
         linewidth: width of the line in points.
         alpha: opacity of the line.
-        bright_at: step at which the brightest colour is reached and from which it stays; None for the last.
+        bright_at: step from which on the line has the brightest colour; None for the last.
     """
     points = positions[:, ::-1]
     segments = np.stack([points[:-1], points[1:]], axis=1)
@@ -102,7 +102,7 @@ def draw_coverage(maze: Any, positions: np.ndarray) -> Figure:
 
 
 def draw_plan_on_maze(maze: Any, positions: np.ndarray, start: np.ndarray, goal: np.ndarray) -> Figure:
-    """One plan, noisy or clean, as a line with its steps; what leaves the maze is cut off."""
+    """One plan, noisy or clean, as a line with its steps; parts outside the maze are cut off."""
     figure, axes = _maze_figure(maze)
     draw_path(axes, positions, linewidth=1.3, alpha=0.8)
     shade = np.linspace(0, 1, len(positions))
@@ -181,14 +181,14 @@ class MazeFigures:
     def choose_problems(
         self, windows: np.ndarray, num: int, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The cells that lie furthest apart, two others about two thirds as far, and then random ones; at rest.
+        """The cells furthest apart, two others about two thirds as far apart, and then random ones; at rest.
 
-        Positions are the cells' indices, around which the environment puts its starts and goals.
+        Positions are cell indices; the environment places starts and goals around them.
         """
         cells = self._maze.free_cells
         distances = np.array([[self._maze.distances[(*source, *target)] for target in cells] for source in cells])
         far = np.unravel_index(distances.argmax(), distances.shape)
-        # The cells of the far pair are left out where others remain, so that the two pictures differ.
+        # The second pair avoids the cells of the first if others remain, so that the two pictures differ.
         deviation = np.abs(distances - distances.max() * 2 / 3)
         deviation[:, list(far)] += 0.75
         deviation[list(far)] += 0.75
@@ -223,6 +223,6 @@ class MazeFigures:
 
 
 def make_figures(env: EnvConfig) -> Figures:
-    """What draws an environment of this family: its maze, or curves where it has none or no positions are known."""
+    """The figures of an environment of this family: its maze, or curves if it has no maze or no known positions."""
     maze = get_maze(env) if len(env.position_columns) == 2 else None
     return CurveFigures(env) if maze is None else MazeFigures(env, maze)

@@ -1,4 +1,4 @@
-"""Changes of coordinates on import, so that a planner trained on the data runs in environments of diffplan.
+"""Changes of coordinates on import, so that a planner trained on the data can act in environments of diffplan.
 
 The frame `maze2d`: PointMaze of Gymnasium-Robotics has its origin in the middle of the maze, x along columns and y
 against rows; `diffplan/Maze2D-*` has D4RL's coordinates, rows first (see `diffplan_envs.maze`). The physics are the
@@ -31,7 +31,7 @@ VELOCITY_COLUMNS = ("infos.qvel",)
 
 @dataclass(frozen=True)
 class Maze2DFrame:
-    """The way from PointMaze's centred coordinates to those of `diffplan/Maze2D-*`.
+    """Maps PointMaze's centred coordinates to those of `diffplan/Maze2D-*`.
 
     Attributes:
         num_rows: rows of the maze.
@@ -49,7 +49,7 @@ class Maze2DFrame:
         return np.stack([self.num_rows / 2 - OFFSET - y, x + self.num_columns / 2 - OFFSET], axis=-1)
 
     def map_vectors(self, vectors: np.ndarray) -> np.ndarray:
-        """Velocities or actions (x, y) as (0, 1), float[..., 2]."""
+        """Velocities or actions along (x, y) as those along (p0, p1), float[..., 2]."""
         return np.stack([-vectors[..., 1], vectors[..., 0]], axis=-1)
 
     def map_episode(self, episode: Episode) -> Episode:
@@ -91,7 +91,7 @@ class Maze2DFrame:
             manifest,
             action_low=[negative(high[1]), low[0]],
             action_high=[negative(low[1]), high[0]],
-            # Layout, spaces and spec describe the environment that the data came from, no longer the data.
+            # Layout, spaces and spec describe the source environment, and no longer fit the data.
             source={
                 **{name: value for name, value in manifest.source.items() if name != "leaves"},
                 "frame": {"name": "maze2d", "columns": mapped},
@@ -109,7 +109,7 @@ def make_frame(env_spec: str | None) -> Maze2DFrame:
         env_spec: Gymnasium's spec of the environment that the data came from, as JSON; its `maze_map` is needed.
 
     Raises:
-        DataError: an environment that it does not fit.
+        DataError: the frame does not fit this environment.
     """
     kwargs = json.loads(env_spec).get("kwargs", {}) if env_spec else {}
     maze_map = kwargs.get("maze_map")

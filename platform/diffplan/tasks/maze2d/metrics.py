@@ -1,4 +1,4 @@
-"""What is measured of an episode in a maze beyond its return."""
+"""Metrics of an episode in a maze, beyond its return."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from diffplan.tasks.contracts import FinishedEpisodes, Metric
 from diffplan.tasks.maze2d.environment import complete_env, get_shortest_path_lengths, get_touches_wall
 
 MISS_PENALTY = 100.0
-"""What an episode that never reaches its goal costs a search beyond its score: it must not trade goals for speed."""
+"""Penalty in the objective of a search for an episode that never reaches its goal, so that a search does not trade
+success for speed."""
 
 METRICS = {
     "path_efficiency": Metric("path efficiency", format=".2f"),
     "collision_steps": Metric("steps at a wall", less_is_better=True, format=".0f"),
     "score_less_misses": Metric("score, less 100 where the goal is missed"),
 }
-"""Metrics of this family by name; the last one is what a search improves."""
+"""Metrics of this family by name; the last one is the objective of a search."""
 
 
 def measure(episodes: FinishedEpisodes) -> Mapping[str, np.ndarray]:
     """The metrics of each episode.
 
-    `path_efficiency` is the length of the shortest way to the goal over the length travelled until it was first
-    reached; NaN if it never was, or the episode began there. `collision_steps` counts steps that ended in touch with a
-    wall.
+    `path_efficiency` is the length of the shortest path to the goal over the length travelled until it was first
+    reached; NaN if it never was, or if the episode started there. `collision_steps` counts steps that end in contact
+    with a wall.
     """
     env, steps = complete_env(episodes.env), episodes.steps
     missed = steps.times_to_goal < 0

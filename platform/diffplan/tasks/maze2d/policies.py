@@ -1,4 +1,4 @@
-"""Behaviors that collect in mazes, and policies without training that planners are compared with."""
+"""Behaviors that collect in mazes, and untrained policies that planners are compared with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BEHAVIORS = {
 
 
 class _Waypoint:
-    """The waypoint controller in an evaluation."""
+    """The waypoint controller as a policy for evaluation."""
 
     def __init__(self, context: RolloutContext, name: str, *, knows_goal: bool) -> None:
         self._maze, self._seeds, self._knows_goal = require_maze(context.env, name), context.seeds, knows_goal
@@ -56,9 +56,9 @@ def _make_behavior(context: RolloutContext) -> Policy:
 POLICIES = {"behavior": _make_behavior, "waypoint": _make_waypoint}
 """Policies that need no training and no model.
 
-* `behavior`: what the data come from, the waypoint controller on the way to goals that it draws itself.
-* `waypoint`: the same controller told the goal of the evaluation. It finds its way on the map of the maze, which no
-  planner is shown.
+* `behavior`: the policy of the data: the waypoint controller, with goals that it draws itself.
+* `waypoint`: the same controller with the goal of the evaluation. It uses the map of the maze, which planners do not
+  have.
 """
 
 

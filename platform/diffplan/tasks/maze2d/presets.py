@@ -2,8 +2,8 @@
 
 `maze2d-*` are small models that train in minutes on two CPU cores, `maze2d-umaze-smoke` in seconds. `janner-maze2d-*`
 are the published settings of Janner et al. 2022 (`config/maze2d.py` of its code release); Multi2D is the same model
-with other goals. What the config cannot say of them: the release cuts its data wherever they leave the goal of the
-evaluation, so its episodes are the ways between two visits of it.
+with other goals. One difference is not in the config: the release splits its data wherever they leave the goal of the
+evaluation, so its episodes are the paths between two visits of that goal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from diffplan.tasks.maze2d.environment import ROLES
 from diffplan.tasks.task import Preset
 
 _GOAL = GuidanceConfig(guides=("goal_distance()",))
-"""The guide that a search may turn on."""
+"""The guide; a search may turn it on by its scale."""
 
 _TITLES = {"umaze": "UMaze", "medium": "Medium", "large": "Large", "open": "Open"}
 
@@ -43,16 +43,16 @@ def _make_env(maze: str) -> EnvConfig:
 
 
 def _collect(num_steps: int) -> CollectionConfig:
-    """Behaviors go on to new goals within episodes of 1,000 steps."""
+    """Collection in episodes of 1,000 steps, in which the behavior pursues one goal after the other."""
     return CollectionConfig(behavior="waypoint", num_steps=num_steps, episode_steps=1_000)
 
 
 def _brisk(
     *, max_horizon: int, max_speed_error: float, interpolation: Literal["linear", "hermite"] = "linear"
 ) -> PlanningConfig:
-    """Plans of the demonstrations' speed, followed faster; they pause while the robot lags behind them.
+    """Plans at the speed of the demonstrations, followed faster, which pause while the robot lags behind.
 
-    They may be bold in time, for what would cut a wall is known by its departure from the data.
+    The limit of the speed error is loose: plans that would cut a wall are recognised by their departure from the data.
     """
     return PlanningConfig(
         sampling=SamplingConfig(num_steps=4),
@@ -75,7 +75,7 @@ def _maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_traini
 
 
 def _long_maze2d(maze: str, *, max_horizon: int, num_collected_steps: int, num_training_steps: int) -> Config:
-    """Mazes whose ways are long: fewer, longer plan steps, with cubics in between."""
+    """Mazes with long paths: fewer, longer plan steps, with cubic interpolation between them."""
     return Config(
         env=_make_env(maze),
         collection=_collect(num_collected_steps),
@@ -123,7 +123,7 @@ _CONFIGS: dict[str, Config] = {
 
 
 def _smoke(config: Config) -> Config:
-    """The smallest honest size of an experiment: every stage real, each a few seconds long."""
+    """The smallest size of an experiment in which every stage really runs, for a few seconds each."""
     return dataclasses.replace(
         config,
         collection=dataclasses.replace(config.collection, num_steps=100_000, episode_steps=500, episodes_per_unit=50),

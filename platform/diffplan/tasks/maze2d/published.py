@@ -1,7 +1,7 @@
 """Published normalised scores, to print beside ours.
 
-All are means under D4RL's limits and references. Some published returns pay every step after the first touch of the
-goal; those are left out. SSD: AAAI 2024; HorizonFlow: arXiv 2609.36896, Table 1.
+All are means under D4RL's time limits and reference returns. Results whose returns count every step after the goal was
+first reached are left out. SSD: AAAI 2024; HorizonFlow: arXiv 2609.36896, Table 1.
 """
 
 from __future__ import annotations

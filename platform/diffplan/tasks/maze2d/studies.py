@@ -1,15 +1,15 @@
-"""Studies of this family: how bold plans are, and how a ball follows them."""
+"""Studies of this family: how bold plans are, and how the ball follows them."""
 
 from __future__ import annotations
 
 from diffplan.config.study import Among, Between, Scaled, Study
 
 PLAN_COST = 50.0
-"""What a second of planning is worth to the study `pareto`, in points of the score. Were the ball of Maze2D-UMaze to
-wait for its plans, a second would be 100 steps, at 0.72 points a step that it could have been at its goal."""
+"""Weight of a second of planning in the study `pareto`, in points of the score. If the ball of Maze2D-UMaze waited for
+its plans, a second would cost 100 steps, each worth 0.72 points at the goal."""
 
-# Not the horizons: with a horizon model the finest choice costs nothing, and a search of a few dozen trials takes a
-# coarse one by chance, which costs where the goal is near.
+# Horizons are not searched: with a horizon model the finest multiple costs nothing, while a search of a few dozen
+# trials may pick a coarse one by chance, which costs time when the goal is near.
 _SEARCHED: dict[str, Between | Among | Scaled] = {
     "planning.guidance.scale": Between(low=0.0, high=10.0),
     "planning.horizon.max_speed_error": Between(low=4.0, high=12.0),

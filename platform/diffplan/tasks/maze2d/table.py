@@ -5,8 +5,8 @@
       <maze>-seed1/ …   what is trained once more, with training seed 1, on the same data
 ```
 
-A stage whose result is there is not done again, and one that was interrupted goes on, so the command is given again
-until the table is whole. Data and models from elsewhere can take the place of a stage.
+Finished stages are not run again, and an interrupted stage is resumed: run the command again until the table is
+complete. Existing data and models can replace a stage.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from diffplan.tuning.studies import find_study
 
 METHODS = tuple(method for method in METHOD_TITLES if method != "limit")
 TRAINED = ("diffuser", "bc", "iql", "cql")
-"""Methods that training seeds make a difference to."""
+"""Methods whose results depend on the training seed."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class TableSize:
 
     Attributes:
         episodes: evaluation episodes of each protocol.
-        baseline_updates: gradient updates of each algorithm for one goal, and of its goal-conditioned variant; a
-            quarter of an hour of a CPU core and more for each algorithm and maze.
+        baseline_updates: gradient updates of each algorithm for one goal, and of its goal-conditioned variant. They
+            take at least a quarter of an hour of a CPU core for each algorithm and maze.
         selection_episodes: tuning episodes by which the best policy of a training is chosen.
         cloning_steps: training steps of the cloned policy.
         search: size of the search for planner settings.
@@ -97,24 +97,24 @@ SMOKE = TableSize(
     search=SearchConfig(num_trials=2, episodes_per_block=2, num_blocks=1, max_concurrent_trials=2),
     num_plans=1_200,
 )
-"""The smallest size at which every stage is real."""
+"""The smallest size at which every stage really runs."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request comes to.
+    """The work of a request, after its checks.
 
     Attributes:
         out: directory of the work.
         mazes: keys of `MAZES`.
         methods: of `METHODS`.
-        size: how much work.
+        size: the amount of work.
         seed: of the evaluation episodes.
         seeds: training seeds, counted from 0.
-        datasets: directory with a dataset for each maze, in place of collecting; None to collect.
-        models: directory with a checkpoint for each maze, in place of training; None to train.
+        datasets: directory with a dataset for each maze; None to collect.
+        models: directory with a checkpoint for each maze; None to train.
         preset_suffix: ending of the presets' names, `-smoke` for the smallest ones.
-        command: what makes all rows.
+        command: command that makes all rows.
     """
 
     out: Path
@@ -160,7 +160,7 @@ class Maze2DTable:
     methods = METHODS
 
     def make(self, request: TableRequest, announce: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
-        """Do what is still to be done, and return the rows; see `diffplan.tasks.table.Table`."""
+        """Run the stages that are not finished, and return the rows; see `diffplan.tasks.table.Table`."""
         plan = Plan.make(request)
         begin(plan)
         rows = []
@@ -168,7 +168,7 @@ class Maze2DTable:
             for maze in plan.mazes:
                 runs = [_Run(plan, maze, seed, announce) for seed in range(plan.seeds)]
                 for method in plan.methods:
-                    # What is not trained does not depend on the training seed.
+                    # Methods without training do not depend on the training seed.
                     used = runs if method in TRAINED else runs[:1]
                     for protocol in PROTOCOL_TITLES:
                         seeds = [run.score(method, protocol) for run in used]
@@ -200,7 +200,7 @@ class Maze2DTable:
 
 
 def begin(plan: Plan) -> None:
-    """Note what the results are of, and refuse to mix in those of another seed or size."""
+    """Record the request of a table, and refuse to continue one of another seed or size."""
     asked = {"seed": plan.seed, "presets": f"maze2d-*{plan.preset_suffix}", **dataclasses.asdict(plan.size)}
     asked = json.loads(json.dumps(asked))
     path = plan.out / TABLE1_BEGUN
@@ -230,7 +230,7 @@ class _Run:
 
     Attributes:
         checkpoint_directory: of the diffuser with its companions.
-        search_directory: of the search for planner settings; those found for seed 0 serve all.
+        search_directory: of the search for planner settings; all seeds use those found for seed 0.
     """
 
     def __init__(self, plan: Plan, maze: str, seed: int, announce: Callable[[str], None]) -> None:
@@ -276,7 +276,7 @@ class _Run:
         return [{**dict.fromkeys(ROW_KEYS), **named, **{name: found[name] for name in ("score_mean", "episodes")}}]
 
     def _prepare(self, method: str, protocol: str) -> tuple[PolicySource, float | None]:
-        """What is evaluated, and the seconds that its training took."""
+        """The policy to evaluate, and the seconds that its training took."""
         if method == "diffuser":
             checkpoint = self._checkpoint()
             settings = load_settings(self._search() / "best.json")
@@ -310,7 +310,7 @@ class _Run:
         return out
 
     def _clone(self) -> Path:
-        """The cloned policy, told its goal."""
+        """The goal-conditioned cloned policy."""
         training = dataclasses.replace(
             self._config.training,
             objective="behavior_cloning",
@@ -332,7 +332,7 @@ class _Run:
         (out / "training_seconds.json").write_text(json.dumps(time.perf_counter() - since))
 
     def _seconds(self, checkpoint: Path) -> float | None:
-        """What the training took; None where that is not known."""
+        """Seconds that a training took; None if not known."""
         path = checkpoint / "training_seconds.json"
         return json.loads(path.read_text()) if path.exists() else None
 

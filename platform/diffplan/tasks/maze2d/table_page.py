@@ -37,7 +37,7 @@ _OF_SUMMARY = (
     *("score_mean", "score_stderr", "score_ci95", "success_rate"),
     *("metrics", "plan_seconds_mean", "episodes"),
 )
-"""What a row takes from the summary of an evaluation."""
+"""Keys that a row copies from the summary of an evaluation."""
 
 
 def make_row(
@@ -49,10 +49,10 @@ def make_row(
         summary: of the evaluation.
         maze: `umaze`, `medium` or `large`.
         method: a key of `METHOD_TITLES`.
-        training_seconds: what its training took; None where there was none, or it is not known.
-        command: what made it.
+        training_seconds: seconds of its training; None if there was none, or not known.
+        command: command that made it.
     """
-    # Where things lay is of no use elsewhere.
+    # Paths on this machine are of no use elsewhere.
     settings = {k: v for k, v in summary["config"].items() if k not in ("checkpoint", "policy", "training")}
     found = {name: summary[name] for name in _OF_SUMMARY}
     row = {
@@ -71,8 +71,8 @@ def make_row(
 def average_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One row of the same method with several training seeds.
 
-    With two seeds or more the standard error is that of the mean over seeds, and the interval is Student's; with one
-    they are those over its episodes.
+    With two or more seeds, the standard error is that of the mean over seeds and the interval is Student's t. With one
+    seed, both are over its episodes.
 
     Args:
         rows: of `make_row`, one for each seed.
@@ -95,7 +95,7 @@ def average_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _average(values: Sequence[float | None]) -> float | None:
-    """The mean; None where a value is not known."""
+    """The mean; None if a value is not known."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
 
@@ -104,10 +104,10 @@ def format_page(rows: Sequence[dict[str, Any]], *, command: str, machine: str, n
     """The table as Markdown: one table a protocol, published scores below ours.
 
     Args:
-        rows: rows of `make_row` or `average_rows`, and limits, of which only the score is known.
-        command: what made them.
-        machine: where.
-        notes: sentences to put below the tables.
+        rows: rows of `make_row` or `average_rows`, and rows of physical limits, which have only a score.
+        command: command that made them.
+        machine: description of the machine.
+        notes: sentences below the tables.
     """
     lines = ["# Table 1: Maze2D and Multi2D", "", f"`{command}`, {machine}.", ""]
     lines += [

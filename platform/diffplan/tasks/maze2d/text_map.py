@@ -16,7 +16,7 @@ MAP_LINES = 24
 
 
 def draw_text_map(env: EnvConfig, positions: np.ndarray, width: int, characters: Characters) -> list[str] | None:
-    """Positions among walls as the maze is written: position 0 downwards, position 1 to the right.
+    """Positions among the walls of a maze: position 0 downwards, position 1 to the right.
 
     Args:
         env: the environment.
@@ -25,7 +25,7 @@ def draw_text_map(env: EnvConfig, positions: np.ndarray, width: int, characters:
         characters: to draw with.
 
     Returns:
-        Lines; None where there is no maze, or it does not fit.
+        Lines; None if there is no maze, or it does not fit.
     """
     maze = _find_maze(env)
     if maze is None or maze.walls.shape[1] > width or maze.walls.shape[0] > 2 * MAP_LINES:
@@ -45,7 +45,7 @@ def draw_text_map(env: EnvConfig, positions: np.ndarray, width: int, characters:
     visited = f"{int((cells[free] > 0).sum())} of {int(free.sum())} free cells visited"
     drawn = draw_density(counts, np.kron(maze.walls, np.ones((lines, across), bool)), characters)
     legend = [visited, f"{characters.wall} wall", *describe_shades(characters)]
-    inside = 1 - maze.is_free(np.clip(positions, -1e6, 1e6)).mean()  # of which integers are made
+    inside = 1 - maze.is_free(np.clip(positions, -1e6, 1e6)).mean()  # is_free casts them to integers
     warning = [f"{inside:.1%} of the positions lie outside the free cells: is this its maze?"] if inside > 0.01 else []
     return [*drawn, "   ".join(legend), *warning]
 

@@ -36,7 +36,7 @@ class WaypointBehavior:
         maze: the maze; see `diffplan_envs.maze.Maze`.
         action_noise: standard deviation of noise added to the action before it is clipped (D4RL's `--noisy` has 0.5).
         max_goal_steps: steps after which a goal is given up for the next.
-        goals: float[num_envs, 2], goals to walk to and stay at (as an evaluated policy does) in place of drawn ones.
+        goals: float[num_envs, 2], fixed goals to walk to and stay at, for evaluation; None to draw goals.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class WaypointBehavior:
         self._goals[i] = goal_cell
 
     def _rounded(self, position: np.ndarray) -> np.ndarray:
-        """D4RL rounds positions to cells, which near a wall may name the wall; then the cell that holds it counts."""
+        """The cell of a position by D4RL's rounding; if that is a wall cell, the cell that holds the position."""
         cell = np.rint(position).astype(int)
         if (cell < 0).any() or (cell >= self._maze.walls.shape).any() or self._maze.walls[tuple(cell)]:
             return self._maze.cell_at(position)

@@ -1,4 +1,4 @@
-"""Block stacking by a robot arm. Presets to train with; nothing else is known of it yet."""
+"""Block stacking by a robot arm. So far this task has only presets."""
 
 from diffplan.tasks.stacking.presets import PRESETS
 from diffplan.tasks.task import Task

@@ -2,18 +2,18 @@
 
 An observation is 7 joint angles and, for each block, position (3), orientation as a quaternion (4) and whether it is
 attached to the arm (1): 39 numbers. An action is 7 joint angles to go to and 4 numbers that say which blocks to attach.
-Velocities are not observed, so there are no position columns: what a block should do is said by constraints and guides.
+Velocities are not observed, so there are no position columns; constraints and guides say what to do with the blocks.
 
 `janner-stacking` has the settings of Janner et al. 2022 as their code release trains it (branch for block stacking,
 `scripts/kuka.py`). One model serves the three published rows, unconditional, conditional and rearrangement, which
-differ in the guide. What the config cannot say of it:
+differ in the guide. Differences that the config does not show:
 
-* the release has L1 loss, where ours is squared;
-* its network has attention inside every residual block, where ours has it after the blocks of each level, and is told
-  which steps are fixed as a further input;
+* the release has L1 loss, ours is squared;
+* its network has attention inside every residual block, ours after the blocks of each level; its network also has an
+  input that marks the fixed steps;
 * in training it fixes the first observation of a window, the last or both, each a third of the time; ours the first;
-* guides of the conditional rows are a classifier of block pairs and hand-made gradients; planned joint angles are taken
-  as targets of position control.
+* the guides of its conditional rows are a classifier of block pairs and hand-made gradients; planned joint angles are
+  the targets of position control.
 
 `stacking` is a small model of the same task: half as many steps, twice as far apart. It is not yet tuned.
 """
