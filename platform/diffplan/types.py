@@ -1,4 +1,4 @@
-"""The few records that parts of diffplan hand to each other. Arrays are in environment units."""
+"""The few types that parts of diffplan exchange. Arrays are in environment units."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Plan:
         stride: environment steps between two plan steps.
         speed_error: largest |Δposition/Δtime - mean velocity| in the plan, units per second; how consistent it is.
         consistent: whether `speed_error` and `departure` are within the planner's limits.
-        departure: largest distance of the way from where the data have been, in units; None where no limit was set to
-            it.
-        violation: by how much it violates the limits of the guides, in their units; 0 where it keeps them all.
-        guide_score: what the guides score it, where they were asked.
-        denoising: float32[num_sampling_steps, horizon, observation_dim], the plan after each denoising step, where it
-            was asked for.
+        departure: largest distance of its path from the support of the data, in units of the positions; None if there
+            is no limit on it.
+        violation: by how much it violates the limits of the guides, in their units; 0 if it keeps them all.
+        guide_score: score of the guides; None without guides.
+        denoising: float32[sampling.num_steps, horizon, observation_dim], the plan after each denoising step, if
+            requested.
     """
 
     observations: np.ndarray

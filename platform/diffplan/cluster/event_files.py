@@ -10,10 +10,10 @@ from diffplan.storage.opening import open_store
 
 
 class EventFiles:
-    """The directory that a process writes TensorBoard files to, and their way into an object store.
+    """The directory that a process writes TensorBoard files to, and their upload to an object store.
 
-    A directory is written to as it is, so that curves move while work goes on. Files for an object store are written on
-    the disk of the process and put there by `upload`.
+    A directory is written to directly, so that curves are live. Files for an object store are written to the local disk
+    and uploaded by `upload`.
 
     Args:
         where: directory or URL.
@@ -32,7 +32,7 @@ class EventFiles:
         return {path.name: path.stat().st_size for path in Path(self.directory).iterdir()}
 
     def upload(self, sizes: dict[str, int]) -> None:
-        """Put the files into the store, up to these sizes: what follows them may be half a record."""
+        """Upload the files up to these sizes: the bytes after them may be a partial record."""
         for name, num_bytes in sizes.items():
             assert self._store is not None
             with (Path(self.directory) / name).open("rb") as file:

@@ -1,6 +1,6 @@
-"""Metrics of Ray: what each process of a stage gets done, for those who watch a cluster with Prometheus.
+"""Metrics of Ray: the work done by each process of a stage, for monitoring a cluster with Prometheus.
 
-Every process counts its own work, and Ray adds which process and node it was. So `rate(ray_diffplan_steps_total[1m])`
+Every process counts its own work, and Ray adds labels for process and node. So `rate(ray_diffplan_steps_total[1m])`
 is the throughput of each actor, and its sum that of the cluster.
 """
 
@@ -18,8 +18,8 @@ def count_work(stage: str, unit: str, amount: int) -> None:
 
     Args:
         stage: `collect`, `train`, `tune` or `evaluate`.
-        unit: what is counted, such as `steps`: the counter is `diffplan_steps`, with the label `stage`.
-        amount: how much more of it is done.
+        unit: unit of work, such as `steps`: the counter is `diffplan_steps`, with the label `stage`.
+        amount: work done since the last call.
     """
     if amount > 0:
         _make_counter(unit).inc(amount, {"stage": stage})

@@ -1,4 +1,4 @@
-"""The whole path in one command: collect, train, calibrate, search, evaluate, report, under one run directory.
+"""All stages in one command: collect, train, calibrate, search, evaluate, report, in one run directory.
 
 ```
 <run>/dataset/ checkpoint/ search/best.json evaluation/<protocol>/summary.json tensorboard/ report.html pipeline.json
@@ -52,7 +52,7 @@ from diffplan.training.companions import fit_companions
 
 @dataclass
 class PipelineRecord:
-    """What `pipeline.json` holds: how a run was made and how long each stage took."""
+    """The content of `pipeline.json`: how a run was made and how long each stage took."""
 
     preset: str
     command: str
@@ -75,7 +75,7 @@ def run_pipeline(
     trust: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Run every stage that has not been run yet.
+    """Run every stage that is not finished.
 
     Args:
         config: the experiment.
@@ -95,7 +95,7 @@ def run_pipeline(
         The summaries of the evaluations, by protocol.
 
     Raises:
-        DiffplanError: whatever a stage raises; the stages before it stay done.
+        DiffplanError: as raised by a stage; finished stages are kept.
     """
     env, collection = complete_collection(config.env, config.collection)
     config = replace(config, env=env, collection=collection)
@@ -226,7 +226,7 @@ def _read_record(store: Store) -> PipelineRecord | None:
 
 
 def _is_trained(checkpoint: str, num_steps: int) -> bool:
-    """Whether there is a whole checkpoint of so many steps."""
+    """Whether there is a complete checkpoint after `num_steps` steps."""
     return open_run(checkpoint).is_whole("") and load_checkpoint(checkpoint).step == num_steps
 
 

@@ -1,7 +1,7 @@
-"""Everything that we use of Ray's modules without a public name, and the only file that imports them.
+"""All private parts of Ray that we use; no other file imports them.
 
-They may change with any version of Ray, so `pyproject.toml` allows one. After an upgrade,
-`tests/cluster/test_ray_private.py` names each thing that is gone or changed, and what of ours leans on it.
+They may change with any version of Ray, so `pyproject.toml` pins one. After an upgrade,
+`tests/cluster/test_ray_private.py` names each part that is gone or changed, and our code that uses it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ __all__ = [
 
 
 def get_draining_nodes() -> set[str]:
-    """Ids of the nodes that the cloud or the autoscaler has announced to take away."""
+    """Ids of the nodes whose removal the cloud or the autoscaler has announced."""
     return set(state.get_draining_nodes())
 
 
 def read_autoscaler_status() -> dict[str, Any]:
-    """The last report of the first version of the autoscaler; empty where there is none."""
+    """The last report of the first version of the autoscaler; empty if there is none."""
     return json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
 
 
@@ -68,7 +68,7 @@ def make_exclusion(root: Path, patterns: Sequence[str]) -> Callable[[Path], bool
 
 
 def walk_upload(root: Path, patterns: Sequence[str], visit: Callable[[Path], object]) -> None:
-    """Visit what Ray would upload of a directory: all but what the patterns, .gitignore and .rayignore name."""
+    """Visit the files of a directory that Ray would upload: all that no pattern, .gitignore or .rayignore excludes."""
     use_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"  # as Ray does
     quiet = logging.Logger("diffplan.upload", logging.CRITICAL)
     _dir_travel(root, [make_exclusion(root, patterns)], visit, include_gitignore=use_gitignore, logger=quiet)

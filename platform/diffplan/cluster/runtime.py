@@ -1,4 +1,4 @@
-"""Connect to Ray, and ask whether it has what a job needs."""
+"""Connect to Ray, and check the resources of the cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from diffplan.errors import ClusterError, Terminated
 
 WAITING_SECONDS = 30.0
-"""Silence after which the user is told what workers wait for."""
+"""Seconds without progress after which the user is told what workers wait for."""
 ROLLOUT_POOL = "rollout"
 """Label of the nodes for work without GPUs: collection and evaluation."""
 
@@ -23,7 +23,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon reports and failures are seen; the default is 2 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints every line of a worker twice
     "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C ends a search as if it were complete
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # otherwise Ctrl-C ends a search as if it were complete
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 for _name, _value in _ENVIRONMENT.items():
@@ -41,7 +41,7 @@ import diffplan_envs.physics  # noqa: E402, F401  (chooses how MuJoCo draws befo
 def ray_session() -> Iterator[None]:
     """A connection to Ray: the present one, the cluster of `RAY_ADDRESS` (as in a submitted job), or a local one.
 
-    A local one is started for the purpose and shut down afterwards.
+    A local one is started here and shut down afterwards.
     """
     if ray.is_initialized():
         yield
@@ -84,15 +84,15 @@ def find_draining_nodes() -> set[str]:
 
 
 def require_resources(count: int, each: Mapping[str, float], what: str, cure: str) -> None:
-    """See that a cluster has room, now or later, for so many workers at once; Ray would wait for ever without a word.
+    """Check that a cluster has room, now or later, for these workers at once; Ray would wait for ever silently.
 
-    A cluster that adds nodes on demand is trusted to add them: what it could add, Ray does not know.
+    A cluster that adds nodes on demand is assumed to add them, because Ray does not know what it could add.
 
     Args:
-        count: of workers, or of other things that lie on one node each.
-        each: resources of one, such as `{"CPU": 1, "GPU": 1}`.
-        what: they are, for the message.
-        cure: what the user can do.
+        count: number of workers, each on one node.
+        each: resources of one worker, such as `{"CPU": 1, "GPU": 1}`.
+        what: name of the workers, for the message.
+        cure: advice for the user, for the message.
 
     Raises:
         ClusterError: the nodes could not hold them even if nothing else ran there.
@@ -139,20 +139,20 @@ def describe_free(names: Iterable[str]) -> str:
 
 
 def has_pending_placement() -> bool:
-    """Whether somebody waits for a place for several workers at once, as training does."""
+    """Whether a placement group waits for resources, as that of a training run may."""
     return any(group["state"] == "PENDING" for group in placement_group_table().values())
 
 
 def prefer_pool(pool: str) -> dict[str, Any]:
     """Options of an actor that goes to nodes with the label `pool` while they have room, else to others.
 
-    On clusters without such labels they change nothing. Work on GPUs needs no label, for it goes where GPUs are.
+    On clusters without such labels they have no effect. Work on GPUs needs no label, because it requests GPUs.
     """
     return {"label_selector": {"pool": pool}, "fallback_strategy": [{"label_selector": {"pool": f"!{pool}"}}]}
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:
-    """Where actors go that must live as long as this process: to its node, so that no other node takes them with it."""
+    """Places actors on the node of this process, so that they do not die with another node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 

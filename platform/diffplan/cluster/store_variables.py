@@ -1,17 +1,17 @@
-"""What processes on other machines need to open the stores that this process opens."""
+"""Environment variables that processes on other machines need to open the same stores as this process."""
 
 from __future__ import annotations
 
 import os
 
 STORE_VARIABLES = ("AWS_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
-"""What the names of environment variables begin with that tell where stores are and who may use them."""
+"""Prefixes of the environment variables with endpoints and credentials of stores."""
 
 
 def find_variables() -> dict[str, str]:
     """Environment variables of this process that stores need, for processes on other machines.
 
-    They are handed over as arguments rather than by Ray's `runtime_env`, which shows secrets in logs and dashboard.
+    They are passed as arguments and not in Ray's `runtime_env`, which logs and dashboard would show.
     """
     return {name: value for name, value in os.environ.items() if name.startswith(STORE_VARIABLES)}
 
@@ -21,4 +21,4 @@ def adopt_variables(variables: dict[str, str]) -> None:
     import fsspec.config
 
     os.environ.update(variables)
-    fsspec.config.set_conf_env(fsspec.config.conf)  # read when fsspec is imported, which may have been before
+    fsspec.config.set_conf_env(fsspec.config.conf)  # fsspec read them when it was imported, perhaps before this

@@ -1,7 +1,7 @@
-"""Run units of work on actors until all are done, whatever happens to the actors.
+"""Run units of work on actors until all are done, even if actors die.
 
-An actor that dies loses its unit; another takes the unit up. What a unit leaves behind must therefore be safe to
-repeat. Units are given to actors that have started, so that no unit is blamed for an actor that died before.
+If an actor dies, another one runs its unit again, so running a unit must be safe to repeat. Units are given only to
+actors that have started, so that no unit is blamed for an actor that died before.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from diffplan.cluster.runtime import WAITING_SECONDS, describe_free, may_grow
 from diffplan.errors import ClusterError, DiffplanError
 
 MAX_ATTEMPTS = 5
-"""Actors that a unit may lose, each while it ran this unit, before it counts as the cause.
+"""Actors that may die while running a unit before the unit counts as the cause.
 
-A unit that kills its actors loses all of them; one that is struck by chance loses k in a row with the k-th power of a
-small probability. Where one attempt in ten is struck, as on machines that may be taken away, 3 would blame one unit in
-a thousand, which a large collection has.
+A unit that kills its actors kills all of them; by chance k actors in a row die with the k-th power of a small
+probability. If one attempt in ten is lost, as on spot machines, a limit of 3 would blame one unit in a thousand, and
+large collections have thousands.
 """
 MAX_FAILED_STARTS = 12
-"""Actors that may die before they can work, with no unit done in the meantime, before they are held to be broken."""
+"""Actors that may die before they can work, with no unit done in the meantime, before the run fails."""
 START_TIMEOUT_SECONDS = 300
-"""Silence after which actors are held never to start."""
+"""Time without an answer after which actors are assumed never to start."""
 GROWTH_TIMEOUT_SECONDS = 1800
 """The same in a cluster that adds nodes on demand: a new one may have to fetch an image first."""
 
@@ -50,8 +50,8 @@ def run_units(
         on_busy: called just after it with the id of the actor, the unit, and the seconds that the actor took.
 
     Raises:
-        DiffplanError: what a unit raised, if the user can cure it.
-        ClusterError: actors kept dying over one unit or before any, or never started.
+        DiffplanError: raised by a unit, if the user can fix it.
+        ClusterError: actors kept dying on one unit or before any, or never started.
     """
     fresh = iter(units)
     waiting: deque[int] = deque()
@@ -123,8 +123,8 @@ def run_units(
 def _wait(references: list[Any]) -> list[Any]:
     """All that are ready, as soon as one is; none after a second.
 
-    A look at all costs time in proportion to their number, so that one for each unit would make up most of the
-    driver's work where there are thousands of actors. The busier the driver, the more are ready at each look.
+    A check of all references takes time in proportion to their number; with thousands of actors, one check per unit
+    would be most of the driver's work. The busier the driver, the more references are ready at each check.
     """
     ready, _ = ray.wait(references, num_returns=1, timeout=1)
     if ready and len(references) > 1:
@@ -143,7 +143,7 @@ def unwrap(error: BaseException) -> BaseException:
 
 
 def _find_patience() -> int:
-    """How long silence is borne."""
+    """Seconds to wait for actors to start."""
     return GROWTH_TIMEOUT_SECONDS if may_grow() else START_TIMEOUT_SECONDS
 
 

@@ -1,11 +1,11 @@
-"""How fast the actors of a stage work: in the record of its attempt, and as curves in TensorBoard.
+"""Throughput of the actors of a stage: in the record of its attempt, and as curves in TensorBoard.
 
 ```
 <out of a stage>/tensorboard/
 ```
 
-The throughput of an actor is what it did in the last minute, by the time that it was busy with it: an actor on a slow
-node shows, and one that is waiting for work does not seem slow.
+The throughput of an actor is its work in the last minute over the time that it was busy. So an actor on a slow node is
+visible, and one that waits for work does not seem slow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CURVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class _Work:
-    """A piece of work: when it was done, by whom, how much it was, and how long that took."""
+    """A piece of work: its time, its actor, its amount and its duration."""
 
     at: float
     actor: str
@@ -50,16 +50,16 @@ class WorkMeter:
         self._recent: deque[_Work] = deque()
         self._began = self._drawn = time.monotonic()
         self._files = EventFiles(f"{store.uri}/{TENSORBOARD}")
-        # An attempt that was killed may have drawn what was not committed and is done again.
+        # A killed attempt may have drawn work that was not committed and is now repeated.
         self._writer = SummaryWriter(self._files.directory, purge_step=initial + 1)
 
     def note(self, actor: str, amount: int, seconds: float, **values: float) -> None:
-        """Note a piece of work.
+        """Record a piece of work.
 
         Args:
-            actor: who has done it.
-            amount: how many units of work it was.
-            seconds: how long that took.
+            actor: the actor that has done it.
+            amount: units of work.
+            seconds: its duration.
             values: further numbers for the curves, such as the mean score.
         """
         now = time.monotonic()
@@ -73,7 +73,7 @@ class WorkMeter:
             self._upload()
 
     def finish(self) -> None:
-        """Draw what came last, if that was not drawn yet."""
+        """Draw the last points that were not drawn yet."""
         if self._drawn_done < self._done:
             self._draw(time.monotonic())
         self._writer.close()
@@ -109,7 +109,7 @@ class WorkMeter:
         self._writer.flush()
 
     def _upload(self) -> None:
-        with contextlib.suppress(DiffplanError, OSError):  # a late curve is no reason to fail
+        with contextlib.suppress(DiffplanError, OSError):  # a missing curve is no reason to fail
             self._files.upload(self._files.measure())
 
 

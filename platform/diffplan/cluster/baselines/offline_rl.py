@@ -2,10 +2,10 @@
 
 Losses, target networks, optimizers and the policy's module are RLlib's. Two things are not:
 
-* Batches. They are drawn from memory, with rewards and goals drawn anew, and given to RLlib's `Learner` one at a time.
+* Batches. They are drawn from memory, relabelled with goals and rewards, and given to RLlib's `Learner` one at a time.
   `Algorithm.train` over Ray Data is slower, updates the target networks once for all minibatches of an iteration and
-  not after each, and keeps CQL in its cloning phase for ever: `bc_iters` is compared with a count that every iteration
-  begins anew. Measurements are in docs/baselines.md.
+  not after each, and keeps CQL in its cloning phase for ever: `bc_iters` is compared with a count that restarts in
+  every iteration. Measurements are in docs/baselines.md.
 * The Q networks. The catalog of soft actor-critic joins encoders of observation and action by three further layers;
   here both go into one network of two hidden layers, as in the papers, through the catalog's `build_qf_encoder`.
 """
@@ -67,15 +67,15 @@ def train_offline_rl(
     """Train a policy on a dataset and write it, as `diffplan.evaluation.baselines.offline_policy` reads it.
 
     Args:
-        dataset: the data, or where they lie.
+        dataset: the data, or their path or URL.
         out: directory to make.
         algorithm: `cql` or `iql`.
-        goal: where the policy is to go, in environment units; None for a policy that is told its goal.
+        goal: the goal of the policy, in environment units; None for a goal-conditioned policy.
         num_updates: gradient updates; those of `NUM_UPDATES` or `NUM_UPDATES_ANY_GOAL` if None.
         settings: `CQLSettings` or `IQLSettings`; the defaults if None.
         seed: of the weights, the batches and the actions that are drawn.
-        num_selection_episodes: tuning episodes that policies are scored on, `NUM_SELECTIONS` times in the course of the
-            training; the one that scores best is written, for some decline later on. 0 writes the last one.
+        num_selection_episodes: tuning episodes that policies are scored on, `NUM_SELECTIONS` times during training. The
+            best policy is written, because some get worse later. 0 writes the last one.
         protocol: of these episodes; needed where the task has several.
 
     Returns:
@@ -151,7 +151,7 @@ class OfflineTrainer:
     Args:
         dataset: the data.
         algorithm: `cql` or `iql`.
-        goal: where the policy is to go; None for a policy that is told its goal.
+        goal: the goal of the policy; None for a goal-conditioned policy.
         settings: of the algorithm; the defaults if None.
         seed: of everything random.
 
@@ -176,7 +176,7 @@ class OfflineTrainer:
         settings = SETTINGS[algorithm]() if settings is None else settings
         if not isinstance(settings, SETTINGS[algorithm]):
             raise ConfigError(f"settings: expected {SETTINGS[algorithm].__name__}, got {type(settings).__name__}")
-        # An older dataset does not say which columns goals are made of; its task may.
+        # Older datasets do not record the goal columns; the task may know them.
         known = complete_env(dataset.env).goal_columns
         columns = list(known if settings.goal_columns is None else settings.goal_columns)
         observation_dim = dataset.manifest.columns[0].size

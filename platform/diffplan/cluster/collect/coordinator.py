@@ -29,14 +29,14 @@ from diffplan.storage.opening import open_store
 from diffplan.storage.store import TEMPORARY_PREFIX, LocalStore, Store
 
 LISTING_SECONDS = 2.0
-"""How often a coordinator looks for units that another one has collected, at most."""
+"""Shortest time between two checks for units that another coordinator has collected."""
 LISTING_SHARE = 0.02
-"""Share of its time that it spends on that, at most: a listing takes longer the more units there are."""
+"""Largest share of its time for these checks: the time of a listing grows with the number of units."""
 
 
 @dataclass(frozen=True)
 class UnitReport:
-    """What an actor tells the driver of a unit; the data itself goes straight to the store."""
+    """The report of an actor on a unit to the driver; the data go directly to the store."""
 
     unit: int
     num_steps: int
@@ -134,8 +134,8 @@ def collect(
 def _iterate_missing(store: Store, missing: set[int], on_found: Any) -> Iterator[int]:
     """The missing units in random order, without those that another coordinator commits in the meantime.
 
-    The order is random so that two coordinators rarely collect the same unit at the same time; where they do, one of
-    the two drops its work.
+    The order is random so that two coordinators rarely collect the same unit at the same time. If they do, one of them
+    drops its work.
     """
     order = list(missing)
     random.SystemRandom().shuffle(order)

@@ -50,7 +50,7 @@ NUM_RECORDED = 8
 
 @ray.remote(num_cpus=1)
 class EvaluationActor:
-    """Evaluates blocks of episodes with a policy that it loads once, or that asks a planner actor for its plans."""
+    """Evaluates units of episodes with a policy that it loads once, or that gets its plans from a planner actor."""
 
     def __init__(
         self,
@@ -106,12 +106,12 @@ def evaluate(
         goal: a position that every episode must reach, in place of the protocol's goal.
         settings: how to plan, where a planner is named; None for the settings of the checkpoint.
         num_workers: actors that run environments, one CPU each; None for as many as there are CPUs left.
-        num_planners: actors that plan for all of them, on GPUs where there are any, and one CPU each; None for one for
-            each GPU, 0 for none: then those that run environments plan for themselves. A policy that follows no
-            planner needs none.
-        episodes_per_unit: episodes that an actor evaluates at once. Part of what is evaluated: other random numbers go
-            with another number. Many actors need small units to have something to do; few are faster with large ones.
-        resume: go on with an evaluation that was interrupted; the units that it has done are not done again.
+        num_planners: actors that plan for all of them, with one CPU each, on GPUs if there are any; None for one per
+            GPU; 0 for none: the actors that run environments then plan for themselves. Policies without a planner need
+            none.
+        episodes_per_unit: episodes that an actor evaluates at once. Another number changes the random numbers, and so
+            the results. Many actors need small units to be busy; few are faster with large ones.
+        resume: resume an interrupted evaluation; finished units are kept.
 
     Returns:
         The summary.
@@ -120,7 +120,7 @@ def evaluate(
         ConfigError: unknown protocol, no episodes, a goal inside a wall, or to resume another evaluation.
         CheckpointError: no checkpoint, or a damaged one.
         StoreError: the store of a URL cannot be reached.
-        PlanningError: settings that the model cannot serve.
+        PlanningError: settings that the model does not support.
         ClusterError: too few CPUs, or actors or planners that keep dying.
     """
     counts = {"episodes": episodes, "num_workers": num_workers, "episodes_per_unit": episodes_per_unit}
@@ -129,7 +129,7 @@ def evaluate(
             raise ConfigError(f"{name}: expected at least 1, got {value}")
     if num_planners is not None and num_planners < 0:
         raise ConfigError(f"num_planners: expected at least 0, got {num_planners}")
-    # Raises here, in one line, what would fail in every actor.
+    # Errors that every actor would meet are raised here, in one line.
     source = policy if isinstance(policy, PolicySource) else find_policy(policy, settings=settings)
     protocol = choose_protocol(protocol, source.env)
     env = apply_protocol(protocol, source.env)
@@ -142,7 +142,7 @@ def evaluate(
         "episodes_per_unit": episodes_per_unit,
     }
     store = open_store(out)
-    store.delete(SUMMARY)  # written last: where it is, everything is
+    store.delete(SUMMARY)  # written last: it marks a complete evaluation
     kept = UnitResults(store, {"protocol": protocol, "episodes": episodes, **config}, resume=resume)
     done = kept.read()
     results = [result for unit in done.values() for result in unit]

@@ -1,9 +1,9 @@
-"""Planners that actors share: one on each GPU, planning for the environments of many.
+"""Shared planners: one on each GPU, which plans for the environments of many actors.
 
-An actor that acts in environments has no GPU; it asks a planner by a `RemotePlanner`, which a policy uses as it would
-the planner itself. A request carries the state of its own random numbers and brings the state after them back, so that
-a planner remembers nothing: requests may be repeated after it died, and the noise in a plan is the same whoever else
-is asking. Each actor has at most one request under way, so there are never more of them than actors.
+An actor that runs environments has no GPU. It calls a planner through a `RemotePlanner`, which a policy uses like the
+planner itself. A request carries the state of its random generator, and the reply the state afterwards. So a planner
+has no state: requests can be repeated after it died, and the noise in a plan does not depend on other requests. Each
+actor has at most one request in flight, so there are never more requests than actors.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
 MAX_REQUESTS_AT_ONCE = 32
-"""Requests that a planner works on at the same time, whose denoising steps share batches; others wait their turn."""
+"""Requests that a planner works on at the same time, with their denoising steps in shared batches; others queue."""
 MAX_RESTARTS = 5
-"""Deaths of a planner before it is given up."""
+"""Restarts of a planner before it is given up."""
 
 LoadPlanner = Callable[[str], Planner]
 """Loads a planner onto a device; see `diffplan.planning.loading.load_planner`."""
@@ -36,7 +36,7 @@ LoadPlanner = Callable[[str], Planner]
 
 @ray.remote(num_cpus=1)
 class PlannerActor:
-    """A planner that is loaded once, on the GPU if it was given one, and plans for whoever asks."""
+    """A planner that is loaded once, on its GPU if it has one, and plans for many actors."""
 
     def __init__(self, load: LoadPlanner) -> None:
         torch.set_num_threads(1)
@@ -44,7 +44,7 @@ class PlannerActor:
         self._planner.model.denoiser.network = GatheringNetwork(self._planner.model.denoiser.network)
 
     def describe(self) -> tuple[Config, PlanningConfig, Any]:
-        """What a policy asks of its planner beside plans."""
+        """The attributes of the planner that a policy needs: config, settings and inverse dynamics."""
         return self._planner.config, self._planner.settings, self._planner.inverse_dynamics
 
     def call(
@@ -54,12 +54,12 @@ class PlannerActor:
 
         Args:
             method: `plan`, `plan_within` or `replan`.
-            arguments: those before the generator.
-            generator_state: of the random numbers that the noise comes from.
-            named: those behind it.
+            arguments: arguments before the generator.
+            generator_state: state of the generator that the noise comes from.
+            named: keyword arguments after it.
 
         Returns:
-            What the method does, and the state of the random numbers after them.
+            The result of the method, and the state of the generator afterwards.
         """
         generator = torch.Generator()
         generator.set_state(generator_state)
@@ -69,7 +69,7 @@ class PlannerActor:
 
 
 class RemotePlanner:
-    """A planner in another process, in the place of a `Planner` in a policy.
+    """A planner in another process, for use in a policy like a `Planner`.
 
     Args:
         actor: a `PlannerActor`.
@@ -77,10 +77,10 @@ class RemotePlanner:
     Attributes:
         config: the experiment that its model was trained in.
         settings: how it plans.
-        inverse_dynamics: (observations, next observations) -> actions; None where it has none.
+        inverse_dynamics: (observations, next observations) -> actions; None if it has none.
 
     Raises:
-        ClusterError: the planner died, and so did those that took its place.
+        ClusterError: the planner died, and so did its replacements.
     """
 
     def __init__(self, actor: Any) -> None:
@@ -105,7 +105,7 @@ class RemotePlanner:
         max_horizons: np.ndarray,
         **wanted: Any,
     ) -> list[Plan | None]:
-        """Plan no longer than given horizons; see `Planner.plan_within`."""
+        """Plan with at most given horizons; see `Planner.plan_within`."""
         return self._call("plan_within", (observations, goals), generator, max_horizons=max_horizons, **wanted)
 
     def replan(
@@ -117,12 +117,12 @@ class RemotePlanner:
         generator: torch.Generator,
         **wanted: Any,
     ) -> list[Plan]:
-        """Plan from the rest of the plans before; see `Planner.replan`."""
+        """Replan with a warm start; see `Planner.replan`."""
         return self._call("replan", (previous, elapsed_env_steps, observations, goals), generator, **wanted)
 
     def _call(self, method: str, arguments: tuple[Any, ...], generator: torch.Generator, **named: Any) -> list[Any]:
         plans, state = self._get(self._actor.call.remote(method, arguments, generator.get_state(), named))
-        generator.set_state(state.clone())  # what comes from Ray may not be written to
+        generator.set_state(state.clone())  # arrays from Ray are read-only
         return plans
 
     def _get(self, reference: Any) -> Any:
@@ -143,11 +143,11 @@ def count_planners(num_planners: int | None) -> int:
 
 
 def spawn_planners(load: LoadPlanner, num_planners: int) -> list[Any]:
-    """Planners, each on a GPU of its own, or on an equal share of one where there are more of them.
+    """Planners, each on its own GPU, or on an equal share of one if there are more planners than GPUs.
 
     Args:
         load: loads the planner.
-        num_planners: how many. In a cluster without GPUs each has a CPU.
+        num_planners: number of planners. In a cluster without GPUs each has a CPU.
     """
     num_gpus = count_gpus()
     share = num_gpus and 1 / max(-(-num_planners // num_gpus), 1)

@@ -21,14 +21,14 @@ from diffplan.errors import ClusterError
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 CONNECT_SECONDS = 10
-"""Wait for somebody to listen."""
+"""Wait for a connection to be accepted."""
 ANSWER_SECONDS = 60
-"""Wait for the first answer; a busy head takes its time."""
+"""Wait for the first answer; a busy head is slow."""
 READY_SECONDS = 60
-"""Wait for a head that has just been started to take jobs; it answers some seconds before that."""
+"""Wait for a newly started head to accept jobs; it answers some seconds earlier."""
 _NOT_READY = "No available agent"
 PENDING_SECONDS = 20
-"""Wait for a job to start, in silence; making its environment takes some of that."""
+"""Wait for a job to start before the user is told; making its environment takes part of this time."""
 POLL_SECONDS = 0.5
 CANCEL_SECONDS = 1
 """Wait for the connection to close after Ctrl-C."""
@@ -42,7 +42,7 @@ TOKEN_CURE = (
 
 
 def _send_the_token_that_is_there() -> None:
-    """Turn token authentication on where there is a token and no word on it, as `ray start` does for clusters.
+    """Turn on token authentication if there is a token and no mode is set, as `ray start` does for clusters.
 
     Ray reads the mode once, when it is imported.
     """
@@ -63,14 +63,14 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # noq
 
 
 def find_address(given: str | None) -> str:
-    """Where the job server is: as given, else by the environment as for Ray's own commands, else on this machine."""
+    """Address of the job server: the given one, else from the environment as in Ray's commands, else this machine."""
     return given or next((os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)), DEFAULT_ADDRESS)
 
 
 def _find_server(address: str) -> str:
-    """The address of something that listens: a URL, or what only Ray can say more of, such as `auto`.
+    """An address that accepts connections: a URL, or an address that only Ray can resolve, such as `auto`.
 
-    Ray itself would try for a minute. Raises `OSError` if nobody listens, `ValueError` for no address.
+    Ray itself would try for a minute. Raises `OSError` if nothing listens there, `ValueError` for an invalid address.
     """
     if address.startswith(("http://", "https://")):
         requests.get(f"{address}/api/version", timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
@@ -92,7 +92,7 @@ class JobServer:
         address: URL of the server, or another address of the cluster that Ray takes; None for `find_address`.
 
     Raises:
-        ClusterError: there is no job server, or it does not know us.
+        ClusterError: there is no job server, or it refuses our token.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -107,14 +107,14 @@ class JobServer:
         Args:
             entrypoint: shell command.
             runtime_env: Ray's description of what the command needs; a working directory in it is uploaded.
-            num_cpus: CPUs for the command alone; with none of both, it runs on the head.
-            num_gpus: GPUs for the command alone.
+            num_cpus: CPUs for the command itself; without CPUs and GPUs it runs on the head.
+            num_gpus: GPUs for the command itself.
 
         Returns:
             The id of the job.
 
         Raises:
-            ClusterError: no node has so much, or the server refuses.
+            ClusterError: no node is large enough, or the server refuses.
         """
         self._require_node(num_cpus, num_gpus)
         since = time.monotonic()
@@ -134,20 +134,20 @@ class JobServer:
 
     def describe_command(self, action: str, job: str) -> str:
         """The command of Ray for a job of this server, such as `ray job stop ID`."""
-        # Ray lets the environment win over the argument --address.
+        # In Ray the environment overrides the argument --address.
         address = "" if self.address == find_address(None) else f"{ADDRESS_VARIABLES[0]}={self.address} "
         return f"{address}ray job {action} {job}"
 
     def follow(self, job: str, write: Callable[[str], object], notice: Callable[[str], object]) -> JobDetails:
-        """Hand on what a job prints, from its start and as it comes, until it ends.
+        """Pass on the output of a job, from its start and as it is printed, until the job ends.
 
         Args:
             job: id.
             write: called with text.
-            notice: called with a line if the job does not start for long.
+            notice: called with a line if the job does not start for a long time.
 
         Returns:
-            The job as it ended.
+            The details of the finished job.
 
         Raises:
             ClusterError: an unknown job, or the server is gone; the job may go on.
@@ -176,14 +176,14 @@ class JobServer:
                 continue
             if JobStatus(details.status).is_terminal():
                 return details
-            time.sleep(POLL_SECONDS)  # the end of the output comes before the end of the job
+            time.sleep(POLL_SECONDS)  # the output ends before the job does
 
     def _get(self, job: str) -> JobDetails:
         with self._clear_errors():
             return self._client.get_job_info(job)
 
     def _require_node(self, num_cpus: float, num_gpus: float) -> None:
-        """Raise if no node could ever hold the command, for which Ray would wait for a quarter of an hour."""
+        """Raise if no node is large enough for the command; Ray would wait for a quarter of an hour."""
         asked = {"CPU": num_cpus, "GPU": num_gpus}
         nodes, grows = self._read_nodes()
         if grows or not nodes or not (num_cpus or num_gpus):
@@ -201,7 +201,8 @@ class JobServer:
     def _read_nodes(self) -> tuple[list[dict[str, float]], bool]:
         """Resources of each node, used or free, and whether there may be more nodes on demand.
 
-        The report is of Ray's autoscaler, which runs even where it can add nothing. One without nodes tells nothing.
+        The report is that of Ray's autoscaler, which also runs on clusters that it cannot extend. A report without
+        nodes has no information.
         """
         with self._clear_errors():
             response = self._client._do_request("GET", "/api/cluster_status")
@@ -222,7 +223,7 @@ class JobServer:
             raise ClusterError(nobody) from None
         variable = ADDRESS_VARIABLES[0]
         before = os.environ.get(variable)
-        os.environ[variable] = where  # for Ray lets the environment win over the argument
+        os.environ[variable] = where  # because in Ray the environment overrides the argument
         try:
             with self._clear_errors():
                 return self._check(lambda: JobSubmissionClient(where))
@@ -234,7 +235,7 @@ class JobServer:
                 os.environ[variable] = before
 
     def _check(self, connect: Callable[[], JobSubmissionClient]) -> JobSubmissionClient:
-        """Connect; raise if what answers is no job server."""
+        """Connect; raise if the server is not a job server."""
         try:
             return connect()
         except (ValueError, KeyError, AssertionError, requests.HTTPError, RuntimeError) as error:
@@ -246,7 +247,7 @@ class JobServer:
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
-        """Raise what the client raises as an error of one line."""
+        """Turn exceptions of the client into errors of one line."""
         try:
             yield
         except AuthenticationError as error:
@@ -259,7 +260,7 @@ class JobServer:
 
 
 class Tail:
-    """What a job prints; after a lost connection, the rest of it.
+    """The output of a job; after a lost connection it continues with the rest.
 
     Args:
         client: of the job server.
@@ -272,7 +273,7 @@ class Tail:
         self.num_written = 0
 
     def follow(self) -> None:
-        """Hand on new text until the job ends or the connection is lost."""
+        """Pass on new text until the job ends or the connection is lost."""
         loop = asyncio.new_event_loop()
         interrupted = loop.create_future()
         with _pass_interrupts(loop, interrupted):
@@ -291,7 +292,7 @@ class Tail:
                 loop.close()
 
     async def _run(self) -> None:
-        seen = 0  # each connection begins with the first line
+        seen = 0  # each connection sends the output from its first line
         async for text in self._client.tail_job_logs(self._job):
             start = max(self.num_written - seen, 0)
             seen += len(text)
@@ -302,9 +303,9 @@ class Tail:
 
 @contextmanager
 def _pass_interrupts(loop: asyncio.AbstractEventLoop, interrupted: asyncio.Future[None]) -> Iterator[None]:
-    """Finish a future at Ctrl-C, in place of an exception in the middle of whatever runs.
+    """Finish a future at Ctrl-C, instead of an exception in the middle of a request.
 
-    A request that is cut in its middle complains when it is thrown away. Other threads get no Ctrl-C.
+    An interrupted request logs an error when it is discarded. Only the main thread receives Ctrl-C.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

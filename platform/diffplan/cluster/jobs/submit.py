@@ -1,4 +1,4 @@
-"""Submit a command as a job: what is uploaded with it, and what is run."""
+"""Submit a command as a job: the files that are uploaded, and the shell command that is run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ EXCLUDES = (
     *("/data", "/runs", "/models", "/searches", "/results"),
     # Datasets and states of training anywhere.
     *("*.arrow", "*.parquet", "*.hdf5", "training_state.pt"),
-    # What a machine makes for itself, and what nobody else is to see.
+    # Files that each machine makes for itself, and secrets.
     *(".git", ".venv", "venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", ".env", "*.pem", "*.key"),
 )
-"""What is never uploaded: patterns as in .gitignore. Those in .gitignore and .rayignore of the directory are added."""
+"""Files that are never uploaded: patterns as in .gitignore, in addition to those in .gitignore and .rayignore."""
 
 
 def submit(
@@ -70,7 +70,7 @@ def make_entrypoint(command: str, arguments: Sequence[str], root: Path) -> str:
 
 
 def make_runtime_env(root: Path) -> dict[str, object]:
-    """Ray's description of what a job needs."""
+    """Ray's description of the environment of a job."""
     environment: dict[str, object] = {"working_dir": str(root), "excludes": list(EXCLUDES)}
     if (root / "platform" / "diffplan").is_dir():
         environment["env_vars"] = {"PYTHONPATH": "platform:envs"}  # processes start in the upload
@@ -78,10 +78,10 @@ def make_runtime_env(root: Path) -> dict[str, object]:
 
 
 def check_upload(root: Path) -> int:
-    """Bytes of what would be uploaded.
+    """Size of the upload in bytes.
 
     Raises:
-        ClusterError: no directory, or too large a one.
+        ClusterError: the directory is missing or too large.
     """
     if not root.is_dir():
         raise ClusterError(f"--working_dir: expected a directory to upload, got {root}")

@@ -50,12 +50,12 @@ from diffplan.training.conditions import check_condition
 from diffplan.training.loop import Request
 
 RESIZE_SECONDS = 60.0
-"""Time between two looks whether an elastic run could have more workers; taking them costs a restart."""
+"""Seconds between two checks whether an elastic run could have more workers; adding them costs a restart."""
 
 
 @ray.remote(num_cpus=0)
 class ProgressBoard:
-    """Holds the newest progress of a run for the driver, and what the driver asks of its workers."""
+    """Holds the newest progress of a run for the driver, and the requests of the driver to its workers."""
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._latest: dict[str, float] = {}
@@ -63,11 +63,11 @@ class ProgressBoard:
         self._request = Request.NOTHING
 
     def get_variables(self) -> dict[str, str]:
-        """Endpoint and credentials of the dataset's store; not in the config of the run, which Ray shows and keeps."""
+        """Endpoint and credentials of the dataset's store; not in the config of the run, which Ray shows and stores."""
         return self._variables
 
     def post(self, latest: dict[str, float]) -> None:
-        """Put up new progress."""
+        """Publish new progress."""
         self._latest = latest
 
     def read(self) -> dict[str, float]:
@@ -75,11 +75,11 @@ class ProgressBoard:
         return self._latest
 
     def request(self, request: int) -> None:
-        """Ask for something; see `Request`."""
+        """Make a request to the workers; see `Request`."""
         self._request = max(self._request, Request(request))
 
     def take_request(self) -> int:
-        """What is asked for; a checkpoint is asked for once."""
+        """The present request; a request for a checkpoint is returned only once."""
         request = self._request
         if request == Request.CHECKPOINT:
             self._request = Request.NOTHING
@@ -135,7 +135,7 @@ def train_on_cluster(
             f"{storage.uri}: there is a training run already; go on with it by --resume, or take another --out"
         )
     for held_out in (False, True) if config.training.validation_fraction else (False,):
-        index_windows(dataset, config, held_out=held_out)  # raises here, in one line, what would else fail in workers
+        index_windows(dataset, config, held_out=held_out)  # raises here, in one line, rather than in the workers
     check_condition(config.network, dataset)  # likewise
     if verify_on_read:
         dataset.verify_shards()  # likewise; workers compare again what they read
@@ -181,7 +181,7 @@ def train_on_cluster(
                 **storage.ray_storage(),
             ),
         )
-        # An elastic run begins with the fewest workers that it may, until its first report says how many there are.
+        # An elastic run is counted with its minimum of workers until its first report has their number.
         usage = record_usage(
             storage.uri,
             "train",
@@ -209,7 +209,7 @@ def _absolute(where: str | Path) -> str:
 
 
 def _pin(dataset: TrajectoryDataset, storage: RunStorage) -> TrajectoryDataset:
-    """The snapshot that a run trains on: the newest at its start, the same one whenever it is resumed."""
+    """The snapshot that a run trains on: the newest at its start, and the same one when it is resumed."""
     path = f"{storage.uri}/{PIN_NAME}"
     try:
         content = storage.read(PIN_NAME)
@@ -231,10 +231,10 @@ def _pin(dataset: TrajectoryDataset, storage: RunStorage) -> TrajectoryDataset:
 
 
 def _fit(trainer: TorchTrainer) -> ray.train.Result:
-    """Fit, with an interruption by the user raised as such.
+    """Fit; an interruption by the user is raised as such.
 
-    Ray Train answers Ctrl-C by stopping its workers and leaving the program with code 0, and keeps that handler after
-    it is done; neither suits a run that is one stage of several.
+    At Ctrl-C Ray Train stops its workers and exits the program with code 0, and it keeps its handler after the run.
+    Neither suits a run that is one stage of several.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -258,9 +258,9 @@ def _find_cause(error: BaseException) -> BaseException:
 
 
 class _ShownProgress:
-    """Shows and records the board's progress from a thread while `fit` blocks, or what it waits for.
+    """While `fit` blocks, a thread shows and records the progress on the board, or what the run waits for.
 
-    It also asks the workers for a checkpoint where a node is about to be taken away, or the whole run is to end.
+    It also requests a checkpoint from the workers if a node is about to be removed, or if the whole run must end.
     """
 
     def __init__(self, board: Any, num_steps: int, recorder: UsageRecorder, each: dict[str, float]) -> None:
@@ -275,11 +275,11 @@ class _ShownProgress:
 
     @property
     def is_terminated(self) -> bool:
-        """Whether the run was to end before its time."""
+        """Whether the run was told to end early."""
         return self._terminated.is_set()
 
     def terminate(self) -> None:
-        """Have the workers save what they have, and then end; at once if they have nothing yet, or the second time."""
+        """Let the workers save a checkpoint and end; at once if there is nothing to save, or at the second call."""
         if self.is_terminated or self._wait_told_at is not None:
             raise Terminated
         self._terminated.set()
@@ -304,7 +304,7 @@ class _ShownProgress:
                     self._bar.note(f"train: waiting for room for the workers; free: {describe_free(self._resources)}")
 
     def _ask(self) -> None:
-        """Ask the workers for what has become necessary since the last time."""
+        """Send a request to the workers if one has become necessary."""
         if self.is_terminated and not self._is_told:
             self._is_told = True
             self._bar.note("train: told to end; saving a checkpoint first")
@@ -319,7 +319,7 @@ class _ShownProgress:
         try:
             latest: Any = ray.get(self._board.read.remote(), timeout=5)
         except RayError:
-            return  # a late picture of progress is no reason to fail
+            return  # missing progress is no reason to fail
         if latest:
             self._wait_told_at = None
             num_workers = int(latest["num_workers"])

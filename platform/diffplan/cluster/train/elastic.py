@@ -1,8 +1,8 @@
-"""How many workers a training run has at a time, and when it gives up.
+"""The number of workers of a training run, and when a run gives up.
 
-Ray Train starts an elastic run with the workers that the cluster has room for, and restarts it from its newest
-checkpoint with more or fewer when nodes come or go. Some of its rules are replaced here, for which Ray has no public
-option (`diffplan.cluster.ray_private`).
+Ray Train starts an elastic run with as many workers as the cluster has room for, and restarts it from its newest
+checkpoint with more or fewer when nodes are added or removed. This module replaces some of its rules, for which Ray has
+no public option (`diffplan.cluster.ray_private`).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from diffplan.errors import ConfigError, DiffplanError, StoreError
 MAX_FAILURES = 3
 """Failures in a row, with no new checkpoint between them, after which a run gives up."""
 LOOK_SECONDS = 1.0
-"""Pause between two looks for room in the cluster."""
+"""Pause between two checks for room in the cluster."""
 PLACE_SECONDS = 10
-"""Wait for places that were seen to be free; they are not where their node has just died, which shows a while later."""
+"""Wait for places that were reported free; they are not if their node has just died, which is reported later."""
 
 
 def find_sizes(batch_size: int, num_workers: int, min_workers: int | None) -> list[int]:
-    """Numbers of workers that a run may have: those that share its batch evenly.
+    """Numbers of workers that a run may have: those that divide its batch evenly.
 
     Args:
         batch_size: rows of a batch, over all workers.
@@ -69,11 +69,11 @@ def find_sizes(batch_size: int, num_workers: int, min_workers: int | None) -> li
 
 
 class RunTrainer(TorchTrainer):
-    """A trainer that has only workers that share a batch evenly, and counts failures in a row.
+    """A trainer whose workers always divide a batch evenly, and which counts failures in a row.
 
     Args:
         train_loop: what each worker runs.
-        storage: where the run lies.
+        storage: storage of the run.
         sizes: numbers of workers that it may have.
         options: those of `TorchTrainer`.
     """
@@ -83,8 +83,8 @@ class RunTrainer(TorchTrainer):
         self._storage, self._sizes = storage, sizes
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        # One of them watches over the controller through the dashboard, and where there is none, waits for it for 12 s
-        # at the end of each run. Should the controller die, our driver ends, and the workers' places are free with it.
+        # One of them watches the controller through the dashboard; without a dashboard it waits for 12 s at the end of
+        # each run. If the controller dies, our driver ends, which frees the workers' resources too.
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
@@ -100,10 +100,10 @@ class RunTrainer(TorchTrainer):
 
 
 class _TidyWorkerGroup(WorkerGroup):
-    """Gives its places back if it fails to start.
+    """Releases its resources if it fails to start.
 
-    Ray does so only while workers are being made. A worker that dies later in the start left its places taken for ever,
-    and after a few of them the run waited for room in a cluster that it had filled itself.
+    Ray does so only while workers are being made. If a worker dies later in the start, its resources stay reserved for
+    ever, and after a few such failures the run waits for room in a cluster that it has filled itself.
     """
 
     def _start(self) -> None:
@@ -119,8 +119,8 @@ class _TidyWorkerGroup(WorkerGroup):
 class _OneReservation(ScalingPolicy):
     """Reserves room in the cluster under the name of the run.
 
-    So a run that is resumed takes over the reservation of its driver that was killed. Ray gives every driver another
-    name, and keeps the room for the dead one for three minutes.
+    So a resumed run takes over the reservation of its killed driver. Ray's name differs for every driver, and it keeps
+    the reservation of a dead one for three minutes.
     """
 
     def __init__(self, scaling_config: ScalingConfig, key: str) -> None:
@@ -128,7 +128,7 @@ class _OneReservation(ScalingPolicy):
         self._key = key
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Reserve; and it is here that something of ours first runs in the controller's process."""
+        """Reserve room. This is also the first of our code that runs in the controller's process."""
         TrainController.worker_group_cls = _TidyWorkerGroup
         super().after_controller_start(SimpleNamespace(run_id=self._key))  # type: ignore[arg-type]
 
@@ -138,14 +138,14 @@ class _FixedSize(_OneReservation, FixedScalingPolicy):
 
 
 class _EvenShares(_OneReservation, ElasticScalingPolicy):
-    """As many workers as there is room for and as share a batch evenly."""
+    """As many workers as there is room for, of the numbers that divide a batch evenly."""
 
     def __init__(self, scaling_config: ScalingConfig, key: str, sizes: list[int]) -> None:
         super().__init__(scaling_config, key)
         self._sizes = sizes
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Reserve, and set how long this controller waits for places that it has just seen to be free."""
+        """Reserve room, and set how long this controller waits for places that were just reported free."""
         os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, str(PLACE_SECONDS))
         super().after_controller_start(train_run_context)
 
@@ -154,9 +154,9 @@ class _EvenShares(_OneReservation, ElasticScalingPolicy):
         return max((size for size in self._sizes if size <= possible), default=0)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Start with what there is now.
+        """Start with the resources that are free now.
 
-        Ray would count by what it saw up to 20 s ago, and would look again without a pause.
+        Ray would use a report that is up to 20 s old, and would repeat the check without a pause.
         """
         time.sleep(max(self._latest_reserved_resources_query_time + LOOK_SECONDS - time.monotonic(), 0))
         self._maybe_send_resource_request()
@@ -165,15 +165,15 @@ class _EvenShares(_OneReservation, ElasticScalingPolicy):
             seen = coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
             self._latest_reserved_resources = ray.get(seen, timeout=10)
             self._latest_reserved_resources_query_time = time.monotonic()
-        except Exception:  # the coordinator may have died with its node; Ray's own look comes next
+        except Exception:  # the coordinator may have died with its node; Ray's own check follows
             self._latest_reserved_resources = None
         return super().make_decision_for_non_running_worker_group()
 
 
 class _FailuresInARow(DefaultFailurePolicy):
-    """Goes on as long as checkpoints come between failures, and gives up at once over what only the user can cure.
+    """Goes on as long as there are new checkpoints between failures, and gives up at once if only the user can help.
 
-    Ray counts all failures of a run, of which one on many cheap machines has any number.
+    Ray counts all failures of a run; on many cheap machines there can be any number of them.
     """
 
     def __init__(self, storage: RunStorage) -> None:
@@ -189,12 +189,12 @@ class _FailuresInARow(DefaultFailurePolicy):
             return FailureDecision.RAISE
         try:
             newest = find_newest_checkpoint(self._storage)
-        except DiffplanError:  # the store does not answer: nothing is known, and nothing is forgotten
+        except DiffplanError:  # the store does not answer, so the count stays as it is
             newest = self._newest
         if newest != self._newest:
             self._newest, self._worker_group_failures, self._deaths_at_start = newest, 0, 0
         if isinstance(getattr(training_failed_error, "controller_failure", None), RayActorError):
-            # A worker that died, with its node say, while the group was being made; Ray takes that for its own fault.
+            # A worker died, perhaps with its node, while the group was being made; Ray counts this as its own error.
             self._deaths_at_start += 1
             return FailureDecision.RETRY if self._deaths_at_start <= MAX_FAILURES else FailureDecision.RAISE
         return super().make_decision(training_failed_error)

@@ -1,4 +1,4 @@
-"""Where a training run lies: a directory that all its workers see, or a prefix of an object store.
+"""Storage of a training run: a directory that all its workers see, or a prefix of an object store.
 
 ```
 <out>/pinned.json                 the snapshot of the dataset that the run trains on
@@ -7,10 +7,10 @@
       config.json ...             the finished checkpoint, published when the run is complete
 ```
 
-The newest *whole* checkpoint under `run/` is where a run goes on, whatever Ray has noted: an upload that was cut short
-has no `config.json`, and one that was complete when its worker died counts though Ray never heard of it. Ray's own
-note is dropped when a run is resumed, because it is rewritten in place, is not read by another version of Ray, and is
-refused as a whole if one checkpoint that it names is gone.
+A run resumes from the newest *complete* checkpoint under `run/`, whatever Ray has recorded: an interrupted upload has
+no `config.json`, and an upload that was complete when its worker died counts although Ray has no record of it. Ray's
+own record is deleted when a run is resumed, because it is rewritten in place, cannot be read by another version of Ray,
+and is refused as a whole if one checkpoint that it names is missing.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore
 
 NUM_CHECKPOINTS = 2
-"""Checkpoints that are kept to go on from."""
+"""Checkpoints that are kept to resume from."""
 RAY_NOTE = "checkpoint_manager_snapshot.json"
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs"}
 """Protocols of stores that have no directories."""
 
 
 class RunStorage(Protocol):
-    """The place of a run. It may be pickled."""
+    """Storage of a run. It may be pickled."""
 
     @property
     def uri(self) -> str:
@@ -110,7 +110,7 @@ class LocalRun:
         """Delete a file or a directory, if there is one."""
         path = self.root / name
         if path.is_dir():
-            (path / checkpoints.CONFIG).unlink(missing_ok=True)  # so that no part of it passes for the whole
+            (path / checkpoints.CONFIG).unlink(missing_ok=True)  # first, so that the rest is no complete checkpoint
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -167,7 +167,7 @@ class StoreRun:
 
     def delete(self, name: str) -> None:
         """Delete an object, or those directly under a prefix."""
-        self._store.delete(f"{name}/{checkpoints.CONFIG}")  # so that no part of it passes for the whole
+        self._store.delete(f"{name}/{checkpoints.CONFIG}")  # first, so that the rest is no complete checkpoint
         for stored in self._store.list(name):
             self._store.delete(stored.name)
         self._store.delete(name)
@@ -203,7 +203,7 @@ def _open_store_run(url: str, variables: dict[str, str]) -> StoreRun:
 
 
 class _StoreHandler(pyarrow.fs.FSSpecHandler):
-    """An fsspec file system for Ray's own files; it brings endpoint and credentials along when it is unpickled."""
+    """An fsspec file system for Ray's own files; its pickle includes endpoint and credentials."""
 
     def __init__(self, url: str, variables: dict[str, str]) -> None:
         adopt_variables(variables)
@@ -263,7 +263,7 @@ def find_newest_step(storage: RunStorage) -> int:
 
 
 def sweep(storage: RunStorage) -> None:
-    """Delete all checkpoints but the newest whole ones, and Ray's note of them; nobody may be training meanwhile."""
+    """Delete all checkpoints but the newest complete ones, and Ray's record of them. Nothing may train meanwhile."""
     storage.delete(f"{RUN_NAME}/{RAY_NOTE}")
     num_kept = 0
     for name in reversed(list_checkpoints(storage)):
@@ -274,7 +274,7 @@ def sweep(storage: RunStorage) -> None:
 
 
 def publish(storage: RunStorage) -> None:
-    """Copy the newest checkpoint to where users look for it.
+    """Copy the newest checkpoint to the root of the run, where users load it from.
 
     Raises:
         CheckpointError: there is none.
@@ -292,7 +292,7 @@ def make_scratch_directory(storage: RunStorage) -> Path:
 
 
 def sweep_scratch_directories(storage: RunStorage) -> None:
-    """Delete what killed workers of this run have left on this machine."""
+    """Delete files that killed workers of this run have left on this machine."""
     for path in Path(tempfile.gettempdir()).glob(f"{_scratch_prefix(storage)}*"):
         shutil.rmtree(path, ignore_errors=True)
 

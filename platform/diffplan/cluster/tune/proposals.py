@@ -1,4 +1,4 @@
-"""Ray Tune asks the journal of a search for settings, and tells it what became of them."""
+"""Connects Ray Tune with the journal of a search, which proposes settings and records results."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from diffplan.runs.progress import Progress
 from diffplan.tuning.journal import SearchJournal
 
 _DEATHS = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError", "NodeDiedError")
-"""What Ray calls it if a process or its machine is gone, where it shows the kind of an error."""
+"""Ray's name for the error of a lost process or machine, where it shows the type of an error."""
 _DEATH = "The actor "
-"""How it begins where it shows only what happened; an error of the trial's own begins with the name of a function."""
+"""Its beginning where Ray shows only the message; an error of the trial itself begins with the name of a function."""
 METRICS = ("objective", "score_mean", "success_rate", "plan_seconds", "episodes", "training_steps")
 
 
 class JournalSearcher(Searcher):
-    """Proposes what the journal does.
+    """Proposes settings from the journal.
 
-    Not Ray's own `OptunaSearch`: that one proposes its first points again after each restart, forgets what was running,
-    and counts trials that were stopped early as whole ones. The journal is on the disk after every line, so there is
-    nothing for Tune to save.
+    Ray's own `OptunaSearch` is not used: it proposes its first points again after each restart, forgets running trials,
+    and counts trials that were stopped early as full ones. Every line of the journal is written to disk at once, so
+    Tune has nothing to save.
 
     Args:
         journal: of the search.
@@ -43,11 +43,11 @@ class JournalSearcher(Searcher):
         return self._open.propose(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Note the report of a block."""
+        """Record the report of a block."""
         self._open.report(trial_id, result["training_iteration"], _pick(result))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Note that a trial is over."""
+        """Record the end of a trial."""
         known = result is not None and not error and "objective" in result
         metrics = _pick(result) if known and result is not None else None
         self._open.finish(trial_id, metrics, metrics is not None and bool(result and result[IS_FULL]))
@@ -68,12 +68,12 @@ class JournalSearcher(Searcher):
 
 
 class SearchProgress(tune.Callback):
-    """Counts trials that are over on a progress line, and notes in the journal why trials failed.
+    """Counts finished trials on a progress line, and records in the journal why trials failed.
 
     Args:
         journal: of the search.
         num_trials: of the whole search.
-        metric: what is shown of the best trial.
+        metric: metric of the best trial that is shown.
         mode: `min` or `max`.
         on_advance: called with the number of trials that are over.
     """
@@ -94,7 +94,7 @@ class SearchProgress(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Count a trial that failed, and keep the last line of its error, unless it says that the process died."""
-        # The file is still with the driver; `trial.get_error` looks for it where it will be copied to.
+        # The file is still on the driver; `trial.get_error` searches the place that it is copied to later.
         path = Path(trial.error_file) if trial.error_file else None
         lines = path.read_text().strip().splitlines() if path is not None and path.exists() else []
         died = any(line.startswith(_DEATH) or any(name in line for name in _DEATHS) for line in lines)

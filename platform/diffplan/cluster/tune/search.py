@@ -1,8 +1,8 @@
-"""Run a study with Ray Tune: Optuna proposes, ASHA stops what is not promising.
+"""Run a study with Ray Tune: Optuna proposes settings, ASHA stops bad trials early.
 
 The fidelity of a trial is its number of evaluation episodes, and of training steps. Trials are scored on tuning
-episodes, which are never among those of an evaluation. The search is kept in one file (`diffplan.tuning.journal`), from
-which it goes on.
+episodes, which are never among those of an evaluation. The search is kept in one file (`diffplan.tuning.journal`), and
+resumed from it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from diffplan.tuning.space import make_space, read_own_values
 from diffplan.tuning.studies import DEFAULT_STUDY, find_study, size_search
 
 RUN_NAME = "run"
-"""Directory of what Tune itself writes."""
+"""Directory of Tune's own files."""
 MAX_BARREN_ROUNDS = 5
-"""Rounds of trials whose processes died, in a row, in which none came to its end, before those that are left are given
+"""Consecutive rounds in which processes of trials died and no trial finished, before the remaining trials are given
 up."""
 _SIZES = ("num_trials", "max_concurrent_trials")
 """What may change when a search goes on; of the study, only what is not in `_SOUGHT`."""
@@ -60,15 +60,15 @@ class _Task:
     """A search to run.
 
     Attributes:
-        study: what is searched for.
+        study: the study.
         config: the experiment.
         search: its size.
         envs: the environment under each protocol.
         space: what is varied.
         source: checkpoint or dataset, an absolute path or URL.
-        identity: content that the search depends on, as JSON values; a search goes on only with the same.
+        identity: content that the search depends on, as JSON values; a search is resumed only with the same.
         trial: runs a trial.
-        arguments: what it is given beside the other fields.
+        arguments: its arguments beside the other fields.
     """
 
     study: Study
@@ -90,12 +90,12 @@ def tune_planner(
     search: SearchConfig | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Search settings of planning with a finished model, and write what came out into `out`.
+    """Search settings of planning with a finished model, and write the results into `out`.
 
     Args:
         checkpoint: directory or URL of the checkpoint.
         out: directory or URL of the search.
-        study: what is searched for, of kind `planner`; None for the study `planner`.
+        study: a study of kind `planner`; None for the study `planner`.
         search: size and protocols of the search; None for those of the study on the checkpoint's experiment.
         resume: go on with a search that was interrupted.
 
@@ -104,7 +104,7 @@ def tune_planner(
 
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
-        ConfigError: there is a search already and `resume` is not set; it was begun with something else; an unknown
+        ConfigError: there is a search already and `resume` is not set; the search there is a different one; an unknown
             protocol or field; a study of kind `training`.
         ClusterError: too few CPUs, or no trial succeeded.
     """
@@ -137,16 +137,16 @@ def tune_training(
     num_training_steps: int | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Search what is trained: each trial trains a model in its own process and evaluates it.
+    """Search settings of training: each trial trains a model in its own process and evaluates it.
 
-    Trials train by the loop of `diffplan train` on one CPU, or on a GPU where the cluster has any; they leave no
+    Trials train by the loop of `diffplan train` on one CPU, or on a GPU if the cluster has any; they write no
     checkpoint.
 
     Args:
         data: directory or URL of the dataset; the search is pinned to its newest snapshot.
         config: the experiment that is varied.
         out: directory or URL of the search.
-        study: what is searched for, of kind `training`; None for the study `training`.
+        study: a study of kind `training`; None for the study `training`.
         search: size and protocols of the search; None for those of the study on the experiment.
         num_training_steps: steps of a full trial; None for the study's share of the experiment's.
         resume: go on with a search that was interrupted; its unfinished trials train from the beginning.
@@ -170,7 +170,7 @@ def tune_training(
     search = _choose(size_search(study, config.search) if search is None else search, config)
     begun = read_begun_at(out) if resume else {}
     dataset = open_dataset(data, snapshot=begun.get("snapshot"))
-    index_windows(dataset, config, held_out=False)  # raises here, in one line, what would else fail in every trial
+    index_windows(dataset, config, held_out=False)  # raises here, in one line, rather than in every trial
     check_condition(config.network, dataset)  # likewise
     snapshot = write_snapshot(dataset) if dataset.snapshot is None else dataset.snapshot
     task = _Task(
@@ -204,7 +204,7 @@ def _choose(search: SearchConfig, config: Config) -> SearchConfig:
 
 
 def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
-    """Run the trials that are still to be run, and write what came out."""
+    """Run the remaining trials, and write the results."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why trials fail is in trials.json
     since = time.perf_counter()
     with open_search(out, resume=resume) as storage, ray_session():
@@ -224,9 +224,9 @@ def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
                 initial=journal.num_finished,
             ) as usage:
                 _make_tuner(task, journal, storage.directory, num_left, usage.count).fit()
-            if journal.num_lost == 0:  # what failed by itself would do so again
+            if journal.num_lost == 0:  # trials that failed by themselves would fail again
                 break
-            # A trial may be lost any number of times, as long as others come to their end in the meantime.
+            # A trial may be lost any number of times, as long as others finish in the meantime.
             num_barren = 0 if search.num_trials - journal.num_finished < num_left else num_barren + 1
             journal = _open_journal(task, storage)
         trials = journal.read_trials()
@@ -249,7 +249,7 @@ def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
 
 
 def _open_journal(task: _Task, storage: SearchStorage) -> SearchJournal:
-    """The search in its file; what failed or was running there is proposed again."""
+    """The journal of the search; trials that failed or were running are proposed again."""
     study, search = task.study, task.search
     return SearchJournal(
         storage.directory,
@@ -305,7 +305,7 @@ def _make_tuner(
 
 
 def _make_scheduler(study: Study, search: SearchConfig, metric: str, mode: str) -> TrialScheduler:
-    if study.is_pareto:  # a trial that is worse in one objective may be what the front needs in the other
+    if study.is_pareto:  # a trial that is worse in one objective may be on the front by the other
         return FIFOScheduler()
     return ASHAScheduler(
         time_attr="training_iteration",
@@ -324,6 +324,6 @@ def _require_kind(study: Study, kind: str) -> None:
 
 
 def _locate(checkpoint: str | Path) -> str:
-    """Where processes elsewhere find a checkpoint."""
+    """Path or URL of a checkpoint for processes elsewhere."""
     text = str(checkpoint)
     return text if "://" in text or text.startswith(PREFIX) else str(Path(checkpoint).absolute())

@@ -1,8 +1,8 @@
-"""Where a search lies: a directory, or a prefix of an object store.
+"""Storage of a search: a directory, or a prefix of an object store.
 
-The file of a search grows line by line, which objects cannot. A search in an object store therefore works in a
-directory of the driver's machine. Its file is put into the store whenever a trial is over, so that no finished trial is
-lost with the machine, and what came out of the search at the end. What Tune itself writes stays behind.
+The file of a search grows line by line, which objects cannot. So a search in an object store works in a directory of
+the driver's machine. Its file is uploaded whenever a trial is over, so that no finished trial is lost with the machine;
+the results are uploaded at the end. Tune's own files are not.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class SearchStorage:
     """A search that is held by this process.
 
     Attributes:
-        store: where it lies.
-        directory: where it works, on this machine.
+        store: its store.
+        directory: its working directory on this machine.
     """
 
     store: Store
@@ -41,7 +41,7 @@ class SearchStorage:
             self.store.replace(FILE_NAME, (self.directory / FILE_NAME).read_bytes())
 
     def publish(self) -> None:
-        """Make durable what came out of the search, `best.json` last."""
+        """Make the results of the search durable, `best.json` last."""
         if self.store.is_local:
             return
         self.save()
@@ -69,7 +69,7 @@ def open_search(out: str | Path, *, resume: bool) -> Iterator[SearchStorage]:
         with hold_search(store.root):
             yield SearchStorage(store, store.root)
         return
-    # There is no lock that a store would take from a process that dies; a search is at work if it gives signs of life.
+    # Stores have no locks that are released when a process dies; a search is running if it gives signs of life.
     if any(usage.is_running(time.time()) for usage in read_usage(store)):
         raise ConfigError(
             f"{store.uri}: another search is at work there; wait until it is done, or {STALE_SECONDS:.0f} s if it was "
@@ -80,7 +80,7 @@ def open_search(out: str | Path, *, resume: bool) -> Iterator[SearchStorage]:
 
 
 def read_begun_at(out: str | Path) -> dict[str, Any]:
-    """What the search at a path or URL was begun with; empty where there is none."""
+    """The inputs of the search at a path or URL; empty if there is no search."""
     store = open_store(out)
     if isinstance(store, LocalStore):
         return read_begun(store.root)

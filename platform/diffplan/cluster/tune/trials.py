@@ -1,4 +1,4 @@
-"""What one trial of a search runs: settings evaluated block by block, or a model trained and evaluated block by block.
+"""One trial of a search: settings evaluated block by block, or a model trained and evaluated block by block.
 
 Both are Tune functions: they report after each block, where ASHA may stop them. Episodes are tuning episodes, which are
 never among those of an evaluation.
@@ -32,7 +32,7 @@ from diffplan.tuning.metrics import summarize_trial
 from diffplan.tuning.space import apply_params
 
 IS_FULL = "is_full"
-"""In the reports of a trial: whether it has run to its end."""
+"""Key in the reports of a trial: whether it has run to its end."""
 
 
 def run_planner_trial(
@@ -107,14 +107,14 @@ def run_training_trial(
             batches.normalizer,
             return_range=batches.return_range,
         )
-        # The model is another one now: what it did before says nothing of it, so episodes begin anew.
+        # The model has changed since the last block, so all episodes are run again.
         results = [result for earlier in range(block + 1) for result in _evaluate(planner, envs, search, earlier)]
         report = {**_summarize(results, study, envs[0], search), "training_steps": state.step}
         tune.report({**report, IS_FULL: block + 1 == search.num_blocks})
 
 
 def _shorten(config: Config, num_steps: int) -> Config:
-    """The experiment as a trial trains it: so many steps, and no compilation, which would take longer than they do."""
+    """The experiment of a trial: `num_steps` steps, and no compilation, which would take longer than these."""
     is_auto = config.training.compile == "auto"
     training = dataclasses.replace(
         config.training, num_steps=num_steps, compile="off" if is_auto else config.training.compile
