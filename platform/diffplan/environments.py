@@ -1,8 +1,8 @@
-"""Make environments, one or a batch, and ask what they can do.
+"""Make environments, one or a batch, and query their optional features.
 
-diffplan knows environments through Gymnasium's interface. Ids may be `module:Id`. Dict observations of goal-conditioned
+diffplan uses environments through Gymnasium's interface. Ids may be `module:Id`. Dict observations of goal-conditioned
 environments (`observation`, `achieved_goal`, `desired_goal`) become vectors, with the goal in `infos["goal"]`; see
-`GoalInInfos`. What an environment may offer beyond that:
+`GoalInInfos`. Optional features of an environment:
 
 * `make_simulator(num_envs)` — a `Simulator`, the environment's own physics and rewards with states that may be set:
   planners that are given the true simulator (MPPI) use it;
@@ -10,7 +10,7 @@ environments (`observation`, `achieved_goal`, `desired_goal`) become vectors, wi
   evaluation plans for many of them at once by letting them wait for each other;
 * `infos["goal"]`, `infos["success"]` — the goal of the episode and whether it is reached now.
 
-All else that is known of environments stands in their task (`diffplan.tasks`).
+Everything else about environments is in their task (`diffplan.tasks`).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from diffplan.importing import look_in_working_directory
 
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 NUM_PROBED_STEPS = 20
-"""Random steps that are looked at to find the columns that equal the achieved goal."""
+"""Random steps in which columns that equal the achieved goal are searched."""
 
 
 class GoalInInfos(gymnasium.Wrapper):
     """A goal-conditioned environment whose Dict observations become vectors, and whose goal goes into the infos.
 
-    The vector is `observation`; `achieved_goal` is put behind it unless it is there already. `infos["goal"]` is
+    The vector is `observation`, with `achieved_goal` appended unless it is contained already. `infos["goal"]` is
     `desired_goal`.
 
     Args:
@@ -83,11 +83,11 @@ class GoalInInfos(gymnasium.Wrapper):
 
 
 _GOAL_COLUMNS: dict[str, tuple[int, ...] | None] = {}
-"""What was found, by id and arguments of the environment: one look is enough for a batch."""
+"""Goal columns by id and arguments of the environment, so that they are searched once for a batch."""
 
 
 def _find_goal_columns(env: gymnasium.Env) -> tuple[int, ...] | None:
-    """Columns of `observation` that equal `achieved_goal` throughout a few random steps; None where there are none."""
+    """Columns of `observation` that equal `achieved_goal` in all of a few random steps; None if there are none."""
     key = None if env.spec is None else f"{env.spec.id} {env.spec.kwargs!r}"
     if key is not None and key in _GOAL_COLUMNS:
         return _GOAL_COLUMNS[key]
@@ -120,7 +120,7 @@ def _is_goal_conditioned(space: gymnasium.Space) -> bool:
 
 
 class Simulator(Protocol):
-    """A batch of an environment's own dynamics and rewards, without episodes: set the states, then try actions."""
+    """A batch of an environment's own dynamics and rewards, without episodes: set states, then simulate actions."""
 
     num_envs: int
     """Size of the batch."""
@@ -137,8 +137,8 @@ class Simulator(Protocol):
 
         Returns:
             Observations float[num_envs, observation_dim], the task's rewards float[num_envs], and dense rewards
-            float[num_envs]: those of the task's dense variant, which tell near from far where the task pays nothing
-            (the rewards again where there is no such variant).
+            float[num_envs]: those of the task's dense variant, which also depend on the distance where the task's
+            reward is 0 (the rewards again if there is no such variant).
         """
         ...
 
@@ -180,7 +180,7 @@ def find_spec(config: EnvConfig) -> EnvSpec:
 def _import_plugins() -> None:
     """Let installed packages register their environments, by entry points of the group `gymnasium.envs`.
 
-    Gymnasium itself loads them no more. Packages without one are named by `module:Id`.
+    Gymnasium itself no longer loads them. For packages without one, use `module:Id`.
     """
     for point in entry_points(group="gymnasium.envs"):
         with contextlib.suppress(Exception):  # a broken package is no reason not to find the others

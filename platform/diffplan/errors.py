@@ -1,8 +1,8 @@
-"""The exceptions a user can meet.
+"""The exceptions for errors that the user can fix.
 
-Each is raised only where something comes in from outside (command line, files, environments) and says in one line what
-was expected, what was got and what to do. The command line prints that line and exits with code 2; every other
-exception is a defect and keeps its traceback. All take a single string, so that they survive pickling through Ray.
+They are raised only for input from outside (command line, files, environments), and say in one line what was expected,
+what was found and what to do. The command line prints that line and exits with code 2; every other exception is a
+defect and keeps its traceback. All take a single string, so that they survive pickling through Ray.
 """
 
 import difflib
@@ -10,13 +10,13 @@ from collections.abc import Iterable
 
 
 class DiffplanError(Exception):
-    """Any error that the user can cure."""
+    """Any error that the user can fix."""
 
 
 class ConfigError(DiffplanError):
     """A setting is unknown, of the wrong type or out of range.
 
-    Not a `ValueError`: the libraries that build configs (pydantic, tyro) would wrap that in reports of their own.
+    Not a `ValueError`, because the libraries that build configs (pydantic, tyro) would wrap it in their own reports.
     """
 
 
@@ -27,7 +27,7 @@ class DataError(DiffplanError, ValueError):
 class StoreError(DiffplanError):
     """A store cannot be reached, or refuses.
 
-    Not a `DataError`: nothing follows from it for the data, so nothing may be taken for damaged or missing by it.
+    Not a `DataError`: the data may be fine, so they must not be treated as damaged or missing.
     """
 
 
@@ -36,22 +36,22 @@ class CheckpointError(DiffplanError, ValueError):
 
 
 class PlanningError(DiffplanError, ValueError):
-    """A plan was asked for that cannot be made."""
+    """The requested plan cannot be made."""
 
 
 class ClusterError(DiffplanError):
-    """The cluster cannot do what was asked, or workers kept failing."""
+    """The cluster cannot run the request, or workers kept failing."""
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was told to end (SIGTERM), as when its job is stopped or its machine is taken away.
+    """The process was told to end (SIGTERM), for example because its job is stopped or its machine is removed.
 
-    It is met like Ctrl-C: what is done is kept.
+    It is handled like Ctrl-C: finished work is kept.
     """
 
 
 def describe_error(error: BaseException) -> str:
-    """Type and first line of an error, to be told in a message of one line."""
+    """Type and first line of an error, for a message of one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

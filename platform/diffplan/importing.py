@@ -20,11 +20,11 @@ def is_import_path(text: str) -> bool:
 def load_object(path: str, what: str) -> Any:
     """The object that an import path names.
 
-    Modules are looked for as `python -m` does: in the working directory first, then in what is installed.
+    Modules are searched as by `python -m`: in the working directory first, then among the installed packages.
 
     Args:
         path: `module:name`.
-        what: what it stands for, such as `collection.behavior`, for messages.
+        what: the setting that it is for, such as `collection.behavior`, for messages.
 
     Raises:
         ConfigError: no such module, an error in it, or no such name in it.
@@ -53,7 +53,7 @@ def load_object(path: str, what: str) -> Any:
 
 def look_in_working_directory() -> None:
     """Let modules of the working directory be imported, here and in the processes that this one starts."""
-    if "" in sys.path:  # as in an interactive session: Python looks there already
+    if "" in sys.path:  # as in an interactive session: Python searches there already
         _add_to_environment(os.getcwd())
     else:
         look_in_directory(os.getcwd())

@@ -1,4 +1,4 @@
-"""Policies to act with outside of evaluations: in a loop of one's own, on a robot."""
+"""Policies for use outside of evaluations: in the user's own loop, or on a robot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LoadedPolicy:
     """Acts in one environment or a batch of them.
 
     Args:
-        name: what it was loaded from.
+        name: the path or name that it was loaded from.
         make_policy: makes the policy of a batch.
         env: the environment.
         action_low: lower bounds of the actions, float[action_dim], -inf where there are none.
@@ -77,7 +77,7 @@ class LoadedPolicy:
         """The action for the present observation.
 
         Args:
-            observation: as many as `reset` was given.
+            observation: of the same shape as for `reset`.
 
         Returns:
             float32[action_dim], or float32[num_envs, action_dim] for a batch.
@@ -119,13 +119,13 @@ def load_policy(
         settings: how to plan; None for the settings of the checkpoint.
         env: the environment; None for that of the checkpoint.
         generator: source of the noise in plans; None for one with seed 0.
-        action_low: lower bounds of the actions; None for those of the environment, which is made to be asked.
+        action_low: lower bounds of the actions; None for those of the environment, which is then made.
         action_high: upper bounds of the actions; None likewise.
 
     Raises:
         CheckpointError: no checkpoint there, or one that cannot act.
         ConfigError: the environment is not installed here and no bounds are given.
-        PlanningError: settings that the model cannot serve.
+        PlanningError: settings that the model does not support.
     """
     source = find_policy(path, env=env, settings=settings)
     if (action_low is None) != (action_high is None):

@@ -1,7 +1,7 @@
-"""How a block of episodes gets its policy: a planner's, one that was cloned, one that needs no training.
+"""Policies for evaluation: of a planner, cloned from data, or without training.
 
-Whatever is scored, a planner or what it is compared with, runs in the same rollout under the same protocol. A new kind
-of policy needs a class with `reset` and `act`, and a function that makes it from a `RolloutContext`.
+Planners and baselines run in the same rollout under the same protocol. A new kind of policy needs a class with `reset`
+and `act`, and a function that makes it from a `RolloutContext`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def _make_random(context: RolloutContext) -> Policy:
 
 
 SCRIPTED: dict[str, MakePolicy] = {"random": _make_random}
-"""Policies of every task that need no training and no model; tasks have further ones."""
+"""Untrained policies of every task; tasks add their own."""
 
 
 def list_scripted(task: Task) -> dict[str, MakePolicy]:
-    """The policies without training of a task by name."""
+    """The untrained policies of a task by name."""
     return {**SCRIPTED, **task.policies}
 
 
@@ -59,7 +59,7 @@ class _Random:
 
 
 class GoalCloned:
-    """A cloned policy in an evaluation, told the goals if it was trained to be.
+    """A cloned policy in an evaluation; it gets the goals if it is goal-conditioned.
 
     Args:
         policy: the policy, in environment units.
@@ -72,7 +72,7 @@ class GoalCloned:
         self._bounds = action_low, action_high
 
     def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
-        """Start episodes; raises `ConfigError` if the policy was trained to be told a goal and there is none."""
+        """Start episodes; raises `ConfigError` if the policy is goal-conditioned and there is no goal."""
         if goals is None and self._policy.goal_columns:
             raise ConfigError("cloned policy: expected episodes with a goal, which it was trained to be told, got none")
         self._goals = np.array(goals) if self._policy.goal_columns else None

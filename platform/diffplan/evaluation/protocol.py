@@ -10,7 +10,7 @@ from diffplan.errors import ConfigError, unknown_name
 from diffplan.tasks.registry import task_of
 
 EPISODES_PER_UNIT = 50
-"""Episodes that are evaluated at once, if no other number is asked for. It fixes which random numbers a plan sees."""
+"""Episodes that are evaluated at once by default. This number fixes the random numbers in a plan."""
 
 
 def apply_protocol(name: str, env: EnvConfig) -> EnvConfig:
@@ -34,7 +34,7 @@ def choose_protocol(name: str | None, env: EnvConfig) -> str:
     """The protocol named, or the only one of the environment's task.
 
     Raises:
-        ConfigError: an unknown one, or none is named and there are several.
+        ConfigError: an unknown protocol, or none is named and there are several.
     """
     protocols = choose_protocols(() if name is None else (name,), env)
     if len(protocols) != 1:

@@ -27,11 +27,11 @@ from diffplan.types import Plan
 
 @dataclass(frozen=True)
 class RecordedEpisode:
-    """An episode to draw: what was planned and what was done.
+    """An episode to draw: its first plan and its rollout.
 
     Attributes:
         result: its scores.
-        plan: the first plan; None of a policy without plans.
+        plan: the first plan; None for a policy without plans.
         observations: float32[length + 1, observation_dim].
     """
 
@@ -53,11 +53,11 @@ def evaluate_episodes(
     """Run episodes side by side.
 
     Args:
-        policy: a planner, with its settings, or what makes another policy.
+        policy: a planner with its settings, or a function that makes a policy.
         env: the environment under a protocol.
         episodes: indices of the episodes; with `seed` and `stream` they fix every random number.
         seed: seed of the evaluation.
-        stream: what the episodes are for; tuning and evaluation never share one.
+        stream: random stream of the episodes; tuning and evaluation have different ones.
         goal: values of the goal columns that every episode must reach, in place of the protocol's goal.
         num_recorded: keep trajectories of this many of the episodes.
 
@@ -65,8 +65,8 @@ def evaluate_episodes(
         A result for each episode, and the recorded ones.
 
     Raises:
-        ConfigError: the environment cannot be made, its episodes need not end, or it refuses the goal or takes no
-            notice of it; the task measures something else than it says.
+        ConfigError: the environment cannot be made, its episodes may never end, it refuses or ignores the goal, or the
+            task measures other metrics than it declares.
     """
     make_policy = follow_planner(policy) if isinstance(policy, Planner) else policy
     get_episode_limit(env)
@@ -160,10 +160,10 @@ def _evaluate(
 
 
 def ask_for_goal(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, Any]) -> Ask:
-    """What most environments ask of a planner: the `goal` of their infos, where they have one.
+    """The default of `Task.ask`: the `goal` of the infos, if they have one.
 
     Raises:
-        ConfigError: goals that are no vectors of as many finite numbers in each environment.
+        ConfigError: goals that are not vectors of equally many finite numbers in each environment.
     """
     if infos.get("goal") is None:
         return Ask()
@@ -182,7 +182,7 @@ def ask_for_goal(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, A
 
 
 def _check_goal(goal: Sequence[float], env: EnvConfig, infos: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` unless every episode was given this goal."""
+    """Raise `ConfigError` unless every episode has this goal."""
     goals = ask_for_goal(env, np.empty(0), infos).goals
     if goals is None:
         raise ConfigError(f"goal: expected none, for episodes of {env.env_id} have no goal, got {list(goal)}")
@@ -194,10 +194,10 @@ def _check_goal(goal: Sequence[float], env: EnvConfig, infos: Mapping[str, Any])
 
 
 def measure_episodes(task: Task, episodes: FinishedEpisodes) -> dict[str, list[float | None]]:
-    """The metrics of a task for each episode, every one of them; None where one means nothing.
+    """All metrics of a task for each episode; None where a metric is undefined.
 
     Raises:
-        ConfigError: the task measures something else than it says, or other than a number for each episode.
+        ConfigError: the task measures other metrics than it declares, or not a number for each episode.
     """
     num = len(episodes.starts)
     measured = {} if task.measure is None else dict(task.measure(episodes))
@@ -218,7 +218,7 @@ def measure_episodes(task: Task, episodes: FinishedEpisodes) -> dict[str, list[f
 
 
 def _start(policy: Any, observations: np.ndarray, goals: np.ndarray | None, ask: Ask) -> None:
-    """Start episodes; only planners are told constraints and guides."""
+    """Start episodes; only planners get constraints and guides."""
     if (ask.constraints or ask.guides) and hasattr(policy, "ask"):
         policy.ask(constraints=ask.constraints, guides=ask.guides)
     policy.reset(observations, goals)

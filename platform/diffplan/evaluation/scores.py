@@ -1,4 +1,4 @@
-"""Scores of episodes, and what they say together."""
+"""Scores of episodes, and their summary."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class EpisodeResult:
     Attributes:
         episode: index of the episode among those of its seed.
         seed: seed that the environment was reset with.
-        goal: the goal, in environment units; None where episodes have none.
+        goal: the goal, in environment units; None if episodes have none.
         start: the first observation.
         undiscounted_return: sum of rewards.
-        score: normalised score, 0 for a random policy and 100 for the expert reference; the return itself where the
+        score: normalised score, 0 for a random policy and 100 for the expert reference; the return itself if the
             environment has no references.
-        success: whether the goal was reached at any step; None where the environment does not say.
+        success: whether the goal was reached at any step; None if the environment does not report it.
         time_to_goal_steps: steps until the goal was first reached; None if never.
         length: steps of the episode.
-        horizon: transitions in the first plan; None of a policy without plans.
-        plan_speed_error: speed error of the first plan; None of a policy without plans.
-        num_plans: how often it planned; searches for a sooner plan that found none are counted.
+        horizon: transitions in the first plan; None for a policy without plans.
+        plan_speed_error: speed error of the first plan; None for a policy without plans.
+        num_plans: how often it planned, including searches for a sooner plan that found none.
         plan_seconds: seconds spent on its plans; the time of a batch is shared evenly over the plans in it.
-        metrics: what the task measures besides, by name; None where a metric means nothing in this episode.
+        metrics: further metrics of the task, by name; None where a metric is undefined in this episode.
     """
 
     episode: int
@@ -71,7 +71,7 @@ class EpisodeResult:
     metrics: dict[str, float | None] = field(default_factory=dict)
 
     def get_metric(self, name: str) -> float | None:
-        """A metric by name: one of `GENERAL_METRICS`, or of the task; None where it means nothing in this episode."""
+        """A metric by name: one of `GENERAL_METRICS`, or of the task; None if it is undefined in this episode."""
         general = {
             "return": self.undiscounted_return,
             "score": self.score,
@@ -135,7 +135,7 @@ def summarize(
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of what is known; None where nothing is."""
+    """The mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 

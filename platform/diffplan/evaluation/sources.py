@@ -1,4 +1,4 @@
-"""What is evaluated, by its name: a checkpoint, a planner that comes with the package, or a baseline."""
+"""Policies to evaluate, by name: a checkpoint, a planner that comes with the package, or a baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diffplan.tasks.registry import complete_env, task_of
 
 BASELINE_PREFIX = "baseline:"
 MPPI: dict[str, MppiSettings] = {"mppi": MppiSettings(), "mppi_sparse": MppiSettings(dense_weight=0.0)}
-"""MPPI in the true simulator: by default led by the dense reward too, or by the reward of the task alone."""
+"""MPPI in the true simulator: with the dense reward in addition (the default), or with the task's reward alone."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class PolicySource:
     """A policy that actors load by themselves.
 
     Attributes:
-        name: what the user called it; of a directory, its absolute path.
+        name: the user's name for it; the absolute path of a directory.
         env: the environment that it acts in, without a protocol.
-        record: what results say of it, as JSON values.
-        load: makes it; may take seconds, for it reads checkpoints.
-        load_planner: of a policy that follows a planner, loads that planner onto a device; None of any other.
+        record: its description in results, as JSON values.
+        load: makes it; may take seconds, because it reads checkpoints.
+        load_planner: loads its planner onto a device; None for a policy without a planner.
     """
 
     name: str
@@ -45,7 +45,7 @@ class PolicySource:
 def find_policy(
     name: str | Path, *, env: EnvConfig | None = None, settings: PlanningConfig | None = None
 ) -> PolicySource:
-    """What a name stands for; everything that would fail in an actor fails here.
+    """The policy of a name. Errors that actors would meet are raised here.
 
     Args:
         name: directory or URL of a checkpoint of a diffuser or of a cloned policy, directory of a policy of
@@ -55,8 +55,8 @@ def find_policy(
 
     Raises:
         CheckpointError: no checkpoint there, a damaged one, or one of an objective that cannot act.
-        ConfigError: an unknown baseline, one without an environment, or settings for something that does not plan.
-        PlanningError: settings that the model cannot serve.
+        ConfigError: an unknown baseline, one without an environment, or settings for a policy that does not plan.
+        PlanningError: settings that the model does not support.
     """
     name = str(name)
     if name.startswith(BASELINE_PREFIX):
@@ -85,13 +85,13 @@ def find_policy(
 
 
 def find_own_settings(name: str | Path) -> tuple[EnvConfig | None, PlanningConfig | None]:
-    """The environment and the planner settings that a policy has of its own.
+    """The environment and the planner settings of a checkpoint.
 
     Args:
         name: as for `find_policy`.
 
     Returns:
-        The environment, None for a baseline; and the settings, None for what does not plan.
+        The environment, None for a baseline; and the settings, None for a policy that does not plan.
 
     Raises:
         CheckpointError: no checkpoint there, or a damaged one.
@@ -123,7 +123,7 @@ def _refuse_settings(settings: PlanningConfig | None, name: str) -> None:
         raise ConfigError(f"{name}: expected no planner settings, for it does not plan; leave out --settings")
 
 
-# Classes and not closures: actors are sent them.
+# Classes and not closures, because they are pickled for actors.
 
 
 @dataclass(frozen=True)

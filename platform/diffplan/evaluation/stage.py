@@ -1,4 +1,4 @@
-"""How far an evaluation has come."""
+"""Progress of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffplan.storage.store import Store
 
 
 def read_evaluation(store: Store) -> StageOutput:
-    """What the directory of an evaluation tells."""
+    """The progress of an evaluation, from its directory."""
     summary = read_json_object(store, SUMMARY)
     if summary:
         number = summary.get("episodes")
@@ -23,7 +23,7 @@ def read_evaluation(store: Store) -> StageOutput:
 
 
 def read_offline_policy(store: Store) -> StageOutput | None:
-    """What the directory of a policy of RLlib tells: it is there as a whole or not at all; None for something else."""
+    """The progress of a policy of RLlib, which is there completely or not at all; None for another directory."""
     if not has_file(store, POLICY):
         return None
     return StageOutput("train", "policies", is_begun=True, is_whole=True, done=1, total=1)

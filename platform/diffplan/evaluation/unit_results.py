@@ -1,7 +1,7 @@
-"""Results of an evaluation while it runs, unit by unit, so that an interrupted one goes on where it was.
+"""Results of an evaluation while it runs, unit by unit, so that an interrupted one can be resumed.
 
-A unit is a file that is there as a whole or not at all; `evaluation.json` beside them says what is being evaluated, and
-results of something else are never mixed in.
+A unit is a file that is written completely or not at all. `evaluation.json` beside them describes the evaluation, so
+that results of another one are never mixed in.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class UnitResults:
 
     Args:
         out: its directory or URL.
-        description: what is evaluated, as JSON values.
-        resume: go on with the units that are there.
+        description: description of the evaluation, as JSON values.
+        resume: keep the units that are there.
 
     Raises:
-        ConfigError: to resume, and what is there was begun with something else.
+        ConfigError: `resume` is set, and the results there are of another evaluation.
     """
 
     def __init__(self, out: str | Path | Store, description: dict[str, Any], *, resume: bool) -> None:
@@ -69,7 +69,7 @@ class UnitResults:
         self._store.replace(f"{UNITS}/{unit}.json", content.encode())
 
     def remove(self) -> None:
-        """Forget the units, once everything is in the summary."""
+        """Delete the units, once everything is in the summary."""
         for stored in self._store.list(UNITS):
             self._store.delete(stored.name)
         if isinstance(self._store, LocalStore):

@@ -1,1 +1,1 @@
-"""What lies where in a run, what its stages cost and how far they are."""
+"""Layout of runs, and the cost and progress of their stages."""

@@ -1,4 +1,4 @@
-"""What lies where in a run directory.
+"""Layout of a run directory.
 
 ```
 <run>/config.json pipeline.json          the experiment; how the run was made
@@ -6,14 +6,14 @@
       search/best.json                   what the search found
       evaluation/<protocol>/summary.json
       report.html
-      usage/                             of the report; those of the other stages lie in their outputs, that of the
-                                         calibration in checkpoint/calibration/
+      usage/                             of the report; other stages keep theirs in their outputs, the calibration in
+                                         checkpoint/calibration/
 ```
 
-Of a benchmark table:
+Layout of a benchmark table:
 
 ```
-<out>/table1_begun.json                  what it is a table of
+<out>/table1_begun.json                  the request of the table
       <task>/dataset/ checkpoint/ search/ policies/<policy>/ evaluation/<protocol>/<method>/
 ```
 """

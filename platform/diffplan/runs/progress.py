@@ -1,4 +1,4 @@
-"""One way to show that long work goes on: what is done, the rate and the time left."""
+"""Progress lines: the work done, the rate and the time left."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A progress line on standard error; a new line every ten seconds where that is no terminal.
+    """A progress line on standard error; a new line every ten seconds if that is not a terminal.
 
     Args:
-        label: what is being done.
+        label: name of the work.
         total: units of work.
         unit: name of a unit.
         initial: units done before, by a run that is resumed.
-        on_advance: called with the units done whenever they are counted.
+        on_advance: called with the count of units done at each change.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Progress:
         )
 
     def advance(self, num_done: int, **values: object) -> None:
-        """Count work done and show some values beside it."""
+        """Add work done, and show values beside it."""
         if values:
             self._bar.set_postfix(
                 {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in values.items()}, refresh=False
@@ -74,7 +74,7 @@ def follow(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         lines: list[Progress] = []
 
         def report(done: int, total: int) -> None:
-            if not lines:  # until then the work may turn out impossible, and an error would follow an empty line
+            if not lines:  # not earlier: if the work fails at once, its error would follow an empty line
                 lines.append(stack.enter_context(Progress(label, total, unit)))
             lines[0].move_to(done)
 

@@ -20,23 +20,23 @@ State = Literal["done", "running", "interrupted", "failed", "not begun"]
 
 @dataclass(frozen=True)
 class StageStatus:
-    """A stage of a run.
+    """Status of a stage of a run.
 
     Attributes:
         stage: its name, such as `evaluate multi2d`.
         where: path or URL of its output.
-        state: how it stands. `interrupted` is what neither ended nor shows any sign of life.
-        done: units of work that need not be done again; None where that is not known.
-        total: units of work of the whole stage; None where that is not known.
+        state: its state; `interrupted` if it neither ended nor shows signs of life.
+        done: units of work that need not be repeated; None if not known.
+        total: units of work of the whole stage; None if not known.
         unit: name of a unit of work.
         rate: units of work per second, of a stage that is running.
         seconds_left: at that rate.
         seconds: wall time of all attempts.
-        cpu_hours: CPUs held, times how long, over all attempts; None where nothing was recorded.
+        cpu_hours: CPUs held times the duration, over all attempts; None if nothing was recorded.
         gpu_hours: likewise of GPUs.
         attempts: calls of the stage that were recorded.
         silent_seconds: since the last sign of life, of a stage that is running.
-        error: why its last attempt failed.
+        error: error of its last attempt, if that failed.
         values: further numbers of a stage that is running.
     """
 
@@ -59,15 +59,15 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What the output of a stage tells by itself.
+    """Progress of a stage as seen from its output alone.
 
     Attributes:
         stage: its name.
         unit: name of a unit of work.
-        is_begun: whether there is anything.
-        is_whole: whether everything is there.
-        done: units of work that are done; None where that is not known.
-        total: units of work of the whole stage; None where that is not known.
+        is_begun: whether there is any output.
+        is_whole: whether the output is complete.
+        done: units of work that are done; None if not known.
+        total: units of work of the whole stage; None if not known.
     """
 
     stage: str
@@ -80,12 +80,12 @@ class StageOutput:
 
 @dataclass(frozen=True)
 class StageReader:
-    """How the output of a stage is recognised and read.
+    """Recognises and reads the output of a stage.
 
     Attributes:
         stage: name of the stage.
         recognizes: whether a directory with these files and directories is the output of such a stage.
-        read: what it tells.
+        read: reads the progress from that output.
     """
 
     stage: str
@@ -94,12 +94,12 @@ class StageReader:
 
 
 def judge_stage(store: Store, output: StageOutput, now: float | None = None) -> StageStatus:
-    """How a stage stands, by its output and the records of its attempts.
+    """The status of a stage, from its output and the records of its attempts.
 
     Args:
-        store: of the output.
-        output: what it tells.
-        now: time to judge signs of life by, seconds since 1970; None for the present.
+        store: store of the output.
+        output: progress as seen from the output.
+        now: time that signs of life are compared with, in seconds since 1970; None for the present.
     """
     now = time.time() if now is None else now
     attempts = read_usage(store)
@@ -156,7 +156,7 @@ def has_file(store: Store, name: str) -> bool:
 
 
 def read_json_object(store: Store, name: str) -> dict[str, Any]:
-    """A JSON object; empty where there is none."""
+    """A JSON object; empty if there is no such file."""
     try:
         content = store.read(name)
     except (FileNotFoundError, NotADirectoryError):

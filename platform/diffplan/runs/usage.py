@@ -1,13 +1,13 @@
-"""What the stages of a run have used and how far they came: one small record for each attempt.
+"""Resource usage and progress of the stages of a run: one small record for each attempt.
 
 ```
 <out of a stage>/usage/<attempt>.json
 ```
 
-An attempt is one call of a stage: the first, or one that went on with `--resume`. Its record is replaced as a whole
-every few seconds by the process that drives the stage, so it can be read at any time, from anywhere. A process that
-is killed writes no last word: its record stops to be refreshed, and from that an interrupted stage is told from a
-running one. Attempts never write to each other's records, so that any number of coordinators may be at work.
+An attempt is one call of a stage: the first, or one with `--resume`. The process that drives the stage replaces the
+record every few seconds, so it can be read at any time, from anywhere. The record of a killed process is no longer
+refreshed; this distinguishes an interrupted stage from a running one. Each attempt writes only its own record, so any
+number of coordinators may work at the same time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DIRECTORY = "usage"
 BEAT_SECONDS = 5.0
 """How often a record is refreshed."""
 STALE_SECONDS = 30.0
-"""Silence after which an attempt counts as dead: several beats, with clocks a few seconds apart."""
+"""Time without a refresh after which an attempt counts as dead: several beats, and clocks may differ by seconds."""
 RATE_SECONDS = 60.0
 """The rate is that of the last minute."""
 
@@ -44,14 +44,14 @@ class Usage:
     """The record of an attempt.
 
     Attributes:
-        attempt: its name; names sort by the time of their beginning.
+        attempt: its name; names sort by start time.
         stage: `collect`, `train`, `calibrate`, `tune`, `evaluate` or `report`.
         outcome: how it ended, or `running` until it has.
-        host: where it was driven from.
+        host: machine of the driving process.
         began: seconds since 1970.
         beat: when the record was written last, seconds since 1970.
         seconds: from the beginning to the last beat.
-        cpu_seconds: CPUs that were held, times how long; in use or not.
+        cpu_seconds: CPUs held times the duration, busy or not.
         gpu_seconds: likewise of GPUs.
         cpus: CPUs held at the last beat.
         gpus: GPUs held at the last beat.
@@ -84,7 +84,7 @@ class Usage:
     values: dict[str, float] | None = None
 
     def is_running(self, now: float) -> bool:
-        """Whether it was at work at a time, seconds since 1970, as far as its record tells."""
+        """Whether it was running at a time, in seconds since 1970, according to its record."""
         return self.outcome == "running" and now - self.beat <= STALE_SECONDS
 
     def to_json(self) -> bytes:
@@ -178,7 +178,7 @@ class UsageRecorder:
             self._measure()
             self._usage = replace(self._usage, rate=self._measure_rate(), outcome=outcome, error=error)
             content = self._usage.to_json()
-        with contextlib.suppress(DiffplanError, OSError):  # a late record is no reason to fail
+        with contextlib.suppress(DiffplanError, OSError):  # a missing record is no reason to fail
             self._store.replace(f"{DIRECTORY}/{self._usage.attempt}.json", content)
 
 
@@ -193,9 +193,9 @@ def record_usage(
     unit: str = "stages",
     initial: int = 0,
 ) -> Iterator[UsageRecorder]:
-    """Keep the record of an attempt for as long as the context lasts; how that ends is how the attempt did.
+    """Keep the record of an attempt for as long as the context lasts; an exception in it becomes the outcome.
 
-    A store that does not take the record is no error: what the stage itself writes there will tell.
+    Failing to write the record is no error: if the store does not work, the stage itself will fail there.
 
     Args:
         where: output of the stage.
@@ -238,7 +238,7 @@ def record_usage(
 
 
 def read_usage(where: str | Path | Store) -> list[Usage]:
-    """The records of all attempts at an output, by the time of their beginning; none where nothing was recorded.
+    """The records of all attempts at an output, by start time; empty if nothing was recorded.
 
     Raises:
         DataError: a record is damaged.

@@ -1,1 +1,1 @@
-"""Where datasets, checkpoints and results lie: local directories and object stores."""
+"""Storage of datasets, checkpoints and results: local directories and object stores."""

@@ -1,14 +1,14 @@
 """Datasets in object stores, or on any other file system that fsspec knows.
 
-Credentials, endpoint and region come from where s3fs and botocore (or gcsfs) find them: the environment, `~/.aws`, the
-role of the machine. Nothing is cached: a listing shows every commit that was there when it was asked for.
+Credentials, endpoint and region come from the usual places of s3fs and botocore (or gcsfs): the environment, `~/.aws`,
+the role of the machine. Nothing is cached: a listing shows every commit that existed when it was made.
 
-Exactly-once needs puts that fail where there is an object already. S3 (`If-None-Match: *`) and Google Cloud Storage
-(`ifGenerationMatch=0`) have them; some servers that speak S3 ignore the condition and overwrite, which a probe finds
-out. Stores without them can be read and take what only one process writes, but no datasets.
+Exactly-once commits need puts that fail if the object exists. S3 (`If-None-Match: *`) and Google Cloud Storage
+(`ifGenerationMatch=0`) have them; some S3-compatible servers ignore the condition and overwrite, which a probe detects.
+Stores without conditional puts can be read, and written by a single process, but cannot hold datasets that are written.
 
-An upload in parts that is killed half-way leaves its parts behind, invisible but paid for: give the bucket a lifecycle
-rule that aborts incomplete multipart uploads.
+An interrupted multipart upload leaves its parts in the bucket, invisible but billed: give the bucket a lifecycle rule
+that aborts incomplete multipart uploads.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ RECORD_PART_BYTES = 2**30
 """The same for objects that are put on a condition: an answer that is lost is clear to repeat only for a whole put."""
 READ_AHEAD_BYTES = 2**20
 MAX_ATTEMPTS = 6
-"""Times that a request is made that the server could not serve, beyond the retries of s3fs and botocore."""
+"""Attempts for a request that the server could not serve, beyond the retries of s3fs and botocore."""
 RETRY_SECONDS = 0.1
-"""Pause after the first of them; it doubles each time."""
+"""Pause after the first attempt; it doubles each time."""
 
 _BUSY = {408, 409, 429, 500, 502, 503, 504}  # 409: another conditional put of the same name was under way
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -69,12 +69,11 @@ class ObjectStore:
     def _connect(self) -> tuple[int, Any, str]:
         """Process, file system and path of the root."""
         protocol = self._url.split("://", 1)[0]
-        # A file system of our own: those that fsspec shares keep the endpoint that they were first made with, and
-        # listings.
+        # Not one of fsspec's shared file systems: they keep their first endpoint, and listings.
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         is_s3 = _EXTRAS.get(protocol) == "s3"
         if is_s3:
-            options["max_concurrency"] = 1  # else a read asks for the size before it asks for the bytes
+            options["max_concurrency"] = 1  # otherwise a read requests the size before the bytes
         try:
             file_system, root = fsspec.core.url_to_fs(self._url, **options)
         except ImportError as error:
@@ -87,7 +86,7 @@ class ObjectStore:
         except Exception as error:
             raise self._to_store_error("", error) from error
         if is_s3:
-            file_system.retries = 2  # botocore retries five times below it: a server that is silent costs minutes
+            file_system.retries = 2  # botocore retries five times below this: a silent server costs minutes
         return os.getpid(), file_system, root
 
     @property
@@ -127,7 +126,7 @@ class ObjectStore:
         try:
             return self._call(name, self._file_system.cat_file, path, start=start, end=start + num_bytes)
         except StoreError as error:
-            if _answer(error)[1] == 416:  # it begins behind the end
+            if _answer(error)[1] == 416:  # the range begins after the end
                 return b""
             raise
 
@@ -146,7 +145,7 @@ class ObjectStore:
         return info
 
     def list(self, directory: str) -> list[StoredObject]:
-        """The objects directly in a directory ("" for the root), by name; none where there is no such directory."""
+        """The objects directly in a directory ("" for the root), by name; empty if there is no such directory."""
         path = self._path(directory)
         try:
             infos = self._call(directory, self._file_system.ls, path, detail=True)
@@ -154,7 +153,7 @@ class ObjectStore:
             return []
         found = []
         for info in infos:
-            # An object of the very name of the directory is listed too, and so are markers `directory/`.
+            # The listing includes an object with the name of the directory itself, and markers `directory/`.
             child = info["name"].removeprefix(path).lstrip("/")
             if info["type"] == "file" and info["name"].startswith(f"{path}/") and child and "/" not in child:
                 name = f"{directory}/{child}" if directory else child
@@ -162,7 +161,7 @@ class ObjectStore:
         return sorted(found, key=lambda stored: stored.name)
 
     def list_directories(self, directory: str) -> list[str]:
-        """Names of the directories directly in a directory ("" for the root); none where there is none."""
+        """Names of the directories directly in a directory ("" for the root); empty if there is none."""
         path = self._path(directory)
         try:
             infos = self._call(directory, self._file_system.ls, path, detail=True)
@@ -172,10 +171,10 @@ class ObjectStore:
         return sorted(f"{directory}/{name}" if directory else name for name in names)
 
     def has_conditional_put(self) -> bool:
-        """Whether the store refuses to put where there is an object already; found out once, by trying.
+        """Whether the store refuses to put an object that exists; tested once.
 
-        A server that looks first and puts then would pass, though it does not keep its promise to writers at the same
-        moment. S3, Google Cloud Storage and current MinIO, Ceph and R2 do it in one step.
+        A server that first checks and then puts would pass this test, although it is not safe for concurrent writers.
+        S3, Google Cloud Storage and current MinIO, Ceph and R2 do both in one step.
         """
         if self._conditional is None:
             self._conditional = not self._protocols.isdisjoint(_EXTRAS) and self._probe_conditional_put()
@@ -200,8 +199,8 @@ class ObjectStore:
     def put_if_absent(self, name: str, content: bytes) -> bool:
         """Create an object with its whole content unless there is one; returns whether this call did.
 
-        Where the answer of the server was lost and the put made again, the object is found to be there: False, though
-        it was this call. Whoever needs to know reads the object.
+        If the server's answer was lost, the put is repeated and finds the object: the result is False although this
+        call created it. A caller that needs to know reads the object.
 
         Raises:
             DataError: the store has no conditional put.
@@ -223,11 +222,11 @@ class ObjectStore:
             self._put(name, content, RECORD_PART_BYTES)
             return
         temporary = f"{name.rpartition('/')[0]}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}".lstrip("/")
-        self._put(temporary, content, RECORD_PART_BYTES)  # other file systems show files that are half written
+        self._put(temporary, content, RECORD_PART_BYTES)  # other file systems show partially written files
         self._call(name, self._file_system.mv, self._path(temporary), self._path(name))
 
     def write(self, name: str, pieces: Iterable[Any]) -> None:
-        """Create an object of a name that nobody else uses from buffers that follow one another."""
+        """Create an object with a unique name from consecutive buffers."""
         self._put(name, b"".join(memoryview(piece).cast("B") for piece in pieces), PART_BYTES)
 
     def _put(self, name: str, content: bytes, part_bytes: int, **options: Any) -> None:
@@ -244,7 +243,7 @@ class ObjectStore:
             self._call(name, self._file_system.rm_file, self._path(name))
 
     def now_seconds(self) -> float:
-        """The store's own clock, which ages are measured by; S3 gives whole seconds."""
+        """The store's own clock, for the ages of objects; S3 has whole seconds."""
         probe = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
             self.write(probe, [b"now"])
@@ -253,7 +252,7 @@ class ObjectStore:
             self.delete(probe)
 
     def _call(self, name: str, function: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Call the file system, with its errors as ours.
+        """Call the file system, and translate its errors.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -267,7 +266,7 @@ class ObjectStore:
                 raise
             except Exception as error:  # whatever the library of a store raises
                 code, status = _answer(error)
-                if status == 412:  # s3fs knows it only where the answer names the condition, as that of AWS does
+                if status == 412:  # s3fs recognises it only if the answer names the condition, as on AWS
                     raise FileExistsError(self.locate(name)) from error
                 if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
                     raise FileNotFoundError(self.locate(name)) from error
@@ -331,7 +330,7 @@ def _answer(error: BaseException | None) -> tuple[str, int]:
 
 
 def _modified_seconds(info: dict[str, Any]) -> float:
-    """When an object was written; infinity, so that it is never old, where the file system does not say."""
+    """When an object was written; infinity (never old) if the file system does not report it."""
     for key in ("LastModified", "mtime", "updated", "modified", "last_modified", "created"):
         value = info.get(key)
         if isinstance(value, str):

@@ -1,8 +1,7 @@
-"""Where a dataset lies: a directory, or a prefix of an object store.
+"""Stores: a directory, or a prefix of an object store.
 
-A dataset needs little of a store: to read an object, to read a range of one, to list a directory, and to create an
-object *if there is none of that name*, atomically among any number of writers. Names are relative, with `/` between
-their parts.
+A dataset needs only few operations: read an object, read a range of one, list a directory, and create an object *if
+there is none of that name*, atomically among any number of writers. Names are relative, with `/` between their parts.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Any, BinaryIO, Protocol
 from diffplan.errors import StoreError
 
 TEMPORARY_PREFIX = ".tmp-"
-"""Begins the names of files that are being written; what is left of them after a crash is swept by age."""
+"""Prefix of the names of files that are being written; those left by a crash are swept by age."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as a listing shows it.
+    """An entry of a listing.
 
     Attributes:
         name: its name, relative to the store.
@@ -147,7 +146,7 @@ class LocalStore:
                     try:
                         if entry.is_file():
                             files.append((entry.name, entry.stat()))
-                    except OSError as error:  # a temporary file goes while it is looked at, a link leads to itself
+                    except OSError as error:  # a temporary file was deleted meanwhile, or a link leads to itself
                         if error.errno not in (errno.ENOENT, errno.ELOOP):
                             raise
         except (FileNotFoundError, NotADirectoryError):
@@ -171,7 +170,7 @@ class LocalStore:
             try:
                 os.link(temporary, path)
             except OSError as error:
-                # A network file system may report failure after it has made the link: the count of links decides.
+                # A network file system may report a failure after making the link; the count of links is reliable.
                 if temporary.stat().st_nlink != 2:
                     if isinstance(error, FileExistsError):
                         return False
@@ -187,7 +186,7 @@ class LocalStore:
         try:
             self._write_durably(path, pieces)
         except FileExistsError:
-            raise  # the file is not ours to delete
+            raise  # another writer's file; not to be deleted
         except BaseException:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)  # the disk may be full
@@ -226,7 +225,7 @@ class LocalStore:
 
     def now_seconds(self) -> float:
         """The clock of the file system, which ages are measured by."""
-        # The clock of a file server may differ from ours, and ages are differences to times that it gave.
+        # The clock of a file server may differ from ours, and ages are measured against its times.
         probe = self.root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
             probe.touch(exist_ok=False)
@@ -243,7 +242,7 @@ class LocalStore:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Tell a file that cannot be read, which says nothing of what it holds, from one that is not there."""
+    """Raise different errors for a file that cannot be read, which may be fine, and for one that does not exist."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -1,4 +1,4 @@
-"""How far a training and a calibration have come."""
+"""Progress of training and of calibration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diffplan.storage.store import Store
 
 
 def read_training(store: Store) -> StageOutput:
-    """What the directory of a checkpoint tells of its training."""
+    """The progress of training, from the directory of its checkpoint."""
     published = read_json_object(store, CONFIG)
     if "format_version" in published:
         total = published["config"]["training"]["num_steps"]
@@ -21,7 +21,7 @@ def read_training(store: Store) -> StageOutput:
 
 
 def read_calibration(checkpoint: Store) -> StageOutput:
-    """What the directory of a checkpoint tells of its calibration."""
+    """The progress of calibration, from the directory of its checkpoint."""
     measured = read_json_object(checkpoint, CALIBRATION)
     number = (measured.get("plans") or {}).get("num_plans") if measured else None
     return StageOutput("calibrate", "plans", is_begun=True, is_whole=bool(measured), done=number, total=number)

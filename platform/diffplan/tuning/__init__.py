@@ -1,5 +1,6 @@
-"""Searches without Ray: which there are, what they vary and want, the file they are kept in, and what came out.
+"""Searches without Ray: studies, search spaces, the journal of trials, and results.
 
-`studies` says what is varied and what for; `space` makes that a space around an experiment; `journal` keeps every trial
-of a search in one file; `metrics`, `front` and `importance` judge them. `diffplan.cluster.tune.search` runs the trials.
+`studies` defines what is varied and optimised; `space` makes a search space around an experiment; `journal` keeps every
+trial of a search in one file; `metrics`, `front` and `importance` judge them. `diffplan.cluster.tune.search` runs the
+trials.
 """

@@ -1,4 +1,4 @@
-"""What trials are judged by."""
+"""Metrics of trials."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from diffplan.evaluation.scores import EpisodeResult, find_metric
 from diffplan.tasks.task import Task
 
 LESS_IS_BETTER = {"objective": False, "score_mean": False, "success_rate": False, "plan_seconds": True}
-"""Whether a search is after small values of a metric of a trial."""
+"""Whether a search minimises a metric of a trial."""
 OBJECTIVE_FIELD = "search.objective"
 
 
 def compute_objective(results: Sequence[EpisodeResult], metric: str, task: Task) -> float:
-    """What a search maximises: the mean of a metric over episodes, with its sign turned if less of it is better.
+    """The objective of a search: the mean of a metric over episodes, negated if less of it is better.
 
     Raises:
-        ConfigError: an unknown metric, or one that some episode does not have; leaving it out would flatter failures.
+        ConfigError: an unknown metric, or one that some episodes do not have: leaving these out would hide failures.
     """
     sign = -1.0 if find_metric(metric, task, OBJECTIVE_FIELD).less_is_better else 1.0
     values = [result.get_metric(metric) for result in results]
@@ -38,16 +38,16 @@ def summarize_trial(results: Sequence[EpisodeResult], study: Study, metric: str,
 
     Args:
         results: its episodes.
-        study: which of them the search is after.
-        metric: what `objective` stands for.
-        task: whose metrics there are.
+        study: the study, with its objectives.
+        metric: the metric that `objective` stands for.
+        task: the task of the metrics.
 
     Returns:
-        `objective`; `score_mean`; `success_rate`, a share, None where the environment does not say; `plan_seconds`,
-        time spent on the plans of an episode, in a batch of episodes side by side; `episodes`.
+        `objective`; `score_mean`; `success_rate`, a share, None if the environment does not report it; `plan_seconds`,
+        planning time of an episode in a batch of episodes; `episodes`.
 
     Raises:
-        ConfigError: an unknown metric, or a trial without something that the search is after.
+        ConfigError: an unknown metric, or a trial without one of the objectives.
     """
     successes = [r.success for r in results if r.success is not None]
     metrics = {
@@ -66,10 +66,10 @@ def summarize_trial(results: Sequence[EpisodeResult], study: Study, metric: str,
 
 
 def compute_merit(study: Study, metrics: dict[str, Any]) -> float:
-    """How good a trial is in one number; the trial with the greatest is what `best.json` holds.
+    """The merit of a trial as one number; `best.json` holds the trial with the greatest.
 
-    Of a study with one objective it is that, turned so that more is better; of one with two, the `objective`. From
-    either, `cost_weight` points are taken for each second of planning in an episode.
+    For a study with one objective it is that objective, with the sign for which more is better; for a study with two,
+    it is `objective`. `cost_weight` points are subtracted for each second of planning in an episode.
     """
     metric = "objective" if study.is_pareto else study.objectives[0]
     value = -metrics[metric] if LESS_IS_BETTER[metric] else metrics[metric]

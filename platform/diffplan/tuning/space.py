@@ -17,13 +17,13 @@ from diffplan.errors import ConfigError, DiffplanError
 def make_space(
     study: Study, config: Config, check: Callable[[Config], object] = lambda config: None
 ) -> dict[str, BaseDistribution]:
-    """What a study varies in an experiment, by dotted names of the config.
+    """The search space of a study in an experiment, by dotted names of the config.
 
     Args:
         study: what is varied.
         config: the experiment; its own values are always in the space.
-        check: raises a `DiffplanError` for an experiment that cannot be. Choices that it refuses, each by
-            itself, are left out.
+        check: raises a `DiffplanError` for an invalid experiment. Choices that it refuses, each by itself, are left
+            out.
 
     Raises:
         ConfigError: an unknown field, or one that cannot have any of its values.
@@ -35,12 +35,12 @@ def make_space(
 
 
 def read_own_values(study: Study, config: Config) -> dict[str, Any]:
-    """The experiment's own values of what a study varies, by dotted names."""
+    """The experiment's own values of the varied fields, by dotted names."""
     return {name: _read_field(config, name) for name in study.vary}
 
 
 def apply_params(study: Study, config: Config, params: dict[str, Any]) -> Config:
-    """The experiment with the values of a trial, and with the fields that take the same ones.
+    """The experiment with the values of a trial, also in the fields that take the same values.
 
     Raises:
         ConfigError: values that do not go together.

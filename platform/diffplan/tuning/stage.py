@@ -1,4 +1,4 @@
-"""How far a search has come."""
+"""Progress of a search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diffplan.tuning.journal import FILE_NAME
 
 
 def read_search(store: Store) -> StageOutput:
-    """What the directory of a search tells."""
+    """The progress of a search, from its directory."""
     best = read_json_object(store, BEST)
     number = best.get("num_trials")
     return StageOutput("tune", "trials", is_begun=True, is_whole=bool(best), done=number, total=number)

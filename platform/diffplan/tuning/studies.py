@@ -1,4 +1,4 @@
-"""Named studies: those of every task, and those of a task. A study of one's own is a JSON file of the same fields."""
+"""Named studies: those of every task, and those of one task. Users' own studies are JSON files with the same fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffplan.errors import ConfigError, unknown_name
 from diffplan.tasks.task import Task
 
 DEFAULT_STUDY = "planner"
-"""The study of a search that names none."""
+"""The default study."""
 
 STUDIES: dict[str, Study] = {
     DEFAULT_STUDY: Study(
@@ -51,7 +51,7 @@ STUDIES: dict[str, Study] = {
         num_trials=24,
     ),
 }
-"""The studies of every task; a task's own of the same name come in their place."""
+"""The studies of every task; a task's own study of the same name replaces one."""
 
 
 def list_studies(task: Task) -> dict[str, Study]:
@@ -60,14 +60,14 @@ def list_studies(task: Task) -> dict[str, Study]:
 
 
 def find_study(name: str | Path, task: Task) -> Study:
-    """A ready study by its name, or one of one's own from a JSON file.
+    """A ready study by its name, or a user's own from a JSON file.
 
     Args:
         name: of the study, or path of the file.
-        task: whose studies there are.
+        task: the task of the studies.
 
     Raises:
-        ConfigError: no study of that name, suggesting the nearest; no such file, or something else in it.
+        ConfigError: no study of that name (the message suggests the nearest), no such file, or it holds no study.
     """
     ready = list_studies(task)
     if str(name) in ready:
