@@ -1,4 +1,4 @@
-"""One network for several threads: what they ask of it at the same time is computed in one batch."""
+"""One network for several threads: simultaneous calls are computed in one batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffplan.networks.packing import Packings
 
 @dataclass(eq=False)
 class _Call:
-    """A call that waits for its turn, and what came of it."""
+    """A waiting call, and its result."""
 
     x: Tensor
     diffusion_step: Tensor
@@ -29,8 +29,8 @@ class GatheringNetwork(nn.Module):
     """A network of trajectories that may be called by several threads.
 
     Calls that arrive while it is busy are computed together next, as one batch of trajectories of different lengths.
-    Nobody waits for others to call, so one thread alone gets what the network gives, to the last bit; a trajectory
-    among others gets the same up to the rounding of its sums.
+    No call waits for others to arrive, so a single thread gets the results of the network to the last bit. In a batch
+    with others, a trajectory gets the same result up to rounding.
 
     Args:
         network: takes `lengths`, and `condition` if it is given one; see `TemporalUnet`.
@@ -57,7 +57,7 @@ class GatheringNetwork(nn.Module):
         condition: Tensor | None = None,
         packings: Packings | None = None,
     ) -> Tensor:
-        """What the network gives; see its `forward`."""
+        """The output of the network; see its `forward`."""
         if torch.is_grad_enabled() and x.requires_grad:  # gradients belong to the thread that asks for them
             with self._busy:
                 return _run(self.network, _Call(x, diffusion_step, lengths, condition, packings))
@@ -73,7 +73,7 @@ class GatheringNetwork(nn.Module):
         return call.output
 
     def _run_waiting(self) -> None:
-        """Compute all calls that wait; those that tell a condition apart from those that do not."""
+        """Compute all waiting calls; those with a condition separately from those without."""
         with self._arrivals:
             calls, self._waiting = self._waiting, []
         for group in ([c for c in calls if c.condition is None], [c for c in calls if c.condition is not None]):

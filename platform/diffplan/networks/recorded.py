@@ -50,15 +50,15 @@ class Shape:
         """
         rows = _power_of_two(num_rows)
         least = num_steps + (rows - num_rows + 1) * multiple
-        grain = max(_LEAST_STEPS, _power_of_two(least) // 8)  # at most a fifth is for nothing
+        grain = max(_LEAST_STEPS, _power_of_two(least) // 8)  # at most a fifth is padding
         return cls(rows, -(-least // grain) * grain, max(_power_of_two(longest), multiple))
 
 
 class RecordedNetwork(nn.Module):
     """A denoising U-Net whose passes on a GPU are recorded as CUDA graphs.
 
-    What cannot be recorded is computed as it is: on a CPU, where gradients are wanted, with conditions, large batches,
-    and, with a warning, where recording fails. Weights must not move once a pass is recorded.
+    Passes that cannot be recorded run normally: on a CPU, with gradients, with conditions, in large batches, and, with
+    a warning, if recording fails. Weights must stay at their place in memory once a pass is recorded.
 
     Args:
         network: in evaluation mode; takes plans of any lengths.

@@ -1,6 +1,6 @@
-"""How a stage of a run stands: what its output tells, and the records of its attempts.
+"""Status of a stage of a run, from its output and the records of its attempts.
 
-Each stage says in a module `stage` what its output tells (`StageReader`); `diffplan.cli.run_status` asks them.
+Each stage has a module `stage` that reads its output (`StageReader`); `diffplan.cli.run_status` uses all of them.
 """
 
 from __future__ import annotations

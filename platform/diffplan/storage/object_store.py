@@ -30,9 +30,9 @@ from diffplan.errors import DataError, StoreError
 from diffplan.storage.store import TEMPORARY_PREFIX, StoredObject
 
 PART_BYTES = 32 * 2**20
-"""Parts that S3 takes large objects in; what is smaller than two of them goes in one piece."""
+"""Part size of multipart uploads; objects smaller than two parts are put in one piece."""
 RECORD_PART_BYTES = 2**30
-"""The same for objects that are put on a condition: an answer that is lost is clear to repeat only for a whole put."""
+"""The same for conditional puts: after a lost answer only a put in one piece can be repeated safely."""
 READ_AHEAD_BYTES = 2**20
 MAX_ATTEMPTS = 6
 """Attempts for a request that the server could not serve, beyond the retries of s3fs and botocore."""

@@ -20,13 +20,12 @@ class TrainingBatch:
         x_clean: float32[rows, horizon, transition_dim].
         noise: standard normal, the same shape.
         diffusion_step: int64[rows].
-        mask: which steps are no padding, bool[rows, horizon]; None where all are.
-        condition: what the network is told of each row, float32[rows], NaN where that is withheld: its task, or the
-            return from its first step to the end of its episode as a place in `TrainingBatches.return_range`. None
-            where it is told nothing.
-        target: value of each row, its return as a place in `TrainingBatches.return_range`, float32[rows]; None where no
+        mask: which steps are not padding, bool[rows, horizon]; None if there is no padding.
+        condition: condition of each row, float32[rows], NaN where it is withheld: its task, or the return from its
+            first step to the end of its episode, normalised by `TrainingBatches.return_range`. None without one.
+        target: value of each row, its return normalised by `TrainingBatches.return_range`, float32[rows]; None if no
             value function is trained.
-        goal: observations that episodes came to later, float32[rows, observation_dim]; None where none are asked for.
+        goal: later observations of the episodes, float32[rows, observation_dim]; None if the objective has no goals.
     """
 
     x_clean: Tensor
@@ -45,7 +44,7 @@ class TrainingBatch:
 
 
 class SamplesWindows(Protocol):
-    """What an objective may ask of the data before the first step; see `TrainingBatches`."""
+    """Access of an objective to the data before the first step; see `TrainingBatches`."""
 
     layout: Layout
     """Columns of a transition."""

@@ -1,7 +1,7 @@
-"""The batches of a training run: a pure function of (config, dataset, step), whoever asks and from wherever.
+"""The batches of a training run: a pure function of (config, dataset, step), the same in every process.
 
-Every random number of a step follows from the seed and the step's number, so resuming needs only that number, and a
-worker of many takes its rows of the same global batch that one worker would see.
+Every random number of a step follows from the seed and the number of the step. So resuming needs only that number, and
+each of many workers takes its rows of the global batch that a single worker would have.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class TrainingBatches:
         dataset: the data.
         rank: number of this worker.
         world_size: number of workers; the batch size must be a multiple of it.
-        device: where the data are kept if they fit, and where windows come from.
+        device: device of the data, if they fit, and of the windows.
         verify: compare all data with their checksums before they are used.
 
     Attributes:
         layout: columns of a transition.
         normalizer: between environment units and model space.
-        reader: where windows come from.
-        return_range: returns that the network is told as 0 and as 1, the same for every worker; None where it is not
-            told returns.
+        reader: reads the windows.
+        return_range: returns that are normalised to 0 and to 1, the same for every worker; None if the network is not
+            conditioned on returns.
 
     Raises:
-        DataError: a horizon has no window, a shard is damaged, or the network is to be told what the data do not hold.
-        ConfigError: there are more tasks than the network knows.
+        DataError: a horizon has no window, a shard is damaged, or the data do not have the condition of the network.
+        ConfigError: there are more tasks than the network has labels.
     """
 
     def __init__(
@@ -168,9 +168,9 @@ class TrainingBatches:
 
 
 def index_windows(dataset: TrajectoryDataset, config: Config, *, held_out: bool) -> WindowIndex:
-    """The windows that a run is trained on, or those that are held out; whole episodes are.
+    """The windows that a run is trained on, or those that are held out; whole episodes are held out.
 
-    Which ones follows from the seed and the number of an episode, so that they stay the same when a dataset grows.
+    The seed and the number of an episode decide, so that the choice stays the same when a dataset grows.
 
     Raises:
         DataError: a horizon has no window, or there are too few episodes to hold one out.

@@ -43,7 +43,7 @@ def fit_companions(
     expectile: float = 0.9,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Fit the companions that the settings have use for, and add them to a checkpoint.
+    """Fit the companions that the settings use, and add them to a checkpoint.
 
     Args:
         checkpoint: its directory or URL.
@@ -51,16 +51,16 @@ def fit_companions(
         settings: planner settings whose sampler and horizons are learned; None for those of the checkpoint.
         num_plans: plans that the horizon model learns from.
         quantile: what the horizon model predicts of the speed errors of a horizon.
-        expectile: of the values of actions in the data that the value of an observation is.
+        expectile: the value of an observation is this expectile of the values of the actions in the data.
         seed: of everything random in it.
 
     Returns:
-        What `calibration.json` in the checkpoint holds: how consistent data and plans are, and how well each companion
-        was learned; None for what was not measured.
+        The content of `calibration.json` in the checkpoint: how consistent data and plans are, and the errors of each
+        companion; None for companions that were not fitted.
 
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
-        ConfigError: it does not say what it was trained on, and no data are given.
+        ConfigError: the checkpoint does not name its dataset, and no data are given.
         DataError: the dataset is missing or damaged.
         StoreError: a store cannot be reached or refuses.
     """
@@ -70,7 +70,7 @@ def fit_companions(
         raise ConfigError(f"{checkpoint}: it does not say what it was trained on; give the dataset by --data")
     settings = loaded.config.planning if settings is None else settings
     needed = find_needed(loaded.config, settings)
-    # Settings that want companions are what this fits them for.
+    # Without companions: the settings may need those that are fitted below.
     settings = with_overrides(settings, {"horizon.rule": "scan", "controller": "tracking", "guidance.value": None})
     planner = load_planner(checkpoint, settings, companions=False)
     config, dataset, store = planner.config, open_dataset(uri), open_store(checkpoint)

@@ -1,11 +1,11 @@
-"""What a network is told of each training window: the return that follows it, or the number of its task.
+"""Conditions of a network in training: for each window the return that follows it, or the number of its task.
 
-A return is the undiscounted sum of the rewards from the window's first step to the end of its episode. So it depends on
-how many steps are left there: where rewards are steady, windows that begin late in an episode have low returns however
-well they do, and a high return that is asked for in planning asks for what good episodes do near their start. Networks
-are told returns in a fixed range as 0 to 1; those of a few windows lie outside.
+A return is the undiscounted sum of the rewards from the window's first step to the end of its episode, so it depends on
+the number of remaining steps. With steady rewards, windows late in an episode have low returns, however good they are,
+and a high target return in planning asks for the behavior of good episodes near their start. Returns are normalised
+from a fixed range to 0 to 1; those of a few windows are outside.
 
-Some of what a network would be told is withheld (NaN), so that it learns to do without as well.
+Conditions are randomly withheld (NaN), so that the network also learns to predict without.
 Source: Ho and Salimans 2022, Alg. 1; Ajay et al. 2023 (Decision Diffuser), section 3.2.
 """
 
@@ -23,13 +23,13 @@ from diffplan.data.windows.returns import compute_returns_to_go
 from diffplan.errors import ConfigError, DataError
 
 MAX_RETURN_ROWS = 2**24
-"""Steps whose rewards are read for the range of the returns, at most (but whole episodes)."""
+"""Most steps whose rewards are read for the range of the returns, in whole episodes."""
 _RANGE_QUANTILES = (0.005, 0.995)
 _MIN_RELATIVE_WIDTH = 1e-6
 
 
 def check_condition(network: NetworkConfig, dataset: TrajectoryDataset) -> None:
-    """Raise unless a dataset can give what a network is to be told.
+    """Raise unless a dataset has the condition of a network.
 
     Raises:
         DataError: it has no tasks.
@@ -50,18 +50,18 @@ def check_condition(network: NetworkConfig, dataset: TrajectoryDataset) -> None:
 
 
 def make_reader_conditions(network: NetworkConfig) -> Conditions:
-    """What readers give beside the windows for a network; task numbers they always give."""
+    """The conditions that readers return with the windows, for a network; they always return task numbers."""
     return Conditions(returns_to_go=network.condition == "returns")
 
 
 def fit_return_range(
     dataset: TrajectoryDataset, conditions: Conditions, *, verify: bool = False
 ) -> tuple[float, float]:
-    """The returns that a network is told as 0 and as 1; they follow from the dataset alone.
+    """The returns that are normalised to 0 and to 1; they depend on the dataset alone.
 
-    They are the 0.5 % and 99.5 % quantiles of the returns from all steps, of large datasets from those of their first
-    episodes. Where most returns are the same, they are the lowest and the highest; where all are, the range is 1 wide
-    around it.
+    They are the 0.5 % and 99.5 % quantiles of the returns from all steps; in large datasets, of the steps of the first
+    episodes. If most returns are equal, they are the lowest and the highest; if all are equal, the range has width 1
+    around them.
 
     Args:
         dataset: the data.
@@ -102,16 +102,16 @@ def fit_return_range(
 def make_condition(
     network: NetworkConfig, batch: WindowBatch, return_range: tuple[float, float] | None, withheld: Tensor
 ) -> Tensor | None:
-    """What a network is told of windows.
+    """The condition of each window.
 
     Args:
-        network: says what it is told.
+        network: names the kind of condition.
         batch: the windows.
-        return_range: returns that are told as 0 and as 1, where returns are told.
-        withheld: windows of which it is told nothing, bool[windows].
+        return_range: returns that are normalised to 0 and to 1, if the condition is a return.
+        withheld: windows whose condition is withheld, bool[windows].
 
     Returns:
-        float32[windows], NaN where it is withheld; None for a network that is told nothing.
+        float32[windows], NaN where it is withheld; None for a network without a condition.
     """
     if network.condition == "none":
         return None

@@ -1,4 +1,4 @@
-"""The environment of a training run: that of its data, which an experiment may not contradict."""
+"""The environment of a training run is that of its data; a preset for another environment is refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def adopt_environment(preset: Preset, dataset: TrajectoryDataset, name: str) -> 
     if preset.action_dim not in (None, manifest.action_dim):
         raise _contradiction(name, "actions of size", preset.action_dim, manifest.action_dim, dataset)
     if not found.env_id:
-        return config  # imported data that do not say what they are of
+        return config  # imported data that do not name their environment
     env = fill_roles(replace(found, task=found.task or config.env.task))
     for role in ROLES:
         own, got = getattr(config.env, role), getattr(env, role)

@@ -1,4 +1,4 @@
-"""The training loop. It knows no Ray: notebooks, tests and a bare GPU machine call it as it is."""
+"""The training loop. It does not depend on Ray, so it also runs in notebooks, tests and on a single GPU machine."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class TrainingProgress:
 
 
 class Request(enum.IntEnum):
-    """What is asked of a training that is under way."""
+    """Requests to a training loop that is running."""
 
     NOTHING = 0
     CHECKPOINT = 1
-    """A checkpoint now, for the machine may be gone soon."""
+    """Save a checkpoint now, because the machine may be gone soon."""
     STOP = 2
-    """A checkpoint now, and then the end."""
+    """Save a checkpoint now, and end."""
 
 
 def take_step(state: TrainingState, passes: Passes, batches: Sequence[TrainingBatch]) -> tuple[Tensor, Tensor]:
@@ -70,12 +70,12 @@ def take_step(state: TrainingState, passes: Passes, batches: Sequence[TrainingBa
         total = total + passes(batch)
     gradient = state.parameters.gradient
     if is_distributed():
-        # One call for all gradients, once a step: passes are too short to hide more of them behind.
+        # One call for all gradients in each step: passes are too short to overlap several calls with them.
         torch.distributed.all_reduce(gradient)
         gradient /= torch.distributed.get_world_size()
     gradient_norm = torch.linalg.vector_norm(gradient)
     limit = training.max_gradient_norm
-    # On a GPU asking for the norm would mean to wait for it; there what is within the limit is multiplied by 1.
+    # On a GPU a branch on the norm would wait for the device; there a gradient within the limit is multiplied by 1.
     if limit is not None and (gradient.device.type == "cuda" or gradient_norm > limit):
         nn.utils.clip_grads_with_norm_([state.parameters.flat], limit, gradient_norm)
     state.optimizer.step()
@@ -103,7 +103,7 @@ def _mean_over_workers(values: Tensor) -> Tensor:
 
 
 def _greatest_of_workers(request: Request, device: torch.device) -> Request:
-    """The most that any worker of a run is asked for; they all reach this together."""
+    """The greatest request to any worker of a run; all workers call this together."""
     if not is_distributed():
         return request
     value = torch.tensor(int(request), device=device)
@@ -140,7 +140,7 @@ def train(
     on_checkpoint: Callable[[TrainingProgress], None] | None = None,
     ask: Callable[[], Request] | None = None,
 ) -> None:
-    """Train until the config's number of steps, or until the loss on held-out episodes has stopped to improve.
+    """Train until the config's number of steps, or until the loss on held-out episodes stops improving.
 
     Where `torch.distributed` is initialised, this process is one worker of several, which all call this: each with its
     own rows of the same batches. Gradients are averaged over them, so that they stay equal.
@@ -148,13 +148,13 @@ def train(
     On a CPU the process keeps freed memory from now on (`keep_freed_memory`).
 
     Args:
-        state: where to go on from; advanced in place.
+        state: state to start from; advanced in place.
         batches: this worker's batches.
         device: where the model lives.
         num_steps: stop at this step instead.
         on_progress: called every `log_interval` steps, at validations and at the end.
         on_checkpoint: called every `checkpoint_interval` steps, when asked for and at the end, after `on_progress`.
-        ask: called after each `on_progress` but the last, to learn what is asked for; all workers give one or none.
+        ask: called after each `on_progress` but the last, for requests; either all workers pass one or none does.
     """
     training = state.config.training
     device = torch.device(device)
