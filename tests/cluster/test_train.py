@@ -34,6 +34,13 @@ def test_ray_train_gives_what_the_plain_loop_gives(
     assert checkpoint.dataset["snapshot"] == 0
 
 
+def test_pictures_need_no_companions(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
+    changes = {"planning.controller": "inverse_dynamics", "planning.horizon.rule": "predict"}
+    short = {"training.num_steps": 4, "training.picture_interval": 2}
+    train_on_cluster(with_overrides(tiny_config, {**changes, **short}), tiny_dataset, tmp_path / "checkpoint")
+    assert load_checkpoint(tmp_path / "checkpoint").step == 4
+
+
 def test_tensorboard_holds_each_step_once_and_a_picture(tiny_config: Config, tiny_checkpoint: Path) -> None:
     losses = read_scalars(tiny_checkpoint / "tensorboard", "train/loss")
     assert sorted(losses) == [2, 4, 6, 8, 10, 12]

@@ -80,28 +80,34 @@ def with_overrides(config: T, overrides: Mapping[str, Any]) -> T:
     """
     values, unions = config_to_dict(config), list_unions(type(config))
     kinds = {
-        field: name for field in unions for name in (field, f"{field}.kind") if isinstance(overrides.get(name), str)
+        name: field for field in unions for name in (field, f"{field}.kind") if isinstance(overrides.get(name), str)
     }
-    for field, name in kinds.items():  # first, because the kind decides which fields exist
-        *path, last = field.split(".")
-        section = functools.reduce(dict.__getitem__, path, values)
+    for name, field in kinds.items():  # first, because the kind decides which fields exist
+        section, last = _find_section(values, field, unions)
         section[last] = change_kind(section[last], overrides[name], unions[field])
     for dotted, value in overrides.items():
-        if dotted in kinds.values():
-            continue
-        *path, last = dotted.split(".")
-        node = values
-        for i, name in enumerate([*path, last]):
-            if not isinstance(node, dict) or name not in node:
-                prefix, unknown = ".".join([*path, last][:i]), ".".join([*path, last][: i + 1])
-                if not isinstance(node, dict) or not node:
-                    raise ConfigError(f"{prefix}: it has no fields and can only be replaced whole, got {dotted!r}")
-                _refuse_other_kind(unions.get(prefix, ()), unknown, node)
-                raise ConfigError(_describe_unknown(unknown, prefix, node))
-            if i < len(path):
-                node = node[name]
-        node[last] = value
+        if dotted not in kinds:
+            section, last = _find_section(values, dotted, unions)
+            section[last] = value
     return config_from_dict(type(config), values)
+
+
+def _find_section(
+    values: dict[str, Any], dotted: str, unions: Mapping[str, tuple[type, ...]]
+) -> tuple[dict[str, Any], str]:
+    """The section that has a field, and the field's name in it; raises `ConfigError` if there is no such field."""
+    *path, last = dotted.split(".")
+    node: Any = values
+    for i, name in enumerate([*path, last]):
+        if not isinstance(node, dict) or name not in node:
+            prefix, unknown = ".".join([*path, last][:i]), ".".join([*path, last][: i + 1])
+            if not isinstance(node, dict) or not node:
+                raise ConfigError(f"{prefix}: it has no fields and can only be replaced whole, got {dotted!r}")
+            _refuse_other_kind(unions.get(prefix, ()), unknown, node)
+            raise ConfigError(_describe_unknown(unknown, prefix, node))
+        if i < len(path):
+            node = node[name]
+    return node, last
 
 
 def _refuse_other_kind(members: tuple[type, ...], field: str, values: Mapping[str, Any]) -> None:

@@ -11,8 +11,6 @@ from typing import Annotated, Literal
 from diffplan.config.codec import config_dataclass, require
 from diffplan.config.kinds import ByKind
 
-Interpolation = Literal["linear", "hermite"]
-
 
 @config_dataclass
 class SamplingConfig:
@@ -133,22 +131,13 @@ class ConditionConfig:
     """Task to ask for, where the network is conditioned on tasks."""
 
 
-def _require_following(pace: float, max_lag: float) -> None:
-    require(pace > 0, "planning.controller.pace", "a positive number", pace)
-    require(max_lag >= 0, "planning.controller.max_lag", "a number >= 0", max_lag)
-
-
 @config_dataclass
-class Tracking:
-    """Controller: feedback on the errors of position and velocity."""
+class _Following:
+    """What controllers have in common that follow the observations of a plan."""
 
-    kind: Literal["tracking"] = "tracking"
+    kind: str
     """`tracking`, `inverse_dynamics`, `actions`, one of the task, or an import path; each has its own fields."""
-    position_gain: float = 10.0
-    """Action per unit of position error."""
-    velocity_gain: float = 1.0
-    """Action per unit of velocity error."""
-    interpolation: Interpolation = "linear"
+    interpolation: Literal["linear", "hermite"] = "linear"
     """Between two plan steps: straight lines, or cubics that have the planned velocities as well."""
     pace: float = 1.0
     """How many times as fast plans are followed as they were planned: above 1 where the data took their time."""
@@ -157,24 +146,26 @@ class Tracking:
     pauses."""
 
     def __post_init__(self) -> None:
-        _require_following(self.pace, self.max_lag)
+        require(self.pace > 0, "planning.controller.pace", "a positive number", self.pace)
+        require(self.max_lag >= 0, "planning.controller.max_lag", "a number >= 0", self.max_lag)
 
 
 @config_dataclass
-class InverseDynamics:
+class Tracking(_Following):
+    """Controller: feedback on the errors of position and velocity."""
+
+    kind: Literal["tracking"] = "tracking"
+    position_gain: float = 10.0
+    """Action per unit of position error."""
+    velocity_gain: float = 1.0
+    """Action per unit of velocity error."""
+
+
+@config_dataclass
+class InverseDynamics(_Following):
     """Controller: the action that a model predicts between the present observation and the planned one."""
 
     kind: Literal["inverse_dynamics"] = "inverse_dynamics"
-    """`tracking`, `inverse_dynamics`, `actions`, one of the task, or an import path; each has its own fields."""
-    interpolation: Interpolation = "linear"
-    """See `Tracking`."""
-    pace: float = 1.0
-    """See `Tracking`."""
-    max_lag: float = 0.0
-    """See `Tracking`."""
-
-    def __post_init__(self) -> None:
-        _require_following(self.pace, self.max_lag)
 
 
 @config_dataclass
@@ -182,24 +173,11 @@ class Actions:
     """Controller: the planned actions as they are."""
 
     kind: Literal["actions"] = "actions"
-    """`tracking`, `inverse_dynamics`, `actions`, one of the task, or an import path; each has its own fields."""
 
 
 @config_dataclass
-class OwnController:
-    """Controller: one of the task, or of the user."""
-
-    kind: str
-    """Its name in the task, or an import path such as `my_module:MyController`."""
-    interpolation: Interpolation = "linear"
-    """See `Tracking`."""
-    pace: float = 1.0
-    """See `Tracking`."""
-    max_lag: float = 0.0
-    """See `Tracking`."""
-
-    def __post_init__(self) -> None:
-        _require_following(self.pace, self.max_lag)
+class OwnController(_Following):
+    """Controller: one of the task by its name, or of the user by an import path such as `my_module:MyController`."""
 
 
 @config_dataclass

@@ -1,4 +1,4 @@
-"""Planner settings in files."""
+"""Planner settings: in files, merged, and for a model whose companions are not there yet."""
 
 from __future__ import annotations
 
@@ -63,6 +63,11 @@ def merge_settings(base: PlanningConfig, values: Mapping[str, Any], where: str) 
         return with_overrides(base, dict(_list_fields(values)))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def without_companions(settings: PlanningConfig) -> PlanningConfig:
+    """The settings, but for what needs companions, so that a model can plan before `diffplan calibrate` fits them."""
+    return with_overrides(settings, {"horizon.rule": "scan", "controller": "tracking", "guidance.value": None})
 
 
 def _list_fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

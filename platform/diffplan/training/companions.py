@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.config import Config, PlanningConfig, with_overrides
+from diffplan.config import Config, PlanningConfig
 from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
@@ -26,6 +26,7 @@ from diffplan.planning.loading import (
     save_value,
 )
 from diffplan.planning.planner import with_support
+from diffplan.planning.settings import without_companions
 from diffplan.runs.layout import CALIBRATION, CALIBRATION_USAGE
 from diffplan.runs.progress import follow
 from diffplan.runs.usage import record_usage
@@ -70,9 +71,7 @@ def fit_companions(
         raise ConfigError(f"{checkpoint}: it does not say what it was trained on; give the dataset by --data")
     settings = loaded.config.planning if settings is None else settings
     needed = find_needed(loaded.config, settings)
-    # Without companions: the settings may need those that are fitted below.
-    settings = with_overrides(settings, {"horizon.rule": "scan", "controller": "tracking", "guidance.value": None})
-    planner = load_planner(checkpoint, settings, companions=False)
+    planner = load_planner(checkpoint, without_companions(settings), companions=False)
     config, dataset, store = planner.config, open_dataset(uri), open_store(checkpoint)
     result: dict[str, Any] = dict.fromkeys(("data", "plans", "inverse_dynamics_error", "support_points", "value"), None)
     usage_store = open_store(store.locate(CALIBRATION_USAGE))

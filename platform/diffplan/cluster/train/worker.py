@@ -30,6 +30,7 @@ from diffplan.config import Config, config_from_json
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.planning.planner import Planner
+from diffplan.planning.settings import without_companions
 from diffplan.report.images import figure_to_array
 from diffplan.report.plan_pictures import draw_sampled_plans
 from diffplan.runs.layout import STEP_PREFIX
@@ -199,7 +200,12 @@ class _Reporter:
         config = state.config
         denoiser = Denoiser.make(state.make_average_network(), config.diffusion)
         planner = Planner(
-            config, state.layout, denoiser, self._batches.normalizer, return_range=self._batches.return_range
+            config,
+            state.layout,
+            denoiser,
+            self._batches.normalizer,
+            without_companions(config.planning),
+            return_range=self._batches.return_range,
         )
         figure = draw_sampled_plans(planner, self._dataset, NUM_PICTURED, make_generator(0, Stream.TRAINING, step))
         self._writer.add_image("plans", figure_to_array(figure), step, dataformats="HWC")
