@@ -13,7 +13,7 @@ ALIGNMENT = 16
 """Every parameter begins at a multiple of so many numbers (64 bytes in single precision), as libraries like it."""
 
 
-def lie_as_images(device: torch.device) -> bool:
+def uses_channels_last(device: torch.device) -> bool:
     """Whether weights of convolutions have their channels next to each other in memory, on a device."""
     return device.type == "cpu"
 
@@ -39,7 +39,7 @@ class FlatParameters(nn.Module):
         parameters = list(network.parameters())
         self._offsets: list[int] = []
         self._shapes = [parameter.shape for parameter in parameters]
-        self._are_images = lie_as_images(parameters[0].device)
+        self._are_images = uses_channels_last(parameters[0].device)
         size = 0
         for parameter in parameters:
             self._offsets.append(size)

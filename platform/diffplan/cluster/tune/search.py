@@ -51,8 +51,8 @@ MAX_BARREN_ROUNDS = 5
 """Consecutive rounds in which processes of trials died and no trial finished, before the remaining trials are given
 up."""
 _SIZES = ("num_trials", "max_concurrent_trials")
-"""What may change when a search goes on; of the study, only what is not in `_SOUGHT`."""
-_SOUGHT = ("kind", "vary", "objectives")
+"""What may change when a search goes on; of the study, only what is not in `IDENTITY_FIELDS`."""
+IDENTITY_FIELDS = ("kind", "vary", "objectives")
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _open_journal(task: _Task, storage: SearchStorage) -> SearchJournal:
         study,
         task.space,
         begun={
-            "study": {name: value for name, value in config_to_dict(study).items() if name in _SOUGHT},
+            "study": {name: value for name, value in config_to_dict(study).items() if name in IDENTITY_FIELDS},
             **{name: value for name, value in config_to_dict(search).items() if name not in _SIZES},
             **task.identity,
         },
