@@ -136,7 +136,7 @@ def follow_plan(planner: Planner, plan: Plan) -> np.ndarray:
 def execute(planner: Planner, plan: Plan, problem: ComposedProblem) -> np.ndarray:
     """Positions of the ball when it follows a plan, float[steps, 2]; some steps longer than the plan."""
     settings = planner.settings
-    controller = make_controller(settings.controller, ControllerContext(planner.config.env, settings))
+    controller = make_controller(settings.controller.kind, ControllerContext(planner.config.env, settings))
     controller.reset([plan])
     return drive(planner, problem, controller.act, (plan.horizon - 1) * plan.stride + 50)
 

@@ -71,7 +71,7 @@ def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) ->
         "maze": maze,
         "protocol": protocol,
         "variant": variant,
-        "settings": {name: getattr(planner.settings, name) for name in ("max_departure", "max_speed_error")},
+        "settings": {name: getattr(planner.settings.horizon, name) for name in ("max_departure", "max_speed_error")},
         "episodes": episodes,
         "score_mean": float(np.mean(scores)),
         "score_ci95": list(compute_interval(scores)),

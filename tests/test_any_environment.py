@@ -34,7 +34,14 @@ def test_the_whole_path_runs_on(env_id: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     stages = read(run / "pipeline.json")["stages"]
-    assert [stage["name"] for stage in stages] == ["collect", "train", "calibrate", "tune", "evaluate", "report"]
+    assert [stage["name"] for stage in stages] == [
+        "collect",
+        "train",
+        "calibrate",
+        "tune",
+        "evaluate default",
+        "report",
+    ]
     config = read(run / "checkpoint" / "config.json")["config"]
     assert config["env"]["env_id"] == env_id
     assert config["env"]["goal_columns"] == GOALS.get(env_id, [])
