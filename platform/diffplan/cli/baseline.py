@@ -1,4 +1,4 @@
-"""`diffplan baseline …`: train what planners are compared with."""
+"""`diffplan baseline …`: train the baselines of planners."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class BaselineArguments(Arguments):
-    """Train a policy by offline reinforcement learning on a dataset, its rewards relabelled for the goal at hand."""
+    """Train a policy by offline reinforcement learning on a dataset, with rewards relabelled for the goals."""
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """Directory or URL of the dataset."""
     out: Path
-    """Directory to make, of the policy."""
+    """New directory for the policy."""
     goal: tuple[float, ...] | None = None
-    """Where the policy is to go; without one, it is told its goal."""
+    """Fixed goal of the policy; without one, the policy is conditioned on goals."""
     num_updates: int | None = None
-    """Gradient updates; what docs/baselines.md recommends if not given."""
+    """Gradient updates; the number that docs/baselines.md recommends if not given."""
     num_selection_episodes: int = advanced(0)
-    """Tuning episodes that ten policies of the training are scored on, of which the best is written; 0 writes the last
-    one."""
+    """Tuning episodes on which ten policies of the training are scored; the best one is written. 0 writes the last
+    policy."""
     protocol: str | None = advanced(None)
-    """Protocol of these episodes; needed where the task has several."""
+    """Protocol of these episodes; required if the task has several."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -42,7 +42,7 @@ class BaselineArguments(Arguments):
 class CQLArguments(BaselineArguments):
     """Train a policy by conservative Q-learning (Kumar et al. 2020), with RLlib.
 
-    With --goal the policy is for that goal; without, it is told its goal.
+    With --goal the policy is for that goal; without, it is conditioned on goals.
     """
 
 
@@ -50,7 +50,7 @@ class CQLArguments(BaselineArguments):
 class IQLArguments(BaselineArguments):
     """Train a policy by implicit Q-learning (Kostrikov et al. 2021), with RLlib.
 
-    With --goal the policy is for that goal; without, it is told its goal.
+    With --goal the policy is for that goal; without, it is conditioned on goals.
     """
 
 

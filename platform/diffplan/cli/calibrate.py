@@ -18,23 +18,23 @@ class CalibrateArguments(Arguments):
     """Measure consistency, and fit the models that planning uses."""
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
-    """Directory or URL of the checkpoint; it gains its companions and calibration.json."""
+    """Directory or URL of the checkpoint; companions and calibration.json are added to it."""
     data: str | None = None
     """Directory or URL of the dataset; that of the checkpoint if not given."""
     settings: str | None = None
-    """Path or URL of planner settings, all or some, whose sampler and horizons are learned; those of the checkpoint if
-    not given."""
+    """Path or URL of planner settings, all or some; the horizon model is fitted to their sampler and horizons. Those
+    of the checkpoint if not given."""
     trust: bool = False
-    """Let settings and checkpoint name functions and URLs."""
+    """Allow settings and checkpoint to name functions and URLs."""
     num_plans: int = 40_000
-    """Plans that the horizon model learns from."""
+    """Plans to train the horizon model on."""
     quantile: float = advanced(0.65)
-    """What the horizon model predicts of the speed errors of a horizon: 0.5 is their median, more is more cautious."""
+    """Quantile of the speed errors that the horizon model predicts: 0.5 is the median; higher is more cautious."""
     expectile: float = advanced(0.9)
-    """What an observation is worth to a value: 0.5 the mean of the actions that the data took there, towards 1 the best
-    of them."""
+    """Expectile of the action values in the data that is the value of an observation: 0.5 is their mean, towards 1
+    the best action."""
     seed: int = 0
-    """Seed of everything random in it."""
+    """Seed of every random number."""
 
 
 def check(call: Call[CalibrateArguments]) -> None:
@@ -48,7 +48,7 @@ def check(call: Call[CalibrateArguments]) -> None:
 
 
 def run(call: Call[CalibrateArguments]) -> None:
-    """Calibrate, and print what was measured."""
+    """Calibrate, and print the measurements."""
     from diffplan.checkpoint import load_checkpoint
     from diffplan.cli.settings import choose_settings
     from diffplan.runs.layout import CALIBRATION

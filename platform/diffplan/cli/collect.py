@@ -14,14 +14,14 @@ from diffplan.terminal import format_bytes
 
 @dataclass(kw_only=True)
 class CollectArguments(ExperimentArguments):
-    """Roll out an environment with Ray actors into a dataset."""
+    """Collect a dataset by rollouts of an environment in Ray actors."""
 
     out: str
     """Directory or URL of the dataset."""
     num_workers: int | None = None
-    """Actors, one CPU each; as many as there are CPUs if not given."""
+    """Actors, one CPU each; one per CPU of the cluster if not given."""
     resume: bool = False
-    """Go on with a dataset that was interrupted."""
+    """Continue an interrupted collection."""
 
 
 def run(call: Call[CollectArguments]) -> None:

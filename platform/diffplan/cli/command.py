@@ -1,4 +1,4 @@
-"""Commands: their own options, the sections of the experiment whose fields are options too, and their function."""
+"""Commands: their own options, the config sections whose fields are options too, and their function."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ from diffplan.config import EnvConfig, PlanningConfig
 
 @dataclass(kw_only=True)
 class EvaluatedEnv:
-    """The environment, in place of that of the checkpoint, whose columns keep their roles."""
+    """The environment, in place of that of the checkpoint; the columns keep their meanings."""
 
     env_id: str | None = None
     """Gymnasium id, or `module:Id`."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of `gymnasium.make`."""
     task: str | None = None
-    """The task that it belongs to, a name or an import path; if not given, the installed one that claims its id."""
+    """Task of the environment, a name or an import path; if not given, the installed task that claims its id."""
 
 
 @dataclass(kw_only=True)
@@ -30,32 +30,32 @@ class EvaluateArguments(Arguments):
     """Score a planner or a baseline in parallel actors."""
 
     policy: Annotated[Positional[str], arg(metavar="POLICY")]
-    """Directory or URL of a checkpoint, a planner that comes with a task (pretrained:NAME), or a baseline such as
+    """Directory or URL of a checkpoint, a pretrained planner of a task (pretrained:NAME), or a baseline such as
     baseline:random."""
     out: str
     """Directory or URL of the results."""
     protocol: str | None = None
-    """Protocol of the task; needed where it has several."""
+    """Protocol of the task; required if it has several."""
     episodes: int = 100
     """Number of episodes."""
     seed: int = 0
-    """Seed of the episodes; they are never those of a search."""
+    """Seed of the episodes; searches use other episodes."""
     settings: str | None = None
-    """Path or URL of planner settings, all or some, that replace those of the checkpoint: such as best.json of a
+    """Path or URL of planner settings, all or some, that replace those of the checkpoint, such as best.json of a
     search."""
     trust: bool = False
-    """Let settings and checkpoint name functions and URLs."""
+    """Allow settings and checkpoint to name functions and URLs."""
     resume: bool = False
-    """Go on with an evaluation that was interrupted."""
+    """Continue an interrupted evaluation."""
     goal: tuple[float, ...] | None = advanced(None)
     """A position that every episode must reach, in place of the protocol's goal."""
     num_workers: int | None = None
-    """Actors that run environments, one CPU each; as many as there are CPUs left if not given."""
+    """Actors that run environments, one CPU each; one per free CPU if not given."""
     num_planners: int | None = advanced(None)
-    """Actors that plan for all of them; one for each GPU if not given. With 0 each plans for itself."""
+    """Actors that plan for all of them; one for each GPU if not given. With 0 each actor plans for itself."""
     episodes_per_unit: int | None = advanced(None)
-    """Episodes that an actor evaluates at once, 50 if not given; as much a part of what is evaluated as the seed. With
-    more actors than units, some have nothing to do."""
+    """Episodes that an actor evaluates in one batch, 50 if not given; results depend on it, as on the seed. With more
+    actors than units, some are idle."""
 
 
 def run(call: Call[EvaluateArguments]) -> None:

@@ -53,7 +53,7 @@ def show_group_help(name: str, group: Group, note: str = "") -> None:
 
 @dataclasses.dataclass
 class _Nothing:
-    """Stands for a command in a list of commands, where its options are not shown."""
+    """Placeholder for a command in a list of commands, which shows no options."""
 
 
 def show_help(command: Command[Any], name: str, words: list[str], *, everything: bool) -> None:

@@ -14,15 +14,15 @@ from diffplan.cli.output import show
 
 @dataclass(kw_only=True)
 class NewArguments(Arguments):
-    """Begin a package for an environment of your own.
+    """Create a package for your own environment.
 
-    It holds an environment, its task and their tests, works as it is, and is meant to be changed.
+    It contains an environment, its task and their tests. It works unchanged; adapt it to your needs.
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """Name of the package, its task and its environment: a Python name in lower case, such as my_robot."""
     out: Path | None = None
-    """Directory to make; NAME if not given."""
+    """New directory; NAME if not given."""
 
 
 def run(call: Call[NewArguments]) -> None:

@@ -26,21 +26,21 @@ class PipelineArguments(ExperimentArguments):
     """Collect, train, calibrate, tune, evaluate and report."""
 
     out: str | None = None
-    """Directory or URL of the run; a new one under runs/ if not given, which runs/latest then points at."""
+    """Directory or URL of the run; if not given, a new one under runs/, linked as runs/latest."""
     resume: bool = False
-    """Go on with the run at --out, from the stage that was interrupted."""
+    """Continue the run at --out from the interrupted stage."""
     episodes: int = 100
     """Evaluation episodes of each protocol."""
     seed: int = 0
     """Seed of the evaluation episodes."""
     num_workers: int | None = None
-    """Actors of collection and evaluation; as many as there are CPUs if not given."""
+    """Actors of collection and evaluation; one per CPU if not given."""
     use_gpu: bool | None = None
-    """As that of train."""
+    """As `--use_gpu` of train."""
     num_plans: int = advanced(40_000)
-    """Plans that the calibration learns from."""
+    """Plans to train the horizon model on."""
     trust: bool = False
-    """Let the files of a run that is resumed name functions and URLs that the experiment does not name."""
+    """Allow the files of a resumed run to name functions and URLs that the experiment does not name."""
 
 
 def check(call: Call[PipelineArguments]) -> None:

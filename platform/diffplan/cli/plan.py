@@ -28,29 +28,29 @@ class PlanArguments(Arguments):
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
     """Directory or URL of the checkpoint."""
     start: tuple[float, ...]
-    """The observation to plan from, or a position, at rest."""
+    """Observation to plan from, or a position (with velocity 0)."""
     goal: tuple[float, ...] | None = None
     """Values of the goal columns at the end."""
     via: tuple[float, ...] = ()
-    """Positions to pass on the way, in this order."""
+    """Waypoints: positions to pass, in this order."""
     guides: tuple[str, ...] = ()
-    """What is maximised, such as `keep_out([3, 4], 0.5)`; that of the settings if none."""
+    """Guides whose sum is maximised, such as `keep_out([3, 4], 0.5)`; those of the settings if none."""
     guidance_scale: float | None = advanced(None)
     """Strength of the guides."""
     horizon: int | None = None
-    """Transitions of the plan, or of each leg between positions to pass; chosen if not given."""
+    """Transitions of the plan, or of each leg between waypoints; chosen by the planner if not given."""
     num_candidates: int | None = advanced(None)
     """Plans drawn for each horizon; that of the settings if not given."""
     settings: str | None = None
     """Path or URL of planner settings, all or some, that replace those of the checkpoint."""
     trust: bool = False
-    """Let settings and checkpoint name functions and URLs."""
+    """Allow settings and checkpoint to name functions and URLs."""
     seed: int = 0
     """Seed of the plan."""
     out: Path | None = None
-    """JSON file for the plan."""
+    """JSON file to write the plan to."""
     picture: Path | None = None
-    """PNG file for a drawing of the plan."""
+    """PNG file to draw the plan to."""
 
 
 def run(call: Call[PlanArguments]) -> None:

@@ -18,7 +18,7 @@ class ReportArguments(Arguments):
     run: Annotated[Positional[str], arg(metavar="RUN")]
     """Directory or URL of the run."""
     trust: bool = False
-    """Let the settings of the run name functions and URLs."""
+    """Allow the settings of the run to name functions and URLs."""
 
 
 def run(call: Call[ReportArguments]) -> None:

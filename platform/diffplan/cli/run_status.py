@@ -45,14 +45,14 @@ STAGES: tuple[StageReader, ...] = (COLLECTION, SEARCH_STAGE, EVALUATION_STAGE, T
 def read_status(where: str | Path, now: float | None = None) -> list[StageStatus]:
     """The stages of a run at a path or URL.
 
-    It may be a dataset, a training run, a search, an evaluation, a pipeline run or a benchmark table.
+    The run may be a dataset, a training run, a search, an evaluation, a pipeline run or a benchmark table.
 
     Args:
         where: path or URL.
         now: time that signs of life are compared with, in seconds since 1970; None for the present.
 
     Raises:
-        DataError: none of these is there, or a part is damaged.
+        DataError: there is none of these, or a part is damaged.
         StoreError: the store cannot be reached.
     """
     store = open_store(where)

@@ -19,11 +19,11 @@ _LEFT_OUT = ("__pycache__", ".pytest_cache", ".ruff_cache", "dist", "build", "ru
 
 
 def make_package(name: str, directory: str | Path | None = None) -> Path:
-    """Write a package with an environment and its task. It works unchanged, and is meant to be changed.
+    """Write a package with an environment and its task. It works unchanged; users adapt it.
 
     Args:
         name: of the package, its task and the namespace of its environment: a Python name in lower case.
-        directory: directory to make, which must not exist; None for one of that name in the working directory.
+        directory: new directory, which must not exist; None for one of that name in the working directory.
 
     Returns:
         The directory.

@@ -20,7 +20,7 @@ HEADER = ("stage", "state", "done", "", "rate", "left", "CPU-hours", "GPU-hours"
 
 @dataclass(kw_only=True)
 class StatusArguments(Arguments):
-    """Say what of a run is done, and what it has cost."""
+    """Show the progress and the cost of a run."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
     """Directory or URL of a pipeline run, a dataset, a training run, a search, an evaluation or a benchmark table."""

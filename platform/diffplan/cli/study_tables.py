@@ -1,4 +1,4 @@
-"""The output of `diffplan tune --list`: the studies of all tasks, and what they cost."""
+"""The output of `diffplan tune --list`: the studies of all tasks, and their costs."""
 
 from __future__ import annotations
 

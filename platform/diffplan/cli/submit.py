@@ -33,9 +33,9 @@ class SubmitArguments(Arguments):
     """Run a command as a job of a Ray cluster.
 
     The command is collect, train, tune, evaluate, pipeline, table or baseline. Its output is shown. Paths among its
-    arguments must be absolute, and lead to the same place on all nodes. Ctrl-C stops following, and the job goes on;
+    arguments must be absolute, and lead to the same place on all nodes. Ctrl-C stops following; the job goes on.
     `ray job list`, `status`, `logs` and `stop` manage the jobs of a cluster. The exit code is that of the job: 0, 2 for
-    what the user can cure, else 1.
+    errors that the user can fix, else 1.
     """
 
     command: Annotated[Positional[tuple[str, ...]], arg(metavar="COMMAND ARGUMENTS ...")]
@@ -43,11 +43,11 @@ class SubmitArguments(Arguments):
     address: str | None = None
     """Job server; $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS or http://127.0.0.1:8265 if not given."""
     no_wait: bool = False
-    """Print the id of the job, and leave it alone."""
+    """Print the id of the job, and do not follow it."""
     working_dir: str = "."
-    """Directory to upload, without data and runs."""
+    """Directory to upload; data and runs are left out."""
     num_cpus: float = 0.0
-    """CPUs for the command itself; without, it runs on the head (its workers have their own)."""
+    """CPUs for the command itself, besides those of its workers; with 0 it runs on the head node."""
     num_gpus: float = 0.0
     """GPUs for the command itself."""
 

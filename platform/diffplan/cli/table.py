@@ -20,33 +20,33 @@ if TYPE_CHECKING:
 class TableArguments(Arguments):
     """Make the benchmark table of a family of environments.
 
-    Every stage is run, for the planner and what it is compared with. Given again, the command goes on where it was.
+    Runs every stage, for the planner and its baselines. If repeated, the command continues where it stopped.
     """
 
     family: Annotated[Positional[str], arg(metavar="FAMILY")]
     """The family: a task that has a table, by its name or import path."""
     out: Path
-    """Directory of the work."""
+    """Working directory."""
     results: Path | None = None
-    """Directory of the table as JSON, as a page of text and as a picture; that of the work if not given."""
+    """Directory for the table as JSON, text and picture; the working directory if not given."""
     tasks: tuple[str, ...] = ()
     """Tasks of the table; all if none are given."""
     methods: tuple[str, ...] = ()
     """Methods of the table; all if none are given."""
     seeds: int = 1
-    """Training seeds, counted from 0, that each trained method is a mean over."""
+    """Training seeds, counted from 0; scores of trained methods are means over them."""
     episodes: int | None = None
     """Evaluation episodes of each protocol; the table's own number if not given."""
     seed: int = 0
     """Seed of the evaluation episodes."""
     smoke: bool = False
-    """The smallest size at which every stage is real."""
+    """Run every stage at its smallest size."""
     datasets: Path | None = None
-    """Directory with a dataset for each task, DIR/TASK, in place of collecting."""
+    """Directory with a dataset for each task, DIR/TASK, instead of collecting."""
     models: Path | None = None
-    """Directory with a calibrated checkpoint for each task, DIR/TASK, in place of training."""
+    """Directory with a calibrated checkpoint for each task, DIR/TASK, instead of training."""
     packages: Path | None = None
-    """Directory to write the planners to as small checkpoints."""
+    """Directory to write the planners to, as small checkpoints."""
 
 
 def check(call: Call[TableArguments]) -> None:

@@ -21,7 +21,7 @@ from diffplan.config import (
 class TrainArguments(ExperimentArguments):
     """Fit a diffuser with Ray Train.
 
-    The environment is that of the dataset. A preset of another one is refused, unless --env.env_id says so.
+    The environment is that of the dataset. A preset for another one is refused, unless --env.env_id names it.
     """
 
     data: str
@@ -31,26 +31,26 @@ class TrainArguments(ExperimentArguments):
     list: bool = False
     """Show all presets with their sizes and rough training times."""
     dry_run: bool = False
-    """Show what the run would cost, measured in a few steps, and write nothing."""
+    """Show the cost of the run, measured in a few steps, and write nothing."""
     resume: bool = False
-    """Go on with a run that was interrupted."""
+    """Continue an interrupted run."""
     num_workers: int = 1
     """Data-parallel workers."""
     min_workers: int | None = advanced(None)
-    """Fewest workers to start or go on with while the cluster has no room for all; waits for all if not given."""
+    """Fewest workers to train with if the cluster has no room for all; waits for all if not given."""
     cpus_per_worker: int | None = advanced(None)
-    """CPUs of each worker; shares those of the cluster if not given."""
+    """CPUs of each worker; an equal share of the cluster's if not given."""
     use_gpu: bool | None = None
-    """Whether each worker has a GPU, which is waited for where the cluster adds nodes on demand; if there are enough
-    GPUs now if not given."""
+    """Whether each worker has a GPU; waits for nodes that the cluster adds on demand. If not given, GPUs are used if
+    enough are free now."""
     tensorboard: str | None = advanced(None)
     """Directory or URL of TensorBoard files; OUT/tensorboard if not given."""
     verify_on_read: bool = advanced(False)
-    """Compare all data with their checksums before training sees them."""
+    """Verify the checksums of all data before training uses them."""
 
 
 def run(call: Call[TrainArguments]) -> None:
-    """Train, or show what it would cost."""
+    """Train, or show the cost of training."""
     arguments = call.arguments
     config = find_config_for(call, arguments.data)
     if arguments.dry_run:

@@ -23,7 +23,7 @@ from diffplan.training.threads import keep_team
 
 GIGA = 1e9
 BUSY_SHARE = 0.5
-"""Load per CPU over the last minute above which measured times are too long."""
+"""Load per CPU over the last minute above which measured times are unreliable (too long)."""
 HEADER = (
     "preset",
     "horizon",
@@ -111,7 +111,7 @@ def _describe_preset(name: str, throughput: float) -> list[str]:
 
 
 def _describe_memory(cost: TrainingCost) -> list[str]:
-    """The total, and what it consists of."""
+    """The total, and its parts."""
     memory = cost.memory
     parts = {
         "parameters": memory.parameters,

@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class TuneArguments(Arguments):
-    """Search planner settings, or what is trained, with Ray Tune."""
+    """Search planner settings, or training settings, with Ray Tune."""
 
     source: Annotated[Positional[str], arg(metavar="CHECKPOINT|DATA")]
-    """Directory or URL of the checkpoint whose settings are searched; for a study of kind training, of the dataset."""
+    """Directory or URL of the checkpoint whose settings are searched, or of the dataset for a training study."""
     out: str
     """Directory or URL of the search."""
     list: bool = False
-    """Show all studies with their sizes and rough times."""
+    """Show all studies with their sizes and approximate times."""
     study: str = "planner"
-    """What is searched for: a name of `tune --list`, or a JSON file of one's own."""
+    """The study: a name from `tune --list`, or your own JSON file."""
     preset: str | None = None
-    """The experiment that a study of kind training varies."""
+    """Experiment that a training study varies."""
     num_training_steps: int | None = None
-    """Steps that a trial of a study of kind training trains; a quarter of the preset's if not given."""
+    """Training steps of each trial of a training study; a quarter of the preset's if not given."""
     cost_weight: float | None = advanced(None)
-    """Points of the score that a second of planning in an episode is worth, when the best trial is chosen."""
+    """Cost of one second of planning in an episode, in points of the score, in the choice of the best trial."""
     trust: bool = False
-    """Let checkpoint and study name functions and URLs."""
+    """Allow checkpoint and study to name functions and URLs."""
     resume: bool = False
-    """Go on with a search that was interrupted, or with more trials."""
+    """Continue an interrupted search, or add trials."""
 
 
 def check(call: Call[TuneArguments]) -> None:

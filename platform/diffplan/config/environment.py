@@ -10,20 +10,20 @@ from diffplan.config.codec import config_dataclass, require
 
 @config_dataclass
 class EnvConfig:
-    """The environment, and what its observation columns mean to a planner. What is not known of them stays unknown."""
+    """The environment, and the meaning of its observation columns for a planner, as far as it is known."""
 
     env_id: str
-    """Gymnasium id, or `module:Id` for one that importing the module registers."""
+    """Gymnasium id, or `module:Id` if importing the module registers it."""
     env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """Arguments of `gymnasium.make`; JSON values only."""
     task: str | None = None
-    """The task that the environment belongs to, a name or an import path; if not given, the one that claims its id."""
+    """Task of the environment, a name or an import path; if not given, the task that claims its id."""
     position_columns: tuple[int, ...] = ()
     """Observation columns that hold a position."""
     velocity_columns: tuple[int, ...] = ()
     """Observation columns that hold the time derivative of the positions, in the same order; none if not known."""
     goal_columns: tuple[int, ...] = ()
-    """Observation columns that a goal of an episode gives values for; none where episodes have no goal."""
+    """Observation columns that a goal of an episode gives values for; none if episodes have no goal."""
     step_seconds: float | None = None
     """Simulated seconds of one environment step; None if not known."""
 
@@ -58,7 +58,7 @@ class EnvConfig:
 
 @config_dataclass
 class CollectionConfig:
-    """How a dataset is collected. Its content is a pure function of this and of the environment."""
+    """The collection of a dataset. Its content is a pure function of these settings and the environment."""
 
     behavior: str = "random"
     """`random`, a behavior of the task, an import path such as `my_module:drive`, or `policy:FILE`; or a mixture with
@@ -66,11 +66,11 @@ class CollectionConfig:
     action_noise: float = 0.5
     """Standard deviation of the noise that noisy behaviors add to actions, in units of the action."""
     num_steps: int = 1_000_000
-    """Environment steps to collect; rounded up to whole units. More may be asked for later, with --resume."""
+    """Environment steps to collect; rounded up to whole units. It can be raised later, with --resume."""
     episode_steps: int | None = None
-    """Steps of an episode; None for the limit that the environment is registered with."""
+    """Steps in an episode; None for the limit that the environment is registered with."""
     episodes_per_unit: int = 64
-    """Episodes of one unit of collection, which becomes one shard."""
+    """Episodes in one unit of collection, which becomes one shard."""
     seed: int = 0
     """Seed of every random number in the dataset."""
 
@@ -87,14 +87,14 @@ class CollectionConfig:
 
     @property
     def max_episode_steps(self) -> int:
-        """Steps of an episode; raises `ConfigError` while they are those of an environment that was not asked yet."""
+        """Steps in an episode; raises `ConfigError` if the limit of the environment has not been read yet."""
         require(self.episode_steps is not None, "collection.episode_steps", "a number", self.episode_steps)
         assert self.episode_steps is not None
         return self.episode_steps
 
     @property
     def num_episodes(self) -> int:
-        """Episodes to collect, whole units of them."""
+        """Episodes to collect, in whole units."""
         return self.num_units * self.episodes_per_unit
 
     @property

@@ -1,4 +1,4 @@
-"""Tagged unions: fields that hold one of several sections, chosen by `kind`.
+"""Tagged unions: fields with one of several sections, chosen by `kind`.
 
 The kind is a literal in each section, except in one section that may take any other text, such as an import path.
 """

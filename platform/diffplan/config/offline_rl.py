@@ -1,4 +1,4 @@
-"""The settings of CQL and IQL, the baselines that are trained by RLlib on the data of the planners."""
+"""The settings of CQL and IQL, the baselines that RLlib trains on the datasets of the planners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Algorithm = Literal["cql", "iql"]
 
 @config_dataclass
 class OfflineRLSettings:
-    """What both algorithms share.
+    """The settings that both algorithms share.
 
     Source: the common values of Kumar et al. 2020 and Kostrikov et al. 2021.
     """
@@ -19,30 +19,30 @@ class OfflineRLSettings:
     hidden_dim: int = 256
     """Units of each of the two hidden layers of every network, ReLU between them."""
     batch_size: int = 256
-    """Transitions of an update."""
+    """Transitions in an update."""
     discount: float = 0.99
-    """Discount of a step."""
+    """Discount per step."""
     target_rate: float = 0.005
-    """Share of the Q networks that each update mixes into the target networks."""
+    """Weight of the Q networks in each update of the target networks (Polyak averaging)."""
     actor_learning_rate: float = 3e-4
-    """Adam's learning rate of the policy."""
+    """Learning rate of the policy (Adam)."""
     critic_learning_rate: float = 3e-4
-    """Adam's learning rate of the Q networks (and of the state value of IQL)."""
+    """Learning rate of the Q networks, and of the state value of IQL (Adam)."""
     action_margin: float = 0.05
-    """The bounds of the actions lie at ±(1 - margin) of the range of the squashed Gaussian: its log-density has poles
-    at ±1, where recorded actions of saturated controllers lie. RLlib by itself stays 1e-6 away from them."""
+    """The action bounds are mapped to ±(1 - margin) in the range of the squashed Gaussian: its log-density has poles at
+    ±1, and saturated controllers record actions at their bounds. RLlib's own margin is only 1e-6."""
     deterministic: Literal["tanh", "clip"] = "tanh"
-    """The action of the trained policy: the squashed mean of its Gaussian, or the mean clipped to the bounds, which is
-    what `to_deterministic` and the connectors of RLlib make of it."""
+    """The action of the trained policy: the squashed mean of its Gaussian, or the mean clipped to the bounds, as by
+    RLlib's `to_deterministic` and connectors."""
     goal_columns: tuple[int, ...] | None = None
-    """Observation columns that a goal is made of; those of the dataset's environment if not given."""
+    """Observation columns of a goal; those of the dataset's environment if not given."""
     goal_radius: float = 0.5
-    """A step is rewarded with 1 if it ends within this distance of the goal, else with 0."""
+    """The reward of a step is 1 if it ends within this distance of the goal, else 0."""
     current_goal_share: float = 0.2
-    """Goal-conditioned: share of the goals that are where the step itself ends."""
+    """Goal-conditioned: share of the goals that are the position at the end of the step."""
     future_goal_share: float = 0.5
-    """Goal-conditioned: share that are positions later in the episode, geometrically with the discount. The others are
-    positions drawn from all data."""
+    """Goal-conditioned: share of the goals that are later positions of the episode, at a geometrically distributed
+    distance with the discount. The others are positions drawn from all data."""
 
     def __post_init__(self) -> None:
         for name in ("hidden_dim", "batch_size"):
@@ -62,9 +62,9 @@ class CQLSettings(OfflineRLSettings):
     """Conservative Q-learning, CQL(H) without a Lagrange multiplier. Source: Kumar et al. 2020."""
 
     actor_learning_rate: float = 1e-4
-    """Adam's learning rate of the policy."""
+    """Learning rate of the policy (Adam)."""
     temperature_learning_rate: float = 1e-4
-    """Adam's learning rate of the entropy temperature."""
+    """Learning rate of the entropy temperature (Adam)."""
     conservative_weight: float = 5.0
     """Weight of the conservative term, alpha of the paper."""
     num_sampled_actions: int = 10
@@ -84,7 +84,7 @@ class IQLSettings(OfflineRLSettings):
     expectile: float = 0.9
     """Expectile of the state value over actions."""
     inverse_temperature: float = 10.0
-    """How strongly the policy prefers actions of high advantage, beta of the paper."""
+    """Inverse temperature of the advantage weights of the policy, beta of the paper."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
-"""The settings of planning, in a module of their own because searches and settings files hold only these.
+"""The settings of planning. They have their own module because searches and settings files contain only these.
 
-There is a section for each part of planning, read by one module. Controllers and rules of replanning have different
-fields, so these two sections are tagged unions, chosen by `kind`.
+Each part of planning has a section, read by one module. Controllers and replanning rules have different fields, so
+these two sections are tagged unions, chosen by `kind`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class SamplingConfig:
     num_steps: int = 8
     """Denoising steps."""
     step_spacing: Literal["uniform", "log_snr"] = "uniform"
-    """Where the denoising steps lie: evenly in diffusion steps, or in the logarithm of the signal-to-noise ratio."""
+    """Spacing of the denoising steps: even in diffusion steps, or in the logarithm of the signal-to-noise ratio."""
     num_repeats: int = 1
-    """How often each denoising step is taken, with its noise added again in between; more than once makes what is fixed
-    in the middle of a plan agree with the rest."""
+    """Repetitions of each denoising step, with the noise added again in between (RePaint); more than one makes fixed
+    entries in the middle of a plan consistent with the rest."""
     temperature: float = 1.0
     """Scale of the initial noise and of the noise that `ddpm` adds."""
 
@@ -36,24 +36,24 @@ class SamplingConfig:
 
 @config_dataclass
 class HorizonConfig:
-    """Which horizons are tried: the shortest that yields a consistent plan is taken."""
+    """The horizons that are tried; the planner takes the shortest one with a consistent plan."""
 
     min: int = 8
     """Shortest horizon to try, in transitions."""
     max: int = 36
-    """Longest horizon to try; taken where no plan is consistent."""
+    """Longest horizon to try; used if no plan is consistent."""
     multiple: int = 4
     """Horizons tried are multiples of this, counted from `min`."""
     rule: Literal["auto", "scan", "predict"] = "auto"
-    """`scan` plans with every horizon from the shortest up; `predict` begins at the horizon that the checkpoint's
-    horizon model expects to be consistent (`diffplan calibrate` fits one) and goes up from there only if it is not;
-    `auto` predicts where there is such a model."""
+    """`scan` plans with every horizon from the shortest up; `predict` starts at the horizon that the checkpoint's
+    horizon model predicts to be consistent (`diffplan calibrate` fits one) and tries longer ones only if it is not;
+    `auto` predicts if the checkpoint has such a model."""
     max_speed_error: float = 10.0
-    """A plan is consistent if nowhere |Δposition/Δtime - mean velocity| exceeds this, in units per second."""
+    """A plan is consistent if |Δposition/Δtime - mean velocity| is at most this at every step, in units per second."""
     max_departure: float = 0.0
-    """A plan is consistent only if it stays this close to where the data have been, or as close as its start and goal
-    are, in units of the positions. 0 asks nothing of it, and neither does a checkpoint that does not know where they
-    have been (`diffplan calibrate`)."""
+    """Largest distance of a consistent plan from the positions in the data, in units of the positions; the distance of
+    its start or goal, if that is larger. No limit if 0, or if the checkpoint has no support model (`diffplan calibrate`
+    fits one)."""
 
     def __post_init__(self) -> None:
         require(self.min >= 2, "planning.horizon.min", "at least 2", self.min)
@@ -70,13 +70,13 @@ class HorizonConfig:
 
 @config_dataclass
 class SelectionConfig:
-    """Which of several plans is kept."""
+    """The choice among several plans."""
 
     num_candidates: int = 2
     """Plans drawn for each horizon; the best is kept."""
     rule: Literal["consistency", "guide"] = "consistency"
-    """Which candidate is best, of those that violate no limit: the most consistent, or, among the consistent ones, the
-    one that the guides score highest."""
+    """The best candidate among those that violate no limit: the most consistent one, or the consistent one with the
+    highest score of the guides."""
 
     def __post_init__(self) -> None:
         require(self.num_candidates >= 1, "planning.selection.num_candidates", "at least 1", self.num_candidates)
@@ -84,28 +84,28 @@ class SelectionConfig:
 
 @config_dataclass
 class GuidanceConfig:
-    """What bends plans, and how much."""
+    """The guides of sampling, and their strength."""
 
     guides: tuple[str, ...] = ()
-    """What is maximised, summed: each an expression such as `2 * goal_distance() + keep_out([3, 4], 0.5)`, or the
-    import path of a guide, such as `my_package.guides:make_guide`. Used where `scale` is not 0, and by
+    """Guides whose sum is maximised: each is an expression such as `2 * goal_distance() + keep_out([3, 4], 0.5)`, or
+    the import path of a guide, such as `my_package.guides:make_guide`. Used if `scale` is not 0, and by
     `planning.selection.rule guide`."""
     value: str | None = None
-    """A value as one more guide: `actions` or `observations`, what of a plan the value judges that `diffplan calibrate`
-    fits; or the checkpoint of a value function (`training.objective value`)."""
+    """A value function as another guide: `actions` or `observations` for the one that `diffplan calibrate` fits, on
+    these columns of a plan; or the checkpoint of a value function (`training.objective value`)."""
     scale: float = 0.0
-    """Strength of the guides; 0 is none."""
+    """Strength of the guides; 0 for no guidance."""
     num_steps: int = 1
     """Gradient steps of the guides in each denoising step."""
     target: Literal["noisy", "denoised", "network"] = "noisy"
-    """Where gradients are taken: at the noisy plan; at the estimate of the clean plan, which is moved itself; or at
-    that estimate but through the network, moving the noisy plan."""
+    """Where the gradient is taken: at the noisy plan; at the estimate of the clean plan, to move the estimate; or at
+    the estimate but through the network, to move the noisy plan."""
     scaling: Literal["variance", "none"] = "variance"
     """Whether a gradient step is scaled by the variance of the denoising step."""
     max_gradient: float | None = None
     """Gradients of a plan are scaled down to this norm; None for never."""
     stop_step: int = 0
-    """Guides rest below this diffusion step."""
+    """Guides are off below this diffusion step."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "stop_step"):
@@ -121,29 +121,29 @@ class GuidanceConfig:
 
 @config_dataclass
 class ConditionConfig:
-    """What a conditioned network is asked for (classifier-free guidance)."""
+    """The condition of a conditioned network (classifier-free guidance)."""
 
     scale: float = 1.0
     """0 ignores the condition, 1 follows it, above 1 exaggerates it."""
     target_return: float | None = None
-    """Return to ask for, where the network is conditioned on returns."""
+    """Target return, if the network is conditioned on returns."""
     task: int | None = None
-    """Task to ask for, where the network is conditioned on tasks."""
+    """Label of the task, if the network is conditioned on tasks."""
 
 
 @config_dataclass
 class _Following:
-    """What controllers have in common that follow the observations of a plan."""
+    """The common fields of controllers that follow the observations of a plan."""
 
     kind: str
     """`tracking`, `inverse_dynamics`, `actions`, one of the task, or an import path; each has its own fields."""
     interpolation: Literal["linear", "hermite"] = "linear"
-    """Between two plan steps: straight lines, or cubics that have the planned velocities as well."""
+    """Interpolation between two plan steps: straight lines, or cubics that also match the planned velocities."""
     pace: float = 1.0
-    """How many times as fast plans are followed as they were planned: above 1 where the data took their time."""
+    """Speed at which a plan is followed, relative to the planned speed; above 1 if the behavior in the data is slow."""
     max_lag: float = 0.0
-    """The plan pauses while the position is further than this from it, in units, and is given up if that lasts; 0 never
-    pauses."""
+    """The plan pauses while the distance of the position from it is greater than this, in units, and is given up if
+    that lasts; 0 never pauses."""
 
     def __post_init__(self) -> None:
         require(self.pace > 0, "planning.controller.pace", "a positive number", self.pace)
@@ -163,21 +163,21 @@ class Tracking(_Following):
 
 @config_dataclass
 class InverseDynamics(_Following):
-    """Controller: the action that a model predicts between the present observation and the planned one."""
+    """Controller: the action that a model predicts from the present observation and the next planned one."""
 
     kind: Literal["inverse_dynamics"] = "inverse_dynamics"
 
 
 @config_dataclass
 class Actions:
-    """Controller: the planned actions as they are."""
+    """Controller: the planned actions, unchanged."""
 
     kind: Literal["actions"] = "actions"
 
 
 @config_dataclass
 class OwnController(_Following):
-    """Controller: one of the task by its name, or of the user by an import path such as `my_module:MyController`."""
+    """Controller: one of the task, by name, or one of the user, by an import path such as `my_module:MyController`."""
 
 
 @config_dataclass
@@ -190,14 +190,14 @@ class Never:
 
 @config_dataclass
 class Sooner:
-    """Replanning: change over to plans that arrive at the goal sooner, and give up plans that cannot be followed."""
+    """Replanning: switch to a plan that reaches the goal sooner, and replace plans that cannot be followed."""
 
     kind: Literal["sooner"] = "sooner"
     """`never`, `sooner` or `receding`; each has its own fields."""
     interval: int = 0
-    """Environment steps between two searches for a sooner plan; 0 never searches."""
+    """Environment steps between two attempts to find a sooner plan; 0 for never."""
     max_deviation: float = 0.7
-    """Plan again where the position is further than this from the plan, in units; 0 never does."""
+    """Replan if the distance of the position from the plan is greater than this, in units; 0 for never."""
 
     def __post_init__(self) -> None:
         for name in ("interval", "max_deviation"):
@@ -206,15 +206,15 @@ class Sooner:
 
 @config_dataclass
 class Receding:
-    """Replanning: receding-horizon control, a new plan on a timer that is always followed."""
+    """Replanning: receding-horizon control; every new plan is followed, for a fixed number of steps."""
 
     kind: Literal["receding"] = "receding"
     """`never`, `sooner` or `receding`; each has its own fields."""
     interval: int = 1
-    """Environment steps that each plan is followed for."""
+    """Environment steps for which each plan is followed."""
     warm_start: float = 0.0
-    """New plans start from the rest of the plan before, which is noised again to this share of the diffusion steps; 0
-    plans from scratch."""
+    """Warm start: sampling starts from the rest of the previous plan, noised to this share of the diffusion steps; 0
+    starts from noise alone."""
 
     def __post_init__(self) -> None:
         require(self.interval >= 1, "planning.replanning.interval", "at least 1", self.interval)
@@ -227,7 +227,7 @@ Replanning = Never | Sooner | Receding
 
 @config_dataclass
 class PlanningConfig:
-    """How a trained model plans and acts: what `diffplan tune` searches and `--settings` files hold."""
+    """The settings of a planner: `diffplan tune` searches them, and `--settings` files contain them."""
 
     sampling: SamplingConfig = SamplingConfig()
     horizon: HorizonConfig = HorizonConfig()
@@ -235,6 +235,6 @@ class PlanningConfig:
     guidance: GuidanceConfig = GuidanceConfig()
     condition: ConditionConfig = ConditionConfig()
     controller: Annotated[Controlling, ByKind()] = Tracking()
-    """How plans become actions."""
+    """The controller, which turns plans into actions."""
     replanning: Annotated[Replanning, ByKind()] = Sooner()
-    """When a new plan is made and followed."""
+    """The rule for when a new plan is made and followed."""

@@ -11,10 +11,10 @@ from diffplan.config.planning import PlanningConfig
 
 @config_dataclass
 class WindowConfig:
-    """What a training example is: a window of an episode."""
+    """Training examples: windows of episodes."""
 
     min_horizon: int = 8
-    """Shortest window in transitions; each training batch draws its horizon between the two."""
+    """Shortest window in transitions; each training batch draws its horizon between this and `max_horizon`."""
     max_horizon: int = 36
     """Longest window in transitions."""
     horizon_multiple: int = 4
@@ -22,22 +22,22 @@ class WindowConfig:
     stride: int = 5
     """Environment steps between two steps of a window."""
     columns: Literal["observations", "actions_observations"] = "observations"
-    """What a transition holds: observations only, or the action and then the observation."""
+    """Columns of a transition: the observation only, or the action and then the observation."""
     goal_columns: tuple[int, ...] | None = None
     """Observation columns that a goal fixes at the last step; those of the environment (`env.goal_columns`) if not
-    given. Of goals that are positions, the columns that are none are fixed to 0."""
+    given. Columns for which goals have no value, such as velocities, are fixed to 0."""
     normalization: Literal["limits", "gaussian", "quantile"] = "limits"
-    """`limits` maps each column's range to [-1, 1]; `gaussian` to mean 0, standard deviation 1; `quantile` to [-1, 1]
-    through its distribution function, so that values spread evenly."""
+    """`limits` maps the range of each column to [-1, 1]; `gaussian` normalises to mean 0, standard deviation 1;
+    `quantile` maps to [-1, 1] by the distribution function of the column, so that values are uniform."""
 
     padding: Literal["skip", "error", "short", "end"] = "skip"
     """Episodes that are too short for a window: `skip` leaves them out, `error` refuses them, `short` gives each one
-    padded window, `end` lets every step begin a window, padded past the end. Padded steps carry no loss."""
+    padded window, `end` begins a window at every step, padded past the end. Padded steps have no loss."""
     storage: Literal["auto", "memory", "mapped", "blocks"] = "auto"
-    """Where windows are read from: a normalised copy in memory, the mapped shards, or a shuffled pool of blocks for
-    data larger than memory or on an object store; `auto` takes the first that fits."""
+    """Source of the windows: a normalised copy in memory, the mapped shards, or a shuffled pool of blocks for data
+    larger than memory or on an object store; `auto` takes the first that fits."""
     task_weights: tuple[float, ...] | None = None
-    """Share of each task of a merged dataset; those given when it was merged if not set."""
+    """Share of each task of a merged dataset; if not set, the shares given when it was merged."""
 
     def __post_init__(self) -> None:
         require(self.min_horizon >= 2, "windows.min_horizon", "at least 2", self.min_horizon)
@@ -73,14 +73,14 @@ class NetworkConfig:
     num_heads: int = 4
     """Transformer: attention heads; a divisor of `dim`."""
     condition: Literal["none", "returns", "task"] = "none"
-    """What the network is told beside the noisy trajectory, for classifier-free guidance: nothing, the return of the
-    trajectory, or the label of its task."""
+    """Condition of the network, for classifier-free guidance: none, the return of the trajectory, or the label of its
+    task."""
     num_tasks: int = 0
-    """Labels there are, where the condition is a task."""
+    """Number of task labels, if the condition is a task."""
     condition_dropout: float = 0.25
     """Share of training examples whose condition is withheld."""
     hidden_dim: int = 256
-    """Perceptrons (inverse dynamics, behavior cloning): units of a hidden layer."""
+    """Perceptrons (inverse dynamics, behavior cloning): units of each hidden layer."""
 
     def __post_init__(self) -> None:
         require(self.dim >= 8 and self.dim % 8 == 0, "network.dim", "a positive multiple of 8", self.dim)
@@ -108,16 +108,16 @@ class NetworkConfig:
 
     @property
     def min_horizon(self) -> int:
-        """Shortest plan that the network can hold; for a U-Net, one step at its coarsest level."""
+        """Shortest horizon of the network; for a U-Net, one step at its coarsest level."""
         return 2 ** (len(self.dim_mults) - 1) if self.kind == "unet" else 2
 
 
 @config_dataclass
 class DiffusionConfig:
-    """Noise, what the network predicts, and the loss."""
+    """The noise schedule, the prediction of the network, and the loss."""
 
     num_diffusion_steps: int = 32
-    """Levels of noise in training."""
+    """Noise levels in training."""
     schedule: Literal["cosine", "linear", "edm"] = "cosine"
     """Noise schedule."""
     prediction: Literal["clean", "noise", "velocity"] = "clean"
@@ -131,8 +131,8 @@ class DiffusionConfig:
     column_weights: tuple[float, ...] | None = None
     """Loss weight of each column of a transition (action, then observation); all 1 if not set."""
     snr_weighting: Literal["none", "snr", "min_snr"] = "none"
-    """Loss weight of each noise level, as a weight on the error of the clean plan: 1 for the error of whatever the
-    network predicts (`none`), the signal-to-noise ratio (`snr`), or that but at most 5 (`min_snr`)."""
+    """Loss weight of each noise level: weight 1 on the error of the network's prediction (`none`), or a weight on the
+    error of the clean plan: the signal-to-noise ratio (`snr`), clipped at 5 (`min_snr`)."""
 
     def __post_init__(self) -> None:
         require(self.num_diffusion_steps >= 1, "diffusion.num_diffusion_steps", ">= 1", self.num_diffusion_steps)
@@ -151,18 +151,19 @@ class TrainingConfig:
     """The optimisation. Batch sizes are global: they do not depend on the number of workers."""
 
     objective: Literal["diffusion", "value", "inverse_dynamics", "behavior_cloning"] = "diffusion"
-    """What is fitted: the diffuser, a value function to guide it, the actions between observations, or a policy that
-    acts as the data did. The last two read pairs of neighbouring steps, whatever `windows` says."""
+    """The model to fit: the diffuser, a value function to guide it, inverse dynamics (the action between two
+    observations), or a policy by behavior cloning. The last two read pairs of neighbouring steps and ignore the
+    horizons of `windows`."""
     discount: float = 0.99
-    """Of the returns that a value function is fitted to."""
+    """Discount of the returns that a value function is fitted to."""
     termination_penalty: float = 0.0
-    """Taken from the last reward of episodes that terminated, for a value function; 100 in Janner et al. 2022."""
+    """Subtracted from the last reward of terminated episodes, for a value function; 100 in Janner et al. 2022."""
     num_steps: int = 2_500
     """Optimizer steps."""
     batch_size: int = 64
-    """Windows of one forward pass, over all workers."""
+    """Windows in one forward pass, over all workers."""
     accumulation_steps: int = 1
-    """Forward passes of one optimizer step."""
+    """Forward passes in one optimizer step."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """Optimizer."""
     learning_rate: float = 1e-3
@@ -174,9 +175,9 @@ class TrainingConfig:
     num_warmup_steps: int = 100
     """Steps over which the learning rate rises linearly."""
     max_gradient_norm: float | None = 1.0
-    """Gradients are scaled down to this norm; None for never."""
+    """Gradients are scaled down to this norm; None for no limit."""
     ema_decay: float = 0.995
-    """Decay of the moving average of the weights, which is what planning uses."""
+    """Decay of the moving average of the weights; planning uses the average."""
     ema_start_step: int = 100
     """Until this step the average is a copy of the weights."""
     ema_interval: int = 1
@@ -188,20 +189,20 @@ class TrainingConfig:
     picture_interval: int = 1_000
     """Steps between two pictures of sampled plans in TensorBoard; 0 for none."""
     validation_fraction: float = 0.0
-    """Share of the episodes that is held out of training, and whose loss is computed with the averaged weights."""
+    """Share of the episodes held out for validation; their loss is computed with the averaged weights."""
     validation_interval: int = 500
     """Steps between two validations."""
     validation_windows: int = 512
-    """Windows of a validation, always the same with the same noise, spread over all horizons."""
+    """Windows in a validation, spread over all horizons; windows and noise are the same in every validation."""
     patience: int = 0
-    """Validations without a new lowest loss after which training stops early; 0 for never."""
+    """Training stops after this number of validations without a new lowest loss; 0 for never."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward and the backward pass; weights, their average and the loss are always float32. `auto`: bfloat16 on
-    GPUs that compute in it, else float32."""
+    """Precision of forward and backward passes; weights, their average and the loss are always float32. `auto`:
+    bfloat16 on GPUs that support it, else float32."""
     compile: Literal["auto", "off", "on", "cuda_graphs"] = "auto"
-    """Whether forward and backward passes are recorded as CUDA graphs (`cuda_graphs`), on a GPU, and the network runs
-    through torch.compile as well (`on`, which needs a compiler and a minute); `auto`: `cuda_graphs` on GPUs, else
-    `off`, for on CPUs compiling brings 1-d convolutions nothing."""
+    """`cuda_graphs` records forward and backward passes as CUDA graphs, on a GPU; `on` also compiles the network with
+    torch.compile, which needs a compiler and a minute; `auto`: `cuda_graphs` on GPUs, else `off`, because 1-d
+    convolutions gain nothing from compilation on CPUs."""
     seed: int = 0
     """Seed of weights, windows, held-out episodes and noise."""
 
@@ -238,17 +239,17 @@ class TrainingConfig:
 
 @config_dataclass
 class SearchConfig:
-    """A search over planner settings with a frozen checkpoint."""
+    """A search over planner settings with a fixed checkpoint."""
 
     protocols: tuple[str, ...] = ()
-    """Protocols that trials are scored on, each with as many tuning episodes; all of the task if none are given. The
-    objective is the mean over all."""
+    """Protocols that trials are scored on, each with the same number of tuning episodes; all of the task if none are
+    given. The objective is the mean over all."""
     objective: str | None = None
-    """Metric of an episode that the search improves, such as `return`; that of the task if not given."""
+    """Metric of an episode to optimise, such as `return`; that of the task if not given."""
     num_trials: int = 16
     """Settings to try."""
     episodes_per_block: int = 20
-    """Episodes of each protocol between two reports of a trial; ASHA may stop it after each."""
+    """Episodes of each protocol between two reports of a trial; ASHA may stop the trial after each report."""
     num_blocks: int = 4
     """Blocks of a full trial: the highest fidelity."""
     max_concurrent_trials: int = 2
@@ -281,7 +282,7 @@ class Config:
 
     @property
     def goal_value_columns(self) -> tuple[int, ...]:
-        """Observation columns that a goal gives values for; what else a goal fixes is fixed to 0."""
+        """Observation columns that a goal gives values for; the other columns of `goal_columns` are fixed to 0."""
         return self.env.goal_columns or self.goal_columns
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a search varies and what it is after."""
+"""The fields that a search varies, and its objectives."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Kind = Literal["planner", "training"]
 
 @config_dataclass
 class Between:
-    """Any number of a range; the range is widened to the experiment's own value."""
+    """Any number in a range; the range is extended to include the experiment's own value."""
 
     low: float
     """Least value."""
     high: float
     """Greatest value."""
     log: bool = False
-    """Whether to draw evenly in the logarithm."""
+    """Whether to sample uniformly in the logarithm."""
     also: tuple[str, ...] = ()
     """Other fields that take the same value."""
 
@@ -30,10 +30,10 @@ class Between:
 
 @config_dataclass
 class Among:
-    """One of some values, and the experiment's own."""
+    """One of a list of values, or the experiment's own value."""
 
     among: tuple[bool | int | float | str, ...]
-    """The values; those that the experiment could not have are left out."""
+    """The values; those that are invalid for the experiment are left out."""
     also: tuple[str, ...] = ()
     """Other fields that take the same value."""
 
@@ -43,7 +43,7 @@ class Among:
 
 @config_dataclass
 class Scaled:
-    """Whole multiples near some shares of the experiment's own value: one study suits experiments of all sizes."""
+    """Multiples near given shares of the experiment's own value, so that one study suits experiments of all sizes."""
 
     shares: tuple[float, ...]
     """The shares; 1 is the experiment's own value."""
@@ -59,24 +59,24 @@ class Scaled:
 
 @config_dataclass
 class Study:
-    """A search: what it varies, what for, and how large it is."""
+    """A search: the varied fields, the objectives and the size."""
 
     description: str = ""
-    """What it is for, in a sentence."""
+    """Its purpose, in one sentence."""
     kind: Kind = "planner"
-    """`planner` varies how a finished model plans; `training` trains a model for each trial."""
+    """`planner` varies the planner settings of a finished model; `training` trains a model in each trial."""
     vary: dict[str, Between | Among | Scaled]
     """Fields of the config by dotted name, and their values."""
     objectives: tuple[Objective, ...] = ("objective",)
-    """What is sought; `objective` is the metric that `search.objective` or the task names. One: trials that are not
-    promising are stopped early. Two: a Pareto front, of full trials."""
+    """Metrics to optimise; `objective` is the metric that `search.objective` or the task names. One: unpromising trials
+    are stopped early. Two: a Pareto front of full trials."""
     cost_weight: float = 0.0
-    """Points of the score that a second of planning in an episode is worth: `best.json` holds the greatest objective
-    less this much."""
+    """Cost of one second of planning in an episode, in points of the score: `best.json` has the trial with the greatest
+    objective minus this cost."""
     num_trials: int | None = None
-    """Settings to try; those of the experiment's search if not set."""
+    """Number of trials; that of the experiment's search if not set."""
     training_share: float = 0.25
-    """Share of the experiment's training steps that a trial takes; of `training` studies."""
+    """Training steps of a trial, as a share of those of the experiment; `training` studies only."""
 
     def __post_init__(self) -> None:
         require(len(self.vary) >= 1, "vary", "at least one field", self.vary)

@@ -1,4 +1,4 @@
-"""`diffplan data …`: look at datasets, check them, keep them in order, and take them from and to other formats."""
+"""`diffplan data …`: look at datasets, check and maintain them, and import and export other formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffplan.errors import DataError
 
 
 def _explain_paths(command: Command[Any]) -> Command[Any]:
-    """A command that reports paths that it cannot read or write as an error of one line."""
+    """A command that reports unreadable or unwritable paths as a one-line error."""
 
     def run(call: Call[Any]) -> int | None:
         try:

@@ -1,4 +1,4 @@
-"""`diffplan data verify|compact|sweep|merge`: check datasets, and keep them in order."""
+"""`diffplan data verify|compact|sweep|merge`: check and maintain datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class VerifyArguments(Arguments):
     path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     drop_damaged: bool = False
-    """Take damaged units out of the dataset, so that `collect --resume` or an import makes them again."""
+    """Remove damaged units from the dataset, so that `collect --resume` or an import makes them again."""
 
 
 @dataclass(kw_only=True)
@@ -32,17 +32,17 @@ class CompactArguments(Arguments):
     path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     target_mb: float = 128
-    """Size that shards are filled up to, in MiB."""
+    """Size of the joined shards, in MiB."""
 
 
 @dataclass(kw_only=True)
 class SweepArguments(Arguments):
-    """Delete what nothing names any more: left by killed writers, or replaced by compaction."""
+    """Delete unreferenced files: those left by killed writers, or replaced by compaction."""
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     older_than_hours: float = 24
-    """Age of what is deleted; at least 1. A younger shard may be about to be committed."""
+    """Least age of deleted files; at least 1, because a young shard may be about to be committed."""
     dry_run: bool = False
     """Show what would be deleted, and delete nothing."""
 
@@ -52,10 +52,10 @@ class MergeArguments(Arguments):
     """Merge datasets into one of several tasks."""
 
     out: Annotated[Positional[str], arg(metavar="OUT")]
-    """Directory or URL of the merged dataset. A merge that was interrupted goes on when it is run again."""
+    """Directory or URL of the merged dataset. If repeated, an interrupted merge continues."""
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME=PATH[@WEIGHT] ...")]
     """NAME=PATH or NAME=PATH@WEIGHT for each dataset, such as large=s3://bucket/large@2. The name ends at the first
-    equals sign; a number behind the last @ is the weight of the task, 1 if there is none."""
+    equals sign; a number after the last @ is the weight of the task, 1 by default."""
 
 
 def verify(call: Call[VerifyArguments]) -> None:
@@ -106,7 +106,7 @@ def compact(call: Call[CompactArguments]) -> None:
 
 
 def sweep(call: Call[SweepArguments]) -> None:
-    """Delete what nothing names any more."""
+    """Delete unreferenced files."""
     arguments = call.arguments
     if not math.isfinite(arguments.older_than_hours):
         raise ConfigError(f"--older_than_hours: expected a number of hours, got {arguments.older_than_hours:g}")

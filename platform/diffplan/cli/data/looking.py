@@ -16,19 +16,19 @@ from diffplan.terminal import choose_characters, find_width
 
 @dataclass(kw_only=True)
 class InfoArguments(Arguments):
-    """Say what a dataset holds, with histograms and a map of its positions."""
+    """Describe a dataset, with histograms and a map of its positions."""
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     snapshot: int | None = None
     """Number of a snapshot; everything committed so far if not given."""
     hash: bool = False
-    """Show the hash of the content too, which reads everything."""
+    """Show the hash of the content too, which reads the whole dataset."""
 
 
 @dataclass(kw_only=True)
 class StatsArguments(Arguments):
-    """Show statistics of every column, and what is odd about them."""
+    """Show statistics of every column, and warnings about them."""
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
@@ -53,7 +53,7 @@ class HeadArguments(Arguments):
 
 
 def info(call: Call[InfoArguments]) -> None:
-    """Say what a dataset holds, with histograms and a map."""
+    """Describe a dataset, with histograms and a map."""
     arguments = call.arguments
     from diffplan.cli.data.report import describe_facts, describe_tasks, draw_coverage, draw_histograms
     from diffplan.data.format.dataset import open_dataset
@@ -69,7 +69,7 @@ def info(call: Call[InfoArguments]) -> None:
 
 
 def stats(call: Call[StatsArguments]) -> None:
-    """Show statistics of every column, and what is odd about them."""
+    """Show statistics of every column, and warnings about them."""
     arguments = call.arguments
     from diffplan.cli.data.tables import describe_horizons, describe_statistics, find_oddities
     from diffplan.data.format.dataset import open_dataset

@@ -24,7 +24,7 @@ CELL = 7
 
 
 def describe_statistics(dataset: TrajectoryDataset, *, all_entries: bool = False) -> list[str]:
-    """A block of lines for each column: its entries with moments, quantiles and what is odd about them."""
+    """A block of lines for each column: its entries with moments, quantiles and warnings."""
     head = ["mean", "std", "min", *(f"{p}%" for p in PERCENTILES), "max"]
     lines = [f"{'':<8}" + "".join(f"{name:>{CELL + 1}}" for name in head)]
     for column in dataset.manifest.columns:
@@ -190,7 +190,7 @@ def _describe_entry(statistics: ColumnStatistics, d: int) -> str:
 
 
 def _describe_whole(statistics: ColumnStatistics) -> str:
-    """All entries of a column together, without quantiles: those of single entries do not give those of the whole."""
+    """All entries of a column together, without quantiles, which do not follow from those of single entries."""
     shares = statistics.count / max(int(statistics.count.sum()), 1)
     mean = float((shares * statistics.mean).sum())
     std = float(np.sqrt((shares * (statistics.std**2 + (statistics.mean - mean) ** 2)).sum()))

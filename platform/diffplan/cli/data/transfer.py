@@ -24,7 +24,7 @@ from diffplan.terminal import format_bytes
 class ImportArguments(Arguments):
     """Make a dataset from one of another format.
 
-    An import that was interrupted goes on when it is run again.
+    If repeated, an interrupted import continues.
     """
 
     kind: Annotated[Positional[str], arg(metavar="KIND")]
@@ -34,18 +34,18 @@ class ImportArguments(Arguments):
     out: str
     """Directory or URL of the new dataset."""
     preset: str | None = None
-    """Take the environment from this preset or task, changed by --env.*. d4rl needs one of them; minari names one that
-    they replace."""
+    """Take the environment from this preset or task, changed by --env.*. d4rl requires an environment; for minari it
+    replaces the one in the dataset."""
     frame: str | None = None
-    """minari: a change of coordinates that a task knows, so that its environments and the data agree."""
+    """minari: a change of coordinates of a task, from the data to its environments."""
     skip_infos: bool = False
     """minari: leave infos out."""
     split_on: str | None = None
-    """d4rl: an array that begins an episode wherever it changes, such as infos/goal."""
+    """d4rl: an array whose changes begin a new episode, such as infos/goal."""
     float32: bool = advanced(False)
     """Store float64 as float32."""
     episodes_per_unit: int = advanced(64)
-    """Episodes of one unit, which becomes one shard."""
+    """Episodes in one unit, which becomes one shard."""
 
 
 @dataclass(kw_only=True)
@@ -57,7 +57,7 @@ class ExportArguments(Arguments):
     path: Annotated[Positional[str], arg(metavar="PATH")]
     """Directory or URL of the dataset."""
     out: str | None = None
-    """parquet: the directory to make. minari: directory of all Minari datasets, Minari's own if not given."""
+    """parquet: the new directory. minari: directory of all Minari datasets, Minari's own if not given."""
     id: str | None = None
     """minari: id of the new dataset, NAMESPACE/NAME-vN."""
     layout: str | None = None
