@@ -1,1 +1,1 @@
-"""The core: noise schedules, denoisers, constraints, guides and samplers. Torch only."""
+"""The core: noise schedules, denoisers, constraints, guides and samplers. Depends on torch only."""

@@ -1,7 +1,7 @@
-"""Classifier-free guidance: a denoiser that follows a condition more, or less, than it was trained to.
+"""Classifier-free guidance: a denoiser that strengthens or weakens the effect of its condition.
 
 Source: Ho and Salimans 2022, eq. 6, on estimates of the clean trajectory: without + scale (with - without). Ajay et al.
-2023 (Decision Diffuser) plan with it. It is a denoiser like any other, so samplers do not know of it.
+2023 (Decision Diffuser) plan with it. The result is a denoiser, so samplers need no special case.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from diffplan.diffusion.schedule import NoiseSchedule
 
 
 class ClassifierFreeDenoiser:
-    """Denoises for given conditions.
+    """A denoiser for given conditions.
 
     Args:
         denoiser: a model whose network takes conditions.
-        condition: one for each trajectory.
+        condition: return or task label of each trajectory.
         scale: 0 ignores the condition, 1 follows it, above 1 exaggerates it.
     """
 
@@ -50,5 +50,5 @@ class ClassifierFreeDenoiser:
             torch.cat([self._condition, withheld]),
         )
         with_condition, without = both.chunk(2)
-        # Clipped last: two estimates within the limits can leave them together.
+        # Clip last: a combination of two estimates within the limits can exceed them.
         return self._denoiser.limit(without + self._scale * (with_condition - without))

@@ -1,8 +1,8 @@
 """Constraints: entries of a plan that are known (inpainting) or bounded.
 
-Fixed entries are put in place after every denoising step, in the noisy plan and in every estimate of the clean one.
-Bounds hold for the clean plan only, since a noisy one has to leave them: each estimate is projected into them, and so
-is what the sampler returns. Everything here is in model space.
+Fixed entries are set after every denoising step, in the noisy plan and in every estimate of the clean plan. Bounds
+apply to clean plans only, because noise exceeds them: each estimate is projected into the bounds, and so is the result
+of the sampler. Everything here is in model space.
 Source: Janner et al. 2022, section 4.2 (inpainting); Lou and Ermon 2023, section 3 (why estimates, not noisy plans, are
 projected).
 """
@@ -19,15 +19,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Constraints:
-    """What is known of a batch of trajectories.
+    """The known entries and bounds of a batch of trajectories.
 
     Attributes:
-        mask: which entries are fixed; one row serves the whole batch.
-        values: their values in model space; 0 elsewhere.
-        lower: lower bounds in model space, -inf where there are none; None for none at all.
-        upper: upper bounds, inf where there are none.
-        lengths: steps of each trajectory where they differ; what stands behind them is fixed to 0 and means nothing.
-            None where all have the whole horizon.
+        mask: fixed entries; one row is broadcast over the batch.
+        values: values of the fixed entries in model space; 0 elsewhere.
+        lower: lower bounds in model space, -inf for unbounded entries; None for no bounds.
+        upper: upper bounds, inf for unbounded entries.
+        lengths: steps of each trajectory if they differ; the padding behind them is fixed to 0. None if all have the
+            whole horizon.
     """
 
     mask: Bool[Tensor, "#batch horizon transition"]
@@ -37,7 +37,7 @@ class Constraints:
     lengths: Int[Tensor, " batch"] | None = None
 
     def to(self, device: torch.device) -> Constraints:
-        """The same on a device."""
+        """The constraints on a device."""
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
@@ -46,18 +46,18 @@ class Constraints:
         return Constraints(self.mask.to(device), self.values.to(device), lower, upper, lengths)
 
     def project(self, x: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, "batch horizon transition"]:
-        """Put the fixed entries of x in place; idempotent."""
+        """Set the fixed entries of x; idempotent."""
         return torch.where(self.mask, self.values, x)
 
     def project_clean(self, x: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, "batch horizon transition"]:
-        """The nearest trajectory that is within the bounds and has the fixed entries; idempotent."""
+        """The nearest trajectory within the bounds and with the fixed entries; idempotent."""
         return self.project(x if self.lower is None else torch.clamp(x, self.lower, self.upper))
 
 
 def no_constraints(
     batch_size: int, horizon: int, transition_dim: int, lengths: Int[Tensor, " batch"] | None = None
 ) -> Constraints:
-    """Constraints that fix nothing; a batch of trajectories of different lengths where those are given."""
+    """Constraints that fix nothing; with `lengths`, for trajectories of different lengths."""
     values = torch.zeros(batch_size, horizon, transition_dim)
     if lengths is None:
         return Constraints(torch.zeros(1, horizon, transition_dim, dtype=torch.bool), values)
@@ -71,17 +71,17 @@ def fix(
     columns: Sequence[int],
     values: Float[Tensor, "batch columns"],
 ) -> Constraints:
-    """Constraints that also fix columns of one step.
+    """Add fixed values for columns of one step.
 
     Args:
-        constraints: what is known already.
-        step: step of the plan, one for all or one for each; negative counts from the end of each trajectory.
+        constraints: the present constraints.
+        step: step of the plan, one for all or one for each; negative steps count from the end of each trajectory.
         columns: columns of a transition.
-        values: one for each column, in model space.
+        values: value of each column, in model space.
 
     Raises:
-        ValueError: a step outside the plan, an entry fixed before to another value, or one outside its bounds; a column
-            given twice.
+        ValueError: a step outside the plan, an entry that is already fixed to another value, a value outside its
+            bounds, or a column given twice.
     """
     batch_size, horizon = constraints.values.shape[:2]
     columns, values = list(columns), values.to(constraints.values)
@@ -122,14 +122,14 @@ def bound(
     upper: Float[Tensor, "#batch columns"],
     steps: slice = slice(None),
 ) -> Constraints:
-    """Constraints that also keep columns within bounds, together with the bounds that hold already.
+    """Add bounds of columns; they are intersected with the present bounds.
 
     Args:
-        constraints: what is known already.
+        constraints: the present constraints.
         columns: columns of a transition.
         lower: lower bounds, -inf for none.
         upper: upper bounds, inf for none.
-        steps: the steps of the plan that they hold for, counted from its start.
+        steps: steps of the plan with these bounds, counted from its start.
 
     Raises:
         ValueError: no value is within the bounds, or a fixed entry is not.
@@ -153,7 +153,7 @@ def _check_feasible(constraints: Constraints) -> None:
     if bool(empty.any()):
         _, step, column = (int(i) for i in empty.nonzero()[0])
         raise ValueError(f"constraint: no value of column {column} is within the bounds of step {step}; widen them")
-    # Values and bounds went through the same normalisation, which keeps their order but for its rounding.
+    # Values and bounds have the same normalisation, which preserves their order up to rounding.
     slack = 1e-6
     values = constraints.values
     outside = (values < constraints.lower - slack) | (values > constraints.upper + slack)

@@ -1,4 +1,4 @@
-"""A denoiser: a network, what it predicts and a noise schedule. Samplers know nothing else of the model."""
+"""A denoiser: a network, its kind of prediction and a noise schedule. Samplers depend on nothing else of the model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from diffplan.diffusion.schedule import NoiseSchedule, make_schedule
 
 
 class Denoiser(nn.Module):
-    """Estimates the clean trajectory in a noisy one.
+    """Estimates the clean trajectory from a noisy one.
 
     Args:
-        network: maps (x_noisy, diffusion_step) to a prediction of the same shape; it is given the step once for the
-            whole batch, int[1]. Takes `lengths` and `condition` where it can serve ragged batches and conditions.
+        network: maps (x_noisy, diffusion_step) to a prediction of the same shape; the step is int[1],
+            one for the whole batch. Takes `lengths` for ragged batches and `condition`, if it supports them.
         schedule: the noise schedule.
-        prediction: what the network predicts.
+        prediction: the kind of prediction of the network.
         clip: largest absolute value of an estimate in model space; None for no limit.
-        options: further keyword arguments of the network, the same in every pass.
+        options: further keyword arguments for every pass of the network.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Denoiser(nn.Module):
         return cls(network, schedule, config.prediction, 1.0 if config.clip_denoised else None)
 
     def with_options(self, **options: object) -> Denoiser:
-        """The same model, whose network is given these keyword arguments in every pass."""
+        """The same model, with these keyword arguments for every pass of the network."""
         return Denoiser(self.network, self.schedule, self.prediction, self.clip, {**self.options, **options})
 
     def forward(
@@ -61,14 +61,14 @@ class Denoiser(nn.Module):
 
         Args:
             x_noisy: noisy trajectories in model space.
-            diffusion_step: how noisy they are, all alike.
-            lengths: steps of each trajectory where they differ.
-            condition: what the network is told of each beside, where it was trained to be told; None for nothing.
+            diffusion_step: noise level of all trajectories.
+            lengths: steps of each trajectory if they differ.
+            condition: condition of each trajectory, for a conditioned network; None for no condition.
         """
         return self.limit(self.estimate(x_noisy, diffusion_step, lengths, condition))
 
     def limit(self, denoised: Float[Tensor, "batch horizon transition"]) -> Float[Tensor, "batch horizon transition"]:
-        """Estimates clipped where the model clips them."""
+        """Estimates, clipped if the model clips."""
         return denoised if self.clip is None else denoised.clamp(-self.clip, self.clip)
 
     def estimate(
@@ -78,7 +78,7 @@ class Denoiser(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
         condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
-        """The denoised trajectories before any clipping; see `forward`."""
+        """The denoised trajectories before clipping; see `forward`."""
         steps = torch.full((1,), diffusion_step, device=x_noisy.device)
         alpha_bar = self.schedule.alpha_bar_at(diffusion_step)
         told = dict(self.options)

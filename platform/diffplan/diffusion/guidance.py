@@ -1,8 +1,8 @@
-"""How guides bend plans while they are denoised.
+"""Guidance: guides change plans during denoising.
 
-A guide J maximises. Source of the three places where its gradient can be taken:
+Guidance maximises the score J of a guide. The three places where its gradient can be taken, with sources:
 
-* `noisy`: the mean of each denoising step is moved along ∇J(mean), scaled by the variance of that step; Janner et al.
+* `noisy`: the mean of each denoising step is moved along ∇J(mean), scaled by the variance of the step; Janner et al.
   2022, eq. 3 and Alg. 1.
 * `denoised`: the estimate of the clean plan is moved along ∇J(estimate), scaled by the share of noise in the noisy
   plan; no derivative of the network is needed. He et al. 2023 (manifold preserving guided diffusion), Alg. 1.
@@ -26,31 +26,31 @@ from diffplan.layout import Layout
 Target = Literal["noisy", "denoised", "network"]
 
 _REPAIRED = 2e-5
-"""Violation at which a plan counts as repaired, in the units of the limit; less than what is taken for rounding."""
+"""Largest violation of a repaired plan, in the units of the limit; below the tolerance for rounding."""
 _REPAIR_STEPS = 100
-"""Most steps of a repair."""
+"""Maximum number of repair steps."""
 _OVER_RELAXATION = 1.1
-"""Longer steps than to the limit itself, so that they end within it."""
+"""Factor on repair steps: they go slightly past the limit, so that they end within it."""
 
 
 @dataclass(frozen=True)
 class PlanBatch:
-    """Plans, as a guide sees them: differentiable and in environment units.
+    """Plans for a guide: differentiable and in environment units.
 
-    They are of one horizon, unless a guide says that it takes others too (`takes_lengths`).
+    All plans have one horizon, unless the guide supports several (`takes_lengths`).
 
     Attributes:
         transitions: the plans.
-        normalized: the same in model space, which is what learned guides take.
+        normalized: the plans in model space, the input of learned guides.
         layout: columns of a transition.
-        position_columns: observation columns that hold a position.
-        velocity_columns: observation columns that hold its time derivative, in the same order.
-        step_seconds: seconds between two steps; None where that is not known.
-        diffusion_step: how noisy the plans are; -1 for clean ones.
-        goals: what each plan must end on; None where there is no goal.
+        position_columns: observation columns with the position.
+        velocity_columns: observation columns with its time derivative, in the same order.
+        step_seconds: seconds between two steps; None if not known.
+        diffusion_step: noise level of the plans; -1 for clean plans.
+        goals: goal values at the end of each plan; None without goals.
         goal_columns: observation columns that goals give values for; None for the positions.
-        lengths: steps of each plan, for guides that take plans of several horizons; None: all steps. Behind its end a
-            plan holds finite numbers without a meaning.
+        lengths: steps of each plan, for guides that support plans of several horizons; None for all steps. The
+            padding behind a plan has finite values without a meaning.
     """
 
     transitions: Float[Tensor, "batch horizon transition"]
@@ -71,7 +71,7 @@ class PlanBatch:
 
     @property
     def actions(self) -> Float[Tensor, "batch horizon action"]:
-        """Actions at every step; no columns where plans hold observations only."""
+        """Actions at every step; no columns if plans have observations only."""
         return self.transitions[:, :, self.layout.actions]
 
     @property
@@ -86,13 +86,13 @@ class PlanBatch:
 
     @property
     def toward_goals(self) -> Float[Tensor, "batch horizon goal"]:
-        """What goals give values for, at every step."""
+        """The goal columns, at every step."""
         columns = self.position_columns if self.goal_columns is None else self.goal_columns
         return self.transitions[:, :, self.layout.observation_columns(columns)]
 
     @property
     def seconds(self) -> float:
-        """Seconds between two steps; raises `PlanningError` where they are not known."""
+        """Seconds between two steps; raises `PlanningError` if not known."""
         if self.step_seconds is None:
             raise PlanningError(
                 "guide: expected known seconds of a step, which it asks for, got none; set env.step_seconds in training"
@@ -101,13 +101,13 @@ class PlanBatch:
 
     @property
     def times(self) -> Float[Tensor, " horizon"]:
-        """Seconds from now of every step; raises `PlanningError` where they are not known."""
+        """Time of every step, in seconds from the first; raises `PlanningError` if not known."""
         return self.seconds * torch.arange(self.transitions.shape[1], device=self.transitions.device)
 
     def path(self, points_per_step: int = 4) -> Float[Tensor, "batch points position"]:
-        """Positions along the way, between the steps too, so that nothing is jumped over.
+        """Positions along the path, at the steps and between them, so that no obstacle is skipped.
 
-        Cubics that have the positions and velocities of the steps; straight lines where there are no velocities.
+        Interpolated by cubics through the positions and velocities of the steps; linearly without velocities.
         """
         positions = self.positions
         fractions = torch.arange(points_per_step, device=positions.device).to(positions) / points_per_step
@@ -123,11 +123,11 @@ class PlanBatch:
         return torch.cat([between.flatten(1, 2), positions[:, -1:]], dim=1)
 
     def ends(self, points_per_step: int = 1) -> Int[Tensor, " batch"] | None:
-        """The last point of each plan among those of `path`, or its last step; None where it is the last of all."""
+        """Index of the last point of each plan in `path` (or of its last step); None if no plan is padded."""
         return None if self.lengths is None else (self.lengths - 1) * points_per_step
 
     def within(self, points_per_step: int = 1) -> Bool[Tensor, "batch points"] | None:
-        """Which points of `path`, or which steps, belong to each plan; None where all of them do."""
+        """Points of `path` (or steps) that belong to each plan; None if all do."""
         ends = self.ends(points_per_step)
         if ends is None:
             return None
@@ -136,7 +136,7 @@ class PlanBatch:
 
 
 def hermite(s: Any, before: Any, after: Any, leaving: Any, arriving: Any) -> Any:
-    """The cubic of given ends and slopes at s in [0, 1], of tensors or NumPy arrays."""
+    """The cubic with given end values and slopes at s in [0, 1], for tensors or NumPy arrays."""
     rest = 1 - s
     return (
         before * (rest * rest * (1 + 2 * s))
@@ -150,8 +150,8 @@ def hermite(s: Any, before: Any, after: Any, leaving: Any, arriving: Any) -> Any
 class Guide(Protocol):
     """A differentiable score of plans.
 
-    One that has an attribute `takes_lengths` which is true is given plans of several horizons in one batch, with
-    `PlanBatch.lengths`; any other is asked for those of each horizon apart, which takes longer.
+    A guide with an attribute `takes_lengths` that is true gets plans of several horizons in one batch, with
+    `PlanBatch.lengths`; any other guide is called once for each horizon, which takes longer.
     """
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
@@ -160,33 +160,33 @@ class Guide(Protocol):
 
 
 def takes_lengths(guide: Guide) -> bool:
-    """Whether a guide says that it takes plans of several horizons in one batch."""
+    """Whether a guide supports plans of several horizons in one batch."""
     return bool(getattr(guide, "takes_lengths", False))
 
 
 @runtime_checkable
 class LimitingGuide(Guide, Protocol):
-    """A guide with limits that a plan keeps or violates."""
+    """A guide with limits that a plan satisfies or violates."""
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """By how much each plan violates the limits; 0 if it keeps them."""
+        """Violation of the limits by each plan; 0 if it satisfies them."""
         ...
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a guide acts in a sampler.
+    """A guide and its settings in a sampler.
 
     Attributes:
         guide: the score.
-        view: makes the plans that a guide sees from rows of the batch: (x in model space, rows or None for all,
+        view: makes the plans for the guide from rows of the batch: (x in model space, rows or None for all,
             diffusion step) -> plans of one horizon.
-        scale: strength; with 0 the guide is not even evaluated.
-        num_guide_steps: gradient steps in each denoising step (one where the gradient goes through the network).
+        scale: strength; with 0 the guide is not evaluated.
+        num_guide_steps: gradient steps in each denoising step (one if the gradient goes through the network).
         target: where the gradient is taken.
-        scale_by_variance: whether the variance of the denoising step scales the gradient too.
-        max_gradient: gradients of a plan are scaled down to this norm, in model space; None for never.
-        stop_step: below this diffusion step the guide rests.
+        scale_by_variance: whether the gradient is also scaled by the variance of the denoising step.
+        max_gradient: gradients of a plan are scaled down to this norm, in model space; None for no limit.
+        stop_step: the guide is off below this diffusion step.
     """
 
     guide: Guide
@@ -199,7 +199,7 @@ class Guidance:
     stop_step: int = 0
 
     def acts_on(self, target: Target, diffusion_step: int) -> bool:
-        """Whether the guide acts at this place in this denoising step."""
+        """Whether the gradient is taken at this target in this denoising step."""
         return self.target == target and self.scale != 0 and diffusion_step >= self.stop_step
 
     def move(
@@ -213,9 +213,9 @@ class Guidance:
 
         Args:
             x: plans in model space.
-            variance: of the denoising step; where it is 0, plans are clean and stay.
-            diffusion_step: how noisy x is.
-            lengths: steps of each plan where they differ.
+            variance: variance of the denoising step; with 0, plans are clean and stay unchanged.
+            diffusion_step: noise level of x.
+            lengths: steps of each plan if they differ.
         """
         if variance == 0:
             return x
@@ -229,7 +229,7 @@ class Guidance:
         return x
 
     def factor(self, variance: float) -> float:
-        """What a gradient is multiplied by."""
+        """Factor on the gradient."""
         return self.scale * (variance if self.scale_by_variance else 1.0)
 
     def through(
@@ -248,7 +248,7 @@ class Guidance:
         return self._evaluate(self.guide.score, x, lengths, diffusion_step)
 
     def violation(self, x: Tensor, lengths: Tensor | None = None) -> Float[Tensor, " batch"]:
-        """By how much clean plans violate the limits of the guide; 0 where it has none."""
+        """Violation of the limits of the guide by clean plans; 0 if it has no limits."""
         guide = self.guide
         if not isinstance(guide, LimitingGuide):
             return x.new_zeros(len(x))
@@ -257,7 +257,7 @@ class Guidance:
     def _evaluate(
         self, function: Callable[[PlanBatch], Tensor], x: Tensor, lengths: Tensor | None, diffusion_step: int
     ) -> Float[Tensor, " batch"]:
-        """What a function of the guide gives for each plan; it never sees what stands behind one."""
+        """Values of a function of the guide for each plan; padding is hidden from it."""
         if lengths is None:
             return function(self.view(x, None, diffusion_step))
         if takes_lengths(self.guide):
@@ -278,17 +278,16 @@ class Guidance:
         project: Callable[[Tensor], Tensor],
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
-        """Clean plans moved as little as it takes to keep the limits of the guide; those that keep them stay.
+        """Move violating clean plans by the least change into the limits of the guide; other plans stay unchanged.
 
-        Gradients bend plans towards their limits and stop a little short of them. Here each violating plan goes to the
-        nearest one that keeps its limits as they look from where it is (to first order), again and again until it
-        keeps them. A plan for which that does not succeed, or whose violation is NaN, comes back as it was. Source of
-        the step: Polyak 1969.
+        Guidance moves plans towards their limits but often ends slightly outside. Here each violating plan is moved to
+        the nearest plan that satisfies the linearised limits; this repeats until it satisfies the limits. A plan for
+        which this fails, or whose violation is NaN, is returned unchanged. Source of the step: Polyak 1969.
 
         Args:
             x: clean plans in model space.
-            project: puts the constraints of all plans in place.
-            lengths: steps of each plan where they differ.
+            project: applies the constraints to all plans.
+            lengths: steps of each plan if they differ.
         """
         if not isinstance(self.guide, LimitingGuide):
             return x
@@ -304,7 +303,7 @@ class Guidance:
                 gradient = _gradient(violation[wrong].sum(), leaf)
             squares = gradient.square().sum(dim=(1, 2)).clamp(min=1e-12)
             factors = _OVER_RELAXATION * violation.detach() / squares
-            # What a guide cannot tell of one plan (NaN) must not touch another.
+            # A NaN in one plan must not affect the others.
             moved = torch.where(wrong[:, None, None], project(moved - factors[:, None, None] * gradient), moved)
         with torch.no_grad():
             wrong = self.violation(moved, lengths) > _REPAIRED
@@ -319,7 +318,7 @@ class Guidance:
 
 
 def _gradient(total: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient with respect to plans; what does not depend on them moves them nowhere."""
+    """The gradient with respect to plans; zero if `total` does not depend on them."""
     if not total.requires_grad:
         return torch.zeros_like(leaf)
     (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)

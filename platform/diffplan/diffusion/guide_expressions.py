@@ -4,8 +4,8 @@
     2 * goal_distance() + keep_out([3, 4], 0.5, margin=0.2)
     -mean(norm(position - [2, 3])) - 0.1 * max(norm(velocity))
 
-Expressions are read as Python's syntax tree, and of that only what is listed here and in `plan_expressions`; nothing is
-ever evaluated as Python. An import path runs the module that it names.
+Expressions are parsed to Python's syntax tree, and only the nodes and names listed here and in `plan_expressions` are
+allowed; nothing is evaluated as Python. An import path runs the module that it names.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, look_in_working_directory
 
 MAX_LENGTH, MAX_DEPTH, MAX_EXPONENT, MAX_INDEX = 2000, 50, 8, 10**6
-"""Limits of an expression: characters, nesting, |exponent| and |index|. No text can keep a planner busy for long."""
+"""Limits of an expression: characters, nesting, |exponent| and |index|. They bound the time of any expression."""
 
 _EXAMPLE = "-mean(norm(position - [2, 3])) + 2 * keep_out([1, 2], 0.5)"
 
@@ -70,7 +70,7 @@ _GUIDES: dict[str, type] = {
     "target_region": TargetRegion,
 }
 _FUNCTIONS = {**dict.fromkeys([*ELEMENTWISE, *REDUCTIONS], 1), **dict.fromkeys(PAIRWISE, 2), "clip": 3}
-"""Functions of parts of the plan, and how many arguments they take."""
+"""Functions of parts of the plan, and their numbers of arguments."""
 _OPERATORS: dict[type[ast.operator], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -86,7 +86,7 @@ def parse_guide(text: str) -> Guide:
     An import path may name a guide, a function of plans, or a class or function that makes one without arguments.
 
     Raises:
-        ConfigError: the text describes no guide; says what was expected.
+        ConfigError: the text describes no guide; the message says what was expected.
     """
     text = text.strip()
     return _import_guide(text) if is_import_path(text) else _Parser(text).guide()
@@ -128,17 +128,17 @@ def _import_guide(text: str) -> Guide:
 
 
 def _makes_guide(found: Any) -> bool:
-    """Whether something is a class or a function without arguments, not a guide or a function of plans."""
+    """Whether an object makes a guide (a class or a function without arguments), and is not a guide itself."""
     if isinstance(found, type):
         return True
     return callable(found) and not isinstance(found, Guide) and _num_required(found, variadic=1) == 0
 
 
 def _num_required(function: Callable[..., Any], variadic: int = 0) -> int:
-    """Arguments that a function cannot do without; `*args` counts as `variadic`."""
+    """Number of required arguments of a function; `*args` counts as `variadic`."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # some built-in functions do not tell
+    except ValueError:  # some built-in functions have no signature
         return variadic
     required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return len(required) + variadic * any(p.kind == p.VAR_POSITIONAL for p in parameters)
@@ -161,7 +161,7 @@ class _Parser:
             raise self.error(f"expected at most {MAX_LENGTH} characters, got {len(self.text)}; write it in Python")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of Python's parser, on what is refused here anyway
+                warnings.simplefilter("ignore")  # Python's parser warns about code that is refused here anyway
                 tree = ast.parse(self.text, mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = getattr(error, "msg", None) or type(error).__name__
@@ -172,7 +172,7 @@ class _Parser:
         return self.finished(self.value(tree.body, 0))
 
     def finished(self, value: Any) -> Guide:
-        """A value as a guide of its own."""
+        """A value as a complete guide."""
         if isinstance(value, Field | Operation):
             if value.axes:
                 many = " and ".join(name for axis, name in ((STEPS, "step"), (COLUMNS, "column")) if axis in value.axes)
@@ -249,7 +249,7 @@ class _Parser:
         return WeightedSum(tuple((self.number(operator.mul, weight, w), g) for w, g in _terms(guide)))
 
     def combined(self, function: Callable[..., torch.Tensor], *values: Any) -> Operation:
-        """A function, entry by entry, of parts of the plan and numbers."""
+        """An elementwise function of parts of the plan and numbers."""
         of_plan = any(isinstance(value, Field | Operation) for value in values)
         if not of_plan or not all(isinstance(value, Field | Operation | float | tuple) for value in values):
             got = " and ".join(map(_kind, values))
@@ -283,7 +283,7 @@ class _Parser:
         return reduce(name, part)
 
     def ready(self, name: str, arguments: list[Any], named: dict[str, Any]) -> Guide:
-        """A ready guide from its arguments."""
+        """A predefined guide from its arguments."""
         cls = _GUIDES[name]
         hints = typing.get_type_hints(cls)
         fields = [field.name for field in dataclasses.fields(cls)]
@@ -323,7 +323,7 @@ class _Parser:
         return take(part, dict(zip(axes[1:], picks[1:], strict=True)))
 
     def pick(self, node: ast.expr, depth: int) -> Any:
-        """An index: a whole number, a slice of such, or an ellipsis."""
+        """An index: a whole number, a slice of whole numbers, or an ellipsis."""
         if isinstance(node, ast.Constant) and node.value is ...:
             return ...
         if isinstance(node, ast.Slice):
@@ -346,7 +346,7 @@ def _terms(guide: Any) -> tuple[tuple[float, Guide], ...]:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, for errors."""
+    """The kind of a value, for errors."""
     if isinstance(value, float):
         return f"the number {value:g}"
     if isinstance(value, tuple):

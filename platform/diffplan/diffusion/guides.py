@@ -1,11 +1,11 @@
-"""Ready guides: what a plan should reach, avoid or keep to, in environment units.
+"""Predefined guides: goals, zones and limits for plans, in environment units.
 
-A guide scores each plan, higher is better; one that states a limit also says by how much each plan violates it. Scores
-are means over the steps of a plan, so that weights mean the same at every horizon; those of zones are sums. What a
-guide says of positions holds along the way between steps too. Guides refuse plans that they cannot score with
-`PlanningError`, a `ValueError`.
+A guide scores each plan, higher is better; a guide with a limit also computes the violation of each plan. Scores are
+means over the steps of a plan, so that weights mean the same at every horizon; scores of zones are sums. Guides of
+positions also score the path between steps. They raise `PlanningError`, a `ValueError`, for plans that they cannot
+score.
 
-All but functions and networks take plans of several horizons in one batch.
+All guides except functions and networks support plans of several horizons in one batch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from diffplan.errors import PlanningError
 _POINTS_SCORED = 4
 """Points per step at which zones are scored."""
 _POINTS_CHECKED = 16
-"""Points per step at which limits are checked: more than scores need, since only the deepest point counts."""
+"""Points per step at which limits are checked: more than for scores, because only the deepest point counts."""
 
 
 @dataclass(frozen=True)
 class GoalDistance:
-    """Be at the goal, soon: minus the mean distance of the steps of a plan to its goal, in the columns of the goal."""
+    """Reach the goal soon: minus the mean distance of the steps of a plan to its goal, in the goal columns."""
 
     takes_lengths: ClassVar[bool] = True
 
@@ -40,26 +40,26 @@ class GoalDistance:
             raise PlanningError("guide goal_distance: expected plans with goals, got plans without; give goals to plan")
         values = plans.toward_goals
         squares = (values - plans.goals.to(values)[:, None]).square().sum(dim=-1)
-        return -_mean((squares + 1e-6).sqrt(), plans.within())  # the slope is finite at the goal
+        return -_mean((squares + 1e-6).sqrt(), plans.within())  # keeps the gradient finite at the goal
 
 
 class _Zone:
-    """A zone that positions must stay out of; subclasses tell how far points are from it."""
+    """A zone that positions must stay out of; subclasses compute the distance of points from it."""
 
     takes_lengths: ClassVar[bool] = True
     margin: float
 
     def distance(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
-        """Distances to the zone, below 0 inside."""
+        """Distances to the zone, negative inside."""
         raise NotImplementedError
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """Minus the squared depth in zone and margin, summed over the steps: a longer way round must not dilute it."""
+        """Minus the squared depth in zone and margin, summed over the steps: a longer detour must not dilute it."""
         depth = torch.relu(self.margin - self.distance(plans.path(_POINTS_SCORED)))
         return -_sum(depth.square(), plans.within(_POINTS_SCORED)) / _POINTS_SCORED
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """Depth of the deepest point of the path, in units of length; the margin is free."""
+        """Depth of the deepest point of the path, in units of length; the margin does not count."""
         return _max(torch.relu(-self.distance(plans.path(_POINTS_CHECKED))), plans.within(_POINTS_CHECKED))
 
 
@@ -68,9 +68,9 @@ class KeepOut(_Zone):
     """Stay out of a disc or ball.
 
     Attributes:
-        center: its centre.
-        radius: its radius.
-        margin: distance from it that is still penalised, but violates nothing.
+        center: the centre.
+        radius: the radius.
+        margin: distance from the zone within which the score is reduced without a violation.
 
     Raises:
         ValueError: a radius or margin below 0.
@@ -85,21 +85,21 @@ class KeepOut(_Zone):
         _require(self.margin >= 0, "keep_out", "a margin of at least 0", self.margin)
 
     def distance(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
-        """Distances to the disc, below 0 inside."""
+        """Distances to the disc, negative inside."""
         return _distances(points, self.center, "keep_out") - self.radius
 
 
 @dataclass(frozen=True)
 class KeepOutBox(_Zone):
-    """Stay out of a box whose sides are parallel to the axes.
+    """Stay out of an axis-aligned box.
 
     Attributes:
-        low: its lowest corner.
-        high: its highest corner.
-        margin: distance from it that is still penalised, but violates nothing.
+        low: the lowest corner.
+        high: the highest corner.
+        margin: distance from the zone within which the score is reduced without a violation.
 
     Raises:
-        ValueError: corners that span no box, or a margin below 0.
+        ValueError: corners in the wrong order, or a margin below 0.
     """
 
     low: Sequence[float]
@@ -112,7 +112,7 @@ class KeepOutBox(_Zone):
         _require(self.margin >= 0, "keep_out_box", "a margin of at least 0", self.margin)
 
     def distance(self, points: Float[Tensor, "batch points position"]) -> Float[Tensor, "batch points"]:
-        """Distances to the box, below 0 inside."""
+        """Distances to the box, negative inside."""
         low, high = (_vector(points, corner, "keep_out_box") for corner in (self.low, self.high))
         beyond = (points - (low + high) / 2).abs() - (high - low) / 2
         outside = torch.linalg.vector_norm(torch.relu(beyond), dim=-1)
@@ -124,9 +124,9 @@ class TargetRegion:
     """Be in a disc or ball: at the end, at any time, or all the time.
 
     Attributes:
-        center: its centre.
-        radius: its radius.
-        at: when; with `any` only the nearest point of the path is drawn to it.
+        center: the centre.
+        radius: the radius.
+        at: time in the region; with `any` only the nearest point of the path is scored.
 
     Raises:
         ValueError: a radius below 0.
@@ -176,11 +176,11 @@ class KeepIn(TargetRegion):
 
 @dataclass(frozen=True)
 class SpeedLimit:
-    """Be no faster than a limit.
+    """Stay below a speed limit.
 
     Attributes:
-        max_speed: largest Euclidean norm of a velocity, in units per second. Where plans hold no velocities, those
-            between the steps count.
+        max_speed: largest Euclidean norm of a velocity, in units per second. If plans have no velocities, those between
+            steps are used.
 
     Raises:
         ValueError: a limit below 0.
@@ -199,7 +199,7 @@ class SpeedLimit:
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """The largest excess, in units per second."""
-        # A plan of one step may have no speed at all, and the maximum needs one.
+        # A plan of one step may have no velocity, and the maximum of nothing is undefined.
         excess = self._excess(plans)
         within = _last_of(excess, plans.within())
         return _max(F.pad(excess, (0, 1)), None if within is None else F.pad(within, (0, 1)))
@@ -211,9 +211,9 @@ class SpeedLimit:
 
 @dataclass(frozen=True)
 class Smoothness:
-    """Accelerate little: minus the mean squared acceleration.
+    """Minus the mean squared acceleration.
 
-    Accelerations are differences of the velocities, or second differences of the positions where there are none.
+    Accelerations are differences of the velocities, or second differences of the positions without velocities.
     """
 
     takes_lengths: ClassVar[bool] = True
@@ -233,23 +233,23 @@ class Function:
     """Any differentiable function of plans as a guide.
 
     Attributes:
-        function: gives the scores, a tensor with one number per plan.
-        violation_function: gives the violations; None where the guide states no limit.
+        function: computes the scores, a tensor with one number per plan.
+        violation_function: computes the violations; None for a guide without a limit.
     """
 
     function: Callable[[PlanBatch], Any]
     violation_function: Callable[[PlanBatch], Any] | None = None
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """What the function gives.
+        """Scores by the function.
 
         Raises:
-            ValueError: it is not one number per plan.
+            ValueError: the result is not one number per plan.
         """
         return _one_per_plan(self.function, self.function(plans), plans)
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """What the violation function gives; 0 without one. Raises as `score` does."""
+        """Violations by the violation function; 0 without one. Raises as `score` does."""
         if self.violation_function is None:
             return plans.transitions.new_zeros(len(plans.transitions))
         return _one_per_plan(self.violation_function, self.violation_function(plans), plans)
@@ -263,16 +263,16 @@ class Value:
 
     Attributes:
         network: maps plans in model space and the diffusion step of each to one number per plan. Clean plans are
-            passed as of step 0, the least noisy that it knows.
+            passed with step 0, the lowest noise level of its training.
     """
 
     network: Callable[..., Any]
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """Values, in the units that the network was trained in.
+        """Values, in the units of the training targets.
 
         Raises:
-            ValueError: the network does not give one number per plan.
+            ValueError: the output is not one number per plan.
         """
         x = plans.normalized
         steps = torch.full((len(x),), max(plans.diffusion_step, 0), device=x.device)
@@ -291,7 +291,7 @@ class WeightedSum:
 
     @property
     def takes_lengths(self) -> bool:
-        """Whether all of them take plans of several horizons in one batch."""
+        """Whether all terms support plans of several horizons in one batch."""
         return all(takes_lengths(guide) for _, guide in self.terms)
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
@@ -302,7 +302,7 @@ class WeightedSum:
         return total
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """The sum of the violations, whatever the weights: a plan keeps all limits or it does not."""
+        """The unweighted sum of the violations: a plan satisfies all limits or it does not."""
         total = plans.transitions.new_zeros(len(plans.transitions))
         for _, guide in self.terms:
             if isinstance(guide, LimitingGuide):
@@ -321,10 +321,10 @@ def weighted_sum(*terms: Any) -> WeightedSum:
 
 
 def as_guide(guide: Any) -> Guide:
-    """A guide as it is, or a function of plans as a guide.
+    """A guide unchanged, or a function of plans as a guide.
 
     Raises:
-        ValueError: neither.
+        ValueError: the argument is neither.
     """
     if isinstance(guide, type):
         raise ValueError(f"guide: expected an object, got the class {guide.__name__}; call it")
@@ -350,7 +350,7 @@ def _one_per_plan(function: object, result: Any, plans: PlanBatch) -> Tensor:
 
 
 def _vector(points: Tensor, values: Sequence[float], guide: str) -> Tensor:
-    """Coordinates beside points, once it is sure that they are as many."""
+    """Coordinates as a tensor like the points; raises unless their number is the dimension of the points."""
     if len(values) != points.shape[-1]:
         raise PlanningError(
             f"guide {guide}: expected {points.shape[-1]} coordinates, those of a position, got {list(values)}"
@@ -372,13 +372,13 @@ def _sum(values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch poin
 def _mean(
     values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch points"] | None
 ) -> Float[Tensor, " batch"]:
-    """Means over the points that belong to each plan, 0 where there are none."""
+    """Means over the points that belong to each plan, 0 without points."""
     num = max(values.shape[1], 1) if within is None else within.sum(dim=1).clamp(min=1)
     return _sum(values, within) / num
 
 
 def _max(values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch points"] | None) -> Float[Tensor, " batch"]:
-    """The largest of values of at least 0 that belong to each plan."""
+    """Maxima of non-negative values over the points that belong to each plan."""
     return (values if within is None else values.masked_fill(~within, 0.0)).amax(dim=1)
 
 
@@ -390,5 +390,5 @@ def _last(values: Float[Tensor, "batch points"], ends: Int[Tensor, " batch"] | N
 def _last_of(
     differences: Float[Tensor, "batch differences"], within: Bool[Tensor, "batch steps"] | None
 ) -> Bool[Tensor, "batch differences"] | None:
-    """Which differences between steps belong to each plan: those that end on a step of it."""
+    """Differences between steps that belong to each plan: those that end at a step of the plan."""
     return None if within is None else within[:, within.shape[1] - differences.shape[1] :]

@@ -1,7 +1,7 @@
-"""The training objective: weighted squared error of the prediction, with known entries in place.
+"""The training objective: weighted squared error of the prediction, with fixed entries.
 
-Source: Janner et al. 2022, eq. 1 and `diffuser/models/diffusion.py`: constrained entries are put into the noisy
-trajectory and into the prediction, so they cost nothing and carry no noise, exactly as in planning.
+Source: Janner et al. 2022, eq. 1 and `diffuser/models/diffusion.py`: constrained entries are set in the noisy
+trajectory and in the prediction, so they have no loss and no noise, as in planning.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _MAX_SNR = 5.0  # gamma of Min-SNR; that of Hang et al. 2023, section 4.2
 def make_loss_weights(
     horizon: int, transition_dim: int, action_dim: int, config: DiffusionConfig
 ) -> Float[Tensor, "horizon transition"]:
-    """Weight of each entry: discounted in time to mean 1, times that of its column; the first action's is replaced.
+    """Weight of each entry: time discount with mean 1, times the column weight; that of the first action is replaced.
 
     Raises:
-        ConfigError: another number of column weights than columns.
+        ConfigError: the number of column weights is not the number of columns.
     """
     discounts = config.loss_discount ** torch.arange(horizon, dtype=torch.float32)
     weights = (discounts / discounts.mean())[:, None].repeat(1, transition_dim)
@@ -46,10 +46,11 @@ def make_loss_weights(
 def make_snr_weights(
     weighting: SnrWeighting, prediction: Prediction, alpha_bar: Float[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """Weight of the error of a prediction at each level of noise.
+    """Weight of the error of a prediction at each noise level.
 
-    The kinds of weighting are defined on the error of the clean plan. That of the noise is it times the signal-to-noise
-    ratio, that of the velocity times the ratio + 1, so their weights are divided by these.
+    The weightings are defined on the error of the clean plan. The error of the noise is that error times the
+    signal-to-noise ratio, the error of the velocity that error times the ratio + 1; so the weights are divided by these
+    factors.
     Source: Hang et al. 2023 (Min-SNR), eq. 5-7 and section 3.4.
     """
     if weighting == "none":
@@ -77,19 +78,19 @@ def compute_loss(
     """Mean weighted squared error over the batch.
 
     Args:
-        network: what is trained; the denoiser's network or a wrapper of it (DDP).
-        denoiser: gives the schedule and the kind of prediction.
+        network: the network to train: that of the denoiser, or a wrapper of it (DDP).
+        denoiser: has the schedule and the kind of prediction.
         x_clean: trajectories in model space.
         noise: standard normal.
-        diffusion_step: how noisy to make each.
-        mask: known entries; one row serves the whole batch.
+        diffusion_step: noise level of each trajectory.
+        mask: known entries; one row is broadcast over the batch.
         weights: weight of each entry.
-        real: steps that are no padding; None where all are.
-        condition: what the network is told of each trajectory, where it takes that; None for nothing.
-        snr_weighting: how errors are weighted by the level of noise.
+        real: steps that are not padding; None if there is no padding.
+        condition: condition of each trajectory, for a conditioned network; None for no condition.
+        snr_weighting: weighting of the errors by noise level.
 
     Returns:
-        The loss. Known entries count in the mean with error 0, as in the code release, and so does padding: so the
+        The loss. Known entries and padding count in the mean with error 0 (the former as in the code release), so the
         gradient of a batch is the mean of the gradients of its parts.
     """
     signal, sigma = denoiser.schedule.signal_and_noise(diffusion_step, x_clean)

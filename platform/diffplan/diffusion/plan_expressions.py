@@ -1,8 +1,8 @@
 """Tensor expressions over plans, as guides; `guide_expressions` reads them from text.
 
-A value over plans always has three axes, [batch, steps, columns], with size 1 where it has none. Which it has is known
-before there is any plan, so parts are matched by what an axis means, not by where it stands, and a guide that gives no
-single number per plan can be refused when it is read.
+A value over plans always has three axes, [batch, steps, columns], with size 1 for an axis that it lacks. The axes of a
+value are known without any plan. So parts are matched by the meaning of their axes, not by position, and a guide that
+does not give one number per plan is refused when it is parsed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffplan.diffusion.guidance import PlanBatch
 from diffplan.errors import PlanningError
 
 STEPS, COLUMNS = 1, 2
-"""Axes that a value may have beside that of the plans."""
+"""Axes of a value besides the batch axis."""
 _BOTH = frozenset({STEPS, COLUMNS})
 
 FIELDS: dict[str, tuple[frozenset[int], Callable[[PlanBatch], Tensor | None]]] = {
@@ -34,7 +34,7 @@ FIELDS: dict[str, tuple[frozenset[int], Callable[[PlanBatch], Tensor | None]]] =
     "time": (frozenset({STEPS}), lambda plans: plans.times.to(plans.transitions)[None, :, None]),
     "velocity": (_BOTH, lambda plans: plans.velocities),
 }
-"""What expressions can name: the axes it has, and how it is found in plans."""
+"""Parts of plans that expressions can name: their axes, and how they are read from plans."""
 
 ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "abs": torch.abs,
@@ -59,13 +59,13 @@ PAIRWISE: dict[str, Callable[..., Tensor]] = {"maximum": torch.maximum, "minimum
 
 @dataclass(frozen=True)
 class Field:
-    """What a plan holds, by its name in expressions."""
+    """A part of a plan, by its name in expressions."""
 
     name: str
 
     @property
     def axes(self) -> frozenset[int]:
-        """Axes that it has."""
+        """Axes of the part."""
         return FIELDS[self.name][0]
 
     @property
@@ -74,10 +74,10 @@ class Field:
         return True
 
     def evaluate(self, plans: PlanBatch) -> Float[Tensor, "_ steps columns"]:
-        """Its values.
+        """Values of the part.
 
         Raises:
-            PlanningError: the plans do not hold it.
+            PlanningError: the plans do not have it.
         """
         values = FIELDS[self.name][1](plans)
         if values is None or values.shape[COLUMNS] == 0:
@@ -92,8 +92,8 @@ class Operation:
     Attributes:
         axes: axes that the result has.
         function: the function.
-        arguments: its arguments; a list of numbers has one for each column.
-        picks_steps: whether the result has other steps than the plans, so that nobody knows where those of each end.
+        arguments: the arguments; a list of numbers has one for each column.
+        picks_steps: whether the result has other steps than the plans, so that the ends of the plans are unknown.
     """
 
     axes: frozenset[int]
@@ -111,7 +111,7 @@ class Operation:
         """The values of the function.
 
         Raises:
-            PlanningError: the plans lack what it asks for.
+            PlanningError: the plans lack a part that it uses.
         """
 
         def value(argument: Any) -> Tensor:
@@ -151,8 +151,8 @@ class Expression:
     """A tensor expression as a guide.
 
     Attributes:
-        text: how it was written, for errors.
-        root: what gives the scores; it has no axis but that of the plans.
+        text: its source text, for errors.
+        root: computes the scores; it has the batch axis only.
     """
 
     text: str
@@ -160,14 +160,14 @@ class Expression:
 
     @property
     def takes_lengths(self) -> bool:
-        """Whether plans of several horizons may be scored in one batch: not where single steps are picked."""
+        """Whether plans of several horizons may be scored in one batch; not if single steps are picked."""
         return self.root.takes_lengths
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
-        """Its value for each plan.
+        """Value of the expression for each plan.
 
         Raises:
-            PlanningError: the plans lack what it asks for, such as goals, or as many steps or columns.
+            PlanningError: the plans lack parts that it uses, such as goals, or have too few steps or columns.
         """
         try:
             value = self.root.evaluate(plans)
@@ -177,7 +177,7 @@ class Expression:
 
 
 def combine(function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> Operation:
-    """A function of one or two arguments, entry by entry."""
+    """An elementwise function of one or two arguments."""
     axes = [argument.axes for argument in arguments if isinstance(argument, (Field, Operation))]
     axes += [frozenset({COLUMNS}) for argument in arguments if isinstance(argument, tuple)]
     shared = tuple(sorted(axes[0] & axes[1])) if len(axes) == 2 else ()
@@ -202,7 +202,7 @@ def _picks_steps(picks: dict[int, int | slice]) -> bool:
 
 
 def _match(function: Callable[..., Tensor], shared: tuple[int, ...], *values: Tensor) -> Tensor:
-    """A function of values that must agree in the size of the axes that they share; 1 is not stretched there."""
+    """A function of values whose shared axes must have equal sizes; these are not broadcast from size 1."""
     for axis in shared:
         sizes = [value.shape[axis] for value in values]
         if len(set(sizes)) > 1:
@@ -224,5 +224,5 @@ def _take(picks: tuple[tuple[int, int | slice], ...], x: Tensor) -> Tensor:
 
 
 def quote(text: str, length: int = 100) -> str:
-    """A text in quotes, on one line, cut where it is long."""
+    """A text in quotes, on one line, shortened if it is long."""
     return repr(text if len(text) <= length else text[:length] + "…")

@@ -1,4 +1,4 @@
-"""What a network predicts, and how to turn it into an estimate of the clean trajectory.
+"""Kinds of network prediction, and their conversion to an estimate of the clean trajectory.
 
 With signal a = sqrt(alpha_bar) and noise level s = sqrt(1 - alpha_bar), x_noisy = a x_clean + s noise, and the velocity
 is v = a noise - s x_clean. Source: Ho et al. 2020, eq. 15; Salimans and Ho 2022, appendix D.
@@ -21,7 +21,7 @@ def to_target(
     signal: Tensor,
     sigma: Tensor,
 ) -> Float[Tensor, "*plans"]:
-    """What the network should predict."""
+    """The training target of the network."""
     if prediction == "clean":
         return x_clean
     return noise if prediction == "noise" else signal * noise - sigma * x_clean
@@ -34,7 +34,7 @@ def to_clean(
     signal: Tensor | float,
     sigma: Tensor | float,
 ) -> Float[Tensor, "*plans"]:
-    """The clean trajectory that a network output stands for."""
+    """The clean trajectory that corresponds to a network output."""
     if prediction == "clean":
         return output
     return (x_noisy - sigma * output) / signal if prediction == "noise" else signal * x_noisy - sigma * output

@@ -1,7 +1,7 @@
-"""Samplers: from noise to trajectories, over any denoiser.
+"""Samplers: from noise to trajectories, with any denoiser.
 
-A sampler is a function; all share one loop and differ in how they take a step. Notation: a = sqrt(alpha_bar) and
-s = sqrt(1 - alpha_bar) of the step that is denoised, a' and s' of the next, λ = log(a / s).
+A sampler is a function; all share one loop and differ in their denoising step. Notation: a = sqrt(alpha_bar) and
+s = sqrt(1 - alpha_bar) at the present step, a' and s' at the next, λ = log(a / s).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diffplan.diffusion.schedule import NoiseSchedule
 
 @runtime_checkable
 class Denoises(Protocol):
-    """What samplers need of a model; see `Denoiser`."""
+    """The interface of a model for samplers; see `Denoiser`."""
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -35,13 +35,13 @@ class Denoises(Protocol):
 
 @dataclass(frozen=True)
 class SamplingState:
-    """What a callback sees after each denoising step.
+    """The argument of a callback after each denoising step.
 
     Attributes:
-        index: number of the step in the run, from 0.
+        index: number of the denoising step, from 0.
         diffusion_step: the diffusion step that was denoised.
         x_noisy: the trajectories after the step, in model space.
-        denoised: the estimate of the clean trajectories during it.
+        denoised: the estimate of the clean trajectories in the step.
     """
 
     index: int
@@ -55,7 +55,7 @@ Callback = Callable[[SamplingState], None]
 
 @dataclass(frozen=True)
 class _Step:
-    """One denoising step: alpha_bar of the present and of the next level, and what was estimated here and before."""
+    """One denoising step: alpha_bar at the present and at the next step, the estimate, and the previous step."""
 
     alpha_bar: float
     next_alpha_bar: float
@@ -82,7 +82,7 @@ def _ancestral(eta: float) -> Callable[[_Step], tuple[Tensor, float]]:
 
 
 def _dpm_solver(step: _Step) -> tuple[Tensor, float]:
-    """Lu et al. 2022 (DPM-Solver++), Alg. 2 (2M); the first and the last step are of first order, as there."""
+    """Lu et al. 2022 (DPM-Solver++), Alg. 2 (2M); the first and the last step are of first order, as in the source."""
     if step.next_alpha_bar == 1:
         return step.denoised, 0.0
     log_snr, next_log_snr = _log_snr(step.alpha_bar), _log_snr(step.next_alpha_bar)
@@ -112,7 +112,7 @@ def sample_ddpm(
     repeats: int = 1,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch horizon transition"]:
-    """Ancestral sampling, through all diffusion steps unless `steps` says otherwise; see `sample_ddim`.
+    """Ancestral sampling, by default through all diffusion steps; see `sample_ddim`.
 
     Source: Ho et al. 2020, Alg. 2.
     """
@@ -134,27 +134,27 @@ def sample_ddim(
     repeats: int = 1,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch horizon transition"]:
-    """Deterministic sampling through some of the diffusion steps.
+    """Deterministic sampling through a subset of the diffusion steps.
 
     Source: Song et al. 2021 (DDIM), eq. 12 with eta 0.
 
     Args:
         denoiser: the model.
-        constraints: what is known; they hold after every step, and they set the shape.
+        constraints: fixed entries and bounds; they hold after every step. Their shape is that of the batch.
         generator: source of the noise.
-        steps: the diffusion steps to denoise at, descending; or how many, spaced evenly.
+        steps: the diffusion steps to denoise at, descending; or their number, for even spacing.
         initial: clean trajectories to start from, noised to the first of the steps (warm start); None for noise alone.
-        guidance: a guide and how it acts.
-        temperature: scale of the initial noise and of any noise added later.
-        repeats: how often each step is taken, with its noise added again in between. More than once, what is fixed in
-            the middle of a trajectory and what is not come to agree. Source: Lugmayr et al. 2022 (RePaint), Alg. 1.
+        guidance: a guide and its settings.
+        temperature: scale of the initial noise and of all noise added later.
+        repeats: repetitions of each step, with the noise added again in between. More than one makes fixed entries in
+            the middle of a trajectory consistent with the rest. Source: Lugmayr et al. 2022 (RePaint), Alg. 1.
         callback: called after each step.
 
     Returns:
         Trajectories in model space.
 
     Raises:
-        ValueError: steps that are not those of the schedule in descending order.
+        ValueError: steps outside the schedule, or not in descending order.
     """
     return _sample(
         _ancestral(0.0), denoiser, constraints, generator, steps, initial, guidance, temperature, repeats, callback
@@ -206,7 +206,7 @@ def _sample(
         return constraints.project_clean(denoiser(x, step, lengths))
 
     def advance(x: Tensor, diffusion_step: int, next_step: int, previous: _Step | None) -> tuple[Tensor, _Step]:
-        """The trajectories at the next step, and the step that led there."""
+        """The trajectories at the next diffusion step, and the denoising step."""
         alpha_bar, next_alpha_bar = schedule.alpha_bar_at(diffusion_step), schedule.alpha_bar_at(next_step)
         gradient = None
         if guidance is not None and guidance.acts_on("network", diffusion_step):
@@ -239,9 +239,9 @@ def _sample(
         for _ in range(repeats - 1):
             share = step.alpha_bar / step.next_alpha_bar
             x = constraints.project(share**0.5 * x + (1 - share) ** 0.5 * draw())
-            # What was estimated before belongs to another trajectory.
+            # No previous step: its estimate belongs to another trajectory.
             x, step = advance(x, diffusion_step, next_step, None)
-        previous = replace(step, previous=None)  # no longer chain than solvers look back
+        previous = replace(step, previous=None)  # solvers look back one step, so older ones are dropped
         if callback is not None:
             callback(SamplingState(index, diffusion_step, x, step.denoised))
     return x

@@ -1,7 +1,7 @@
-"""How much signal and noise each diffusion step holds.
+"""Noise schedules: signal and noise at each diffusion step.
 
 x_noisy = sqrt(alpha_bar) x_clean + sqrt(1 - alpha_bar) noise, with alpha_bar falling over diffusion steps 0 … N - 1.
-Tables are float64; values are cast to the type of what they multiply.
+Tables are float64; values are cast to the type of the tensor that they multiply.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NoiseSchedule:
 
     alpha_bar: Float[Tensor, " diffusion_steps"]
     _copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """`alpha_bar` on each device where it was asked for."""
+    """`alpha_bar` on each device, copied on first use."""
 
     def alpha_bar_on(self, device: torch.device) -> Float[Tensor, " diffusion_steps"]:
         """`alpha_bar` on a device, copied there once."""
@@ -37,7 +37,7 @@ class NoiseSchedule:
 
     @property
     def num_diffusion_steps(self) -> int:
-        """Levels of noise."""
+        """Number of noise levels."""
         return len(self.alpha_bar)
 
     def signal_and_noise(
@@ -64,13 +64,13 @@ class NoiseSchedule:
         """Diffusion steps to denoise at, from the noisiest down to 0.
 
         Args:
-            num_sampling_steps: how many.
+            num_sampling_steps: number of steps.
             spacing: `uniform` spaces them evenly; `log_snr` evenly in log(signal / noise), as Lu et al. 2022 propose
                 for few steps.
-            first: the noisiest; None for that of the schedule.
+            first: the noisiest step; None for that of the schedule.
 
         Raises:
-            ValueError: more steps than there are, or a first step outside the schedule.
+            ValueError: more steps than the schedule has, or a first step outside the schedule.
         """
         first = self.num_diffusion_steps - 1 if first is None else first
         if not 0 <= first < self.num_diffusion_steps:
@@ -86,7 +86,7 @@ class NoiseSchedule:
         log_snr = self.log_snr[: first + 1]
         wanted = torch.linspace(float(log_snr[-1]), float(log_snr[0]), num_sampling_steps, dtype=torch.float64)
         steps = (wanted[:, None] - log_snr[None]).abs().argmin(dim=1).tolist()
-        for i in range(1, num_sampling_steps):  # none twice
+        for i in range(1, num_sampling_steps):  # no step twice
             steps[i] = min(steps[i], steps[i - 1] - 1)
         return [max(step, num_sampling_steps - 1 - i) for i, step in enumerate(steps)]
 
@@ -114,9 +114,9 @@ def make_cosine_schedule(num_diffusion_steps: int, offset: float = 0.008, max_be
 
 
 def make_linear_schedule(num_diffusion_steps: int, first_beta: float = 1e-4, last_beta: float = 0.02) -> NoiseSchedule:
-    """Betas that rise linearly; those of Ho et al. 2020, section 4, at 1000 steps, and scaled for fewer."""
+    """Betas that rise linearly: those of Ho et al. 2020, section 4, for 1000 steps, and scaled for fewer."""
     scale = 1000 / num_diffusion_steps
-    # From the last, so that a single step is the noisiest.
+    # Built from the last step, so that a schedule of one step has the noisiest.
     betas = torch.linspace(scale * last_beta, scale * first_beta, num_diffusion_steps, dtype=torch.float64).flip(0)
     return NoiseSchedule(torch.cumprod(1 - betas.clamp(0, 0.999), dim=0))
 
@@ -126,11 +126,11 @@ def make_edm_schedule(
 ) -> NoiseSchedule:
     """The noise levels of EDM: sigma^(1/rho) rises evenly from `sigma_min` to `sigma_max`.
 
-    There x_clean + sigma noise is denoised; here that is scaled to unit variance, so alpha_bar = 1 / (1 + sigma²).
+    EDM denoises x_clean + sigma noise; here that is scaled to unit variance, so alpha_bar = 1 / (1 + sigma²).
     With `velocity` prediction the network's input, output and skip factors are then those of EDM at sigma_data = 1.
     Source: Karras et al. 2022, eq. 5 and table 1.
     """
-    # From the last, so that a single step is the noisiest.
+    # Built from the last step, so that a schedule of one step has the noisiest.
     roots = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), num_diffusion_steps, dtype=torch.float64)
     return NoiseSchedule(1 / (1 + roots.flip(0) ** (2 * rho)))
 

@@ -1,7 +1,7 @@
 """The training objective of value networks: squared error of the value of noisy trajectories.
 
 Source: Janner et al. 2022, section 3.2, and `ValueDiffusion` in `diffuser/models/diffusion.py` of its code release: the
-network learns what a clean trajectory is worth from a noisy one, with the constrained entries in place as in planning.
+network learns the value of a clean trajectory from a noisy one, with the constrained entries set as in planning.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def compute_value_loss(
         schedule: the noise schedule.
         x_clean: trajectories in model space.
         noise: standard normal.
-        diffusion_step: how noisy to make each.
-        mask: known entries; one row serves the whole batch.
+        diffusion_step: noise level of each trajectory.
+        mask: known entries; one row is broadcast over the batch.
         targets: values of the clean trajectories.
-        real: steps that are no padding, which stands at the end; None where all are. The network is told the lengths.
+        real: steps that are not padding, which is at the end; None without padding. The network gets the lengths.
     """
     x_noisy = torch.where(mask, x_clean, schedule.add_noise(x_clean, noise, diffusion_step))
     if real is None:
         values = network(x_noisy, diffusion_step)
     else:
-        # Networks take no trajectory of one step, so such a one keeps a step of its padding, a copy of its last.
+        # Networks need at least two steps, so a trajectory of one step keeps one of padding, a copy of its last step.
         values = network(x_noisy, diffusion_step, lengths=real.sum(dim=1).clamp(min=_MIN_LENGTH))
     return (values - targets).square().mean()

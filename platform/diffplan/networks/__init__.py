@@ -1,1 +1,1 @@
-"""Networks: raw modules that know nothing of diffusion."""
+"""Networks: plain modules that do not depend on diffusion."""

@@ -1,7 +1,7 @@
 """Building blocks of the temporal U-Net.
 
 Inside, trajectories of one length are [batch, channels, 1, horizon], as images one pixel high (`as_images`); those of
-different lengths are packed as [steps, channels], and the blocks are told how (`packing`).
+different lengths are packed as [steps, channels], described by a `packing`.
 
 Source: Janner et al. 2022, appendix C, and `diffuser/models/helpers.py` of its code release (sizes and order of
 layers).
@@ -22,7 +22,7 @@ from diffplan.networks.packing import Conv1d, Packing, group_norm
 from diffplan.networks.ragged import valid_steps
 
 FEW_NUMBERS = 4096
-"""Up to so many numbers one call of the library is faster than several of its parts."""
+"""Size up to which torch's own function is faster than several elementwise calls."""
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -47,17 +47,17 @@ class SinusoidalEmbedding(nn.Module):
 
 
 def as_images(x: Float[Tensor, "batch horizon channels"]) -> Float[Tensor, "batch channels 1 horizon"]:
-    """Trajectories of one length as the blocks take them: as images one pixel high.
+    """Trajectories of one length as input of the blocks: images one pixel high.
 
-    On a CPU their channels stay next to each other in memory, of which oneDNN makes more; torch keeps such an order,
-    but of images alone. On a GPU they lie apart.
+    On a CPU the channels stay contiguous in memory (channels last), which is faster in oneDNN; torch preserves this
+    memory format for images only. On a GPU the steps are contiguous.
     """
     images = x.transpose(1, 2)[:, :, None]
     return images if x.device.type == "cpu" else images.contiguous()
 
 
 class _Mish(torch.autograd.Function):
-    """Mish that keeps its derivative in place of its argument, both from one sigmoid.
+    """Mish that saves its derivative for the backward pass instead of its argument; both need one sigmoid.
 
     With s = sigmoid(x) and n = s (2 - s): t = tanh(softplus(x)) = n / (2 - n), so that mish(x) = x t, and
     mish'(x) = t + x s (1 - t^2).
@@ -80,8 +80,8 @@ class _Mish(torch.autograd.Function):
 def mish(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Mish, x tanh(softplus(x)); on a CPU by one sigmoid s, x n / (2 - n) with n = s (2 - s).
 
-    Of large tensors that takes a third of the time of torch's, which was a third of the time of a denoising step and a
-    fifth of that of a training step. Of small ones, on a GPU and in bfloat16, one call is faster than several.
+    For large tensors that takes a third of the time of torch's function, which took a third of a denoising step and a
+    fifth of a training step. For small tensors, on a GPU and in bfloat16, torch's single call is faster.
     """
     if x.numel() < FEW_NUMBERS or x.device.type != "cpu" or x.dtype == torch.bfloat16:
         return F.mish(x)
@@ -107,13 +107,13 @@ class Conv1dBlock(nn.Module):
 
 
 class ActivatedBefore(nn.Identity):
-    """Stands where the code release has a Mish in every block, all of the same embedding, which is taken once."""
+    """Placeholder for the Mish of the embedding in each block of the release; it is computed once for all blocks."""
 
 
 class ResidualTemporalBlock(nn.Module):
     """Two convolution blocks with the embedding added in between, and a residual connection.
 
-    What comes as the embedding is its Mish.
+    The input is the Mish of the embedding.
     """
 
     def __init__(
@@ -135,22 +135,22 @@ class ResidualTemporalBlock(nn.Module):
         added = self.embedding(embedding)
         if packing is None:
             added = added[:, :, None, None]
-        elif len(added) > 1:  # one embedding is that of all
+        elif len(added) > 1:  # a single embedding is broadcast
             added = packing.spread(added)
         hidden = self.second(self.first(x, packing) + added, packing)
         return hidden + (self.residual(x, packing) if isinstance(self.residual, Conv1d) else x)
 
 
 class NoAttention(nn.Module):
-    """Stands where there is no attention."""
+    """Placeholder for no attention."""
 
     def forward(self, x: Float[Tensor, "..."], packing: Packing | None = None) -> Float[Tensor, "..."]:
-        """Give back what came in."""
+        """Return the input."""
         return x
 
 
 class LinearAttention(nn.Module):
-    """Linear attention over time behind a channel normalisation, with a residual connection."""
+    """Channel normalisation and linear attention over time, with a residual connection."""
 
     def __init__(self, channels: int, num_heads: int = 4, head_dim: int = 32) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class LinearAttention(nn.Module):
         if packing is None:
             return self._attend(x[:, :, 0], None)[:, :, None]
         horizon = packing.longest
-        padded = packing.pad(x, horizon).transpose(1, 2)  # every step looks at all others, so steps are no batch here
+        padded = packing.pad(x, horizon).transpose(1, 2)  # attention is over all steps, so they cannot be a batch axis
         attended = self._attend(padded, valid_steps(packing.lengths, horizon))
         return packing.pack(attended.transpose(1, 2))
 

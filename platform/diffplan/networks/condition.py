@@ -1,6 +1,6 @@
-"""What a network is told beside the noisy trajectory: a return or a task, either of which may be withheld.
+"""Conditions of a network: a return or a task, which may be withheld.
 
-A network that has learned with and without its condition can be guided without a classifier.
+A network that is trained with and without its condition can be guided without a classifier.
 
 Source: Ho & Salimans 2022 (classifier-free guidance); Ajay et al. 2023, section 3.2 (returns and constraints as
 conditions of a planner).
@@ -16,10 +16,10 @@ from diffplan.config import NetworkConfig
 
 
 class ConditionEmbedding(nn.Module):
-    """Adds the embedding of a condition to that of the diffusion step; without parameters where there is none.
+    """Adds the embedding of a condition to that of the diffusion step; has no parameters without a condition.
 
     Args:
-        config: which condition; `condition`, `num_tasks`.
+        config: the kind of condition; `condition` and `num_tasks` are used.
         dim: features of the embedding.
     """
 
@@ -31,8 +31,8 @@ class ConditionEmbedding(nn.Module):
             self.returns = nn.Sequential(nn.Linear(1, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
             self.withheld = nn.Parameter(torch.zeros(dim))
         elif self.kind == "task":
-            self.tasks = nn.Embedding(self.num_tasks + 1, dim)  # the last stands for a label that is withheld
-            nn.init.normal_(self.tasks.weight, std=0.02)  # that of the default, 1, would drown the diffusion step
+            self.tasks = nn.Embedding(self.num_tasks + 1, dim)  # the last is for withheld labels
+            nn.init.normal_(self.tasks.weight, std=0.02)  # the default, 1, would dominate the diffusion step
 
     def forward(
         self,
@@ -42,12 +42,12 @@ class ConditionEmbedding(nn.Module):
         """The embedding of the diffusion step with that of the condition added.
 
         Args:
-            embedding: of the diffusion step.
-            condition: of each row, a return, scaled to about [0, 1] over the dataset, or the label of a task. NaN is
-                withheld, and so is a label below 0. None withholds all.
+            embedding: embedding of the diffusion step.
+            condition: condition of each row: a return, scaled to about [0, 1] over the dataset, or the label of a task.
+                NaN, or a label below 0, withholds it. None withholds all.
 
         Raises:
-            ValueError: a condition for a network that takes none, or a label that it does not know.
+            ValueError: a condition for an unconditioned network, or an unknown label.
         """
         if self.kind == "none":
             if condition is not None:
@@ -61,7 +61,7 @@ class ConditionEmbedding(nn.Module):
 
     def _embed_returns(self, returns: Tensor) -> Tensor:
         returns = returns.to(self.withheld.dtype)
-        # NaN must not enter: the gradient of a NaN that `where` leaves out is NaN all the same.
+        # Replace NaN first: its gradient would be NaN even where `where` masks the value.
         embedded = self.returns(returns.nan_to_num(nan=0.0)[:, None])
         return torch.where(returns.isnan()[:, None], self.withheld, embedded)
 

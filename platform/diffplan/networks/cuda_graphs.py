@@ -1,7 +1,7 @@
-"""CUDA graphs: work on a GPU that is recorded once and launched as one from then on.
+"""CUDA graphs: work on a GPU that is recorded once and then launched as a whole.
 
-A pass of a small network is some hundred kernels of a few microseconds each, and launching them one by one takes the
-host several times as long as running them takes the GPU.
+A pass of a small network is some hundred kernels of a few microseconds each. Launching them one by one takes the host
+several times as long as the GPU takes to run them.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from typing import Any, TypeVar
 import torch
 
 NUM_WARM_UP_PASSES = 2
-"""Passes before one is recorded: libraries choose their kernels and allocate in the first."""
+"""Passes before the recorded one: in the first ones libraries choose their kernels and allocate memory."""
 T = TypeVar("T")
 
 
 class GraphRecorder:
     """Records work on one GPU.
 
-    All recordings keep what lies between their kernels in the same memory, so no two may be replayed at the same time.
+    All recordings share the memory of intermediate results, so only one may be replayed at a time.
     """
 
     def __init__(self) -> None:
         self._memory: Any = None
 
     def record(self, work: Callable[[], T], device: torch.device) -> tuple[torch.cuda.CUDAGraph, T]:
-        """Record some work, which is done a few times before.
+        """Record some work, after a few warm-up passes.
 
         Args:
-            work: what to record; it reads nothing from the device, and its inputs stay where they are in memory.
+            work: the work to record; it reads nothing back from the device, and the addresses of its inputs are fixed.
             device: a GPU.
 
         Returns:
-            The graph, and what the work returned: tensors that each replay fills again.
+            The graph, and the result of the work: tensors that each replay overwrites.
 
         Raises:
-            RuntimeError: the work, or what another thread did meanwhile, cannot be recorded.
+            RuntimeError: the work, or concurrent work of another thread, cannot be recorded.
         """
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))

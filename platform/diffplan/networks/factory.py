@@ -1,4 +1,4 @@
-"""The denoising network that a config asks for."""
+"""The denoising network of a config."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class _Call:
 
 
 class GatheringNetwork(nn.Module):
-    """A network of trajectories that may be called by several threads.
+    """A network for trajectories that several threads may call.
 
     Calls that arrive while it is busy are computed together next, as one batch of trajectories of different lengths.
     No call waits for others to arrive, so a single thread gets the results of the network to the last bit. In a batch
@@ -45,7 +45,7 @@ class GatheringNetwork(nn.Module):
 
     @property
     def takes_packings(self) -> bool:
-        """Whether the network does."""
+        """Whether the network supports packings."""
         return bool(getattr(self.network, "takes_packings", False))
 
     def forward(
@@ -58,7 +58,7 @@ class GatheringNetwork(nn.Module):
         packings: Packings | None = None,
     ) -> Tensor:
         """The output of the network; see its `forward`."""
-        if torch.is_grad_enabled() and x.requires_grad:  # gradients belong to the thread that asks for them
+        if torch.is_grad_enabled() and x.requires_grad:  # gradients stay in the calling thread
             with self._busy:
                 return _run(self.network, _Call(x, diffusion_step, lengths, condition, packings))
         call = _Call(x, diffusion_step, lengths, condition, packings)

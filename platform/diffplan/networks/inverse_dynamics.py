@@ -1,4 +1,4 @@
-"""Which action leads from one observation to the next, for planners whose plans hold observations only.
+"""Inverse dynamics: the action between two observations, for planners whose plans have observations only.
 
 Source: Ajay et al. 2023, section 3.2, equation 8; layer normalisation is an addition.
 """

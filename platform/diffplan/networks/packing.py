@@ -1,7 +1,7 @@
-"""Batches of trajectories of different lengths without padding: the steps of all of them, one after the other.
+"""Batches of trajectories of different lengths without padding: the steps of all trajectories, concatenated.
 
-Packed, every layer is one matrix product over the steps of the whole batch, whatever their lengths; padded, a batch
-computes the padding too, and masks around every layer.
+In a packed batch every layer is one matrix product over all steps; a padded batch also computes the padding, and needs
+masks around every layer.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FEW_MULTIPLICATIONS = 1_000_000
-"""Up to so many, the products of MKL are done before those of oneDNN have begun."""
+"""Up to this number MKL's products are faster, because oneDNN's calls have a higher overhead."""
 
 
 class Packing:
-    """Where the steps of each trajectory stand in a packed batch, float[steps, channels].
+    """The places of the steps of each trajectory in a packed batch, float[steps, channels].
 
     Args:
         lengths: steps of each trajectory, at least 1.
-        num_steps: their sum, where it is known; on a GPU asking for it would mean to wait.
-        longest: the longest of those that count, where it is known.
+        num_steps: sum of the lengths, if it is known; on a GPU computing it would wait for the device.
+        longest: greatest length of the trajectories (without filling), if it is known.
     """
 
     @classmethod
@@ -33,10 +33,10 @@ class Packing:
         """A packing of a given number of steps, so that its shapes do not depend on the lengths.
 
         Args:
-            lengths: steps of each trajectory; they are rounded up to a multiple.
-            multiple: of how many steps.
-            num_steps: steps of the batch. Those that are left make one more trajectory, the last, of no meaning.
-            longest: the most that any of the lengths may be.
+            lengths: steps of each trajectory; rounded up to a multiple of `multiple`.
+            multiple: number of steps.
+            num_steps: steps of the batch. The remaining steps form an additional last trajectory, without a meaning.
+            longest: upper bound of the lengths.
         """
         lengths = -(-lengths // multiple) * multiple
         return cls(torch.cat([lengths, (num_steps - lengths.sum())[None]]), num_steps, longest)
@@ -51,7 +51,7 @@ class Packing:
         self.rows = torch.repeat_interleave(numbers, self.lengths, output_size=num_steps)
         """The trajectory that each step belongs to."""
         self.starts = self.lengths.cumsum(0) - self.lengths
-        """Where each trajectory begins."""
+        """First step of each trajectory in the batch."""
         self.longest = int(self.lengths.max()) if longest is None else longest
         self.order = torch.arange(len(self.rows), device=lengths.device)
         self.steps = self.order - self.starts[self.rows]
@@ -70,13 +70,13 @@ class Packing:
         return Packing((self.lengths + 1) // 2, (len(self) + 1) // 2, (self.longest + 1) // 2)
 
     def pack(self, x: Float[Tensor, "batch horizon channels"]) -> Float[Tensor, "steps channels"]:
-        """The steps of a padded batch; what fills a filled packing is anything."""
+        """Pack a padded batch; the filling of a filled packing is undefined."""
         if not self._is_filled:
             return x[self.rows, self.steps]
         return x[self.rows.clamp(max=len(x) - 1), self.steps.clamp(max=x.shape[1] - 1)]
 
     def pad(self, x: Float[Tensor, "steps channels"], horizon: int) -> Float[Tensor, "batch horizon channels"]:
-        """The trajectories as a padded batch, 0 behind their ends; what is beyond the horizon is cut off."""
+        """The trajectories as a padded batch, 0 behind their ends; steps beyond the horizon are dropped."""
         if horizon not in self._paddings:
             steps = torch.arange(horizon, device=self.rows.device)
             index = (self.starts[:, None] + steps).clamp(max=len(self) - 1)
@@ -85,9 +85,9 @@ class Packing:
         return x.index_select(0, index).view(-1, horizon, x.shape[1]).masked_fill(behind, 0.0)
 
     def sum(self, x: Float[Tensor, "steps channels"]) -> Float[Tensor, "batch channels"]:
-        """Sums over the steps of each trajectory; of the one that fills a filled packing, anything.
+        """Sums over the steps of each trajectory; undefined for the filling of a filled packing.
 
-        On a GPU one thread would add up all steps of a trajectory (`embedding_bag`), one after the other.
+        Not by `embedding_bag` on a GPU: one thread there would add all steps of a trajectory, one after the other.
         """
         if x.device.type == "cuda":
             return self.pad(x, self.longest).sum(dim=1)
@@ -114,19 +114,19 @@ class Packing:
             around = stride * middles.steps[:, None] + offsets
             inside = (around >= 0) & (around < self.lengths[middles.rows][:, None])
             index = self.starts[middles.rows][:, None] + around
-            self._windows[key] = torch.where(inside, index, len(self)).view(-1)  # where a step of zeros stands
+            self._windows[key] = torch.where(inside, index, len(self)).view(-1)  # the index of a step of zeros
         with_zeros = torch.cat([x, x.new_zeros(1, x.shape[1])])
         return with_zeros.index_select(0, self._windows[key]).view(-1, kernel_size * x.shape[1])
 
 
 class Packings:
-    """What the passes of a sampler share: they are of the same plans, and so of one packing."""
+    """Caches the packing that the passes of a sampler share, because they are over the same plans."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, int, Packing] | None = None
 
     def of(self, lengths: Int[Tensor, " batch"], multiple: int) -> Packing:
-        """The packing of lengths rounded up to a multiple; the one before if it was made of the same tensor."""
+        """The packing of lengths rounded up to a multiple; the cached one if it was made from the same tensor."""
         if self._last is None or self._last[0] is not lengths or self._last[1] != multiple:
             self._last = (lengths, multiple, Packing(-(-lengths // multiple) * multiple))
         return self._last[2]
@@ -135,11 +135,10 @@ class Packings:
 def multiply(
     x: Float[Tensor, "steps inputs"], matrix: Float[Tensor, "inputs outputs"], bias: Float[Tensor, " outputs"]
 ) -> Float[Tensor, "steps outputs"]:
-    """The product of both and the bias, by oneDNN where that is faster and no gradient is wanted.
+    """The matrix product plus the bias, by oneDNN if that is faster and no gradient is needed.
 
-    On a CPU torch leaves products in single precision to MKL, which takes twice as long as oneDNN on processors that
-    are not Intel's. What calls oneDNN is an operator that the compiler of torch writes into its code; it has no public
-    name.
+    On a CPU torch uses MKL for products in single precision, which takes twice as long as oneDNN on processors that
+    are not Intel's. The operator that calls oneDNN is one that torch's compiler generates; it has no public name.
     """
     if (
         x.device.type != "cpu"
@@ -153,10 +152,10 @@ def multiply(
 
 
 class _LaidOut(nn.Module):
-    """A layer whose weights are laid out for `multiply`.
+    """A layer whose weights are rearranged to a matrix for `multiply`.
 
-    That is kept in evaluation mode, until the mode is set again or the weights are seen to have changed; fused
-    optimizers change them unseen, so in training mode and where gradients are wanted it is made every time.
+    The matrix is cached in evaluation mode, until the mode is set again or the version of the weights changes. Fused
+    optimizers change weights without a new version, so in training mode and with gradients it is made in every pass.
     """
 
     weight: Tensor
@@ -189,11 +188,11 @@ def convolve(
     convolution: Callable[..., Tensor],
     **settings: Any,
 ) -> Float[Tensor, "batch outputs 1 new_horizon"]:
-    """A convolution over time, as one of images one pixel high.
+    """A convolution over time, computed on images one pixel high.
 
-    On a CPU, where channels lie next to each other in memory, one of single steps is a matrix product; and where
-    gradients are wanted, the bias is added apart, for oneDNN takes its gradient slowly, and the weights are laid out as
-    the images are, once for both passes; those of `training.flat_parameters` already are.
+    On a CPU (channels last) a convolution of kernel size 1 is a matrix product. With gradients, the bias is added
+    separately, because its gradient is slow in oneDNN, and the weights are converted to channels last once for both
+    passes; those of `training.flat_parameters` already are.
     """
     if x.device.type == "cpu" and weight.shape[2] == 1:
         return F.linear(x.movedim(1, -1), weight[:, :, 0], bias).movedim(-1, 1)
@@ -213,7 +212,7 @@ class Conv1d(_LaidOut, nn.Conv1d):
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "..."], packing: Packing | None = None
     ) -> Float[Tensor, "..."]:
-        """What it gives for each trajectory alone: [batch, channels, 1, horizon], or [steps, channels] with a packing.
+        """The convolution of each trajectory: [batch, channels, 1, horizon], or [steps, channels] with a packing.
 
         With a stride of 2 the result is packed as `packing.halved`.
         """
@@ -245,7 +244,7 @@ class Upsample1d(_LaidOut, nn.ConvTranspose1d):
         return both.view(-1, self.out_channels)
 
     def _lay_out(self) -> Float[Tensor, "inputs outputs"]:
-        """From the steps before, at and after a step to the two steps that it becomes.
+        """The matrix from the steps before, at and after a step to the two output steps.
 
         A transposed convolution adds x[i] w[k] to step 2 i + k - 1, so step 2 i takes w[3] of the step before and w[1]
         of step i, and step 2 i + 1 takes w[2] of step i and w[0] of the one after.
@@ -257,7 +256,7 @@ class Upsample1d(_LaidOut, nn.ConvTranspose1d):
 
 
 def group_norm(x: Float[Tensor, "steps channels"], packing: Packing, layer: nn.GroupNorm) -> Tensor:
-    """What a group normalisation gives for each trajectory alone, packed."""
+    """A group normalisation of each trajectory of a packed batch."""
     batch, channels = len(packing.lengths), x.shape[1]
     size = channels // layer.num_groups
     share = 1 / (size * packing.lengths[:, None].to(x))

@@ -1,4 +1,4 @@
-"""A policy: the action for an observation, and for a goal where there is one."""
+"""A policy: the action for an observation and, if there is one, a goal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Batches of trajectories of different lengths, padded behind to one horizon.
+"""Batches of trajectories of different lengths, padded at the end to one horizon.
 
-A network must give for each row what it gives for that row alone, so nothing in the padding may reach a valid step. It
-may hold anything, NaN included: it is replaced on entry, because what is multiplied by 0 later must be finite.
+The output for a row must not depend on the other rows, so padding must not affect a valid step. Padding may have any
+value, even NaN: it is replaced on entry, because values that are later multiplied by 0 must be finite.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 def check_lengths(horizon: int, lengths: Int[Tensor, " batch"] | None, min_horizon: int) -> None:
-    """Refuse trajectories that a network cannot hold.
+    """Raise for trajectories that are too short for a network.
 
     Args:
         horizon: steps of the batch, padding included.
-        lengths: valid steps of each row; None for all of them.
-        min_horizon: shortest trajectory that the network can hold.
+        lengths: valid steps of each row; None for all steps.
+        min_horizon: shortest trajectory that the network supports.
 
     Raises:
         ValueError: a trajectory is too short, or longer than the batch.
@@ -33,13 +33,13 @@ def check_lengths(horizon: int, lengths: Int[Tensor, " batch"] | None, min_horiz
 
 
 def valid_steps(lengths: Int[Tensor, " batch"], horizon: int) -> Bool[Tensor, "batch horizon"]:
-    """Which of the steps belong to each row."""
+    """Mask of the valid steps of each row."""
     return torch.arange(horizon, device=lengths.device) < lengths[:, None]
 
 
 def repeat_last_step(
     x: Float[Tensor, "batch horizon transition"], lengths: Int[Tensor, " batch"], width: int
 ) -> Float[Tensor, "batch width transition"]:
-    """Each row with its own last step repeated up to a width; nothing of the padding is left, and no gradient to it."""
+    """Each row with its last valid step repeated up to a width; the padding has no effect and no gradient."""
     index = torch.minimum(torch.arange(width, device=x.device), lengths[:, None] - 1)
     return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))

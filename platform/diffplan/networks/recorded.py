@@ -1,7 +1,7 @@
-"""Passes of a network on a GPU, recorded once for each shape of batch and launched as one.
+"""Passes of a network on a GPU, recorded once for each batch shape and launched as a whole.
 
-A CUDA graph (`networks.cuda_graphs`) has fixed shapes, and plans are of any number and of any lengths. So batches are
-filled up to one of a few shapes.
+A CUDA graph (`networks.cuda_graphs`) has fixed shapes, but batches have any number of plans of any lengths. So batches
+are filled up to one of a few shapes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from diffplan.networks.ragged import check_lengths
 from diffplan.networks.temporal_unet import TemporalUnet
 
 MOST_STEPS = 2**17
-"""Steps of a batch up to which passes are recorded; the kernels of larger ones take longer than launching them."""
+"""Largest batch, in steps, whose passes are recorded; kernels of larger ones take longer than their launches."""
 _LEAST_STEPS = 64
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape of batch.
+    """The shape of a batch.
 
     Attributes:
         num_rows: trajectories.
-        num_steps: steps of all of them together, each length rounded up, and of what fills the rest.
-        horizon: steps that the longest may have.
+        num_steps: steps of all trajectories, each length rounded up, including the filling.
+        horizon: greatest length of a trajectory.
     """
 
     num_rows: int
@@ -46,7 +46,7 @@ class Shape:
             num_rows: trajectories of the batch.
             num_steps: the sum of their lengths, each rounded up to the multiple.
             longest: the longest of them.
-            multiple: lengths are rounded up to it; that many steps at least are left for each row that fills.
+            multiple: lengths are rounded up to it; each row of the filling has at least this many steps.
         """
         rows = _power_of_two(num_rows)
         least = num_steps + (rows - num_rows + 1) * multiple
@@ -61,7 +61,7 @@ class RecordedNetwork(nn.Module):
     a warning, if recording fails. Weights must stay at their place in memory once a pass is recorded.
 
     Args:
-        network: in evaluation mode; takes plans of any lengths.
+        network: a network in evaluation mode, for plans of any lengths.
     """
 
     takes_packings = True
@@ -83,7 +83,7 @@ class RecordedNetwork(nn.Module):
         condition: Tensor | None = None,
         packings: Packings | None = None,
     ) -> Float[Tensor, "batch horizon transition"]:
-        """What the network gives; see its `forward`."""
+        """The output of the network; see its `forward`."""
         told = {} if condition is None else {"condition": condition}
         if torch.is_grad_enabled() or told or not len(x) or not self._can_record(x.device):
             return self.network(x, diffusion_step, lengths=lengths, packings=packings, **told)
@@ -97,20 +97,20 @@ class RecordedNetwork(nn.Module):
         return device.type == "cuda"
 
     def _find_recording(self, shape: Shape, like: Tensor) -> _Recording | None:
-        """The recording of a shape, made if need be; None where the shape is too large or that fails."""
+        """The recording of a shape, made on first use; None if the shape is too large or recording fails."""
         if shape.num_steps > MOST_STEPS:
             return None
         if shape not in self._recordings:
             try:
                 self._recordings[shape] = self._record(shape, like)
-            except RuntimeError as error:  # torch's, also where another thread did what no recording bears
+            except RuntimeError as error:  # torch's, also if another thread interferes with the recording
                 first = str(error).partition("\n")[0]
                 warnings.warn(f"a pass on the GPU could not be recorded, and takes longer: {first}", stacklevel=2)
                 return None
         return self._recordings[shape]
 
     def _shape_of(self, x: Tensor, lengths: Tensor | None) -> Shape:
-        """The shape that holds a batch; the passes of a sampler ask for it with one and the same tensor of lengths."""
+        """The shape for a batch; cached, because all passes of a sampler have the same tensor of lengths."""
         multiple = self.network.min_horizon
         if lengths is None:
             check_lengths(x.shape[1], None, multiple)
@@ -136,7 +136,7 @@ class RecordedNetwork(nn.Module):
 
 
 def record_passes(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """A network for planning on a device: one that records its passes, on a GPU and where it can."""
+    """A network for planning on a device: on a GPU one that records its passes, if possible."""
     if torch.device(device).type == "cuda" and isinstance(network, TemporalUnet):
         return RecordedNetwork(network)
     return network
@@ -149,14 +149,14 @@ def run_filled(
     lengths: Int[Tensor, " batch"],
     num_steps: int,
 ) -> Float[Tensor, "batch horizon transition"]:
-    """A pass of plans of any lengths whose shapes depend on no length, and that never waits for the device.
+    """A pass for plans of any lengths, whose tensor shapes do not depend on the lengths; it never waits for the device.
 
     Args:
         network: the network.
         x: noisy trajectories; the horizon is a multiple of the network's `min_horizon`.
-        diffusion_step: how noisy each is.
-        lengths: steps of each.
-        num_steps: steps of the packed batch; more than the lengths, rounded up, add up to.
+        diffusion_step: noise level of each trajectory.
+        lengths: steps of each trajectory.
+        num_steps: steps of the packed batch; more than the sum of the rounded lengths.
     """
     packing = Packing.filled(lengths, network.min_horizon, num_steps, x.shape[1])
     return network(x, diffusion_step, lengths=lengths, packing=packing)
@@ -172,9 +172,9 @@ class _Recording:
     multiple: int
 
     def replay(self, x: Tensor, diffusion_step: Tensor, lengths: Tensor | None) -> Tensor:
-        """The pass for a batch that the recording holds."""
+        """The pass for a batch that fits into the recording."""
         batch, horizon, _ = x.shape
-        width = min(horizon, self.x.shape[1])  # of a batch, no more than its longest trajectory counts
+        width = min(horizon, self.x.shape[1])  # the longest trajectory of the batch fits into this
         self.x[:batch, :width].copy_(x[:, :width])
         self.diffusion_step[:batch].copy_(diffusion_step)
         self.lengths[batch:].fill_(self.multiple)
@@ -189,5 +189,5 @@ class _Recording:
 
 
 def _power_of_two(number: int) -> int:
-    """The least power of two that is no smaller."""
+    """The least power of two >= `number`."""
     return 1 << max(number - 1, 0).bit_length()

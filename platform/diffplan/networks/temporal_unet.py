@@ -1,8 +1,8 @@
 """The temporal U-Net of Janner et al. 2022.
 
 Source: Janner et al. 2022, appendix C; layer for layer that of `diffuser/models/temporal.py` of its code release, with
-three additions: a horizon that the levels do not divide is padded inside and cropped again, so any horizon from
-`min_horizon` up can be planned; a batch may hold trajectories of different lengths; and a condition may be given.
+three additions: a horizon that is not divisible by the levels is padded inside and cropped again, so any horizon from
+`min_horizon` up is possible; a batch may have trajectories of different lengths; and there may be a condition.
 """
 
 from __future__ import annotations
@@ -97,26 +97,26 @@ class TemporalUnet(nn.Module):
 
         Args:
             x: noisy trajectories in model space, of a horizon of at least `min_horizon`.
-            diffusion_step: how noisy each is; one number where all are alike.
-            lengths: steps of each trajectory, at least `min_horizon`; what stands behind them is padding and of no
-                effect. None: all steps.
-            condition: return or task of each; see `ConditionEmbedding`.
-            packing: of these lengths, `Packing.filled`, with the horizon as the longest; nothing is checked then, and
-                nothing waits for a GPU.
-            packings: where the packing of these lengths is kept for other passes over the same trajectories.
+            diffusion_step: noise level of each trajectory; one number if all are equal.
+            lengths: steps of each trajectory, at least `min_horizon`; the padding behind them has no effect. None for
+                all steps.
+            condition: return or task of each trajectory; see `ConditionEmbedding`.
+            packing: `Packing.filled` of these lengths, with the horizon as `longest`; skips all checks, so that nothing
+                waits for a GPU.
+            packings: cache of the packing of these lengths, for other passes over the same trajectories.
 
         Returns:
-            What the network was trained to predict, in model space; in the padding, numbers without a meaning.
+            The prediction of the network, in model space; undefined in the padding.
 
         Raises:
-            ValueError: a trajectory is too short, or there is a condition that the network does not take.
+            ValueError: a trajectory is too short, or the network does not take this condition.
         """
         horizon = x.shape[1]
         if packing is None:
             check_lengths(horizon, lengths, self.min_horizon)
         embedding = mish(self.condition(self.embedding(diffusion_step), condition))
         if packing is not None and len(embedding) > 1:
-            embedding = torch.cat([embedding, embedding[-1:]])  # for what fills the batch
+            embedding = torch.cat([embedding, embedding[-1:]])  # for the filling of the batch
         if lengths is not None:
             packing = (packings or Packings()).of(lengths, self.min_horizon) if packing is None else packing
             hidden = packing.pack(repeat_last_step(x, lengths, packing.longest))

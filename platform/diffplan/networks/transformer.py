@@ -1,8 +1,8 @@
 """A diffusion transformer over the steps of a trajectory.
 
 Source: Peebles & Xie 2023, section 3.2 (adaLN-Zero); Su et al. 2021, equation 34 (rotary positions). Deviation: each
-step is also told how far it is from the first and from the last. Rotary positions are relative, so without that no step
-would know that it is one of the two ends, which constraints fix, and the end is wherever the horizon puts it.
+step also has features of its distances from the first and from the last step. Rotary positions are relative, so without
+these features a step could not be recognised as one of the two ends, which constraints fix.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NUM_MODULATIONS = 6  # of a block: scale, shift and gate of attention and of th
 
 
 class TransformerBlock(nn.Module):
-    """Attention and MLP, each behind a layer normalisation, modulated from outside.
+    """Attention and MLP, each after a layer normalisation, with modulation by the embedding.
 
     Args:
         dim: features of a step.
@@ -50,9 +50,9 @@ class TransformerBlock(nn.Module):
 
         Args:
             x: features of the steps.
-            modulation: scale, shift and gate of attention, then of the MLP; a scale of 1 changes nothing.
+            modulation: scale, shift and gate of attention, then of the MLP; a scale of 1 is the identity.
             rotation: cosines and signed sines of the rotary positions.
-            mask: which steps may be attended to, as `scaled_dot_product_attention` takes it; None for all.
+            mask: steps to attend to, in the format of `scaled_dot_product_attention`; None for all.
         """
         scale, shift, gate, mlp_scale, mlp_shift, mlp_gate = modulation
         hidden = torch.addcmul(shift, F.layer_norm(x, self.normalized_shape), scale)
@@ -74,7 +74,7 @@ class TransformerBlock(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """A transformer that denoises trajectories; it starts out predicting 0.
+    """A transformer that denoises trajectories; its initial prediction is 0.
 
     Args:
         transition_dim: columns of a transition.
@@ -94,7 +94,7 @@ class TemporalTransformer(nn.Module):
         self.from_start = nn.Linear(dim, dim, bias=False)
         self.from_end = nn.Linear(dim, dim, bias=False)
         self.blocks = nn.ModuleList(TransformerBlock(dim, config.num_heads) for _ in range(config.depth))
-        # One product modulates all blocks and the output: many small ones would cost more than the blocks.
+        # One product for the modulations of all blocks and the output: many small ones would cost more than the blocks.
         self.to_modulation = nn.Linear(dim, (_NUM_MODULATIONS * config.depth + 2) * dim)
         self.to_output = nn.Linear(dim, transition_dim)
         frequencies = 10_000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
@@ -119,16 +119,15 @@ class TemporalTransformer(nn.Module):
 
         Args:
             x: noisy trajectories in model space, of a horizon of at least 2.
-            diffusion_step: how noisy each is; one number where all are alike.
-            lengths: steps of each trajectory, at least 2; what stands behind them is padding and of no effect. None:
-                all steps.
-            condition: return or task of each; see `ConditionEmbedding`.
+            diffusion_step: noise level of each trajectory; one number if all are equal.
+            lengths: steps of each trajectory, at least 2; the padding behind them has no effect. None for all steps.
+            condition: return or task of each trajectory; see `ConditionEmbedding`.
 
         Returns:
-            What the network was trained to predict, in model space; in the padding, numbers without a meaning.
+            The prediction of the network, in model space; undefined in the padding.
 
         Raises:
-            ValueError: a trajectory is too short, or there is a condition that the network does not take.
+            ValueError: a trajectory is too short, or the network does not take this condition.
         """
         horizon = x.shape[1]
         check_lengths(horizon, lengths, self.min_horizon)
@@ -165,7 +164,7 @@ class TemporalTransformer(nn.Module):
         return from_start + from_end[(lengths[:, None] - 1 - distance).clamp(min=0)]
 
     def _rotation(self, horizon: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines by which queries and keys are rotated, [horizon, 1, 1, head]."""
+        """Cosines and signed sines of the rotation of queries and keys, [horizon, 1, 1, head]."""
         steps = torch.arange(horizon, device=self.rotary_frequencies.device)
         angles = steps[:, None, None, None] * self.rotary_frequencies
         sines = angles.sin()

@@ -1,10 +1,10 @@
-"""The value network of Janner et al. 2022: what a noisy trajectory is worth, for guidance by its gradient.
+"""The value network of Janner et al. 2022: the value of a noisy trajectory, for guidance by its gradient.
 
 Source: Janner et al. 2022, section 3.2 and appendix C; the layers are those of `ValueFunction` in
-`diffuser/models/temporal.py` of its code release. Deviations: the coarsest level is averaged over its steps where the
-release flattens it, so that one network serves every horizon (the release fixes one, and fails from 64 on, where the
-flattened size is not what it computes); and narrow levels have fewer normalisation groups, because a group of one
-channel at one step is always 0.
+`diffuser/models/temporal.py` of its code release. Deviations: the coarsest level is averaged over its steps instead
+of flattened, so that one network supports every horizon (the release has a fixed horizon, and fails from 64 up, because
+it computes another flattened size); and narrow levels have fewer normalisation groups, because a group of one channel
+at one step is always 0.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ValueNetwork(nn.Module):
         self.narrowing = nn.ModuleList(
             nn.ModuleList([block(inputs, outputs), downsample(outputs)]) for inputs, outputs in pairwise(narrow)
         )
-        hidden_dim = max(narrow[-1] // 2, dim)  # that of the release at its sizes, where one step is left to flatten
+        hidden_dim = max(narrow[-1] // 2, dim)  # as in the release at its sizes, where one step is left to flatten
         self.head = nn.Sequential(nn.Linear(narrow[-1] + dim, hidden_dim), nn.Mish(), nn.Linear(hidden_dim, 1))
 
     def forward(
@@ -68,13 +68,12 @@ class ValueNetwork(nn.Module):
         *,
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """The value of noisy trajectories; differentiable in them.
+        """The values of noisy trajectories; differentiable with respect to them.
 
         Args:
             x: noisy trajectories in model space, of a horizon of at least 2.
-            diffusion_step: how noisy each is.
-            lengths: steps of each trajectory, at least 2; what stands behind them is padding and of no effect. None:
-                all steps.
+            diffusion_step: noise level of each trajectory.
+            lengths: steps of each trajectory, at least 2; the padding behind them has no effect. None for all steps.
 
         Raises:
             ValueError: a trajectory is too short.
@@ -96,7 +95,7 @@ class ValueNetwork(nn.Module):
 
 
 def _num_groups(channels: int) -> int:
-    """8 as in the U-Net, or the largest smaller power of 2 whose groups are not too narrow."""
+    """Number of groups: 8 as in the U-Net, or the largest smaller power of 2 whose groups are wide enough."""
     groups = 8
     while groups > 1 and (channels % groups or channels // groups < _MIN_GROUP_CHANNELS):
         groups //= 2

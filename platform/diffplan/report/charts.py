@@ -13,14 +13,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 OURS_COLOR, OTHER_COLOR, MARK_COLOR = "#2e7d6b", "#9aa1ad", "#c8452f"
 TEXT_COLOR, GRID_COLOR = "#3b4252", "#e6e3db"
 PROTOCOL_COLORS = (OURS_COLOR, "#c08a2d", "#5e81ac", "#8f5e99", "#7a7a52")
-"""Of protocols in the order of their task; more begin anew."""
+"""Colours of protocols in the order of their task; repeated for more."""
 CHART_SIZE, SMALL_CHART_SIZE = (4.6, 2.8), (3.5, 2.4)
 MAX_CATEGORIES = 6
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A method on the score chart; `interval` is None for numbers from the literature."""
+    """A method on the score chart; `interval` is None for published scores."""
 
     label: str
     score: float
@@ -28,7 +28,7 @@ class ScoreRow:
 
 
 def draw_scores(rows: Sequence[ScoreRow], label: str, num_rows: int) -> Figure:
-    """Scores from best to worst, one row each, with intervals where there are some; as high as for `num_rows` rows."""
+    """Scores from best to worst, one row each, with intervals if given; the height is that of `num_rows` rows."""
     rows = sorted(rows, key=lambda row: row.score)
     figure, axes = make_chart((CHART_SIZE[0], 0.7 + 0.32 * num_rows))
     best_published = max((row.score for row in rows if row.interval is None), default=None)
@@ -66,7 +66,7 @@ def draw_scores(rows: Sequence[ScoreRow], label: str, num_rows: int) -> Figure:
 def draw_histogram(
     values: Sequence[float], label: str, color: str = OURS_COLOR, size: tuple[float, float] = CHART_SIZE
 ) -> Figure:
-    """How many episodes have which value, with the mean."""
+    """A histogram of a value over episodes, with the mean."""
     figure, axes = make_chart(size)
     array = np.asarray(values, dtype=np.float64)
     axes.hist(array, bins=min(30, max(8, round(len(array) ** 0.5 * 2))), color=color, alpha=0.85, zorder=2)
@@ -78,7 +78,7 @@ def draw_histogram(
 
 
 def draw_curve(steps: Sequence[int], values: Sequence[float], label: str, *, log: bool = False) -> Figure:
-    """A scalar of the training over its steps."""
+    """A scalar of the training over steps."""
     figure, axes = make_chart()
     axes.plot(steps, values, color=OURS_COLOR, linewidth=1.4, marker="o" if len(steps) < 30 else None, markersize=3)
     if log:
@@ -94,11 +94,11 @@ def draw_curve(steps: Sequence[int], values: Sequence[float], label: str, *, log
 
 
 def draw_reached(times: Mapping[str, tuple[str, Sequence[int | None]]], limit: int) -> Figure:
-    """Share of episodes that have reached their goal, over steps; None stands for never.
+    """Share of episodes that have reached their goal, over steps; None means never.
 
     Args:
         times: label and steps to the goal of each protocol.
-        limit: steps of an episode.
+        limit: maximum number of steps of an episode.
     """
     figure, axes = make_chart(SMALL_CHART_SIZE)
     for number, (label, steps) in enumerate(times.values()):
@@ -115,7 +115,7 @@ def draw_reached(times: Mapping[str, tuple[str, Sequence[int | None]]], limit: i
 
 
 def draw_trials(objectives: Sequence[float | None], full: Sequence[bool]) -> Figure:
-    """The objective of each trial in order and the best of the full trials so far."""
+    """The objective of each trial in order, and the best full trial so far."""
     figure, axes = make_chart()
     plot_trials(axes, objectives, full, "objective")
     figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
@@ -125,7 +125,7 @@ def draw_trials(objectives: Sequence[float | None], full: Sequence[bool]) -> Fig
 def plot_trials(
     axes: Axes, objectives: Sequence[float | None], full: Sequence[bool], label: str, *, less_is_better: bool = False
 ) -> None:
-    """Draw the objective of each trial in order and the best of the full trials so far."""
+    """Draw the objective of each trial in order, and the best full trial so far."""
     numbers = np.arange(1, len(objectives) + 1)
     values = np.array([np.nan if v is None else v for v in objectives], dtype=np.float64)
     is_full = np.asarray(full, dtype=bool)
@@ -146,7 +146,7 @@ def plot_trials(
 def draw_setting(
     values: Sequence[object], objectives: Sequence[float | None], full: Sequence[bool], best: object, label: str
 ) -> Figure:
-    """The objective of trials against one of the settings that were searched; the chosen value is ringed."""
+    """The objective of trials over one searched setting; the chosen value has a ring."""
     figure, axes = make_chart(SMALL_CHART_SIZE)
     x, categories = _setting_positions(values)
     y = np.array([np.nan if v is None else v for v in objectives], dtype=np.float64)
@@ -166,11 +166,11 @@ def draw_setting(
 
 
 def _setting_positions(values: Sequence[object]) -> tuple[np.ndarray, list[object]]:
-    """Where the values of a setting lie: a few whole numbers or words side by side, all else to scale."""
+    """Positions of the values of a setting: a few whole numbers or words as categories, others to scale."""
     categories = sorted(set(values), key=lambda v: (isinstance(v, str), v))  # type: ignore[type-var]
     if len(categories) > MAX_CATEGORIES or any(isinstance(value, float) for value in categories):
         return np.array([float(str(value)) for value in values]), []
-    # Trials that share a value are spread a little, in their order, so that none hides another.
+    # Trials with the same value are spread a little, in order, so that they do not overlap.
     spread = np.linspace(-0.16, 0.16, max(len(values), 2))
     return np.array([categories.index(value) + spread[i] for i, value in enumerate(values)]), categories
 
@@ -184,7 +184,7 @@ def make_chart(size: tuple[float, float] = CHART_SIZE) -> tuple[Figure, Axes]:
 
 
 def style_axes(axes: Axes) -> None:
-    """Make axes look like those of all charts."""
+    """Apply the common style of charts to axes."""
     axes.set_axisbelow(True)
     axes.grid(color=GRID_COLOR, linewidth=0.8)
     axes.tick_params(which="both", labelsize=8, length=0, colors=TEXT_COLOR)

@@ -1,4 +1,4 @@
-"""Charts of a search: which settings mattered, and the Pareto front. Each draws onto a fresh figure and returns it."""
+"""Charts of a search: the importance of settings, and the Pareto front. Each function returns a new figure."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ LABELS = {
     "success_rate": "success",
     "plan_seconds": "seconds of planning in an episode",
 }
-"""What the axes of metrics are called."""
+"""Labels of the axes of metrics."""
 _SHORT = {**LABELS, "plan_seconds": "planning time"}
 LOG_RANGE = 10.0
-"""Times are drawn on a logarithmic scale where the longest is more than so many times the shortest."""
+"""Times have a logarithmic scale if the ratio of the longest to the shortest exceeds this."""
 _LEGEND: dict[str, Any] = {"framealpha": 0.85, "edgecolor": "none"}
 _COLORS = (OURS_COLOR, PROTOCOL_COLORS[1])
 
 
 @dataclass(frozen=True)
 class FrontChart:
-    """What the chart of a Pareto front shows.
+    """Data of the chart of a Pareto front.
 
     Attributes:
         objectives: metrics on the vertical and the horizontal axis.
-        values: of the full trials, float[trials, 2].
-        front: which of them are on the front, from left to right.
-        best: which of them was chosen.
+        values: objectives of the full trials, float[trials, 2].
+        front: indices of the trials on the front, from left to right.
+        best: index of the chosen trial.
     """
 
     objectives: tuple[str, str]
@@ -55,10 +55,10 @@ class FrontChart:
 
 
 def draw_importances(importances: Mapping[str, Mapping[str, float]]) -> Figure:
-    """How much each setting mattered, a bar for each objective.
+    """The importance of each setting, with a bar for each objective.
 
     Args:
-        importances: shares by setting, by objective; the settings of the first are in order.
+        importances: shares by setting, by objective; the first objective defines the order of settings.
     """
     num_settings = len(next(iter(importances.values())))
     figure, axes = make_chart((CHART_SIZE[0], 0.9 + 0.3 * num_settings))
@@ -67,7 +67,7 @@ def draw_importances(importances: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def draw_front(chart: FrontChart) -> Figure:
-    """Every full trial in both objectives, the front as a line, and the trial that was chosen."""
+    """Every full trial in both objectives, the front as a line, and the chosen trial."""
     figure, axes = make_chart()
     plot_front(axes, chart)
     return figure
@@ -82,15 +82,15 @@ def draw_search(
     *,
     less_is_better: bool = False,
 ) -> Figure:
-    """A search in one picture: its trials or its front, and which settings mattered.
+    """A search in one picture: its trials or its front, and the importance of settings.
 
     Args:
-        importances: as for `draw_importances`; empty where too few trials are known.
-        objectives: of each trial in order; None of those that failed.
-        full: whether each ran to its end.
-        front: of a search with two objectives.
-        metric: what `objectives` are.
-        less_is_better: of that metric.
+        importances: as for `draw_importances`; empty if there are too few trials.
+        objectives: objective of each trial in order; None for failed trials.
+        full: whether each trial ran to its end.
+        front: the front of a search with two objectives.
+        metric: the metric of `objectives`.
+        less_is_better: whether the metric is minimised.
     """
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)

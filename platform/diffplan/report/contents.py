@@ -1,4 +1,4 @@
-"""Read what a run directory holds for its report. A part that is not there is None or empty."""
+"""Read the contents of a run directory for its report. Missing parts are None or empty."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation wrote: its summary, a row for each episode, and recorded episodes from the first on."""
+    """The output of an evaluation: its summary, a row for each episode, and recordings of the first episodes."""
 
     summary: dict[str, Any]
     episodes: list[dict[str, Any]]
@@ -49,7 +49,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search wrote: see `diffplan.report.search_files`."""
+    """The output of a search; see `diffplan.report.search_files`."""
 
     best: dict[str, Any]
     trials: list[dict[str, Any]]
@@ -58,7 +58,7 @@ class Search:
 
     @property
     def full_episodes(self) -> int:
-        """Episodes of a trial that was not stopped early."""
+        """Episodes of a full trial."""
         return int(self.best["episodes"])
 
 
@@ -72,20 +72,20 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunContents:
-    """Everything of a run that its report shows.
+    """The contents of a run for its report.
 
     Attributes:
-        path: the run directory; of a run in an object store, made of its URL.
-        dataset: what was collected.
-        checkpoint: what was trained.
+        path: the run directory; for a run in an object store, derived from its URL.
+        dataset: the dataset.
+        checkpoint: the checkpoint.
         curves: scalars of the training by name.
-        evaluations: by protocol.
-        search: of planner settings.
-        pipeline: how the run was made.
-        env: the environment, if any part names one.
-        figures: what draws it; None where no part names an environment.
-        task: the task that it belongs to.
-        has_references: whether its scores are normalised.
+        evaluations: evaluations by protocol.
+        search: the search of planner settings.
+        pipeline: the record of the pipeline.
+        env: the environment, if a part names one.
+        figures: the figures of the environment; None without an environment.
+        task: the task of the environment.
+        has_references: whether scores are normalised.
     """
 
     path: Path
@@ -107,7 +107,7 @@ class RunContents:
 
     @property
     def protocols(self) -> list[str]:
-        """Protocols of the task, and others that were evaluated."""
+        """Protocols of the task, and other evaluated protocols."""
         return list(dict.fromkeys([*self.task.protocols, *self.evaluations]))
 
     @property
@@ -117,32 +117,32 @@ class RunContents:
 
     @property
     def score_word(self) -> str:
-        """What the numbers of evaluations are called."""
+        """The name of the scores of evaluations."""
         return "score" if self.has_references else "return"
 
     def title_of(self, protocol: str) -> str:
-        """What a protocol is called on the page."""
+        """The title of a protocol on the page."""
         known = self.task.protocols.get(protocol)
         return known.title if known else protocol
 
     def describe_protocol(self, protocol: str) -> str:
-        """The title of a protocol and what is special about it."""
+        """The title and the description of a protocol."""
         known = self.task.protocols.get(protocol)
         return f"{known.title} — {known.note}" if known and known.note else self.title_of(protocol)
 
     def list_published(self, protocol: str) -> tuple[PublishedScore, ...]:
-        """Published scores under a protocol."""
+        """Published scores for a protocol."""
         return () if self.env is None else self.task.published(self.env, protocol)
 
     @property
     def total_seconds(self) -> float | None:
-        """Seconds of all stages, if they were recorded."""
+        """Total seconds of all stages, if recorded."""
         stages = self.pipeline.get("stages") or []
         return sum(float(stage["seconds"]) for stage in stages) if stages else None
 
     @property
     def settings(self) -> PlanningConfig | None:
-        """The planner settings that the run ended with: of its evaluations, its search or its checkpoint."""
+        """The final planner settings of the run: those of its evaluations, its search or its checkpoint."""
         found = [e.summary.get("config", {}).get("planning") for e in self.evaluations.values()]
         found += [self.search.best.get("settings")] if self.search else []
         for values in found:
@@ -155,13 +155,13 @@ def read_run(where: str | Path) -> RunContents:
     """Read a run directory.
 
     Args:
-        where: directory or URL. Of a URL, results are copied to this machine while they are read; the dataset and the
-            checkpoint are read as any others.
+        where: directory or URL. From a URL, results are copied to this machine to be read; the dataset and the
+            checkpoint are read as usual.
 
     Raises:
-        DataError: nothing of a run is there, or a part is damaged.
+        DataError: there is no part of a run, or a part is damaged.
         CheckpointError: the checkpoint is damaged.
-        ConfigError: the environment cannot be made here.
+        ConfigError: the environment cannot be made on this machine.
         StoreError: the store of a URL cannot be reached.
     """
     store = open_store(where)
@@ -178,7 +178,7 @@ def read_run(where: str | Path) -> RunContents:
 
 
 def _read_run(run: Path, where: str) -> RunContents:
-    """Read a run whose results lie in a directory, its dataset and checkpoint at a path or URL."""
+    """Read a run with results in a directory, and dataset and checkpoint at a path or URL."""
     has_dataset, has_checkpoint = (
         name in {stored.name for stored in open_store(f"{where}/{part}").list("")}
         for part, name in ((DATASET, MANIFEST_NAME), (CHECKPOINT, CONFIG))
@@ -212,7 +212,7 @@ def _read_run(run: Path, where: str) -> RunContents:
 
 
 def sample_observations(dataset: TrajectoryDataset) -> np.ndarray:
-    """Observations float[rows, observation_dim] of at most about a million rows, from shards spread evenly."""
+    """Observations float[rows, observation_dim] of at most about a million rows, from evenly spaced shards."""
     rows_per_shard = max(dataset.num_steps // len(dataset.shards), 1)
     num_shards = int(np.clip(MAX_OBSERVATIONS // rows_per_shard, 1, len(dataset.shards)))
     indices = np.unique(np.linspace(0, len(dataset.shards) - 1, num_shards).round().astype(int))
@@ -300,7 +300,7 @@ def _read_search(directory: Path) -> Search:
 def _read_curves(directory: Path) -> dict[str, Curve]:
     if not any(directory.glob("events.out.tfevents.*")):
         return {}
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # late: it costs a second
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # late: it takes a second
 
     events = EventAccumulator(str(directory), size_guidance={"scalars": MAX_CURVE_POINTS, "images": 1})
     events.Reload()

@@ -1,4 +1,4 @@
-"""Pictures of any task: columns of observations as curves over time."""
+"""Pictures for any task: columns of observations as curves over time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diffplan.tasks.contracts import FigureWords
 from diffplan.types import Plan
 
 MAX_COLUMNS = 8
-"""Columns of an observation that are drawn, at most; more would be too small to see."""
+"""Maximum number of drawn columns of an observation; more would be too small to see."""
 BINS = 40
 
 
 class CurveFigures:
-    """Draws the columns of observations over time, the first few of them.
+    """Draws the first columns of observations over time.
 
     Args:
         env: the environment.
@@ -39,7 +39,7 @@ class CurveFigures:
     def choose_problems(
         self, windows: np.ndarray, num: int, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Windows of the data: their first observations, and where they lead if episodes have goals."""
+        """Problems from windows of the data: first observations, and last ones as goals if episodes have goals."""
         rows = generator.choice(len(windows), size=num, replace=len(windows) < num)
         goal_columns = list(self._env.goal_columns)
         goals = windows[rows, -1][:, goal_columns].astype(np.float32) if goal_columns else None
@@ -62,7 +62,7 @@ class CurveFigures:
     def draw_rollout(
         self, plan: np.ndarray, stride: int, executed: np.ndarray, goal: np.ndarray | None, reached_step: int | None
     ) -> Figure:
-        """What was executed over what was first planned, a panel for each column."""
+        """The executed observations over the first plan, a panel for each column."""
         columns = range(min(executed.shape[1], MAX_COLUMNS))
         figure = Figure(figsize=(2.9, 0.55 * len(columns) + 0.5), layout="constrained")
         for column, panel in zip(columns, np.ravel(figure.subplots(len(columns), 1, sharex=True)), strict=True):
@@ -98,7 +98,7 @@ class CurveFigures:
 
 
 def _plot_columns(axes: object, steps: np.ndarray, observations: np.ndarray) -> None:
-    """Columns over steps, each from dark to bright by its number."""
+    """Columns over steps, from dark to bright by number."""
     from matplotlib import colormaps
 
     style_axes(axes)  # type: ignore[arg-type]

@@ -23,9 +23,9 @@ class Picture:
 
     Attributes:
         source: the image as a `data:` URL.
-        description: what is to be seen, for those who do not see it.
+        description: alternative text.
         caption: text below it.
-        framed: whether it is set on a card, as charts are.
+        framed: whether it is on a card, as charts are.
     """
 
     source: str
@@ -52,7 +52,7 @@ def svg(figure: Figure, description: str, caption: str = "") -> Picture:
 
 
 def png(figure: Figure, description: str, caption: str = "", *, framed: bool = False) -> Picture:
-    """A figure as pixels of a few colours; for pictures with many small parts."""
+    """A figure as a raster image of few colours; for pictures with many small parts."""
     image = Image.fromarray(figure_to_array(figure, PNG_DPI)).quantize(NUM_PNG_COLORS, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)

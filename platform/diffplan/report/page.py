@@ -17,24 +17,24 @@ from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore
 
 SECTIONS = (make_scores, make_data, make_training, make_plans, make_rollouts, make_search, make_times, make_making)
-"""In the order of the page; each returns None where it has nothing to say of a run."""
+"""Sections in the order of the page; None for a section without content."""
 
 
 def write_report(run: str | Path, *, trust: bool = True) -> Path | str:
-    """Write the report page of a run into its directory, in place of the one there.
+    """Write the report page of a run into its directory, replacing an old one.
 
     Args:
         run: directory or URL with some of `dataset/`, `checkpoint/`, `tensorboard/`, `search/`, `evaluation/` and
-            `pipeline.json`. A line on the page stands for each stage that has not run.
+            `pipeline.json`. The page has a line for each stage that has not run.
         trust: whether the settings of the run may name functions and URLs; the page shows plans made with them.
 
     Returns:
         Path or URL of the page.
 
     Raises:
-        DataError: nothing of a run is there, or a part is damaged.
+        DataError: there is no part of a run, or a part is damaged.
         CheckpointError: the checkpoint is damaged.
-        ConfigError: the environment cannot be made here, or settings name functions or URLs without trust.
+        ConfigError: the environment cannot be made on this machine, or settings name functions or URLs without trust.
         StoreError: the store of a URL cannot be reached.
     """
     contents = read_run(run)

@@ -1,4 +1,4 @@
-"""Plans for a few problems that the task chooses, side by side: what TensorBoard shows while a model is trained."""
+"""Plans for a few problems that the task chooses, side by side; for TensorBoard during training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffplan.planning.planner import Planner
 from diffplan.tasks.registry import make_experiment_figures
 
 WINDOWS_PER_PROBLEM = 4
-"""Windows of the data that the task has for each problem to choose from."""
+"""Windows of the data for each problem, from which the task chooses."""
 
 
 def draw_sampled_plans(
@@ -21,10 +21,10 @@ def draw_sampled_plans(
     """Plan for problems in the data, and draw the plans.
 
     Args:
-        planner: makes the plans; its noise is the same every time.
-        dataset: where the problems come from.
-        num: how many.
-        generator: chooses among the windows of the data.
+        planner: makes the plans; its noise is the same in every call.
+        dataset: the source of the problems.
+        num: number of problems.
+        generator: draws the windows of the data.
     """
     config = planner.config
     figures = make_experiment_figures(config)

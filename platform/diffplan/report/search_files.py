@@ -1,11 +1,11 @@
-"""What a search leaves in its directory, beside the file that it goes on from.
+"""The result files of a search, besides its journal.
 
 ```
-best.json                 the settings (of a training study, the experiment) that were chosen; written last
+best.json                 the chosen settings (of a training study, the experiment); written last
 trials.json               every trial
-importances.json          how much each setting mattered for each objective
-pareto.json               of a search with two objectives, its front
-front/trial_<number>.json the settings of each point of the front, as `--settings` takes them
+importances.json          the importance of each setting for each objective
+pareto.json               the front of a search with two objectives
+front/trial_<number>.json the settings of each point of the front, for `--settings`
 search.png                trials or front, and importances
 ```
 """
@@ -53,23 +53,23 @@ def write_search(
     source: str,
     wall_seconds: float,
 ) -> dict[str, Any]:
-    """Write the results of a search, in place of those there.
+    """Write the results of a search, replacing old ones.
 
     Args:
-        directory: of the search.
-        study: what was searched for.
-        config: the experiment that was varied.
+        directory: directory of the search.
+        study: the study.
+        config: the experiment.
         search: the size of the search.
-        space: what was varied.
-        trials: all that are over, at least one of them full.
+        space: the search space.
+        trials: all finished trials, at least one of them full.
         source: checkpoint or dataset of the search.
-        wall_seconds: duration of the search, or of its last part.
+        wall_seconds: duration of the search, or of its part since it was last resumed.
 
     Returns:
-        What `best.json` holds: `settings` of planning; the `params` of the trial and the `objective`, `score_mean`,
-        `success_rate`, `plan_seconds` and `episodes` that it had; the `study`, its `protocols`, `num_trials` and
-        `wall_seconds`; `checkpoint`, or of a training study `dataset`, the whole experiment as `config` and what to add
-        to `diffplan train` as `train_arguments`.
+        The content of `best.json`: `settings` of planning; the `params` of the trial and its `objective`, `score_mean`,
+        `success_rate`, `plan_seconds` and `episodes`; the `study`, its `protocols`, `num_trials` and
+        `wall_seconds`; `checkpoint`, or for a training study `dataset`, the whole experiment as `config` and arguments
+        of `diffplan train` as `train_arguments`.
     """
     full = [trial for trial in trials if trial.is_full and trial.metrics is not None]
     best = max(full, key=lambda trial: compute_merit(study, trial.metrics or {}))

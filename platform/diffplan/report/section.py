@@ -1,4 +1,4 @@
-"""A section of the report page as data; the templates beside this module make HTML of it."""
+"""A section of the report page as data; the templates in this package render it as HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from diffplan.report.images import PictureRow
 
 Mark = tuple[Literal["dot", "star"], str, str]
-"""A mark in pictures for their legend: its shape, colour and meaning."""
+"""A mark of a legend: its shape, colour and meaning."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Section:
     """A section of the page.
 
     Attributes:
-        anchor: id to link to.
+        anchor: id for links.
         title: heading.
-        kind: name of the macro in `templates/sections.html.j2` that shows it.
-        content: what the macro is given; empty where the stage has not run.
+        kind: name of the macro in `templates/sections.html.j2` that renders it.
+        content: arguments of the macro; empty if the stage has not run.
     """
 
     anchor: str
@@ -42,13 +42,13 @@ def make_picture_section(
     """A section of rows of pictures.
 
     Args:
-        anchor: id to link to.
+        anchor: id for links.
         title: heading.
         rows: the pictures.
         introduction: text above them.
         legend: the marks in the pictures.
         caption: text below them.
-        absent: why there are none, and the path that would have what they need.
+        absent: the reason for missing pictures, and the path of the missing data.
     """
     content = {"introduction": introduction, "rows": rows, "legend": legend, "caption": caption, "absent": absent}
     return Section(anchor, title, "pictures", content)

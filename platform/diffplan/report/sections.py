@@ -1,4 +1,4 @@
-"""What the report page shows of results, data, training and how the run was made."""
+"""Sections of the report page on results, data, training and reproduction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NETWORK_TITLES = {"unet": "temporal U-Net", "transformer": "diffusion transforme
 
 
 def make_key_figures(run: RunContents) -> list[tuple[str, str, str]]:
-    """The numbers that matter most: label, value and note of each."""
+    """The most important numbers: label, value and note of each."""
     figures: list[tuple[str, str, str]] = []
     for protocol, evaluation in run.evaluations.items():
         low, high = evaluation.summary["score_ci95"]
@@ -49,7 +49,7 @@ def make_key_figures(run: RunContents) -> list[tuple[str, str, str]]:
 
 
 def make_scores(run: RunContents) -> Section:
-    """Scores beside the published ones."""
+    """Scores next to published ones."""
     if not run.evaluations:
         return Section("scores", "Scores", "scores")
     content = {
@@ -68,7 +68,7 @@ def _compare_scores(protocol: str, run: RunContents) -> dict[str, Any]:
     published = run.list_published(protocol)
     score, (low, high) = summary["score_mean"], summary["score_ci95"]
     rows = [ScoreRow("this run", score, (low, high)), *(ScoreRow(p.method, p.score) for p in published)]
-    # All charts are as high as the one with the most rows.
+    # All charts have the height of the one with the most rows.
     most = 1 + max(len(run.list_published(name)) for name in run.evaluations)
     label = "normalised score" if run.has_references else "return of an episode"
     cells = [
@@ -88,7 +88,7 @@ def _compare_scores(protocol: str, run: RunContents) -> dict[str, Any]:
 
 
 def make_data(run: RunContents) -> Section:
-    """What was collected."""
+    """The dataset."""
     dataset = run.dataset
     if dataset is None:
         return Section("data", "What was collected", "data")
@@ -110,7 +110,7 @@ def make_data(run: RunContents) -> Section:
 
 
 def make_training(run: RunContents) -> Section:
-    """How training went."""
+    """The training."""
     content: dict[str, Any] = {"model": run.checkpoint is not None, "has_curves": bool(run.curves)}
     if run.checkpoint is not None:
         config = run.checkpoint.config
@@ -133,7 +133,7 @@ def make_training(run: RunContents) -> Section:
 
 
 def make_times(run: RunContents) -> Section | None:
-    """How long the planner takes to reach goals; None where no episodes were kept."""
+    """The time to reach goals; None without rows of episodes."""
     evaluations = {
         p: e
         for p, e in run.evaluations.items()
@@ -185,7 +185,7 @@ def _longest(evaluation: Evaluation) -> int:
 
 
 def make_making(run: RunContents) -> Section:
-    """How the run was made: stages, command, machine and config."""
+    """Reproduction of the run: stages, command, machine and config."""
     machine = run.pipeline.get("machine")
     content = {
         "stages": [(str(stage["name"]), float(stage["seconds"])) for stage in run.pipeline.get("stages") or []],

@@ -1,4 +1,4 @@
-"""What the report page shows of data, plans and rollouts in the pictures of the task."""
+"""Sections of the report page with the task's pictures of data, plans and rollouts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NUM_PLANS = 2
 NUM_SNAPSHOTS = 5
 MAX_ROLLOUTS = 8
 MAX_PICTURE_STEPS = 64
-"""Longest denoising that is run for pictures; longer ones are drawn with as many steps of DDIM."""
+"""Most denoising steps for pictures; plans with more are made with this number of DDIM steps."""
 NUM_WINDOWS = 64
-"""Windows of the data that problems for pictures are chosen from."""
+"""Number of windows of the data from which problems for pictures are chosen."""
 
 
 def make_coverage(run: RunContents, dataset: TrajectoryDataset) -> Picture | None:
-    """Where the data went; None where nothing can draw it."""
+    """A picture of the positions in the data; None if the task cannot draw it."""
     if run.figures is None:
         return None
     observations = sample_observations(dataset)
@@ -38,7 +38,7 @@ def make_coverage(run: RunContents, dataset: TrajectoryDataset) -> Picture | Non
 
 
 def make_plans(run: RunContents) -> Section | None:
-    """Plans at several denoising steps; None where there are no data to plan from."""
+    """Plans at several denoising steps; None without data to plan from."""
     anchor, title = "plans", "From noise to a plan"
     if run.checkpoint is None or run.settings is None:
         absent = ("Plans need a checkpoint, and there is none yet", "checkpoint/")
@@ -74,7 +74,7 @@ def _read_windows(dataset: TrajectoryDataset, config: Config) -> np.ndarray:
 
 
 def _picture_settings(settings: PlanningConfig) -> PlanningConfig:
-    """The settings with a denoising short enough to be run for a page."""
+    """The settings, with at most `MAX_PICTURE_STEPS` denoising steps."""
     if settings.sampling.num_steps > MAX_PICTURE_STEPS:
         return with_overrides(settings, {"sampling.sampler": "ddim", "sampling.num_steps": MAX_PICTURE_STEPS})
     return settings
@@ -95,7 +95,7 @@ def _denoising_row(title: str, figures: Figures, plan: Plan, goal: np.ndarray | 
 
 
 def make_rollouts(run: RunContents) -> Section | None:
-    """Executed episodes over their plans; None where nothing was recorded."""
+    """Executed episodes over their plans; None without recordings."""
     recorded = {p: e for p, e in run.evaluations.items() if e.recordings}
     if not recorded or run.figures is None:
         return None

@@ -1,4 +1,4 @@
-"""What the report page shows of the search for planner settings."""
+"""The section of the report page on the search of planner settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffplan.report.section import Section
 
 
 def make_search(run: RunContents) -> Section:
-    """What the search over planner settings found."""
+    """The results of the search of planner settings."""
     search = run.search
     if search is None:
         return Section("search", "Search for planner settings", "search")
@@ -71,7 +71,7 @@ def _find_front(search: Search, pareto: dict[str, Any]) -> FrontChart:
 def _compare_settings(
     run: RunContents, search: Search, trials: Sequence[dict[str, Any]]
 ) -> list[tuple[str, object, object]]:
-    """The searched settings before and after; from before are those of the checkpoint's config."""
+    """The searched settings before (those of the checkpoint) and after the search."""
     best = _list_settings(search.best["settings"])
     before = _list_settings(config_to_dict(run.config.planning)) if run.config else {}
     names = [name.removeprefix("planning.") for name in (trials[0]["params"] if trials else before or best)]

@@ -1,7 +1,7 @@
-"""What a training run will cost: weights, arithmetic, memory and time, before it is begun.
+"""Cost estimate of a training run: weights, arithmetic, memory and time.
 
-Weights are counted on the `meta` device, where there are none; arithmetic in one pass of a single window; times and
-activations are measured in a few real steps on the real data. Nothing here prints or writes.
+Weights are counted on the `meta` device, without memory for them; arithmetic in one pass of a single window; times and
+activations are measured in a few real steps on the data. Nothing here prints or writes.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from diffplan.training.state import TrainingState
 
 NUM_WARM_UP_STEPS, NUM_PROBED_STEPS = 2, 5
 MAX_MADE_STEPS = 64
-"""Steps whose batches are made in search of those with windows of a middling horizon."""
+"""Steps whose batches are made to find those with horizons near the mean."""
 UTILISATION = 0.25
-"""Share of the throughput of large matrix products that training reaches on CPUs: 0.2 to 0.5 was measured on two cores
-with windows of 20 steps and more, 0.05 with windows of 4, whose steps hold little arithmetic."""
+"""Throughput of training on CPUs as a share of that of large matrix products. Measured on two cores: 0.2 to 0.5 with
+windows of 20 steps and more, 0.05 with windows of 4 steps, which have little arithmetic."""
 MATMUL_SIZE = 1024
 FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryCost:
-    """Bytes that training holds, in one worker.
+    """Memory of training in one worker, in bytes.
 
     Attributes:
         parameters: weights.
-        gradients: of all weights.
+        gradients: gradients of all weights.
         optimizer: two moments of each weight.
         average: the moving average of the weights.
-        activations: what a forward pass of the longest horizon keeps for its backward pass.
-        data: the normalised copy of the dataset; 0 where windows are read from elsewhere.
+        activations: tensors that a forward pass of the longest horizon saves for the backward pass.
+        data: the normalised copy of the dataset; 0 if windows are not read from memory.
     """
 
     parameters: int
@@ -60,7 +60,7 @@ class MemoryCost:
 
     @property
     def total(self) -> int:
-        """All of them together."""
+        """The sum."""
         return self.parameters + self.gradients + self.optimizer + self.average + self.activations + self.data
 
 
@@ -72,11 +72,11 @@ class TrainingCost:
         num_parameters: trainable weights.
         step_flops: floating-point operations of an optimizer step, forward and backward, mean over the horizons.
         num_windows: windows of the dataset, mean over the horizons.
-        windows_per_step: windows of an optimizer step.
-        storage: where windows are read from: `memory`, `mapped` or `blocks`.
-        memory: bytes.
-        step_seconds: median time of an optimizer step, at a middling horizon.
-        batch_seconds: median time of making its batches, which goes on beside the steps before.
+        windows_per_step: windows in an optimizer step.
+        storage: source of the windows: `memory`, `mapped` or `blocks`.
+        memory: memory in bytes.
+        step_seconds: median time of an optimizer step, at horizons near the mean.
+        batch_seconds: median time to make the batches of a step, in parallel with the steps before.
         num_steps: optimizer steps of the run.
     """
 
@@ -92,7 +92,7 @@ class TrainingCost:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Optimizer steps that see as many windows as there are."""
+        """Optimizer steps with as many windows as the dataset has."""
         return self.num_windows / self.windows_per_step
 
     @property
@@ -102,12 +102,12 @@ class TrainingCost:
 
 
 def estimate_cost(config: Config, dataset: TrajectoryDataset, device: torch.device | str = "cpu") -> TrainingCost:
-    """Count what can be counted and measure the rest in a few steps, whose results are thrown away.
+    """Estimate the cost by counting, and by measurements in a few steps, whose results are discarded.
 
     Args:
         config: the experiment.
         dataset: the data.
-        device: where to train. The network runs as it is, not compiled.
+        device: device of training. The network is not compiled.
 
     Raises:
         DataError: a horizon has no window, or a shard is damaged.
@@ -151,14 +151,14 @@ def count_parameters(network: NetworkConfig, transition_dim: int) -> int:
 def count_window_flops(network: NetworkConfig, transition_dim: int, horizon: int) -> int:
     """Floating-point operations of a network for one window, forward and backward.
 
-    Those of matrix products, convolutions and attention, a multiplication and an addition as two; what works entry by
-    entry is left out, and so is the embedding of a condition.
+    Those of matrix products, convolutions and attention, a multiplication and an addition as two; elementwise
+    operations and the embedding of a condition are left out.
     """
-    # One window is really computed, with whatever the memory of the weights holds: on the `meta` device the counting
-    # takes five times as long, for torch takes normalisations and activations apart there.
+    # One window is computed, with uninitialised weights: on the `meta` device the count takes five times as long, since
+    # torch decomposes normalisations and activations there.
     model = _make_meta_network(network, transition_dim).to_empty(device="cpu")
     x, diffusion_step = torch.zeros(1, horizon, transition_dim), torch.zeros(1, dtype=torch.long)
-    # The fused attention of CPUs is unknown to the counter; that made of matrix products does the same arithmetic.
+    # The counter does not support fused attention on CPUs; the one of matrix products has the same arithmetic.
     with _one_thread(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x, diffusion_step).sum().backward()
     return counter.get_total_flops()
@@ -172,9 +172,9 @@ def compute_step_flops(config: Config, transition_dim: int) -> float:
         transition_dim: columns of a transition.
     """
     network, horizons = config.network, list(config.windows.horizons)
-    if network.kind == "unet":  # whose layers all take a share per step and a share per window: two counts tell all
+    if network.kind == "unet":  # its cost is linear in the horizon, so two counts suffice
         multiple = network.min_horizon
-        horizons = [-(-horizon // multiple) * multiple for horizon in horizons]  # padded, as the network does
+        horizons = [-(-horizon // multiple) * multiple for horizon in horizons]  # padded, as by the network
         shortest, longest = min(horizons), max(horizons)
         least, most = (count_window_flops(network, transition_dim, horizon) for horizon in (shortest, longest))
         share = (statistics.fmean(horizons) - shortest) / max(longest - shortest, 1)
@@ -187,7 +187,7 @@ def compute_step_flops(config: Config, transition_dim: int) -> float:
 def measure_matmul_throughput(seconds: float = 0.5) -> float:
     """Floating-point operations per second of this machine's CPU cores in large products of float32 matrices."""
     matrix = torch.ones(MATMUL_SIZE, MATMUL_SIZE)
-    torch.mm(matrix, matrix)  # wakes up threads and libraries
+    torch.mm(matrix, matrix)  # warm-up of threads and libraries
     num_products, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds or not num_products:
         torch.mm(matrix, matrix)
@@ -196,12 +196,12 @@ def measure_matmul_throughput(seconds: float = 0.5) -> float:
 
 
 def estimate_seconds(config: Config, transition_dim: int, throughput: float) -> float:
-    """A rough time for a whole run on a CPU, for what has no data to be measured on yet.
+    """A rough estimate of the time of a whole run on a CPU, without data to measure on.
 
     Args:
         config: the experiment.
         transition_dim: columns of a transition.
-        throughput: that of large matrix products, see `measure_matmul_throughput`.
+        throughput: throughput of large matrix products, see `measure_matmul_throughput`.
     """
     return config.training.num_steps * compute_step_flops(config, transition_dim) / (UTILISATION * throughput)
 
@@ -211,13 +211,13 @@ def _windows_per_step(config: Config) -> int:
 
 
 def _make_meta_network(network: NetworkConfig, transition_dim: int) -> nn.Module:
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # whose state initialisers draw on even there
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # initialisers advance the random state even there
         return factory.make_network(transition_dim, network)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other take longer than so small a computation."""
+    """Use one thread: synchronisation of several takes longer than so small a computation."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -235,7 +235,7 @@ class _Probe:
 
 
 def _probe(state: TrainingState, batches: TrainingBatches, device: torch.device) -> _Probe:
-    """Take a few steps of a run that nobody keeps."""
+    """Measure a few training steps; their results are discarded."""
     horizons = state.objective.windows.horizons
     steps, batch_seconds = _make_middling_steps(batches, horizons)
     passes = make_passes(state, device)
@@ -253,7 +253,7 @@ def _probe(state: TrainingState, batches: TrainingBatches, device: torch.device)
     for step in steps[1:NUM_WARM_UP_STEPS]:
         step_seconds(step)
     step_flops = None
-    if state.config.training.objective != "diffusion":  # whose networks have no count of their own
+    if state.config.training.objective != "diffusion":  # other networks have no formula, so a step is counted
         with FlopCounterMode(display=False) as counter:
             take_step(state, passes, steps[0])
         step_flops = float(counter.get_total_flops())
@@ -268,10 +268,10 @@ def _probe(state: TrainingState, batches: TrainingBatches, device: torch.device)
 def _make_middling_steps(
     batches: TrainingBatches, horizons: tuple[int, ...]
 ) -> tuple[list[list[TrainingBatch]], float]:
-    """Batches of steps to probe, and the median time of making those of a step.
+    """Batches of the steps to measure, and the median time to make those of a step.
 
-    Horizons are drawn at random and a step takes time in proportion, so a few steps as they come would tell little.
-    Windows of the mean horizon take the mean time.
+    Horizons are random and the time of a step is proportional to its horizon, so a few random steps would give a poor
+    estimate. Steps of the mean horizon take the mean time.
     """
     mean, spacing = statistics.fmean(horizons), horizons[1] - horizons[0] if len(horizons) > 1 else 0
     wanted = NUM_WARM_UP_STEPS + NUM_PROBED_STEPS
@@ -296,7 +296,7 @@ def _mean_horizon(step: list[TrainingBatch]) -> float:
 
 @contextmanager
 def _count_saved_bytes(network: nn.Module) -> Iterator[dict[int, int]]:
-    """Bytes of each piece of memory that is kept for the backward pass inside, by address; weights are left out."""
+    """Bytes of each tensor storage that is saved for the backward pass, by address; weights are left out."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     saved: dict[int, int] = {}
 

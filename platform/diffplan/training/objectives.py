@@ -1,9 +1,9 @@
-"""What a run fits: its network, the windows it reads and its loss. The loop knows no more of it than this.
+"""Training objectives: the network, the windows and the loss. The loop depends only on this interface.
 
 * `diffusion`: a denoiser of trajectories (Janner et al. 2022, eq. 1).
 * `value`: the discounted return from the first step of a noisy trajectory, a guide for plans (section 3.2).
 * `inverse_dynamics`: the action between two observations, for plans without actions (Ajay et al. 2023, eq. 8).
-* `behavior_cloning`: the action that the data took on the way to a later observation, a baseline.
+* `behavior_cloning`: the action of the data on the way to a later observation, a baseline.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Objective(Protocol):
     """See the module."""
 
     windows: WindowConfig
-    """What a training example is."""
+    """The windows of the training examples."""
     conditions: Conditions
-    """What readers give beside the windows."""
+    """The conditions that readers return with the windows."""
     recordable: bool
-    """Whether its passes are the same kernels for every batch of a shape, so that they can be recorded."""
+    """Whether passes launch the same kernels for every batch of a shape, so that they can be recorded."""
 
     def make_network(self, layout: Layout) -> nn.Module:
         """A network with fresh weights."""
         ...
 
     def prepare(self, network: nn.Module, batches: SamplesWindows) -> None:
-        """Set what follows from the data and is not trained, before the first step."""
+        """Set statistics of the data that are not trained, before the first step."""
         ...
 
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
@@ -90,7 +90,7 @@ class DiffusionObjective:
         )
 
     def _get_fixed(self, layout: Layout, horizon: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Which entries of a trajectory are known, and the weights of all; made once for each horizon."""
+        """Mask of the known entries of a trajectory, and the weights of all entries; cached for each horizon."""
         if (horizon, device) not in self._fixed:
             known = _known(self._config, layout, horizon)
             weights = make_loss_weights(horizon, layout.transition_dim, layout.action_dim, self._config.diffusion)
@@ -99,7 +99,7 @@ class DiffusionObjective:
 
 
 class ValueObjective:
-    """Fits a value function to returns as places in `TrainingBatches.return_range`."""
+    """Fits a value function to returns, normalised by `TrainingBatches.return_range`."""
 
     def __init__(self, config: Config) -> None:
         training = config.training
@@ -144,11 +144,11 @@ class InverseDynamicsObjective:
         self._hidden_dim = config.network.hidden_dim
 
     def make_network(self, layout: Layout) -> nn.Module:
-        """An action model in model space."""
+        """A network for actions in model space."""
         return ActionModel(layout.observation_dim, layout.action_dim, self._hidden_dim)
 
     def prepare(self, network: nn.Module, batches: SamplesWindows) -> None:
-        """Measure how much one step changes an observation, the unit in which the network is given changes."""
+        """Measure the scale of changes of observations in one step; the network normalises changes by it."""
         assert isinstance(network, ActionModel)
         x = batches.sample(_NUM_MEASURED, 2)[:, :, batches.layout.observations]
         network.change_scale.copy_((x[:, 1] - x[:, 0]).std(dim=0).clamp(min=1e-6))
@@ -160,7 +160,7 @@ class InverseDynamicsObjective:
 
 
 class BehaviorCloningObjective:
-    """Fits a policy to the actions of the data, told where each episode came to later if plans have goals."""
+    """Fits a policy to the actions of the data, conditioned on later observations if plans have goals."""
 
     def __init__(self, config: Config) -> None:
         self.windows = _pairs(config)
@@ -179,7 +179,7 @@ class BehaviorCloningObjective:
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
         """Mean squared error of the actions, in standard deviations."""
         observations, actions = batch.x_clean[:, 0, layout.observations], batch.x_clean[:, 0, layout.actions]
-        # By slices and not by a list, which would be sent to the device each time.
+        # By slices, because an index list would be copied to the device each time.
         goals = None if batch.goal is None else torch.stack([batch.goal[:, c] for c in self._goal_columns], dim=1)
         return F.mse_loss(model(observations, goals), actions)
 
@@ -200,7 +200,7 @@ def make_objective(config: Config) -> Objective:
 
 
 def _known(config: Config, layout: Layout, horizon: int) -> Tensor:
-    """What planning knows of a trajectory: all of its start, and the goal at its end."""
+    """Mask of the entries that are known in planning: the whole first step, and the goal at the last."""
     start = range(layout.action_dim, layout.transition_dim)
     return endpoint_mask(horizon, layout.transition_dim, start, layout.observation_columns(config.goal_columns))
 

@@ -1,7 +1,7 @@
-"""The file that a search is kept in: an Optuna study in a journal, which a search that was killed goes on from.
+"""The file of a search: an Optuna study in a journal, from which a killed search is resumed.
 
-Every proposal and every result is a line that is on the disk before the search goes on. What was finished is never run
-again; what was running when the search died, and what failed, is proposed once more.
+Every proposal and every result is a line that is on the disk before the search goes on. Finished trials are never run
+again; trials that were running when the search died, and failed trials, are proposed once more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diffplan.tuning.metrics import LESS_IS_BETTER
 FILE_NAME = "study.journal"
 STUDY_NAME = "diffplan"
 PROCESS_DIED = "its process died"
-"""Why a trial failed that could not say it."""
+"""Error of a trial that failed without reporting one."""
 _LOCK = ".search.lock"
 _BEGUN, _ERRORS, _METRICS, _REPEATS = "begun", "errors", "metrics", "repeats"
 
@@ -37,11 +37,11 @@ class TrialRecord:
     """A trial of a search.
 
     Attributes:
-        number: in the order of proposals.
-        params: the settings that were tried, by dotted names of the config.
-        metrics: its last report (`diffplan.tuning.metrics`); None of a trial that failed.
+        number: its number, in the order of proposals.
+        params: the settings of the trial, by dotted names of the config.
+        metrics: its last report (`diffplan.tuning.metrics`); None for a failed trial.
         is_full: whether it ran to its end; otherwise it was stopped early, or failed.
-        error: why it failed.
+        error: the cause of a failure.
     """
 
     number: int
@@ -53,10 +53,10 @@ class TrialRecord:
 
 @contextlib.contextmanager
 def hold_search(directory: Path) -> Iterator[None]:
-    """Keep the directory of a search to this process; the system lets go of it when the process ends, however it ends.
+    """Lock the directory of a search for this process; the system releases the lock when the process ends.
 
     Raises:
-        ConfigError: another process searches there; both writing to one journal would damage it.
+        ConfigError: another process searches there; two writers would damage the journal.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _LOCK).open("w") as file:
@@ -70,19 +70,19 @@ def hold_search(directory: Path) -> Iterator[None]:
 
 
 class SearchJournal:
-    """A search in its file.
+    """A search and its journal.
 
     Args:
-        directory: of the search.
-        study: what is searched for.
-        space: what is varied.
-        begun: what the search was begun with, as JSON values; a search goes on only with the same.
+        directory: directory of the search.
+        study: the study.
+        space: the search space.
+        begun: arguments of the search, as JSON values; a search is resumed only with equal arguments.
         own: the experiment's own settings, which are tried first.
-        seed: of the proposals.
-        on_finish: called when a trial that is over is in the file.
+        seed: seed of the proposals.
+        on_finish: called after a finished trial is written to the file.
 
     Raises:
-        ConfigError: the file there is of a search that was begun with something else, or is damaged.
+        ConfigError: the file belongs to a search with other arguments, or is damaged.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class SearchJournal:
             self._study.set_user_attr(_BEGUN, begun)
         if not self._all():
             self._study.enqueue_trial(own)
-        # A sampler begins with what its seed says: with the same seed again it would propose the same again.
+        # A resumed search needs another seed: with the same one, the sampler would repeat its first proposals.
         num_before = sum(trial.state != TrialState.WAITING for trial in self._all())
         self._study.sampler = optuna.samplers.TPESampler(
             seed=seed if num_before == 0 else make_seed(seed, Stream.TUNING, num_before) % 2**32
@@ -146,23 +146,23 @@ class SearchJournal:
         return sum(trial.error == PROCESS_DIED for trial in self.read_trials())
 
     def propose(self, name: str) -> dict[str, Any]:
-        """Settings to try, by dotted names of the config; what becomes of them is told under the same name."""
+        """Settings to try, by dotted names of the config; results are reported under the same trial name."""
         self._running[name] = trial = self._study.ask(fixed_distributions=self._space)
         self._numbers[name] = trial.number
         return dict(trial.params)
 
     def report(self, name: str, step: int, metrics: dict[str, Any]) -> None:
-        """Note what a trial has come to so far, after `step` blocks."""
+        """Record the intermediate metrics of a trial, after `step` blocks."""
         trial = self._running[name]
         trial.set_user_attr(_METRICS, metrics)
-        if not self._is_pareto:  # Optuna knows intermediate values of one objective only
+        if not self._is_pareto:  # Optuna supports intermediate values for one objective only
             trial.report(metrics[self._objectives[0]], step)
 
     def finish(self, name: str, metrics: dict[str, Any] | None, is_full: bool) -> None:
-        """Note that a trial is over.
+        """Record that a trial is over.
 
         Args:
-            name: of the trial.
+            name: name of the trial.
             metrics: its last report; None if it failed.
             is_full: whether it ran to its end.
         """
@@ -178,7 +178,7 @@ class SearchJournal:
         self._on_finish()
 
     def explain_failure(self, name: str, error: str) -> None:
-        """Note why a trial failed."""
+        """Record why a trial failed."""
         self._study.set_user_attr(_ERRORS, {**self._errors(), str(self._numbers[name]): error})
 
     def read_trials(self) -> list[TrialRecord]:
@@ -201,7 +201,7 @@ class SearchJournal:
         return self._study.user_attrs.get(_ERRORS, {})
 
     def _propose_again(self) -> None:
-        """Queue what was running or failed when the search came to its end before."""
+        """Queue the trials that were running when the search ended, and those that failed."""
         repeated = {trial.user_attrs.get(_REPEATS) for trial in self._all()}
         for trial in self._all():
             if trial.state == TrialState.RUNNING:
@@ -213,7 +213,7 @@ class SearchJournal:
 
 
 def read_begun(directory: Path) -> dict[str, Any]:
-    """What the search in a directory was begun with; empty where there is none."""
+    """The arguments of the search in a directory; empty if there is none."""
     path = directory / FILE_NAME
     if not path.exists():
         return {}
@@ -221,11 +221,11 @@ def read_begun(directory: Path) -> dict[str, Any]:
         storage = JournalStorage(JournalFileBackend(str(path)))
         return optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs.get(_BEGUN, {})
     except (ValueError, KeyError):
-        return {}  # damaged, or cut off at its very beginning: opening it tells
+        return {}  # damaged, or truncated at its very beginning: opening the search reports it
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that was not written to its end."""
+    """Remove an incomplete last line."""
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1
     if end != len(content):

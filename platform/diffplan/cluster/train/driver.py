@@ -112,10 +112,10 @@ def train_on_cluster(
         cpus_per_worker: CPUs of each worker; None shares those of the cluster where there are no GPUs.
         use_gpu: whether each worker has a GPU; None for yes if the cluster has enough of them now. True waits for them
             where nodes are added on demand.
-        resume: go on with a run that is there.
+        resume: continue an existing run.
         tensorboard: directory or URL of TensorBoard files; None for `out/tensorboard`.
-        verify_on_read: compare all data with their checksums before training sees them.
-        resize_seconds: time between two looks whether there could be more workers, with `min_workers`.
+        verify_on_read: verify the checksums of all data before training uses them.
+        resize_seconds: time between two checks whether there could be more workers, with `min_workers`.
 
     Returns:
         The checkpoint: `out` as an absolute path or URL.

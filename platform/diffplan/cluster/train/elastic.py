@@ -72,9 +72,9 @@ class RunTrainer(TorchTrainer):
     """A trainer whose workers always divide a batch evenly, and which counts failures in a row.
 
     Args:
-        train_loop: what each worker runs.
+        train_loop: the function of each worker.
         storage: storage of the run.
-        sizes: numbers of workers that it may have.
+        sizes: possible numbers of workers.
         options: those of `TorchTrainer`.
     """
 

@@ -2,7 +2,7 @@
 
 ```
 <out>/pinned.json                 the snapshot of the dataset that the run trains on
-      run/step_00001000/ ...      checkpoints to go on from, the newest two, and what Ray Train notes about them
+      run/step_00001000/ ...      the newest two checkpoints to resume from, and Ray Train's record of them
       tensorboard/                curves
       config.json ...             the finished checkpoint, published when the run is complete
 ```
@@ -43,7 +43,7 @@ OBJECT_STORES = {"s3", "s3a", "gs", "gcs"}
 
 
 class RunStorage(Protocol):
-    """Storage of a run. It may be pickled."""
+    """Storage of a run. It can be pickled."""
 
     @property
     def uri(self) -> str:
@@ -137,7 +137,7 @@ class StoreRun:
     """A prefix of an object store.
 
     Args:
-        store: where.
+        store: the object store.
         variables: endpoint and credentials, for Ray's processes on other machines.
     """
 
@@ -246,7 +246,7 @@ def has_run(storage: RunStorage) -> bool:
 
 
 def list_checkpoints(storage: RunStorage) -> list[str]:
-    """The directories of checkpoints to go on from, whole or not, by step."""
+    """The directories of checkpoints to resume from, whole or not, by step."""
     names = storage.list_directories(RUN_NAME)
     return sorted(name for name in names if name.rpartition("/")[2].startswith(STEP_PREFIX))
 

@@ -1,4 +1,4 @@
-"""What each worker of Ray Train runs: load, train, report, put checkpoints away while training goes on."""
+"""The worker function of Ray Train: load, train, report, and save checkpoints in the background."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from diffplan.training.state import TrainingState
 from diffplan.training.threads import compute_alone
 
 NUM_PICTURED = 6
-"""Plans of a picture."""
+"""Number of plans in a picture."""
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             ray.train.report(_metrics(progress), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
 
     def ask() -> Request:
-        if rank > 0:  # one asks for all
+        if rank > 0:  # rank 0 asks for all
             return Request.NOTHING
         try:
             return Request(ray.get(settings["board"].take_request.remote()))
@@ -100,7 +100,7 @@ def _metrics(progress: TrainingProgress) -> dict[str, float]:
 
 
 class _Reporter:
-    """Curves, pictures and checkpoints of a run; its first worker has one."""
+    """Writes curves, pictures and checkpoints of a run; only rank 0 has one."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Reporter:
         self._is_put.set()
 
     def log(self, progress: TrainingProgress) -> None:
-        """Show scalars."""
+        """Log scalars."""
         self._settings["board"].post.remote({**asdict(progress), "num_workers": self._num_workers})
         count_work("train", "steps", progress.step - self._counted)
         self._counted = progress.step
@@ -134,9 +134,9 @@ class _Reporter:
         self._writer.add_scalar("time/num_workers", self._num_workers, progress.step)
 
     def save(self, progress: TrainingProgress) -> None:
-        """Take a copy of the state; it is written and put away by a thread while training goes on.
+        """Copy the state; a thread writes and uploads it while training goes on.
 
-        A second one waits until the first is put away, so that they never pile up.
+        A second checkpoint waits until the first is complete, so that they never pile up.
         """
         state, settings = self._state, self._settings
         interval = state.config.training.picture_interval
@@ -167,8 +167,8 @@ class _Reporter:
             compute_alone()
             try:
                 checkpoints.save_checkpoint(scratch, **content)
-                self._files.upload(event_sizes)  # before the checkpoint: what it has, the curves have
-                self._storage.delete(f"{context.get_experiment_name()}/{name}")  # what a worker that died has left
+                self._files.upload(event_sizes)  # before the checkpoint, so that curves are never behind it
+                self._storage.delete(f"{context.get_experiment_name()}/{name}")  # remains of a worker that died
                 self._storage.put_checkpoint(scratch, f"{context.get_experiment_name()}/{name}")
                 storage: Any = context.get_storage()
                 return Checkpoint(storage.build_checkpoint_path_from_name(name), filesystem=storage.storage_filesystem)
@@ -193,7 +193,7 @@ class _Reporter:
         self._files.upload(self._files.measure())
 
     def _add_picture(self, step: int) -> None:
-        """Plans for a few problems that the task chooses, drawn with the averaged weights."""
+        """Draw plans by the averaged weights for a few problems that the task chooses."""
         state = self._state
         if state.config.training.objective != "diffusion":
             return
@@ -212,7 +212,7 @@ class _Reporter:
 
 
 def _copy(value: Any) -> Any:
-    """The same, with tensors of its own in the memory of the host."""
+    """A copy with its own tensors, in host memory."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""Dataset format v1: manifest, shards, commits, snapshots; written exactly once, read with checksums."""
+"""Dataset format v1: manifest, shards, commits, snapshots; exactly-once commits, reads with checksums."""

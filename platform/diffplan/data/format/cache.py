@@ -1,7 +1,7 @@
-"""Shards of an object store on the local disk, where they can be mapped; checked on the way in.
+"""Cache of the shards of an object store on the local disk, where they can be mapped; copies are verified.
 
-The cache is `$DIFFPLAN_CACHE` or `~/.cache/diffplan`, one directory per dataset uuid. Shards never change, so a copy is
-good for ever; delete the directory to free the space.
+The cache is `$DIFFPLAN_CACHE` or `~/.cache/diffplan`, one directory per dataset uuid. Shards never change, so a copy
+stays valid; delete the directory to free the space.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diffplan.storage.store import TEMPORARY_PREFIX, LocalStore, Store
 
 
 def fetch_shard(store: Store, shard: ShardRecord, dataset_uuid: str) -> Path:
-    """The local file of a shard, copied from its store if need be.
+    """The local file of a shard, copied from its store on first use.
 
     Raises:
         DataError: the shard is missing, has another size or does not match its checksums.
@@ -35,7 +35,7 @@ def fetch_shard(store: Store, shard: ShardRecord, dataset_uuid: str) -> Path:
         with temporary.open("xb") as file:
             for piece in read_checked(store, shard):
                 file.write(piece)
-        temporary.replace(path)  # processes that fetch the same shard replace it by the same bytes
+        temporary.replace(path)  # processes that fetch the same shard write the same bytes
     except OSError as error:
         raise StoreError(
             f"{path}: the copy of {store.locate(shard.name)} could not be written ({error.strerror or error}); make "
@@ -48,5 +48,5 @@ def fetch_shard(store: Store, shard: ShardRecord, dataset_uuid: str) -> Path:
 
 
 def cache_directory() -> Path:
-    """Where copies of shards are kept."""
+    """The directory of the cache."""
     return Path(os.environ.get("DIFFPLAN_CACHE") or Path.home() / ".cache" / "diffplan")

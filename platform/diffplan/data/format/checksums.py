@@ -1,4 +1,4 @@
-"""Checksums of shards, one per chunk, so that a piece of a shard can be checked without the rest."""
+"""Checksums of shards, one per chunk, so that a part of a shard can be verified without the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def compute_checksums(content: Any) -> tuple[int, ...]:
 
 
 def read_checked(store: Store, shard: ShardRecord) -> Iterator[bytes]:
-    """The bytes of a shard in pieces, each compared with its checksums before it is given out.
+    """The bytes of a shard in chunks, each verified before it is returned.
 
     Raises:
         DataError: the shard is missing, has another size or does not match its checksums.
@@ -33,14 +33,14 @@ def read_range(store: Store, shard: ShardRecord, start: int, num_bytes: int, *, 
     """A range of a shard.
 
     Args:
-        store: where it lies.
+        store: the store of the dataset.
         shard: the shard.
         start: first byte.
-        num_bytes: size of the range, which must lie inside the shard.
-        verify: read whole chunks and compare them with their checksums.
+        num_bytes: size of the range, which must be inside the shard.
+        verify: read whole chunks and verify their checksums.
 
     Raises:
-        DataError: the shard is missing, too short or, if asked for, does not match its checksums.
+        DataError: the shard is missing, too short or, with `verify`, does not match its checksums.
     """
     first = start // CHUNK_BYTES if verify else 0
     begin = first * CHUNK_BYTES if verify else start

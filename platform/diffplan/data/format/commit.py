@@ -1,7 +1,8 @@
-"""Exactly-once commits: a unit of a dataset exists from the moment that its commit record does.
+"""Exactly-once commits: a unit of a dataset exists if and only if its commit record exists.
 
-A writer writes its shard under a name of its own attempt, makes it durable, and then puts the commit record if there is
-none. Whoever comes second finds a record, reads it and drops its own shard. There is no lock and no rename of data.
+A writer writes its shard under a name that is unique to the attempt, makes it durable, and then puts the commit record
+on the condition that there is none. A second writer of the unit finds the record and deletes its own shard. There is no
+lock and no rename of data.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from diffplan.storage.store import Store
 
 
 def encode_commit(record: CommitRecord) -> bytes:
-    """A commit as it lies on disk."""
-    values = asdict(replace(record, statistics={}))  # arrays would be copied one by one
+    """The bytes of a commit in its file."""
+    values = asdict(replace(record, statistics={}))  # asdict would copy the arrays
     values["statistics"] = {name: statistics.to_dict() for name, statistics in record.statistics.items()}
     return encode_record(values)
 
 
 def decode_commit(text: bytes, path: str) -> CommitRecord:
-    """Read a commit that lies at a path; raises `DataError` if it is damaged."""
+    """Decode a commit from the bytes of a file; raises `DataError` if it is damaged."""
     try:
         values = decode_record(text)
         values["shard"] = ShardRecord.from_dict(values["shard"])
@@ -46,8 +47,8 @@ def commit_unit(store: Store, record: CommitRecord) -> CommitRecord:
     """Commit a unit whose shard has been written durably.
 
     Returns:
-        The record that counts: this one, or that of the attempt that came first, in which case this attempt's shard
-        is deleted.
+        The valid record: this one, or that of an earlier attempt; in this case the shard of this attempt is
+        deleted.
     """
     if store.put_if_absent(commit_name(record.unit), encode_commit(record)):
         return record

@@ -1,7 +1,7 @@
-"""What commits and snapshots must say to be believed: a faulty writer makes checksums that match too.
+"""Validation of commits and snapshots. Checksums do not suffice, because those of a faulty writer match too.
 
-Everything that is read later without looking again is checked here: types and ranges, places inside the shard, and
-whether statistics are those of as many rows.
+All values that are used later without a check are validated here: types and ranges, offsets inside the shard, and the
+number of rows of statistics.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from diffplan.data.format.manifest import Column, Manifest
 from diffplan.data.format.statistics import ColumnStatistics
 
 LIMIT = 2**31
-"""Units, and rows of a shard, are below this: the index has them as 32-bit numbers."""
+"""Numbers of units and of rows in a shard are below this, because the index stores them as 32-bit integers."""
 TASK_LIMIT = 2**15
 NOT_FINITE = ("nan", "inf", "-inf")
 INT64 = range(-(2**63), 2**63)
 
-# type() rather than isinstance(): truth is an int too.
+# type() rather than isinstance(), because bool is a subclass of int.
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "episode_index": lambda v: type(v) is int and v in INT64,
     "seed": lambda v: v is None or (type(v) is int and v in INT64),
@@ -39,7 +39,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 
 
 def check_record(record: CommitRecord) -> None:
-    """Raise `ValueError` unless the fields have their types and the episodes fill the shard one after the other."""
+    """Raise `ValueError` unless the fields have their types and the episodes fill the shard without gaps."""
     for name in ("dataset_uuid", "attempt"):
         if not isinstance(getattr(record, name), str):
             raise ValueError(f"{name} is no text")
@@ -58,13 +58,13 @@ def check_record(record: CommitRecord) -> None:
 
 
 def check_unit(unit: Any) -> None:
-    """Raise `ValueError` unless this can be the number of a unit."""
+    """Raise `ValueError` unless this is a valid number of a unit."""
     if type(unit) is not int or not 0 <= unit < LIMIT:
         raise ValueError(f"expected a unit from 0 to {LIMIT - 1}, got {str(unit)[:40]!r}")
 
 
 def check_episodes(episodes: tuple[EpisodeRecord, ...]) -> None:
-    """Raise `ValueError` unless episodes have the types and ranges that the index has, and numbers of their own."""
+    """Raise `ValueError` unless episodes have the types and ranges of the index, and distinct numbers."""
     for episode in episodes:
         for name, fits in _FIELDS.items():
             if not fits(value := getattr(episode, name)):
@@ -77,7 +77,7 @@ def check_episodes(episodes: tuple[EpisodeRecord, ...]) -> None:
 
 
 def check_against(record: CommitRecord, manifest: Manifest) -> None:
-    """Raise `ValueError` unless a commit can be one of a dataset."""
+    """Raise `ValueError` unless a commit matches the manifest of its dataset."""
     if not record.episodes:
         raise ValueError("it has no episodes")
     check_places(record.shard, manifest)
@@ -114,13 +114,13 @@ def check_index(core: dict[str, np.ndarray], shards: tuple[ShardRecord, ...]) ->
 
 
 def check_statistics(statistics: dict[str, ColumnStatistics], manifest: Manifest) -> None:
-    """Raise `ValueError` unless there are statistics of every entry of every column of the manifest."""
+    """Raise `ValueError` unless there are statistics for every entry of every column of the manifest."""
     if {name: len(s.mean) for name, s in statistics.items()} != {c.name: c.size for c in manifest.columns}:
         raise ValueError("its statistics are not those of the columns of the manifest")
 
 
 def _check_numbers(values: Any, column: Column, episode: EpisodeRecord) -> None:
-    """Raise `ValueError` unless values are one row of a column; text stands for numbers that are not finite."""
+    """Raise `ValueError` unless values are one row of a column; non-finite numbers are encoded as text."""
     dtype = column.numpy_dtype
     fits = isinstance(values, list) and len(values) == column.size
     if fits and dtype.kind == "f":

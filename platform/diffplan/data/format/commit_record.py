@@ -1,4 +1,4 @@
-"""What commits say of shards and episodes."""
+"""The content of commits: shards and episodes."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from diffplan.data.format.manifest import SHARDS
 from diffplan.data.format.statistics import ColumnStatistics
 
 CHUNK_BYTES = 2**20
-"""Bytes of a shard under one checksum, so that a piece of it can be checked alone."""
+"""Bytes of a shard per checksum, so that a part of it can be verified alone."""
 
 
 @dataclass(frozen=True)
 class EpisodeRecord:
-    """An episode as its commit describes it.
+    """The description of an episode in its commit.
 
     Attributes:
         episode_index: number of the episode in its dataset.
-        seed: seed that the environment was reset with, where known.
-        behavior: what acted.
-        first_row: its first row, counted from the start of the shard.
-        length: its steps.
+        seed: seed of the environment's reset, if known.
+        behavior: the behavior that acted.
+        first_row: its first row in the shard.
+        length: its number of steps.
         undiscounted_return: sum of its rewards.
         terminated: whether the environment ended it.
-        truncated: whether a limit ended it.
+        truncated: whether a time limit ended it.
         final_observation: observation after the last action, flattened.
         task: number of its task in a merged dataset.
         final_values: value after the last action of each further column that has one, flattened.
-        options: options that the environment was reset with, where known.
+        options: options of the environment's reset, if known.
     """
 
     episode_index: int
@@ -48,14 +48,14 @@ class EpisodeRecord:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard, described well enough to map it or read ranges of it without Arrow.
+    """A shard, with the offsets to map it or read ranges of it without Arrow.
 
     Attributes:
         name: its name in the store.
-        num_bytes: its size.
-        num_rows: its rows.
-        offsets: byte at which the values of each column begin.
-        checksums: CRC-32 of each `CHUNK_BYTES` of it.
+        num_bytes: its size in bytes.
+        num_rows: its number of rows.
+        offsets: offset of the values of each column, in bytes.
+        checksums: CRC-32 of each chunk of `CHUNK_BYTES`.
     """
 
     name: str
@@ -84,9 +84,9 @@ class CommitRecord:
 
     Attributes:
         unit: index of the unit.
-        dataset_uuid: the dataset it belongs to.
+        dataset_uuid: uuid of its dataset.
         attempt: random name of the attempt that wrote the shard.
-        shard: where its rows are.
+        shard: the shard with its rows.
         episodes: the episodes, in the order of the rows.
         statistics: summary of each column.
         provenance: versions and host of the writer.

@@ -1,4 +1,4 @@
-"""Open a dataset: which episodes there are, and zero-copy access to their columns."""
+"""Open a dataset: its episodes, and zero-copy access to their columns."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from diffplan.storage.store import Store
 
 @dataclass(frozen=True)
 class TrajectoryDataset:
-    """A dataset as it was when opened: later commits do not change it.
+    """The state of a dataset when it was opened; later commits do not change it.
 
     Attributes:
-        store: where it lies.
-        manifest: what all shards share.
+        store: the store of the dataset.
+        manifest: the manifest of the dataset.
         shards: its shards, in the order of their units.
         episodes: its episodes, in the order of units and rows.
-        statistics: of each column, over all episodes.
-        snapshot: number of the snapshot that it was opened at, or None for all commits.
+        statistics: statistics of each column, over all episodes.
+        snapshot: number of the opened snapshot, or None for all commits.
     """
 
     store: Store
@@ -62,12 +62,12 @@ class TrajectoryDataset:
 
     @property
     def env(self) -> EnvConfig:
-        """The environment that it is of; that of the first task where tasks differ."""
+        """The environment; that of the first task if tasks differ."""
         return config_from_dict(EnvConfig, self.manifest.env)
 
     @property
     def collection(self) -> CollectionConfig | None:
-        """How it was collected; None where the data came from elsewhere."""
+        """The settings of its collection; None for other data."""
         values = self.manifest.collection
         return None if values is None else config_from_dict(CollectionConfig, values)
 
@@ -97,7 +97,7 @@ class TrajectoryDataset:
         return values.reshape(shard.num_rows, *column.shape)
 
     def episode_column(self, episode: int, name: str) -> np.ndarray:
-        """The rows of one episode, numbered as in `episodes`, of a column."""
+        """A column of one episode, numbered as in `episodes`."""
         first, length = int(self.episodes.first_row[episode]), int(self.episodes.length[episode])
         return self.column(self.shards[self.episodes.shard[episode]], name)[first : first + length]
 
@@ -107,7 +107,7 @@ class TrajectoryDataset:
         return np.concatenate(runs)
 
     def iterate_runs(self) -> Iterator[tuple[ShardRecord, int, int]]:
-        """Runs of rows that follow one another in a shard and in this dataset: shard, first row, number of rows."""
+        """Runs of rows that are contiguous in a shard and in this dataset: shard, first row, number of rows."""
         for number, first_row, num_rows in self.episodes.runs():
             yield self.shards[number], first_row, num_rows
 
@@ -117,13 +117,13 @@ class TrajectoryDataset:
             table = pa.ipc.open_file(pa.py_buffer(self.map_shard(shard))).read_all()
             chosen = self.episodes.shard == number
             lengths = self.episodes.length[chosen]
-            if lengths.sum() != shard.num_rows:  # a compacted shard holds units that an older snapshot lacks
+            if lengths.sum() != shard.num_rows:  # a compacted shard has units that an older snapshot lacks
                 firsts = self.episodes.first_row[chosen]
                 table = pa.concat_tables([table.slice(f, n) for f, n in zip(firsts, lengths, strict=True)])
             yield table
 
     def content_hash(self) -> str:
-        """SHA-256 of all episodes by number: equal for equal content, whoever wrote it when, in shards of any size."""
+        """SHA-256 of all episodes by number: equal for equal content, independent of writers and shard sizes."""
         digest = hashlib.sha256(repr([(c.name, c.shape, c.dtype) for c in self.manifest.columns]).encode())
         records = list(self.episodes)
         for i in np.argsort([record.episode_index for record in records]):
@@ -135,7 +135,7 @@ class TrajectoryDataset:
         return digest.hexdigest()
 
     def map_shard(self, shard: ShardRecord) -> mmap.mmap:
-        """The bytes of a shard, mapped; its structure is checked the first time."""
+        """The bytes of a shard, mapped; its structure is checked on first use."""
         maps: dict[str, mmap.mmap] = self.__dict__.setdefault("_maps", {})
         if shard.name not in maps:
             path = fetch_shard(self.store, shard, self.manifest.dataset_uuid)
@@ -145,22 +145,22 @@ class TrajectoryDataset:
         return maps[shard.name]
 
     def verify_shards(self) -> None:
-        """Compare every byte of the shards with their checksums; raises `DataError` at the first damage."""
+        """Verify the checksums of all shards; raises `DataError` at the first damage."""
         for shard in self.shards:
             for _ in read_checked(self.store, shard):
                 pass
 
     def check_sizes(self) -> None:
-        """Raise `DataError` if a mapped shard is no longer as long as it was.
+        """Raise `DataError` if the size of a mapped shard has changed.
 
-        Touching a mapping beyond the end of its file ends the process, so whoever reads mappings for long calls this
-        from time to time. A shard that shrinks between the check and the touch is not caught. One that was deleted, or
-        replaced by another file, stays as it was for those who have mapped it.
+        An access to a mapping beyond the end of its file kills the process (SIGBUS), so long-running readers call this
+        from time to time. A shard that shrinks between the check and the access is not detected. A shard that was
+        deleted, or replaced by another file, stays valid in existing mappings.
         """
         for name, mapped in self.__dict__.get("_maps", {}).items():
             try:
-                num_bytes = mapped.size()  # of the file that is mapped, whatever its name leads to by now
-            except OSError as error:  # a file server that no longer knows the file
+                num_bytes = mapped.size()  # of the mapped file, which may have another name by now
+            except OSError as error:  # stale handle of a file server
                 raise DataError(f"{self.store.locate(name)}: {_reason(error)}; open the dataset again") from None
             if num_bytes != len(mapped):
                 raise DataError(
@@ -174,8 +174,8 @@ class TrajectoryDataset:
 def open_dataset(path: str | Path | Store, *, snapshot: int | None = None) -> TrajectoryDataset:
     """Open a dataset for reading.
 
-    Checked at once: the manifest, every commit that is read, that shards exist with their exact size and that no
-    episode occurs twice. The structure of a shard is checked on first touch, checksums by `diffplan data verify`.
+    Checked at once: the manifest, every commit that is read, that shards exist with their exact size, and that no
+    episode occurs twice. The structure of a shard is checked on first access, checksums by `diffplan data verify`.
 
     Args:
         path: directory or URL of the dataset.
@@ -208,15 +208,15 @@ def read_manifest(store: Store) -> Manifest:
 
 
 def write_snapshot(dataset: TrajectoryDataset) -> int:
-    """Make sure that a snapshot holds everything committed so far, and return its number.
+    """Make sure that a snapshot has everything committed so far, and return its number.
 
-    Where the newest snapshot does already, no new one is written.
+    No new one is written if the newest snapshot is up to date.
     """
     return pin_commits(dataset.store, dataset.manifest)
 
 
 def pin_commits(store: Store, manifest: Manifest) -> int:
-    """`write_snapshot` of a dataset that is not open, which would read all its commits once more.
+    """`write_snapshot` without opening the dataset, which would read all its commits again.
 
     Raises:
         DataError: no commits, or a damaged or missing shard.
@@ -236,7 +236,7 @@ def pin_commits(store: Store, manifest: Manifest) -> int:
 
 
 def list_orphans(dataset: TrajectoryDataset) -> list[str]:
-    """Shards that nothing names: left by writers that were killed, or replaced; invisible to readers."""
+    """Unreferenced shards: left by killed writers, or replaced; invisible to readers."""
     state = read_state(dataset.store, dataset.manifest)
     named = set() if state is None else {shard.name for shard in state.shards}
     stored = (shard.name for shard in dataset.store.list(SHARDS))
@@ -244,7 +244,7 @@ def list_orphans(dataset: TrajectoryDataset) -> list[str]:
 
 
 def _map(path: Path, num_bytes: int) -> mmap.mmap:
-    """Map a shard of a size; raises `DataError` if it is gone, has another size or cannot be mapped."""
+    """Map a shard; raises `DataError` if it is missing, has another size or cannot be mapped."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno()).st_size
@@ -268,10 +268,10 @@ def _reason(error: OSError) -> str:
 
 
 def find_repeated(episodes: EpisodeTable) -> Iterator[tuple[int, int, int]]:
-    """Episodes that occur more than once: number, unit that has it first, unit that has it again."""
+    """Episodes that occur more than once: number, first unit, other unit."""
     numbers = episodes.column("episode_index")
     ordered = np.sort(numbers)
-    if not (ordered[1:] == ordered[:-1]).any():  # three times as fast as what follows
+    if not (ordered[1:] == ordered[:-1]).any():  # shortcut, three times as fast as the general case
         return
     order = np.argsort(numbers, kind="stable")
     for place in np.flatnonzero(numbers[order][1:] == numbers[order][:-1]):

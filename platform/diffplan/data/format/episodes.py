@@ -1,7 +1,7 @@
 """The index of a dataset: its episodes as arrays, small enough for millions of them.
 
-What windows need of an episode (its shard, first row, length and task) is kept as arrays; everything else about it is
-read when it is asked for.
+The fields of an episode that windows need (its shard, first row, length and task) are kept as arrays; all others are
+read on demand.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CORE_DTYPES = {"unit": np.int32, "shard": np.int32, "first_row": np.int32, "leng
 class EpisodeTable(Sequence[EpisodeRecord]):
     """The episodes of a dataset in the order of units and rows.
 
-    As a sequence it gives `EpisodeRecord`s; its columns are arrays.
+    It is a sequence of `EpisodeRecord`s; its columns are arrays.
 
     Args:
         core: the columns named in `CORE`, one entry per episode.
@@ -41,12 +41,12 @@ class EpisodeTable(Sequence[EpisodeRecord]):
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> EpisodeTable:
-        """A table that is in memory already."""
+        """Make a table from an Arrow table in memory."""
         return cls(read_core(table), lambda: table)
 
     @classmethod
     def concatenate(cls, parts: Sequence[EpisodeTable]) -> EpisodeTable:
-        """Tables one after the other, sorted by unit; shard numbers must already be those of the whole."""
+        """Concatenate tables and sort by unit; shard numbers must refer to the shards of the result."""
         core = {name: np.concatenate([part._core[name] for part in parts]) for name in CORE}
         order = np.argsort(core["unit"], kind="stable")
         core = {name: values[order] for name, values in core.items()}
@@ -60,7 +60,7 @@ class EpisodeTable(Sequence[EpisodeRecord]):
     def select(
         self, chosen: np.ndarray, *, shard: np.ndarray | None = None, first_row: np.ndarray | None = None
     ) -> EpisodeTable:
-        """The episodes of a mask or of indices; elsewhere if shard numbers or first rows are given for them."""
+        """The episodes of a mask or of indices, optionally with new shard numbers or first rows."""
         core = {name: values[chosen] for name, values in self._core.items()}
         core |= {"shard": shard} if shard is not None else {}
         core |= {"first_row": first_row} if first_row is not None else {}
@@ -98,7 +98,7 @@ class EpisodeTable(Sequence[EpisodeRecord]):
 
     @property
     def num_index_bytes(self) -> int:
-        """Memory that the arrays take."""
+        """Memory of the arrays, in bytes."""
         return sum(values.nbytes for values in self._core.values())
 
     @functools.cached_property
@@ -106,7 +106,7 @@ class EpisodeTable(Sequence[EpisodeRecord]):
         return self._load()
 
     def to_arrow(self) -> pa.Table:
-        """Everything known of the episodes, one row each."""
+        """The whole table, one row per episode."""
         return self._table
 
     def column(self, name: str) -> np.ndarray:
@@ -119,7 +119,7 @@ class EpisodeTable(Sequence[EpisodeRecord]):
         return _lists_to_array(self._table.column("final_observation"))
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Runs of rows that follow one another in a shard and here: number of the shard, first row, number of rows."""
+        """Runs of rows that are contiguous in a shard and here: number of the shard, first row, number of rows."""
         if not len(self):
             return
         ends = self.first_row.astype(np.int64) + self.length
@@ -173,7 +173,7 @@ def episodes_schema(observation: Column) -> pa.Schema:
 
 
 def make_episode_table(commits: Sequence[CommitRecord], shard_numbers: Sequence[int], observation: Column) -> pa.Table:
-    """The episodes of commits; `shard_numbers` are those of their shards."""
+    """The table of the episodes of commits; `shard_numbers` are the numbers of their shards."""
     rows = []
     for commit, shard in zip(commits, shard_numbers, strict=True):
         for e in commit.episodes:

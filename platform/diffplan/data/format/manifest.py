@@ -4,13 +4,13 @@
 <root>/_dataset.json                  manifest, written once
        shards/<unit>-<attempt>.arrow  immutable Arrow IPC file, uncompressed, one record batch, one row per step
        commits/<unit>.json            the commit of a unit; a shard without one does not exist
-       snapshots/<N>.parquet          all shards and episodes at that moment; see `diffplan.data.format.snapshot`
+       snapshots/<N>.parquet          all shards and episodes at one time; see `diffplan.data.format.snapshot`
 ```
 
-Manifest and commits carry checksums of their own; see `diffplan.data.format.record`.
+Manifest and commits have their own checksums; see `diffplan.data.format.record`.
 
-Rows of a shard: `episode_index, t, observation, action, reward, termination, truncation` and named further columns.
-Episodes are contiguous and never span shards. Row t holds the observation before action t; the observation after the
+Columns of a shard: `episode_index, t, observation, action, reward, termination, truncation` and named further ones.
+Episodes are contiguous and never span shards. Row t has the observation before action t; the observation after the
 last action is in the commit, so an episode of T rows has T + 1 observations, as in Minari. A further column may have a
 value after the last action too (`has_final`).
 """
@@ -39,9 +39,9 @@ ARROW_TYPES = {
     "int64": pa.int64(),
     "int32": pa.int32(),
     "uint8": pa.uint8(),
-    "bool": pa.uint8(),  # Arrow packs its own booleans to bits, which cannot be mapped
+    "bool": pa.uint8(),  # Arrow packs booleans to bits, which cannot be mapped as an array
 }
-"""Types that the values of a column may have."""
+"""Possible types of the values of a column, with their Arrow types."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Column:
     """A column of numbers, a fixed-size list per row.
 
     Attributes:
-        name: its name; parts of dict spaces and infos are joined by dots.
-        shape: shape of the value of one row, () for a plain number.
+        name: its name; the parts of names from dict spaces and infos are joined by dots.
+        shape: shape of the value of one row, () for a number.
         dtype: one of `ARROW_TYPES`.
         has_final: whether episodes have a value after their last action.
     """
@@ -78,14 +78,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Task:
-    """One of the datasets that a merged dataset was made of.
+    """One of the datasets in a merged dataset.
 
     Attributes:
-        name: what users call it.
+        name: its name for users.
         weight: its share of the windows, relative to those of the other tasks.
-        dataset_uuid: the dataset that it was.
+        dataset_uuid: uuid of the original dataset.
         env: its environment, the `EnvConfig` as a dict.
-        num_units: units that it has, which follow those of the tasks before it.
+        num_units: its number of units, which follow those of the tasks before it.
     """
 
     name: str
@@ -97,20 +97,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What all shards of a dataset share.
+    """The common description of all shards of a dataset.
 
     Attributes:
-        dataset_uuid: names this dataset for good.
+        dataset_uuid: permanent id of this dataset.
         env: the `EnvConfig` as a dict.
         columns: columns of a shard: observation, action, reward and further ones.
-        action_low: lower bound of each action entry, None where unbounded.
-        action_high: upper bound of each action entry, None where unbounded.
-        collection: the `CollectionConfig` as a dict, None where the data came from elsewhere.
-        source: where data came from that was not collected: `kind` and what its format says of itself.
-        spaces: `observation` and `action` space as Minari writes them, where known.
-        env_spec: the Gymnasium spec of the environment as JSON text, where known.
-        tasks: the datasets that a merged one was made of.
-        features: names of format features that a reader must know; none so far.
+        action_low: lower bound of each action entry, None if unbounded.
+        action_high: upper bound of each action entry, None if unbounded.
+        collection: the `CollectionConfig` as a dict, None for other data.
+        source: origin of data that were not collected: `kind` and metadata of its format.
+        spaces: `observation` and `action` space in Minari's form, if known.
+        env_spec: the Gymnasium spec of the environment as JSON text, if known.
+        tasks: the original datasets of a merged dataset.
+        features: names of format features that a reader must support; none so far.
     """
 
     dataset_uuid: str
@@ -159,16 +159,16 @@ class Manifest:
         )
 
     def to_json(self) -> bytes:
-        """The manifest as it lies on disk."""
+        """The bytes of the manifest in its file."""
         values = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **asdict(self)}
         return encode_record(values)
 
     @classmethod
     def from_json(cls, text: bytes, path: object) -> Manifest:
-        """Read a manifest that lies at a path.
+        """Decode a manifest from the bytes of a file.
 
         Raises:
-            DataError: not a manifest of a version that this reader knows.
+            DataError: not a manifest of a version that this reader supports.
         """
         try:
             values = decode_record(text)
@@ -199,7 +199,7 @@ class Manifest:
 
 
 def _check_columns(columns: tuple[Column, ...]) -> None:
-    """Raise `ValueError` unless these can be the columns of a shard."""
+    """Raise `ValueError` unless these are valid columns of a shard."""
     names = [column.name for column in columns]
     if names[:3] != ["observation", "action", "reward"]:
         raise ValueError(f"columns must begin with observation, action and reward, not {names[:3]}")
@@ -220,7 +220,7 @@ def make_columns(
     action_dtype: str = "float32",
     reward_dtype: str = "float32",
 ) -> tuple[Column, ...]:
-    """The columns of a manifest from the sizes or shapes of observation and action; raises `DataError` if unfit."""
+    """The columns of a manifest from the sizes or shapes of observation and action; raises `DataError` if invalid."""
     columns = (
         Column("observation", (observation,) if isinstance(observation, int) else observation, observation_dtype, True),
         Column("action", (action,) if isinstance(action, int) else action, action_dtype),
@@ -235,7 +235,7 @@ def make_columns(
 
 
 def new_dataset_uuid() -> str:
-    """A fresh dataset uuid."""
+    """A new dataset uuid."""
     return str(uuid.uuid4())
 
 

@@ -1,4 +1,4 @@
-"""JSON records that carry their own checksum: a damaged one is never read as a different, valid one.
+"""JSON records with their own checksum, so that a damaged record is not read as a different, valid one.
 
 A record is a JSON object whose first field is `checksum`, of fixed width: the CRC-32, in 8 hexadecimal digits, of all
 bytes of the file after the first `PREFIX_BYTES`.
@@ -19,10 +19,10 @@ PREFIX_BYTES = len(b'{"checksum": "00000000", ')
 
 
 def encode_record(values: dict[str, Any]) -> bytes:
-    """A record as it lies on disk.
+    """The bytes of a record in its file.
 
     Args:
-        values: JSON values, at least one, without a field `checksum`.
+        values: JSON values, at least one, none named `checksum`.
     """
     rest = json.dumps(values, allow_nan=False).encode()[1:] + b"\n"
     return b'{"checksum": "%08x", ' % zlib.crc32(rest) + rest

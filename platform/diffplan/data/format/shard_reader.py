@@ -1,4 +1,4 @@
-"""Rows of shards read into memory by ranges, without mapping: a shard that shrinks is an error, not a crash."""
+"""Reads rows of shards into memory by ranges, without mapping: a shard that shrinks is an error, not a crash."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class ShardReader:
     """Reads ranges of rows.
 
     Args:
-        store: where the dataset lies.
-        manifest: that of the dataset.
-        verify: compare every chunk that is touched with its checksum.
+        store: the store of the dataset.
+        manifest: the manifest of the dataset.
+        verify: verify the checksum of every chunk that is read.
     """
 
     def __init__(self, store: Store, manifest: Manifest, *, verify: bool = False) -> None:
@@ -25,10 +25,10 @@ class ShardReader:
         self._verify = verify
 
     def read_rows(self, shard: ShardRecord, name: str, first_row: int, num_rows: int) -> np.ndarray:
-        """Rows of a column, [num_rows, size], in the type that they are stored in.
+        """Rows of a column, [num_rows, size], in their stored type.
 
         Raises:
-            DataError: the shard is gone, too short or damaged.
+            DataError: the shard is missing, too short or damaged.
         """
         column = self._manifest.column(name)
         row_bytes = column.size * column.numpy_dtype.itemsize

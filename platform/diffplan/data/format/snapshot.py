@@ -1,17 +1,17 @@
 """Snapshots: numbered, immutable lists of all shards and episodes of a dataset.
 
-A snapshot pins what a run trains on, is the fast way to open a dataset (one file in place of a commit per unit), and is
-the commit of everything that replaces shards: compaction, and dropping what is damaged. Numbers have no gaps, and
-snapshot N is written by someone who has read N - 1 and put only if there is no N, so no change is ever lost: who comes
-second reads again.
+A snapshot pins the data of a training run, makes opening a dataset fast (one file in place of a commit per unit), and
+commits every replacement of shards: compaction, and removal of damaged ones. Numbers have no gaps. The writer of
+snapshot N has read N - 1, and puts N on the condition that there is none, so no change is lost: a second writer reads
+again and retries.
 
 ```
-snapshots/<N>.parquet   one row per episode; its metadata hold a record (diffplan.data.format.record) with the shards
+snapshots/<N>.parquet   one row per episode; its metadata have a record (diffplan.data.format.record) with the shards
                         and the statistics of all columns
 ```
 
 The content of a snapshot never changes, but its shards may be replaced by later ones with the same episodes. Episodes
-are therefore found by unit: where a shard of an old snapshot is gone, its units are taken from where they are now, in
+are therefore found by unit: if a shard of an old snapshot is missing, its units are read from their present shards, in
 the same order, so a pinned run reads the same windows.
 """
 
@@ -42,14 +42,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DatasetState:
-    """All shards and episodes at one moment.
+    """All shards and episodes at one time.
 
     Attributes:
         shards: the shards, in the order of their units.
-        episodes: the episodes; their `shard` counts in `shards`.
-        statistics: of each column, over all episodes.
-        number: number of the snapshot that holds exactly this, None if there is none.
-        base: number of the newest snapshot that this was read from, None where there was none.
+        episodes: the episodes; their `shard` is an index of `shards`.
+        statistics: statistics of each column, over all episodes.
+        number: number of the snapshot with exactly this content, None if there is none.
+        base: number of the newest snapshot when this was read, None if there was none.
     """
 
     shards: tuple[ShardRecord, ...]
@@ -75,10 +75,10 @@ def read_state(
     """Everything committed so far: the newest snapshot and the commits that came after it; None if there is nothing.
 
     Args:
-        store: where the dataset lies.
-        manifest: that of the dataset.
-        without_units: commits to leave alone, because they are damaged.
-        without_snapshots: snapshots to leave alone, because they are damaged.
+        store: the store of the dataset.
+        manifest: the manifest of the dataset.
+        without_units: damaged commits to skip.
+        without_snapshots: damaged snapshots to skip.
     """
     numbers = [number for number in list_snapshots(store) if number not in without_snapshots]
     base = read_snapshot(store, manifest, numbers[-1]) if numbers else None
@@ -106,7 +106,7 @@ def state_of_commits(commits: list[CommitRecord], manifest: Manifest, first_shar
 
 
 def read_commits(store: Store, manifest: Manifest, units: list[int]) -> list[CommitRecord]:
-    """The commits of units; raises `DataError` for a damaged or foreign one."""
+    """The commits of units; raises `DataError` for a damaged one or one of another dataset."""
     commits = []
     for unit in units:
         path = store.locate(commit_name(unit))
@@ -131,7 +131,7 @@ def read_commits(store: Store, manifest: Manifest, units: list[int]) -> list[Com
 
 
 def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState:
-    """A snapshot as it was written; raises `DataError` if there is none of this number or it is damaged."""
+    """A snapshot as it was written; raises `DataError` if it is missing or damaged."""
     name = snapshot_name(number)
     path = store.locate(name)
     schema = episodes_schema(manifest.column("observation"))
@@ -170,9 +170,9 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
 
 
 def _read_table(store: Store, name: str, schema: pa.Schema, num_episodes: int) -> pa.Table:
-    """The columns of a schema; pages have checksums of their own, what is around them is compared with the record."""
+    """The columns of a schema; pages have their own checksums, and the rest is compared with the record."""
     with store.open(name) as file:
-        # Not in threads: one that is still giving back a buffer of Python's when the program ends brings it down.
+        # No threads: one that releases a Python buffer during interpreter shutdown crashes the process.
         table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=schema.names, use_threads=False)
     if not table.schema.remove_metadata().equals(schema):
         raise ValueError(f"it has the columns {table.schema.names} or other types")
@@ -182,7 +182,7 @@ def _read_table(store: Store, name: str, schema: pa.Schema, num_episodes: int) -
 
 
 def _guard(path: str, read: Callable[[], T]) -> T:
-    """Run `read`, with every sign of damage as a `DataError`."""
+    """Run `read`; errors by damage become a `DataError`."""
     try:
         return read()
     except FileNotFoundError:
@@ -199,7 +199,7 @@ def write_state(store: Store, manifest: Manifest, state: DatasetState) -> int | 
     """Write a state as the snapshot after `state.base`.
 
     Returns:
-        The number of the snapshot, or None if somebody else was first: read the state again.
+        The number of the snapshot, or None if another writer was first: read the state again.
 
     Raises:
         StoreError: the store refuses to write.
@@ -214,7 +214,7 @@ def write_state(store: Store, manifest: Manifest, state: DatasetState) -> int | 
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table)
-        # As metadata of the schema it would be stored twice.
+        # Metadata of the schema would be stored twice.
         writer.add_key_value_metadata({METADATA_KEY.decode(): encode_record(values).decode()})
     number = 0 if state.base is None else state.base + 1
     name = snapshot_name(number)
@@ -228,10 +228,10 @@ def write_state(store: Store, manifest: Manifest, state: DatasetState) -> int | 
 
 
 def relocate(store: Store, manifest: Manifest, state: DatasetState) -> DatasetState:
-    """The same state with the shards that are gone replaced by those that hold their episodes now.
+    """The same state with missing shards replaced by the present shards of their episodes.
 
     Raises:
-        DataError: some episodes are nowhere any more.
+        DataError: some episodes are in no shard.
     """
     present = {stored.name for stored in store.list(SHARDS)}
     gone = np.array([shard.name not in present for shard in state.shards])
@@ -275,14 +275,14 @@ def find_units(
     *,
     without_snapshots: Set[int] = frozenset(),
 ) -> dict[int, tuple[ShardRecord, EpisodeTable]]:
-    """The shard that holds each unit now, and its episodes there; units that are nowhere are left out.
+    """The present shard of each unit, and its episodes there; units without a shard are left out.
 
     Args:
-        store: where the dataset lies.
-        manifest: that of the dataset.
+        store: the store of the dataset.
+        manifest: the manifest of the dataset.
         units: the units to find.
-        present: names of the shards that exist.
-        without_snapshots: snapshots to leave alone, because they are damaged.
+        present: names of the existing shards.
+        without_snapshots: damaged snapshots to skip.
     """
     found: dict[int, tuple[ShardRecord, EpisodeTable]] = {}
     committed = set(list_committed_units(store)) & set(units)

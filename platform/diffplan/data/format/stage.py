@@ -1,4 +1,4 @@
-"""How far a dataset has come."""
+"""The progress of a dataset."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from diffplan.storage.store import Store
 
 
 def read_collection(store: Store) -> StageOutput:
-    """What the directory of a dataset tells of its collection, import or merge."""
+    """The progress of a collection, import or merge, from the directory of its dataset."""
     if not has_file(store, MANIFEST_NAME):
         return StageOutput("collect", "steps", is_begun=True)
     manifest = read_manifest(store)
     has_snapshot = bool(list_snapshots(store))
     units = list_committed_units(store)
-    if manifest.collection is None:  # imported or merged: how many units there will be only their source knows
+    if manifest.collection is None:  # imported or merged: the final number of units is unknown here
         kind = str(manifest.source.get("kind", "import"))
         return StageOutput(kind, "units", True, has_snapshot, len(units), len(units) if has_snapshot else None)
     collection = config_from_dict(CollectionConfig, manifest.collection)

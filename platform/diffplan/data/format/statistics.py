@@ -1,4 +1,4 @@
-"""Statistics of a column that merge: those of a dataset follow from those of its shards without reading them.
+"""Mergeable statistics of columns: those of a dataset follow from those of its shards, without reading the data.
 
 Moments merge after Chan et al. 1979; quantile tables merge as a mixture of distributions.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 NUM_QUANTILES = 257
 LARGEST = 1e150
-"""Numbers beyond this count as infinite: sums of their squares would be."""
+"""Numbers beyond this count as infinite, because sums of their squares would overflow."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ColumnStatistics:
 
     @property
     def std(self) -> np.ndarray:
-        """Population standard deviation, float64[D]; 0 where there are no values."""
+        """Population standard deviation, float64[D]; 0 without values."""
         return np.sqrt(self.m2 / np.maximum(self.count, 1))
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,12 +70,12 @@ class ColumnStatistics:
 
 
 def find_finite(values: np.ndarray) -> np.ndarray:
-    """Which values are finite and not beyond `LARGEST`."""
+    """Mask of the values that are finite and not beyond `LARGEST`."""
     return np.abs(values) <= LARGEST if values.dtype == np.float64 else np.isfinite(values)
 
 
 def compute_statistics(values: np.ndarray) -> ColumnStatistics:
-    """Statistics of a float array [rows] or [rows, D]; values that are not finite are counted and left out."""
+    """Statistics of a float array [rows] or [rows, D]; non-finite values are counted and left out."""
     values = values.reshape(len(values), math.prod(values.shape[1:]))
     finite = find_finite(values)
     per_entry = [_entry(values[finite[:, d], d]) for d in range(values.shape[1])]
@@ -94,7 +94,7 @@ def compute_statistics(values: np.ndarray) -> ColumnStatistics:
 def _entry(values: np.ndarray) -> tuple[int, float, float, float, float, np.ndarray]:
     if not len(values):
         return 0, 0.0, 0.0, 0.0, 0.0, np.zeros(NUM_QUANTILES)
-    ordered = np.sort(values)  # before they are widened, which takes half the time
+    ordered = np.sort(values)  # before the conversion to float64, which halves the time
     values = values.astype(np.float64)
     positions = np.linspace(0, len(values) - 1, NUM_QUANTILES)
     mean = values.mean()
@@ -129,8 +129,8 @@ def merge_statistics(parts: Iterable[ColumnStatistics]) -> ColumnStatistics:
 def _merge_quantiles(parts: list[ColumnStatistics], weights: np.ndarray, d: int) -> np.ndarray:
     """Quantiles of the mixture: each part spreads its weight evenly over the intervals of its table.
 
-    The distribution function of the mixture is summed up over the ends of all intervals in order, so that the time
-    grows with the number of parts (and its logarithm) and no faster.
+    The distribution function of the mixture is accumulated over the sorted ends of all intervals, which takes
+    O(n log n) time for n parts.
     """
     present = [i for i, part in enumerate(parts) if part.count[d]]
     if not present:
@@ -142,8 +142,8 @@ def _merge_quantiles(parts: list[ColumnStatistics], weights: np.ndarray, d: int)
     mass = np.repeat(weights[present, d] / (NUM_QUANTILES - 1), NUM_QUANTILES - 1)
     values, places = np.unique(np.concatenate([low, high]), return_inverse=True)
     at_low, at_high = places[: len(low)], places[len(low) :]
-    # Values that tables repeat are atoms, and so are intervals too narrow to have a slope. Where in the interval before
-    # and after it an atom ends, a table does not say: it has half of both, or each merger would take some of it away.
+    # Repeated values in a table are atoms, and so are intervals too narrow for a slope. A table does not determine the
+    # exact mass of an atom; it gets half of both adjacent intervals, or its mass would decrease in every merge.
     narrow = high - low <= max(1e-13 * (values[-1] - values[0]), np.finfo(np.float64).tiny)
     inside = np.pad(narrow.reshape(len(present), -1), ((0, 0), (1, 1)))
     to_low = np.where(narrow, 1.0, 0.5 * inside[:, :-2].ravel())
@@ -153,8 +153,8 @@ def _merge_quantiles(parts: list[ColumnStatistics], weights: np.ndarray, d: int)
     changes = np.bincount(at_low, slopes, len(values)) - np.bincount(at_high, slopes, len(values))
     risen = np.maximum(np.cumsum(changes)[:-1], 0) * np.diff(values)
     right = np.concatenate([[0], np.cumsum(risen)]) + np.cumsum(atoms)
-    # Both limits at each value, so that atoms keep their weight; atoms reach a little further than rounding does, or
-    # quantiles at their edges would come to lie beside them.
+    # Both limits at each value, so that atoms keep their weight. Atoms are extended by more than the rounding error, or
+    # quantiles at their edges would be next to them.
     reach = np.where(atoms > 0, 1e-9, 0.0)
     points = np.stack([right - atoms - reach, right + reach], axis=1).ravel() / right[-1]
     return np.interp(np.linspace(0, 1, NUM_QUANTILES), np.maximum.accumulate(points), np.repeat(values, 2))

@@ -1,7 +1,7 @@
-"""The structure that the file of a shard must have before anything in it is read.
+"""Check of the structure of a shard's file, before any of its values are read.
 
-Columns are read from where the commit says they lie, so a file of any other structure, even a sound Arrow file, would
-be taken for numbers that it does not hold.
+Columns are read at the offsets in the commit, so a file of another structure, even a valid Arrow file, would be read as
+wrong numbers.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ CURE = "run `diffplan data verify --drop_damaged`, then make its units again (co
 
 
 def check_structure(path: object, content: pa.Buffer, shard: ShardRecord, manifest: Manifest) -> pa.RecordBatch:
-    """The rows of a shard, none of which are read.
+    """The record batch of a shard, without reading its rows.
 
     Args:
-        path: where the shard lies, for messages.
+        path: path of the shard, for messages.
         content: its bytes.
-        shard: what the index says of it.
-        manifest: that of the dataset.
+        shard: its record in the index.
+        manifest: the manifest of the dataset.
 
     Raises:
-        DataError: not an Arrow IPC file, other columns or rows than expected, values missing or elsewhere, or a shard
-            of other units or of another dataset.
+        DataError: not an Arrow IPC file, unexpected columns or number of rows, missing values, other offsets, or a
+            shard of other units or of another dataset.
     """
     try:
         reader = pa.ipc.open_file(content)
         num_batches = reader.num_record_batches
         batch = reader.get_batch(0) if num_batches else None
         if batch is not None:
-            batch.validate()  # that buffers are as long as their rows need
+            batch.validate()  # checks that buffers are long enough for their rows
         names, metadata = reader.schema.names, reader.schema.metadata or {}
         has_columns = reader.schema.remove_metadata().equals(manifest.arrow_schema)
-    except (pa.ArrowException, OSError, ValueError) as error:  # text that is not UTF-8 is a ValueError
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: expected an Arrow IPC file, got something else ({first}); {CURE}") from None
     num_rows = 0 if batch is None else batch.num_rows

@@ -27,13 +27,13 @@ from diffplan.types import Episode
 
 
 def create_dataset(where: str | Path | Store, manifest: Manifest) -> Manifest:
-    """Create an empty dataset, or find the one that is there.
+    """Create an empty dataset, or return the manifest of an existing one.
 
     Returns:
-        The manifest in the store, which is another writer's if that came first.
+        The manifest in the store; that of another writer if it was first.
 
     Raises:
-        DataError: the manifest that is there is damaged.
+        DataError: the existing manifest is damaged.
         StoreError: the store refuses to write.
     """
     store = open_store(where)
@@ -50,10 +50,10 @@ def create_dataset(where: str | Path | Store, manifest: Manifest) -> Manifest:
 
 
 def write_unit(where: str | Path | Store, manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> CommitRecord:
-    """Write and commit a unit; safe to repeat and to interrupt anywhere.
+    """Write and commit a unit; it can be repeated, and interrupted at any point.
 
     Returns:
-        The commit that counts: this one or an earlier one of the same unit.
+        The valid commit: this one or an earlier one of the same unit.
 
     Raises:
         DataError: no episodes, an empty one, arrays that do not fit the manifest, observations, actions or rewards
@@ -95,13 +95,13 @@ def write_unit(where: str | Path | Store, manifest: Manifest, unit: int, episode
 
 
 def write_shard(store: Store, manifest: Manifest, stem: str, batch: pa.RecordBatch) -> tuple[ShardRecord, str]:
-    """Write rows as a shard of a name of its own.
+    """Write rows as a shard with a unique name.
 
     Args:
-        store: where the dataset lies.
-        manifest: that of the dataset.
-        stem: what the name of the shard begins with.
-        batch: rows in the columns of the manifest.
+        store: the store of the dataset.
+        manifest: the manifest of the dataset.
+        stem: prefix of the name of the shard.
+        batch: rows with the columns of the manifest.
 
     Returns:
         The shard, and the random name of the attempt.
@@ -124,7 +124,7 @@ def write_shard(store: Store, manifest: Manifest, stem: str, batch: pa.RecordBat
 
 
 def locate_columns(content: pa.Buffer, manifest: Manifest) -> dict[str, int]:
-    """The byte of a shard at which the values of each column begin."""
+    """The offset of the values of each column in a shard, in bytes."""
     batch = pa.ipc.open_file(content).get_batch(0)
     located = {}
     for column in manifest.columns:
@@ -135,7 +135,7 @@ def locate_columns(content: pa.Buffer, manifest: Manifest) -> dict[str, int]:
 
 
 def _columns(manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
-    """Concatenate each column of all episodes, [rows, size], checking them on the way."""
+    """Concatenate each column of all episodes, [rows, size], and check the values."""
     columns = {}
     for column in manifest.columns:
         parts = []
@@ -151,7 +151,7 @@ def _columns(manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> dict
                 raise DataError(f"{where}: expected a value of shape {column.shape} after the last action, got {got}")
             if not np.can_cast(values.dtype, column.numpy_dtype, "same_kind"):
                 raise DataError(f"{where}: expected {column.dtype} numbers, got {values.dtype}")
-            with np.errstate(over="ignore"):  # what becomes infinite is refused
+            with np.errstate(over="ignore"):  # overflow to infinity is refused below
                 parts.append(values.astype(column.numpy_dtype, copy=False))
             _require_kept(values, parts[-1], column, where)
             if column not in manifest.extra_columns:
@@ -163,7 +163,7 @@ def _columns(manifest: Manifest, unit: int, episodes: Sequence[Episode]) -> dict
 
 
 def _column_of(episode: Episode, column: Column) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Values of a column in the rows of an episode, and the one after its last action."""
+    """Values of a column in the rows of an episode, and the value after the last action."""
     if column.name == "observation":
         return episode.observations[:-1], episode.observations[-1]
     if column.name == "action":
@@ -177,7 +177,7 @@ def _column_of(episode: Episode, column: Column) -> tuple[np.ndarray | None, np.
 
 
 def _require_kept(values: np.ndarray, cast: np.ndarray, column: Column, where: str) -> None:
-    """Refuse integers that the type of a column would wrap around."""
+    """Raise for integers that overflow the type of a column."""
     if cast.dtype.kind in "iu" and cast.dtype != values.dtype and (wrapped := cast != values).any():
         row = int(np.argwhere(wrapped)[0, 0])
         raise DataError(f"{where}: expected {column.dtype} numbers, got {values[row]} in row {row}; take a wider type")
@@ -210,7 +210,7 @@ def _to_record_batch(manifest: Manifest, episodes: Sequence[Episode], columns: d
 
 
 def to_arrow(column: Column, values: np.ndarray) -> pa.Array:
-    """Values of a column as they stand in a shard."""
+    """Values of a column as an Arrow array for a shard."""
     flat = values.astype(column.numpy_dtype, copy=False).reshape(-1)
     array = pa.array(flat.view(np.uint8) if column.dtype == "bool" else flat)
     return pa.FixedSizeListArray.from_arrays(array, column.size) if column.shape else array
@@ -240,12 +240,12 @@ def _episode_records(manifest: Manifest, episodes: Sequence[Episode]) -> tuple[E
 
 
 def _plain(number: Any) -> Any:
-    """A number as JSON has it, whatever type of NumPy's it was."""
+    """A number as a JSON value, from any NumPy type."""
     return number.item() if isinstance(number, np.generic) else number
 
 
 def encode_numbers(values: np.ndarray, column: Column) -> list[Any]:
-    """Numbers as JSON has them: truth as 0 and 1, and those that are not finite as text, which NumPy reads back."""
+    """Numbers as JSON values: booleans as 0 and 1, and non-finite numbers as text, which NumPy can parse."""
     cast = np.asarray(values).astype(column.numpy_dtype).reshape(-1)
     numbers = (cast.view(np.uint8) if column.dtype == "bool" else cast).tolist()
     return [n if np.isfinite(n) else str(n) for n in numbers]

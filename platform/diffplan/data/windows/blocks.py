@@ -1,19 +1,19 @@
-"""A shuffled pool of blocks: random windows of data that are larger than memory, or far away.
+"""A shuffled pool of blocks: random windows of data that are larger than memory, or on a remote store.
 
 Reading single windows from a cold disk or an object store fetches thousands of bytes around each one. A block is a few
-megabytes of rows that follow one another, read by ranges; a pool holds some tens of them, drawn in random order, and
-batches are drawn from the pool. Every so many batches the oldest block makes room for the next:
+megabytes of contiguous rows, read by ranges; a pool has some tens of blocks in random order, and batches are drawn from
+the pool. At a fixed interval of batches the next block replaces the oldest one:
 
 ```
-order of blocks (a permutation for each pass over the data, one after the other)
+order of blocks (a new permutation for each pass over the data)
   7 2 9 4 0 5 │ 3 8 1 6 …         step 0: pool {7 2 9 4}; after one interval {2 9 4 0}, then {9 4 0 5} …
   └─ pool ─┘
 ```
 
 Which blocks are in the pool is a pure function of (seed, step), so a run resumes from the step number alone. Windows
-that begin in a block belong to it; it is read as far beyond its end as the longest of them reaches. With several
-workers each has every `world_size`-th block of the order, so here, unlike in the other readers, the number of workers
-changes which windows a step sees.
+belong to the block that they begin in; it is read beyond its end, for the longest of them. With several workers each
+has every `world_size`-th block of the order, so here, unlike in the other readers, the windows of a step depend on the
+number of workers.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from diffplan.errors import DataError
 BLOCK_BYTES = 4 * 2**20
 NUM_POOL_BLOCKS = 32
 DRAWS_PER_ROW = 0.25
-"""Windows drawn per row of a block while it is in the pool; more read less and repeat more."""
+"""Windows drawn per row of a block while it is in the pool; a greater value reads less and repeats more."""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows of a shard that windows may begin in: `episodes` are those that have rows there."""
+    """Rows of a shard in which windows begin: `episodes` are those with rows there."""
 
     shard: ShardRecord
     first_row: int
@@ -58,8 +58,8 @@ class _Pieces:
 
     Attributes:
         episodes: number of the episode of each piece.
-        offsets: row at which the episode of each piece begins or would begin; negative where it began before.
-        first_starts: first row of each piece, counted in its episode, that windows of its block may begin at.
+        offsets: first row of the episode of each piece, relative to the block; negative if it begins before the block.
+        first_starts: first possible first row of windows in each piece, counted in its episode.
         end_starts: the row after the last one.
     """
 
@@ -71,7 +71,7 @@ class _Pieces:
 
 @dataclass(frozen=True)
 class _Filled:
-    """A block that has been read: normalised rows, float32[rows * size], their returns if asked for, its pieces."""
+    """A block in memory: normalised rows, float32[rows * size], their returns if requested, its pieces."""
 
     flat: torch.Tensor
     returns_to_go: np.ndarray | None
@@ -84,20 +84,20 @@ class BlockReader:
     Args:
         dataset: the dataset.
         names: columns of a transition, side by side.
-        index: its windows; gives padding, stride and the weights of tasks.
-        normalizer: of these columns.
-        conditions: what to give beside the windows; goals from the `future` cannot be had, as they may lie elsewhere.
-        device: where batches are.
-        max_horizon: the longest horizon that will be asked for.
-        seed: of the order of blocks.
+        index: its windows; has padding, stride and the weights of tasks.
+        normalizer: normaliser of these columns.
+        conditions: conditions to return with the windows; `future` goals are not supported: they may be in other blocks.
+        device: device of the batches.
+        max_horizon: the longest horizon of all reads.
+        seed: seed of the order of blocks.
         rank: number of this worker.
         world_size: number of workers.
-        verify: compare all bytes with their checksums while they are read.
-        block_bytes: size of a block, about.
-        num_pool_blocks: blocks in memory.
+        verify: verify the checksums of all bytes that are read.
+        block_bytes: approximate size of a block.
+        num_pool_blocks: number of blocks in memory.
 
     Raises:
-        DataError: the conditions cannot be given.
+        DataError: the conditions are not supported.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class BlockReader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="blocks")
 
     def close(self) -> None:
-        """End the thread that reads ahead."""
+        """End the read-ahead thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def count(self, horizon: int) -> int:
@@ -158,7 +158,7 @@ class BlockReader:
         """See `WindowReader.read`; workers draw their windows from different blocks.
 
         Raises:
-            DataError: a shard is gone or damaged, or the pool has no window of this horizon.
+            DataError: a shard is missing or damaged, or the pool has no window of this horizon.
         """
         if horizon > self._max_horizon:
             raise ValueError(f"expected a horizon of at most {self._max_horizon}, got {horizon}")
@@ -213,7 +213,7 @@ class BlockReader:
             ends = firsts + episodes.length[of_shard]
             rows = [*range(0, shard.num_rows, self._rows_per_block), shard.num_rows]
             if len(rows) > 2 and rows[-1] - rows[-2] < self._slot_rows - self._rows_per_block:
-                del rows[-2]  # alone, so few rows might begin no window; the slot of the block before has room
+                del rows[-2]  # so few rows alone might have no window; they fit into the slot of the previous block
             for first_row, end in itertools.pairwise(rows):
                 inside = of_shard[np.searchsorted(ends, first_row, side="right") : np.searchsorted(firsts, end)]
                 if len(inside):
@@ -228,16 +228,16 @@ class BlockReader:
         return self._blocks[order[within]]
 
     def _move_to(self, step: int, num_windows: int) -> None:
-        """Bring the pool to where it must be at a step."""
+        """Update the pool to its content at a step."""
         interval = max(int(self._rows_per_block * DRAWS_PER_ROW) // max(num_windows, 1), 1)
         first = step // interval
         wanted = range(first, first + self._num_pool)
         if list(self._pool) == list(wanted):
             return
-        for position in [*wanted, wanted.stop]:  # one more than needed is read ahead
+        for position in [*wanted, wanted.stop]:  # one block is read ahead
             if position not in self._pool and position not in self._coming:
                 self._coming[position] = self._thread.submit(self._fill, self._block_at(position))
-        kept, self._pool = self._pool, {}  # slots are written over from here on, and a block may turn out damaged
+        kept, self._pool = self._pool, {}  # empty until done: slots are overwritten, and a block may be damaged
         pool = {}
         for position in wanted:
             pool[position] = kept.get(position) or self._place(position, self._coming.pop(position).result())
@@ -248,7 +248,7 @@ class BlockReader:
         self._cumulative.clear()
 
     def _place(self, position: int, filled: _Filled) -> _Pieces:
-        """Copy a block into its slot, which the oldest one leaves."""
+        """Copy a block into the slot of the oldest one."""
         first_row = position % self._num_pool * self._slot_rows
         start = first_row * self._size
         self._flat[start : start + len(filled.flat)] = filled.flat
@@ -269,7 +269,7 @@ class BlockReader:
                 f"{self.dataset.uri}: no window of horizon {horizon} begins in the {self._num_pool} blocks in memory; "
                 "take the storage memory or mapped, or a shorter horizon"
             )
-        below_total = np.nextafter(cumulative[-1], 0)  # or rounding might pick a last piece without windows
+        below_total = np.nextafter(cumulative[-1], 0)  # or rounding might choose a last piece without windows
         drawn = np.minimum(generator.random(num_windows) * cumulative[-1], below_total)
         piece = np.searchsorted(cumulative, drawn, side="right")
         first, end = pieces["first_starts"][piece], pieces["end_starts"][piece]
@@ -277,7 +277,7 @@ class BlockReader:
         return piece, first + (generator.random(num_windows) * (end - first)).astype(np.int64)
 
     def _piece_weights(self, counts: np.ndarray) -> np.ndarray:
-        """Weight of a window of each piece, so that tasks have their shares of what is drawn from the pool."""
+        """Weight of a window of each piece, so that tasks have their shares of the drawn windows."""
         shares = self.index.task_shares
         if shares is None:
             return np.ones(len(counts))
@@ -286,7 +286,7 @@ class BlockReader:
         return (shares / np.maximum(totals, 1))[task]
 
     def _fill(self, block: _Block) -> _Filled:
-        """Read a block, as far beyond its end as its longest windows reach."""
+        """Read a block, and beyond its end for its longest windows."""
         table = self.dataset.episodes
         firsts = table.first_row[block.episodes].astype(np.int64)
         lengths = table.length[block.episodes].astype(np.int64)
@@ -306,13 +306,13 @@ class BlockReader:
         return _Filled(flat, returns, pieces)
 
     def _returns_of(self, block: _Block, firsts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Returns-to-go of the rows of a block, which need the rewards up to the end of its last episode."""
+        """Returns-to-go of the rows of a block; reads the rewards up to the end of its last episode."""
         end = int(firsts[-1] + lengths[-1])
         rewards = self._reader.read_rows(block.shard, "reward", block.first_row, end - block.first_row)[:, 0]
         inside = firsts + lengths - np.maximum(firsts, block.first_row)
         terminated = self.dataset.episodes.column("terminated")[block.episodes]
         gaps = len(rewards) - inside.sum()
-        if gaps:  # rows of episodes that the dataset does not have: an older snapshot of a compacted shard
+        if gaps:  # rows of episodes outside the dataset: an older snapshot of a compacted shard
             keep = np.concatenate(
                 [np.arange(max(f, block.first_row), f + n) for f, n in zip(firsts, lengths, strict=True)]
             )

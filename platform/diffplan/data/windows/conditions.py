@@ -1,4 +1,4 @@
-"""What comes with a batch of windows: masks, goals, returns and tasks."""
+"""Conditions of a batch of windows: masks, goals, returns and tasks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from diffplan.errors import ConfigError
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a reader gives beside the windows.
+    """The conditions that a reader returns with the windows.
 
     Attributes:
-        goal: where goals come from. `window_end`: the last observation of the window. `episode_end`: the observation
+        goal: source of goals. `window_end`: the last observation of the window. `episode_end`: the observation
             after the last action of the episode. `future`: an observation of the same episode after the window's
             first, each equally likely (hindsight, as in Andrychowicz et al. 2017).
-        returns_to_go: whether to give the return from the window's first step to the end of its episode.
-        discount: of returns, in (0, 1].
-        termination_penalty: taken from the last reward of episodes that terminated; 100 in Janner et al.'s value data.
+        returns_to_go: whether to return the return-to-go of the window's first step.
+        discount: discount of returns, in (0, 1].
+        termination_penalty: subtracted from the last reward of terminated episodes; 100 in Janner et al. 2022.
     """
 
     goal: Literal["none", "window_end", "episode_end", "future"] = "none"
@@ -41,10 +41,10 @@ class WindowBatch:
 
     Attributes:
         x: the windows, float32[windows, horizon, transition_dim].
-        mask: which steps are real, bool[windows, horizon]; None where all are.
-        goal: goal observations in model space, float32[windows, observation_dim]; None unless asked for.
-        returns_to_go: in units of reward, float32[windows]; None unless asked for.
-        task: number of each window's task, int64[windows]; None where the dataset has no tasks.
+        mask: steps that are not padding, bool[windows, horizon]; None if there is no padding.
+        goal: goal observations in model space, float32[windows, observation_dim]; None unless requested.
+        returns_to_go: returns-to-go in units of reward, float32[windows]; None unless requested.
+        task: number of each window's task, int64[windows]; None if the dataset has no tasks.
     """
 
     x: Tensor

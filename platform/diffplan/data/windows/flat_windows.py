@@ -1,4 +1,4 @@
-"""Windows out of flat memory: one gather per batch, contiguous where it can be."""
+"""Windows from flat memory: one gather per batch, of contiguous pieces for stride 1."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def gather_windows(flat: Tensor, starts: Tensor, horizon: int, size: int, stride
     """Windows that begin at elements of a flat array of rows.
 
     Args:
-        flat: [elements], rows of `size` elements one after the other.
-        starts: int64[windows], the element that each window begins with.
+        flat: [elements], consecutive rows of `size` elements.
+        starts: int64[windows], the first element of each window.
         horizon: rows of a window.
         size: elements of a row.
-        stride: rows from one row of a window to the next.
+        stride: rows between two rows of a window.
 
     Returns:
         [windows, horizon, size]; with stride 1, a copy of one contiguous piece per window.

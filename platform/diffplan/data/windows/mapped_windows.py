@@ -1,4 +1,4 @@
-"""Windows: pieces of episodes, gathered for whole batches straight from the mapped shards.
+"""Windows: pieces of episodes, gathered for whole batches directly from the mapped shards.
 
 A window of `horizon` steps and `stride` s that starts at row r takes the rows r, r + s, …, r + (horizon - 1) s of one
 episode. Every window of every episode is equally likely:
@@ -9,7 +9,7 @@ row       0 1 2 3 4 5 6 0 1 2 3 4 5
 starts    * * *         * *                episode 0 has 3 starts, episode 1 has 2: cumulative counts 3, 5
 ```
 
-No index of windows is kept: a number below the total is looked up in the cumulative counts of the episodes.
+There is no table of windows: the number of a window is looked up in the cumulative counts of the episodes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from diffplan.data.windows.flat_windows import gather_rows, gather_windows
 from diffplan.data.windows.window_index import Padding, WindowIndex
 
 SIZE_CHECK_SECONDS = 1.0
-"""How often the sizes of mapped shards are looked at, see `TrajectoryDataset.check_sizes`."""
+"""Interval of size checks of mapped shards, see `TrajectoryDataset.check_sizes`."""
 
 
 class Windows:
@@ -36,8 +36,8 @@ class Windows:
         dataset: the dataset.
         columns: columns to join side by side, such as `("action", "observation")`.
         stride: environment steps between two steps of a window.
-        padding: what to do with episodes that are shorter than a window; see `WindowIndex`.
-        index: the windows, in place of `stride` and `padding`.
+        padding: treatment of episodes that are shorter than a window; see `WindowIndex`.
+        index: the windows, instead of `stride` and `padding`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Windows:
         if (now := time.monotonic()) - self._checked_at > SIZE_CHECK_SECONDS:
             self.dataset.check_sizes()
             self._checked_at = now
-        if self.index.padding in ("short", "end"):  # windows may stop before their end
+        if self.index.padding in ("short", "end"):  # windows may be padded
             rows = self.index.rows(episodes, first_rows, horizon)
             parts = [gather_rows(v.flat, v.starts(episodes[:, None], rows), v.size) for v in self._views]
         else:
@@ -85,17 +85,17 @@ class Windows:
 
 
 class _AddressSpan:
-    """One column of all shards as a single array over the addresses they are mapped at.
+    """One column of all shards as a single array over the addresses of the mappings.
 
-    The shards lie scattered in memory with gaps between them. One strided view from the lowest to the highest address
-    lets one gather read a whole batch, however many shards it touches; the gaps are never read. This is ten times
-    faster than a loop over shards.
+    The mappings of shards are scattered in memory with gaps between them. With one view from the lowest to the
+    highest address, one gather reads a whole batch from any number of shards; the gaps are never read. This is ten
+    times faster than a loop over shards.
     """
 
     def __init__(self, dataset: TrajectoryDataset, name: str) -> None:
         column = dataset.describe_column(name)
         self.size = column.size
-        self._keep = [dataset.column(shard, name) for shard in dataset.shards]  # holds the mappings open
+        self._keep = [dataset.column(shard, name) for shard in dataset.shards]  # keeps the mappings open
         addresses = np.array([values.ctypes.data for values in self._keep])
         lowest = int(addresses.min())
         highest = max(values.ctypes.data + values.nbytes for values in self._keep)
@@ -106,7 +106,7 @@ class _AddressSpan:
         self._episodes = dataset.episodes
 
     def starts(self, episodes: np.ndarray, rows: np.ndarray) -> torch.Tensor:
-        """The element of `flat` that rows of episodes begin with, int64; the arguments broadcast."""
+        """Index in `flat` of the first element of rows of episodes, int64; the arguments broadcast."""
         table = self._episodes
         rows = rows + table.first_row[episodes]
         return torch.from_numpy(self._offsets[table.shard[episodes]] + rows.astype(np.int64, copy=False) * self.size)

@@ -1,4 +1,4 @@
-"""Maps between environment units and the space that models work in."""
+"""Maps between environment units and model space."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from diffplan.errors import CheckpointError, DataError
 
 @dataclass(frozen=True)
 class Normalizer:
-    """`normalized = (value - center) / scale`, or through distribution functions, per column of a transition.
+    """`normalized = (value - center) / scale`, or a map by distribution functions, per column of a transition.
 
     Attributes:
         center: float32[transition_dim].
         scale: float32[transition_dim], positive.
-        quantile_map: stands in for the affine map within the range of the data and continues it beyond; None where
-            the map is affine throughout.
+        quantile_map: replaces the affine map within the range of the data and continues it beyond; None for the affine
+            map everywhere.
     """
 
     center: np.ndarray
@@ -31,14 +31,14 @@ class Normalizer:
     _tensors: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """Center and scale where they were asked for: copying them to a GPU each time would mean to wait for it."""
+    """Center and scale on each device: a copy to a GPU in every call would wait for the device."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tensors": {}}  # others may have no such device
+        return {**self.__dict__, "_tensors": {}}  # other processes may not have the device
 
     @classmethod
     def fit(cls, statistics: list[ColumnStatistics], kind: Literal["limits", "gaussian", "quantile"]) -> Normalizer:
-        """Fit to the statistics of columns that lie side by side in a transition.
+        """Fit to the statistics of the columns of a transition, in order.
 
         `limits` maps the range of each entry to [-1, 1], `gaussian` to mean 0 and standard deviation 1, `quantile` to
         a uniform distribution over [-1, 1], and linearly beyond, as `limits` does. A constant entry is mapped to 0 and
@@ -46,7 +46,7 @@ class Normalizer:
 
         Raises:
             ValueError: no such kind.
-            DataError: a column has numbers that float32, which models work in, lacks.
+            DataError: a column has numbers outside the range of float32, the type of models.
         """
         largest = max(np.abs([s.minimum, s.maximum]).max(initial=0.0) for s in statistics)
         if largest > np.finfo(np.float32).max:
@@ -64,7 +64,7 @@ class Normalizer:
             raise ValueError(f"expected limits, gaussian or quantile, got {kind!r}")
         constant = scale <= 1e-6 * np.maximum(np.abs(center), 1.0)
         if kind == "quantile":
-            # Merged tables meet the extremes up to rounding only.
+            # The ends of merged tables equal the extremes only up to rounding.
             tables = [
                 np.vstack([s.minimum, s.quantiles[1:-1].clip(s.minimum, s.maximum), s.maximum]) for s in statistics
             ]
@@ -89,7 +89,7 @@ class Normalizer:
             values: a NumPy array or a torch tensor, float[..., transition_dim].
 
         Returns:
-            The same kind of array; differentiable where it is a tensor.
+            The same kind of array; differentiable for tensors.
         """
         if self.quantile_map is not None:
             return self.quantile_map.to_levels(values)
@@ -119,7 +119,7 @@ class Normalizer:
 
     @classmethod
     def from_json(cls, text: str) -> Normalizer:
-        """Read from JSON text, `affine` where it names no kind; raises `CheckpointError` if it is damaged."""
+        """Read from JSON text, `affine` without a kind; raises `CheckpointError` if it is damaged."""
         try:
             values = json.loads(text)
         except ValueError as error:
@@ -151,7 +151,7 @@ class Normalizer:
 
 
 def _read_numbers(values: dict[str, Any], name: str) -> np.ndarray:
-    """A rectangular array of numbers from JSON values, as float32; infinite where they exceed it."""
+    """A rectangular array of numbers from JSON values, as float32; infinite where they overflow."""
     try:
         numbers = np.asarray(values[name])
     except (ValueError, OverflowError):  # rows of different lengths

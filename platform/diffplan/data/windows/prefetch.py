@@ -1,4 +1,4 @@
-"""Make things ahead of their use in a thread."""
+"""Make items ahead of their use in a thread."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ DEPTH = 16
 
 
 class Prefetcher(Generic[T]):
-    """Iterates over `make(key)` for each key, made by a thread a few ahead of what is asked for.
+    """Iterates over `make(key)` for each key; a thread makes a few items ahead.
 
-    A thread and not a process: gathering releases the interpreter, and nothing needs to be copied between processes.
-    It makes several in a row once half of what may wait is gone: one at a time, what `make` runs would have left the
-    processor's caches each time, and a batch of a small network would take it several times as long.
+    A thread suffices because gathering releases the interpreter lock, and it avoids copies between processes. It makes
+    several items in a row when the queue is half empty: with one item at a time, the code and data of `make` would be
+    evicted from the processor's caches, and a batch for a small network would take several times as long.
 
     Args:
-        make: makes one item; what it raises is raised where the item would have come.
-        keys: what to call it with, in order.
-        depth: items that may wait.
+        make: makes one item; its exceptions are raised in place of the item.
+        keys: arguments of `make`, in order.
+        depth: maximum number of waiting items.
     """
 
     def __init__(self, make: Callable[[int], T], keys: Iterable[int], depth: int = DEPTH) -> None:
@@ -50,7 +50,7 @@ class Prefetcher(Generic[T]):
                 self._changed.notify()
 
     def _wait_for_room(self) -> bool:
-        """Wait, if no more may wait, until half of them are gone; False if the consumer has gone."""
+        """If the queue is full, wait until it is half empty; False if the consumer has ended."""
         with self._changed:
             if len(self._items) >= self._depth:
                 self._changed.wait_for(lambda: self._stopped or len(self._items) <= self._depth // 2)

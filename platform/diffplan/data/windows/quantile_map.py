@@ -23,10 +23,10 @@ import numpy as np
 class QuantileMap:
     """`level = 2 * CDF(value) - 1` of each entry, strictly increasing and continuous.
 
-    A value that several knots repeat (an atom of the distribution) takes the middle of the levels that it spans, so
-    that the map has no step there. Atoms at the ends are the exception: the minimum is always at -1 and the maximum
-    at 1, so that [-1, 1] is the range of the data and clipping to it keeps plans within the data. An entry whose knots
-    are all equal is constant: it is at level 0, with slope 1.
+    A repeated knot (an atom of the distribution) is mapped to the middle of its levels, so that the map is continuous.
+    Atoms at the ends are the exception: the minimum is always at -1 and the maximum at 1, so that [-1, 1] is the range
+    of the data and clipping to it keeps plans within the data. An entry with equal knots is constant: it is at level 0,
+    with slope 1.
 
     Attributes:
         knots: values at equally spaced probabilities from 0 to 1, float32[D, K], K >= 2, no row decreasing.
@@ -38,12 +38,12 @@ class QuantileMap:
     def fit(cls, quantiles: np.ndarray, constant: np.ndarray) -> QuantileMap:
         """Fit to quantile tables.
 
-        Knots that float32 can hardly tell apart are merged into one atom: between them the slope would be noise, or
-        not even finite.
+        Knots that are nearly equal in float32 are merged into one atom: the slope between them would be noise, or
+        infinite.
 
         Args:
             quantiles: float64[K, D] in environment units, from the minimum to the maximum, no column decreasing.
-            constant: bool[D], entries to hold for constant however their quantiles scatter.
+            constant: bool[D], entries to treat as constant, whatever their quantiles.
         """
         table = np.where(constant[:, None], (quantiles[:1] + quantiles[-1:]).T / 2, quantiles.T)
         smallest_gap = np.maximum(1e-6 * np.abs(table), 1e-9 * (table[:, -1:] - table[:, :1]))
@@ -55,7 +55,7 @@ class QuantileMap:
         return cls(np.where(near_end, table[:, -1:], knots).astype(np.float32))
 
     def is_valid(self) -> bool:
-        """Whether the knots are finite and ordered, with slopes that are finite as well."""
+        """Whether the knots are finite and ordered, with finite slopes."""
         if self.knots.ndim != 2 or self.knots.shape[1] < 2 or not np.isfinite(self.knots).all():
             return False
         return bool((self.knots[:, 1:] >= self.knots[:, :-1]).all() and np.isfinite(self._tables).all())
@@ -70,11 +70,11 @@ class QuantileMap:
 
     @cached_property
     def _tables(self) -> np.ndarray:
-        """Of K + 1 segments: value and level at an end, slope, inverse slope; float32[4, D, K + 1].
+        """Value and level at one end, slope and inverse slope of K + 1 segments; float32[4, D, K + 1].
 
-        Segment i < K ends at knot i; the first and the last are those beyond the data. The ends that are stored are
-        the left ones (for the first segment the right one), so that rows 0 and 1 from their second column on are the
-        knots and their levels.
+        Segment i < K ends at knot i; the first and the last segment are beyond the data. The stored ends are the left
+        ones (the right one for the first segment), so rows 0 and 1 from their second column on are the knots and their
+        levels.
         """
         knots = self.knots.astype(np.float64)
         levels = _levels(self.knots)
@@ -95,7 +95,7 @@ class QuantileMap:
             ).astype(np.float32)
 
     def _interpolate(self, inputs: Any, from_row: int, to_row: int, slope_row: int) -> Any:
-        """Look up the segment of each input and go along its slope."""
+        """Look up the segment of each input and interpolate by its slope."""
         num_entries, width = self._tables.shape[1:]
         if not inputs.ndim or inputs.shape[-1] != num_entries:
             raise ValueError(f"expected {num_entries} entries in the last dimension, got shape {tuple(inputs.shape)}")
@@ -106,7 +106,7 @@ class QuantileMap:
             columns = [ends[d].searchsorted(flat[:, d], side="right") + d * width for d in range(num_entries)]
             segments = np.stack(columns, axis=1)
         else:
-            import torch  # a tensor came in, so it is loaded; readers of datasets alone need not load it
+            import torch  # loaded already if there is a tensor; other readers of datasets need no torch
 
             flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
             tables = flat.new_tensor(self._tables)
@@ -118,7 +118,7 @@ class QuantileMap:
 
 
 def _levels(knots: np.ndarray) -> np.ndarray:
-    """Levels of knots, float64[D, K], the same for knots that are equal."""
+    """Levels of knots, float64[D, K], equal for equal knots."""
     num_knots = knots.shape[1]
     positions = np.arange(num_knots)
     starts_here = np.diff(knots, axis=1, prepend=np.nan) != 0

@@ -1,11 +1,10 @@
-"""Readers: batches of windows in model space, from wherever the data fit best.
+"""Readers: batches of windows in model space, from memory, mapped shards or blocks.
 
-* `MappedReader`: straight from the mapped shards; opens at once, best where the page cache holds the data.
-* `MemoryReader`: one normalised copy in RAM or GPU memory, the columns of a row side by side; the fastest.
-* `BlockReader` (`diffplan.data.windows.blocks`): for data larger than memory, or far away.
+* `MappedReader`: directly from the mapped shards; opens at once, best if the data fit into the page cache.
+* `MemoryReader`: one normalised copy in RAM or GPU memory, with the columns of a row contiguous; the fastest.
+* `BlockReader` (`diffplan.data.windows.blocks`): for data larger than memory, or on a remote store.
 
-The first two read every window of the dataset with equal probability, whoever asks; `read` is a pure function of its
-arguments.
+The first two draw every window of the dataset with equal probability; their `read` is a pure function of its arguments.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from diffplan.data.windows.window_index import WindowIndex
 
 Storage = Literal["auto", "mapped", "memory", "blocks"]
 MEMORY_SHARE = 0.25
-"""Share of the free memory that the copies of all workers of a machine may take together."""
+"""Share of the free memory for the copies of all workers of a machine together."""
 
 
 LOAD_ROWS = 2**16
-"""Rows that are read and normalised at once; few enough to stay in the processor's cache."""
+"""Rows that are read and normalised at once; they fit into the processor's cache."""
 
 
 class WindowReader(Protocol):
-    """Gives batches of windows."""
+    """Reads batches of windows."""
 
     def count(self, horizon: int) -> int:
         """Number of windows of a horizon; raises `DataError` if there is none."""
@@ -46,28 +45,28 @@ class WindowReader(Protocol):
     def read(
         self, step: int, num_windows: int, horizon: int, generator: np.random.Generator, rows: slice = slice(None)
     ) -> WindowBatch:
-        """Draw a batch and give the chosen rows of it.
+        """Draw a batch and return the chosen rows of it.
 
         Args:
             step: number of the training step.
             num_windows: windows of the whole batch.
             horizon: steps of a window.
-            generator: drawn from in the same way whatever `rows` are.
-            rows: which of the windows to give, so that workers share a batch.
+            generator: source of randomness; draws do not depend on `rows`.
+            rows: windows of the batch to return, so that workers share a batch.
         """
         ...
 
 
 class IndexedReader:
-    """What readers share that can reach every row of the dataset at any time.
+    """The common part of readers with random access to all rows of the dataset.
 
     Args:
         dataset: the dataset.
         names: columns of a transition, side by side.
         index: its windows.
-        normalizer: of these columns.
-        conditions: what to give beside the windows.
-        device: where batches are.
+        normalizer: normaliser of these columns.
+        conditions: conditions to return with the windows.
+        device: device of the batches.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class IndexedReader:
     def read(
         self, step: int, num_windows: int, horizon: int, generator: np.random.Generator, rows: slice = slice(None)
     ) -> WindowBatch:
-        """See `WindowReader.read`; the step plays no part."""
+        """See `WindowReader.read`; the step is not used."""
         numbers = self.index.draw(num_windows, horizon, generator)
         uniform = generator.random(num_windows) if self.conditions.goal == "future" else None
         episodes, first_rows = self.index.locate(numbers[rows], horizon)
@@ -132,7 +131,7 @@ class IndexedReader:
         if uniform is None:
             return final
         lengths = self.index.lengths[episodes]
-        goal_rows = first_rows + 1 + (uniform * (lengths - first_rows)).astype(np.int64)  # the last is after the end
+        goal_rows = first_rows + 1 + (uniform * (lengths - first_rows)).astype(np.int64)  # the last one is the final observation
         observations = self.gather_observations(episodes, np.minimum(goal_rows, lengths - 1))
         is_final = torch.from_numpy(goal_rows == lengths).to(self.device)
         return torch.where(is_final[:, None], final, observations)
@@ -195,16 +194,16 @@ class MappedReader(IndexedReader):
 
 
 class MemoryReader(IndexedReader):
-    """Reads from a normalised copy of the dataset, one row after the other.
+    """Reads from a normalised copy of the dataset, with contiguous rows.
 
     Args:
         dataset: the dataset.
         names: columns of a transition, side by side.
         index: its windows.
-        normalizer: of these columns.
-        conditions: what to give beside the windows.
-        device: where the copy and the batches are.
-        verify: compare all bytes with their checksums while they are read.
+        normalizer: normaliser of these columns.
+        conditions: conditions to return with the windows.
+        device: device of the copy and the batches.
+        verify: verify the checksums of all bytes that are read.
     """
 
     def __init__(
@@ -258,25 +257,25 @@ def make_window_reader(
     rank: int = 0,
     world_size: int = 1,
 ) -> WindowReader:
-    """The reader that suits a dataset, or the one that is asked for.
+    """The best reader for a dataset, or the requested one.
 
     Args:
         dataset: the dataset.
         names: columns of a transition, side by side; one of them `observation`.
         index: its windows.
-        normalizer: of these columns.
-        storage: `auto` copies the data into memory if a quarter of what is free there suffices, maps shards that lie
-            on a local disk if memory suffices for the page cache to hold them, and reads blocks otherwise.
-        conditions: what to give beside the windows.
-        device: where batches are; a copy in memory lies there too.
-        verify: compare what is read with its checksums before anybody sees it.
-        max_horizon: the longest horizon that will be asked for.
-        seed: of the order of blocks.
+        normalizer: normaliser of these columns.
+        storage: `auto` copies the data into memory if a quarter of the free memory suffices, maps shards on a local
+            disk if they fit into the page cache, and reads blocks otherwise.
+        conditions: conditions to return with the windows.
+        device: device of the batches, and of a copy in memory.
+        verify: verify the checksums of all data before they are used.
+        max_horizon: the longest horizon of all reads.
+        seed: seed of the order of blocks.
         rank: number of this worker.
         world_size: number of workers.
 
     Raises:
-        DataError: a shard is damaged, or the reader cannot give the conditions.
+        DataError: a shard is damaged, or the reader does not support the conditions.
     """
     conditions = conditions or Conditions()
     device = torch.device(device)
@@ -307,7 +306,7 @@ def make_window_reader(
 
 
 def choose_storage(num_bytes: int, dataset: TrajectoryDataset, device: torch.device, world_size: int) -> Storage:
-    """Where data of this size are best read from."""
+    """The best storage to read data of this size from."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if num_bytes <= MEMORY_SHARE * free:
@@ -321,7 +320,7 @@ def choose_storage(num_bytes: int, dataset: TrajectoryDataset, device: torch.dev
 
 
 def _available_memory_bytes() -> int:
-    """Memory that can be had without swapping."""
+    """Memory that is available without swapping, in bytes."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -1,12 +1,12 @@
-"""Transitions for reinforcement learning, their rewards relabelled for the goal at hand.
+"""Transitions for reinforcement learning, with rewards relabelled for a goal.
 
-A step is rewarded with 1 if it ends within a radius of the goal, else with 0, and nothing ends an episode: the rule of
-sparse goal-reaching tasks, whatever goal the data were collected for. The last step of an episode is followed by its
-final observation, so every step of the data is a transition.
+The reward of a step is 1 if it ends within a radius of the goal, else 0, and episodes do not terminate: the rule of
+sparse goal-reaching tasks, independent of the goals in the data. The last step of an episode is followed by its final
+observation, so every step of the data is a transition.
 
 The goal is either the same for all transitions (`FixedGoal`), or one is drawn for each (`HindsightGoals`):
 
-* where the step itself ends, so that its reward is 1;
+* the position at the end of the step itself, so that its reward is 1;
 * a later position of the same episode: k >= 1 steps after that end, k geometric with the discount, never past the
   final observation;
 * a position drawn uniformly from all data, which is usually far away.
@@ -29,13 +29,13 @@ from diffplan.errors import DataError
 
 @dataclass(frozen=True)
 class Transitions:
-    """All steps of a dataset in memory, episode after episode.
+    """All steps of a dataset in memory, in the order of episodes.
 
     Attributes:
         observations: float32[steps, observation_dim] before each step.
         actions: float32[steps, action_dim], scaled to [-1, 1].
         next_observations: float32[steps, observation_dim] after each step.
-        last_steps: int64[steps], the last step of the episode that each step is of.
+        last_steps: int64[steps], the last step of the episode of each step.
     """
 
     observations: np.ndarray
@@ -49,10 +49,10 @@ class TransitionBatch:
     """Transitions with a goal and its rewards.
 
     Attributes:
-        observations: float32[batch, observation_dim], and the goal behind it where each transition has its own.
+        observations: float32[batch, observation_dim], with the goal appended if each transition has its own.
         actions: float32[batch, action_dim] in [-1, 1].
         rewards: float32[batch].
-        next_observations: float32[batch, observation_dim], with the same goal.
+        next_observations: float32[batch, observation_dim], with the same goal appended.
     """
 
     observations: np.ndarray
@@ -62,7 +62,7 @@ class TransitionBatch:
 
 
 class TransitionSampler(Protocol):
-    """Draws transitions whose rewards are for some goal."""
+    """Draws transitions with the rewards of a goal."""
 
     def sample(self, num_transitions: int, generator: np.random.Generator) -> TransitionBatch:
         """Draw transitions uniformly, with replacement."""
@@ -73,7 +73,7 @@ def load_transitions(dataset: TrajectoryDataset) -> Transitions:
     """All transitions of a dataset.
 
     Raises:
-        DataError: a shard is damaged, observations or actions are no vectors of floats, or actions have no bounds.
+        DataError: a shard is damaged, observations or actions are not float vectors, or actions have no bounds.
     """
     manifest = dataset.manifest
     for column in manifest.columns[:2]:
@@ -102,7 +102,7 @@ def compute_sparse_rewards(positions: np.ndarray, goals: np.ndarray, radius: flo
     Args:
         positions: float[..., goal_dim].
         goals: float[..., goal_dim], broadcast against the positions.
-        radius: in units of the positions.
+        radius: radius in units of the positions.
 
     Returns:
         float32[...].
@@ -112,16 +112,16 @@ def compute_sparse_rewards(positions: np.ndarray, goals: np.ndarray, radius: flo
 
 
 class FixedGoal:
-    """Transitions with the rewards of one goal, which observations do not tell.
+    """Transitions with the rewards of one goal, which is not part of the observations.
 
     Args:
         transitions: the data.
         goal: float[goal_dim].
-        columns: observation columns that the goal is made of.
-        radius: distance of the goal within which a step is rewarded.
+        columns: observation columns of the goal.
+        radius: distance from the goal within which the reward is 1.
 
     Raises:
-        DataError: no step is rewarded, so there is nothing to learn from.
+        DataError: no step has a reward.
     """
 
     def __init__(self, transitions: Transitions, goal: Sequence[float], columns: Sequence[int], radius: float) -> None:
@@ -144,14 +144,14 @@ class FixedGoal:
 
 
 class HindsightGoals:
-    """Transitions with a goal drawn for each, which observations tell; see the module's description.
+    """Transitions with a goal drawn for each and appended to its observations; see the module's description.
 
     Args:
         transitions: the data.
-        columns: observation columns that a goal is made of.
-        radius: distance of the goal within which a step is rewarded.
-        discount: of the geometric distribution of later positions.
-        current_share: share of the goals that are where the step ends.
+        columns: observation columns of a goal.
+        radius: distance from the goal within which the reward is 1.
+        discount: parameter of the geometric distribution of later positions.
+        current_share: share of the goals that are the end position of the step.
         future_share: share of the goals that are later positions of the episode.
     """
 
@@ -183,7 +183,7 @@ class HindsightGoals:
         )
 
     def draw_goal_steps(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """The steps at whose ends the goals of steps lie, int64[steps]."""
+        """For each row, the step whose end position is its goal, int64[steps]."""
         last = self._transitions.last_steps
         kind = generator.random(len(rows))
         future = np.minimum(rows + generator.geometric(1 - self._discount, size=len(rows)), last[rows])

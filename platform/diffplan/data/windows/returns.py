@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.signal import lfilter
 
-# Episodes longer than this are worth a call each; shorter ones are swept together.
+# Episodes longer than this are computed one by one; shorter ones together.
 _LONG = 512
 
 
@@ -16,15 +16,15 @@ def compute_returns_to_go(
     terminated: np.ndarray | None = None,
     termination_penalty: float = 0.0,
 ) -> np.ndarray:
-    """Returns-to-go of episodes that follow each other.
+    """Returns-to-go of consecutive episodes.
 
-    That of row t is the sum over the rows k >= t of its episode of discount^(k - t) * reward k, summed in float64. A
-    reward that is not finite spoils the rows before it in its own episode only.
+    The value of row t is the sum of discount^(k - t) * reward k over the rows k >= t of its episode, in float64. A
+    non-finite reward affects only the rows before it in its own episode.
 
     Args:
-        rewards: of every step, float[num_steps].
+        rewards: reward of every step, float[num_steps].
         lengths: steps of each episode, positive, int[num_episodes].
-        discount: in (0, 1].
+        discount: discount in (0, 1].
         terminated: whether the environment ended an episode, bool[num_episodes]; None for none.
         termination_penalty: subtracted from the last reward of terminated episodes, >= 0. Janner et al. 2022 train
             values with 100.
@@ -33,7 +33,7 @@ def compute_returns_to_go(
         float32[num_steps].
 
     Raises:
-        ValueError: arguments that do not fit together or are out of range.
+        ValueError: arguments that are inconsistent or out of range.
     """
     rewards, lengths = np.array(rewards, dtype=np.float64), np.asarray(lengths)
     _check(rewards, lengths, discount, termination_penalty)
@@ -54,11 +54,11 @@ def compute_returns_to_go(
 
 
 def _sweep(returns: np.ndarray, ends: np.ndarray, lengths: np.ndarray, discount: float) -> None:
-    """Go back from the ends of all episodes at once, a step at a time; replaces rewards by returns in place."""
+    """Go back from the ends of all episodes at once, step by step; replaces rewards by returns in place."""
     order = np.argsort(-lengths, kind="stable")
     rows, descending = ends[order] - 1, -lengths[order]
     for step in range(1, int(lengths.max(initial=0))):
-        # The longest come first, so those that reach this far back are a head of the order.
+        # Sorted by length, descending, so the episodes with this many steps are the first ones.
         rows = rows[: np.searchsorted(descending, -step)] - 1
         returns[rows] += discount * returns[rows + 1]
 

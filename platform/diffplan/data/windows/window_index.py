@@ -1,4 +1,4 @@
-"""Which windows a dataset has: counts per episode, and the way from a number to an episode and a row."""
+"""The windows of a dataset: counts per episode, and the lookup from a number to an episode and a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.errors import DataError
 
 MAX_TABLE_BYTES = 32 * 2**20
-"""Memory for cumulative counts of further horizons than one; what is dropped is summed up again."""
+"""Memory for cached cumulative counts of more than one horizon, in bytes; dropped ones are computed again."""
 Padding = Literal["skip", "error", "short", "end"]
 
 
@@ -20,13 +20,12 @@ class WindowIndex:
     Args:
         dataset: the dataset.
         stride: environment steps between two steps of a window.
-        padding: what becomes of windows that an episode is too short for. `skip`: episodes shorter than a window have
-            none. `error`: such an episode is an error. `short`: such an episode has one window, which begins with it.
-            `end`: every step of every episode begins a window, as Janner et al.'s `use_padding` has it. Rows past the
-            end repeat the last one and are masked.
-        task_weights: share of each task in what is drawn; None for those of the manifest, or in proportion to the
-            windows where it has no tasks.
-        among: episodes whose windows these are, bool[episodes]; None for all.
+        padding: treatment of episodes that are shorter than a window. `skip`: they have no windows. `error`: they are an
+            error. `short`: they have one window, from their first row. `end`: every step of every episode begins a
+            window, as with `use_padding` of Janner et al. Rows past the end repeat the last row and are masked.
+        task_weights: share of each task in the drawn windows; None for those of the manifest, or in proportion to the
+            windows if it has no tasks.
+        among: mask of the episodes with windows, bool[episodes]; None for all.
 
     Raises:
         DataError: weights do not fit the tasks.
@@ -52,7 +51,7 @@ class WindowIndex:
         if len(weights) != len(tasks):
             names = ", ".join(task.name for task in tasks) or "none"
             raise DataError(f"task_weights: expected a weight for each task ({names}), got {len(weights)} weights")
-        if weights and not (min(weights) >= 0 and 0 < sum(weights) < np.inf):  # NaN compares as neither
+        if weights and not (min(weights) >= 0 and 0 < sum(weights) < np.inf):  # false for NaN too
             raise DataError(f"task_weights: expected numbers >= 0 that are not all 0, got {weights}")
         self.task_shares = np.array(weights) / sum(weights) if weights else None
 
@@ -69,7 +68,7 @@ class WindowIndex:
         return int(self._counts(horizon)[-1])
 
     def _counts(self, horizon: int) -> np.ndarray:
-        """Windows of all episodes up to each one, int64[episodes]."""
+        """Cumulative number of windows up to each episode, int64[episodes]."""
         if horizon not in self._cumulative:
             span = self.span(horizon)
             lengths = self.lengths if self.among is None else self.lengths[self.among]
@@ -93,27 +92,27 @@ class WindowIndex:
         return self._cumulative[horizon]
 
     def num_starts(self, lengths: np.ndarray, horizon: int) -> np.ndarray:
-        """Rows that windows of a horizon may begin at, in episodes of these lengths."""
+        """Number of possible first rows of windows of a horizon, in episodes of these lengths."""
         if self.padding == "end":
             return lengths
         return np.maximum(lengths - self.span(horizon) + 1, 1 if self.padding == "short" else 0)
 
     def starts_of(self, episodes: np.ndarray | slice, horizon: int) -> np.ndarray:
-        """Rows that windows of a horizon may begin at, in episodes by number: none in those that are left out."""
+        """Number of possible first rows of windows, in episodes by number; 0 in episodes that are left out."""
         starts = self.num_starts(self.lengths[episodes], horizon)
         return starts if self.among is None else np.where(self.among[episodes], starts, 0)
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the cumulative counts take."""
+        """Memory of the cumulative counts, in bytes."""
         return sum(counts.nbytes for counts in self._cumulative.values())
 
     def num_skipped_episodes(self, horizon: int) -> int:
-        """Episodes that have no window of this horizon."""
+        """Number of episodes without a window of this horizon."""
         return int(np.sum(self.lengths < self.span(horizon))) if self.padding == "skip" else 0
 
     def draw(self, num_windows: int, horizon: int, generator: np.random.Generator) -> np.ndarray:
-        """Numbers of windows, drawn with replacement: uniformly, or first a task by weight and then within it."""
+        """Numbers of windows, drawn with replacement: uniformly, or a task by weight and then uniformly within it."""
         if self.task_shares is None:
             return generator.integers(self.count(horizon), size=num_windows)
         cumulative = self._counts(horizon)
@@ -130,7 +129,7 @@ class WindowIndex:
         return totals[tasks] + generator.integers(sizes)
 
     def locate(self, windows: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-        """Episode and first row, counted from the start of the episode, of windows by number."""
+        """Episode, and first row in the episode, of windows by number."""
         cumulative = self._counts(horizon)
         episodes = np.searchsorted(cumulative, windows, side="right")
         before = np.where(episodes > 0, cumulative[episodes - 1], 0)
@@ -144,7 +143,7 @@ class WindowIndex:
         return rows
 
     def mask(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray | None:
-        """Which steps of windows are real, bool[windows, horizon]; None where all of them are by construction."""
+        """Mask of steps that are not padding, bool[windows, horizon]; None if there is no padding by construction."""
         if self.padding in ("skip", "error"):
             return None
         return first_rows[:, None] + np.arange(horizon) * self.stride < self.lengths[episodes][:, None]
