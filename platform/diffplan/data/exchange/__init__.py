@@ -1,1 +1,1 @@
-"""Datasets of other formats: reading them in and writing them out."""
+"""Import and export of other dataset formats."""

@@ -1,15 +1,15 @@
-"""Import the flat HDF5 files of D4RL: all steps one after the other, with flags where episodes end.
+"""Import the flat HDF5 files of D4RL: all steps in sequence, with flags at the ends of episodes.
 
 An episode ends where `terminals` or `timeouts` is set, where the array named by `split_on` changes, and with the file.
-D4RL stores the observation *before* each action, so the one after an episode's last action is
+D4RL stores the observation *before* each action, so the observation after an episode's last action is
 
-* the last row of `next_observations`, where the file has that array; every row is kept;
-* else, for an episode that was cut (timeout, split or end of the file), the observation of its last row: the action
-  and reward of that row are dropped, and with them episodes of a single row;
-* else, for a terminated episode, a repetition of its last observation: it has no true one, and dropping the row would
-  lose the reward of the terminal transition.
+* the last row of `next_observations`, if the file has that array; every row is kept;
+* else, for a truncated episode (timeout, split or end of the file), the observation of its last row: the action and
+  reward of that row are dropped, and so are episodes of a single row;
+* else, for a terminated episode, a copy of its last observation: the true one is not in the file, and dropping the row
+  would lose the reward of the terminal transition.
 
-How many episodes are of each kind is written to the manifest (`source.final_observations`).
+The number of episodes of each kind is written to the manifest (`source.final_observations`).
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ def import_d4rl(
     """Import a file of D4RL.
 
     Observations, actions and rewards keep their types; arrays under `infos/` become columns `infos.<name>`. Text and
-    numbers under `metadata/` go to the manifest. An import that was interrupted goes on when it is run again.
+    numbers under `metadata/` go to the manifest. An interrupted import continues when it is run again.
 
     Args:
         path: the file.
         out: directory or URL of the new dataset.
-        env: the environment that the file is of; D4RL's files do not name it.
-        split_on: an array of the file, such as `infos/goal`, that begins an episode wherever it changes: files of
-            goal-reaching tasks are one stream in which only the goal changes. Such an episode counts as truncated.
+        env: the environment of the file; D4RL's files do not name it.
+        split_on: an array of the file, such as `infos/goal`, whose changes begin a new episode: files of goal-reaching
+            tasks are one stream in which only the goal changes. The episode before a change counts as truncated.
         float32: store float64 as float32.
-        episodes_per_unit: episodes of one unit, which becomes one shard.
-        on_progress: called with the episodes done and their number.
+        episodes_per_unit: episodes in one unit, which becomes one shard.
+        on_progress: called with the number of episodes done and their total.
 
     Raises:
-        DataError: no readable HDF5 file, arrays that are missing or of unequal length, no rows, sizes that do not fit
-            the environment, numbers that are not finite, or another dataset in `out`.
+        DataError: no readable HDF5 file, arrays that are missing or of unequal length, no rows, sizes that do not match
+            the environment, non-finite numbers, or another dataset in `out`.
     """
     path = Path(path)
     with _open_file(path) as file:
@@ -107,7 +107,7 @@ def import_d4rl(
 
 @dataclass(frozen=True)
 class _Span:
-    """Rows of an episode; `final` says where its final observation comes from: `next`, `last_row` or `repeated`."""
+    """Rows of an episode; `final` is the source of its final observation: `next`, `last_row` or `repeated`."""
 
     first: int
     length: int
@@ -132,7 +132,7 @@ def _open_file(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _guard(path: Path) -> Iterator[None]:
-    """Turn what h5py raises for damaged files into a `DataError`."""
+    """Convert h5py's errors for damaged files to a `DataError`."""
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:
@@ -141,7 +141,7 @@ def _guard(path: Path) -> Iterator[None]:
 
 
 def _find_arrays(file: Any, path: Path) -> list[str]:
-    """Names of the arrays that have a row per step; raises `DataError` if they do not fit each other."""
+    """Names of the arrays that have a row per step; raises `DataError` if they are inconsistent."""
     import h5py
 
     with _guard(path):
@@ -173,7 +173,7 @@ def _find_arrays(file: Any, path: Path) -> list[str]:
 
 
 def _split(file: Any, arrays: list[str], path: Path, split_on: str | None) -> tuple[list[_Span], int]:
-    """The episodes, and the number of rows that none of them keeps."""
+    """The episodes, and the number of dropped rows."""
     num_rows = len(file["rewards"])
     terminals = _flat(file, "terminals").astype(bool)
     timeouts = _flat(file, "timeouts").astype(bool) if "timeouts" in arrays else np.zeros(num_rows, bool)
@@ -229,7 +229,7 @@ def _make_columns(file: Any, arrays: list[str], float32: bool) -> tuple[Column, 
 
 
 def _bounds(env: EnvConfig, columns: tuple[Column, ...], path: Path) -> tuple[list[float | None], list[float | None]]:
-    """Bounds of the actions: those of the environment, or none where it cannot be made here."""
+    """Bounds of the actions: those of the environment, or none if it cannot be made on this machine."""
     from diffplan.environments import get_box_bounds, make_vector_env
 
     try:

@@ -1,4 +1,4 @@
-"""Import Minari datasets, losslessly; `export_minari` is the way back."""
+"""Lossless import of Minari datasets; `export_minari` is the inverse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffplan.tasks.registry import fill_roles, find_frame
 from diffplan.types import Episode
 
 NOT_KEPT = ("observation_space", "action_space", "env_spec", "dataset_id", RECORD)
-"""Entries of Minari's metadata that the manifest holds elsewhere."""
+"""Entries of Minari's metadata that have their own place in the manifest."""
 
 
 def import_minari(
@@ -37,24 +37,24 @@ def import_minari(
 ) -> TrajectoryDataset:
     """Import a Minari dataset.
 
-    Every array keeps its type and its values; see `diffplan.data.exchange.minari_layout` for the columns they become.
-    Episodes keep their seeds and options, the manifest the spaces, the environment's spec and all metadata. An import
-    that was interrupted goes on when it is run again; a finished one is only opened.
+    Every array keeps its type and its values; see `diffplan.data.exchange.minari_layout` for the columns.
+    Episodes keep their seeds and options; the manifest keeps the spaces, the environment's spec and all metadata. An
+    interrupted import continues when it is run again; a finished one is only opened.
 
     Args:
         source: directory of the dataset, or its id; nothing is downloaded.
         out: directory or URL of the new dataset.
-        env: the environment in place of the one that the dataset names.
-        frame: a change of coordinates that a task knows (`Task.frames`), so that planners trained on the data run in
+        env: environment that replaces the one of the dataset.
+        frame: a change of coordinates of a task (`Task.frames`), so that planners trained on the data run in
             environments of that task.
         float32: store float64 as float32.
         skip_infos: leave infos out.
-        episodes_per_unit: episodes of one unit, which becomes one shard.
-        on_progress: called with the episodes done and their number.
+        episodes_per_unit: episodes in one unit, which becomes one shard.
+        on_progress: called with the number of episodes done and their total.
 
     Raises:
-        DataError: no Minari dataset, something in it that cannot be stored, numbers that are not finite in
-            observations, actions or rewards, an episode that ends before its last step, or another dataset in `out`.
+        DataError: no Minari dataset, values that cannot be stored, non-finite numbers in observations, actions or
+            rewards, an episode that ends before its last step, or another dataset in `out`.
     """
     opened = open_minari(source)
     importer = _Importer(opened, env, frame, float32, skip_infos, episodes_per_unit)
@@ -62,7 +62,7 @@ def import_minari(
 
 
 class _Importer:
-    """Reads episodes of a Minari dataset as episodes of ours."""
+    """Converts episodes of a Minari dataset to our episodes."""
 
     def __init__(
         self,
@@ -172,11 +172,11 @@ class _Importer:
 def to_json_values(value: Any) -> Any:
     """Plain JSON values from those of Minari's metadata.
 
-    Arrays become lists, numbers that are not finite become text, and names are sorted: storage formats disagree on
+    Arrays become lists, non-finite numbers become text, and names are sorted, because storage formats differ in
     their order.
 
     Raises:
-        TypeError: a value that JSON has no form for.
+        TypeError: a value that JSON cannot represent.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -194,7 +194,7 @@ def to_json_values(value: Any) -> Any:
 
 
 def _read_record(source: MinariSource) -> dict[str, Any]:
-    """What `export_minari` left in the metadata; empty where the dataset is not one of its."""
+    """The record of `export_minari` in the metadata; empty for other datasets."""
     record = source.metadata.get(RECORD, {})
     if not isinstance(record, dict):
         raise DataError(f"{source.path}: metadata.json: {RECORD}: expected an object, got {type(record).__name__}")
@@ -212,7 +212,7 @@ def _env_of(source: MinariSource, record: dict[str, Any]) -> EnvConfig:
 
 
 def _bounds(space: Any) -> tuple[list[float | None], list[float | None]]:
-    """Bounds of each action entry; None where unbounded."""
+    """Bounds of each action entry; None if unbounded."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Box):

@@ -1,7 +1,7 @@
-"""Export datasets to Minari's HDF5 format, so that importing the result gives the same content.
+"""Export datasets to Minari's HDF5 format, so that an import of the result has the same content.
 
-What Minari has no place for is kept beside its own entries, where Minari ignores it: in the metadata of the dataset
-under `RECORD` (columns, environment, behavior) and, for episodes that need it, in their metadata under
+Content without a place in Minari's format is stored in additional entries, which Minari ignores: in the metadata of the
+dataset under `RECORD` (columns, environment, behavior) and, if needed, in the metadata of episodes under
 `EPISODE_RECORD`.
 """
 
@@ -40,21 +40,21 @@ def export_minari(
 ) -> Path:
     """Export a dataset as a Minari dataset in HDF5.
 
-    Columns that came from Minari go back where they were; those of a dataset that was collected become observations,
-    actions, rewards and, for further columns, infos of the same name. It is written beside its place and renamed, so an
-    export that is interrupted leaves nothing that Minari lists or loads.
+    Columns from Minari are written to their original places; those of a collected dataset become observations,
+    actions, rewards and, for further columns, infos of the same name. The dataset is written to a temporary directory
+    and renamed, so an interrupted export leaves nothing that Minari lists or loads.
 
     Args:
         dataset: the dataset.
         dataset_id: id for Minari, such as `my_namespace/name-v0`.
         root: directory of all Minari datasets; None for Minari's own (`MINARI_DATASETS_PATH`).
-        on_progress: called with the episodes done and their number.
+        on_progress: called with the number of episodes done and their total.
 
     Returns:
         The directory of the Minari dataset.
 
     Raises:
-        DataError: no valid id, a dataset of this id exists, or it cannot be written.
+        DataError: the id is invalid, a dataset of this id exists, or it cannot be written.
     """
     target = _target(dataset_id, root)
     temporary = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:12]}"
@@ -99,7 +99,7 @@ def _write(dataset: TrajectoryDataset, dataset_id: str, data: Path, on_progress:
     except ImportError as error:
         raise DataError(f"{dataset_id}: {error}; install what Minari needs: pip install 'minari[hdf5]'") from None
     layout = _layout(dataset)
-    # Images stay raw: JPEG would change them.
+    # Images stay raw, because JPEG would change them.
     storage = MinariStorage.new(data, *_spaces(dataset), data_format="hdf5", jpeg_encoding=False)
     behavior = dataset.episodes[0].behavior
     records: dict[int, str] = {}
@@ -136,7 +136,7 @@ def _write(dataset: TrajectoryDataset, dataset_id: str, data: Path, on_progress:
 
 
 def read_columns(dataset: TrajectoryDataset, index: int, episode: EpisodeRecord) -> dict[str, np.ndarray]:
-    """All columns of an episode, with the value after the last action where there is one."""
+    """All columns of an episode, with the value after the last action if there is one."""
     columns = {}
     for column in dataset.manifest.columns:
         values = dataset.episode_column(index, column.name)
@@ -220,11 +220,11 @@ def _derive_specs(dataset: TrajectoryDataset) -> dict[str, str]:
         spec.max_episode_steps = dataset.collection.episode_steps
         return {"env_spec": spec.to_json(), "eval_env_spec": registered}
     except (ConfigError, TypeError, ValueError, ImportError):
-        return {}  # not registered here, or not to be written as JSON: Minari needs no spec
+        return {}  # not registered here, or not representable as JSON; Minari needs no spec
 
 
 def _episode_record(index: int, episode: EpisodeRecord, behavior: str, plain_options: bool) -> dict[str, Any]:
-    """What an import could not tell from Minari's own entries."""
+    """The content of an episode that has no place in Minari's own entries."""
     record: dict[str, Any] = {}
     if episode.episode_index != index:
         record["episode_index"] = episode.episode_index
@@ -238,7 +238,7 @@ def _episode_record(index: int, episode: EpisodeRecord, behavior: str, plain_opt
 
 
 def _survives(value: Any) -> bool:
-    """Whether options come back from HDF5 attributes as they are."""
+    """Whether options survive a round trip through HDF5 attributes."""
     if isinstance(value, dict):
         known = all(name and "/" not in name and _survives(inner) for name, inner in value.items())
         return bool(value) and known and list(value) == sorted(value)

@@ -1,14 +1,14 @@
-"""Which array of a Minari episode fills which column of a dataset, and the way back.
+"""The mapping between arrays of a Minari episode and columns of a dataset.
 
 Arrays of a Minari episode are named by paths such as `observations/achieved_goal` or `infos/qpos`:
 
-* `observations`, or its entry called `observation`, fills the column `observation`. Where a dict has no such entry, its
-  vectors of floats are joined to it in the order of their names.
-* `actions` fills `action`, as int64 where it holds integers; `rewards` fills `reward`.
+* `observations`, or its entry called `observation`, fills the column `observation`. If a dict has no such entry, its
+  float vectors are concatenated in the order of their names.
+* `actions` fills `action`, as int64 for integers; `rewards` fills `reward`.
 * Everything else is a column of its own: `observation.<path>` or `infos.<path>`, with dots between the parts of a path.
 
-Where the type of an array is none that a column may have, a wider one is stored and the layout remembers the narrow
-one, so nothing is lost.
+An array whose type is not possible for a column is stored in a wider type, and the layout has the original one, so
+nothing is lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diffplan.data.format.manifest import ARROW_TYPES, Column, make_columns
 from diffplan.errors import DataError
 
 WIDER_TYPES = {"float16": "float32", "int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64"}
-"""Type of the column for types of arrays that no column may have."""
+"""Column types for array types that columns do not support."""
 
 Path = tuple[str, ...]
 
@@ -33,11 +33,11 @@ class Leaf:
     """An array of a Minari episode.
 
     Attributes:
-        path: where it is in the episode.
-        column: the column that it fills, or a part of it.
+        path: its path in the episode.
+        column: the column that it fills, entirely or in part.
         shape: shape of the value of one row, in Minari.
         dtype: type of the values, in Minari.
-        start: its first entry in the column, where several arrays are joined.
+        start: its first entry in the column, if several arrays are concatenated.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class Layout:
 
     Attributes:
         columns: columns of the dataset.
-        leaves: the arrays that fill them; those of one column follow one another.
+        leaves: the arrays that fill them; those of one column are consecutive.
     """
 
     columns: tuple[Column, ...]
@@ -70,7 +70,7 @@ class Layout:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Layout:
-        """Read from JSON values; raises `ValueError`, `TypeError`, `KeyError` or `DataError` if they are no layout."""
+        """Read from JSON values; raises `ValueError`, `TypeError`, `KeyError` or `DataError` if invalid."""
         columns = tuple(Column(**{**c, "shape": tuple(c["shape"])}) for c in values["columns"])
         leaves = tuple(Leaf(**{**v, "path": tuple(v["path"]), "shape": tuple(v["shape"])}) for v in values["leaves"])
         layout = cls(columns, leaves)
@@ -103,7 +103,7 @@ class Layout:
         )
 
     def with_float32(self) -> Layout:
-        """The layout with float32 in place of float64, on both sides."""
+        """The layout with float32 in place of float64, in arrays and columns."""
 
         def narrow(dtype: str) -> str:
             return "float32" if dtype == "float64" else dtype
@@ -117,12 +117,12 @@ class Layout:
         """The columns of an episode.
 
         Args:
-            arrays: its arrays by path, without those to be left out.
-            length: its steps.
+            arrays: its arrays by path, without omitted ones.
+            length: its number of steps.
             where: names the episode in errors.
 
         Raises:
-            DataError: an array is missing, is unknown or has another shape or type than the layout says.
+            DataError: an array is missing or unknown, or its shape or type differs from the layout.
         """
         if unknown := set(arrays) - {leaf.path for leaf in self.leaves}:
             raise DataError(
@@ -173,7 +173,7 @@ def infer_layout(arrays: dict[Path, np.ndarray], length: int, where: str) -> Lay
         where: names the episode in errors.
 
     Raises:
-        DataError: arrays that no column can hold, or observations that have no vector.
+        DataError: arrays that no column can store, or observations without a vector.
     """
     main = _main_observation(arrays, where)
     extra = sorted(path for path in arrays if path not in (*main, ("actions",), ("rewards",)))
@@ -183,7 +183,7 @@ def infer_layout(arrays: dict[Path, np.ndarray], length: int, where: str) -> Lay
         dtype = np.result_type(*(leaf.dtype for leaf in found))
         shape = found[0].shape if len(found) == 1 else (sum(leaf.size for leaf in found),)
         stored = "int64" if name == "action" and dtype.kind in "iu" else _stored_type(str(dtype))
-        # Values after the last action lie in the index, which has no type for truth values.
+        # Values after the last action are stored in the index, which has no boolean type.
         stored = "uint8" if stored == "bool" else stored
         columns.append(Column(name, shape, stored, name == "observation"))
         leaves += found
@@ -210,13 +210,13 @@ def flatten_tree(tree: dict[str, Any], length: int, where: str, *, skip_infos: b
     """The arrays of an episode by path: observations, actions, rewards and infos.
 
     Args:
-        tree: the episode as Minari gives it, with nested dicts.
-        length: its steps.
+        tree: the episode as nested dicts, from Minari.
+        length: its number of steps.
         where: names the episode in errors.
         skip_infos: leave infos out.
 
     Raises:
-        DataError: something that is no array of numbers with a row for each step.
+        DataError: a value that is not an array of numbers with a row for each step.
     """
     found: dict[Path, Any] = {}
 
@@ -236,12 +236,12 @@ def flatten_tree(tree: dict[str, Any], length: int, where: str, *, skip_infos: b
 
 
 def name_of(path: Path) -> str:
-    """How users know an array."""
+    """The name of an array for users."""
     return "/".join(path)
 
 
 def remedy(path: Path) -> str:
-    """What can be done about an array that does not fit; begins with a separator, empty where nothing can."""
+    """Advice for errors about an array that does not fit; begins with a separator, empty without advice."""
     return "; leave the infos out with --skip_infos" if path[0] == "infos" else ""
 
 

@@ -1,7 +1,7 @@
 """Read Minari datasets of every storage format, one episode at a time.
 
-HDF5 is read by Minari's own storage. The files of `arrow` and `parquet` are read here: Minari's reader takes only the
-first batch of a file, so it cuts long episodes short, and cannot decode infos that are nested or plain numbers.
+HDF5 is read by Minari's own storage. The files of `arrow` and `parquet` are read here: Minari's reader reads only the
+first batch of a file, so it truncates long episodes, and cannot decode infos that are nested or plain numbers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MinariSource:
         return int(self.metadata["total_episodes"])
 
     def fingerprint(self) -> str:
-        """Tells datasets apart: a SHA-256 of the metadata and of the first and the last episode."""
+        """Identifies the dataset: a SHA-256 of the metadata and of the first and the last episode."""
         digest = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
         for tree, _ in read_episodes(self, sorted({0, self.num_episodes - 1})):
             _digest_tree(digest, tree)
@@ -55,13 +55,13 @@ class MinariSource:
 
 
 def open_minari(source: str | Path) -> MinariSource:
-    """Open a dataset that lies on this machine.
+    """Open a dataset on this machine.
 
     Args:
         source: its directory, or its id, looked up under `MINARI_DATASETS_PATH`. Nothing is downloaded.
 
     Raises:
-        DataError: no such dataset, one that this Minari cannot read, or one without episodes.
+        DataError: no such dataset, one that this version of Minari cannot read, or one without episodes.
     """
     try:
         import minari
@@ -84,7 +84,7 @@ def open_minari(source: str | Path) -> MinariSource:
         metadata = MinariStorage.read_raw_metadata(path)
         dataset = minari.MinariDataset(str(path))
         num_episodes = int(metadata["total_episodes"])
-    except Exception as error:  # whatever is wrong with the files, Minari passes on what it stumbled over
+    except Exception as error:  # Minari does not wrap the errors of damaged files
         raise DataError(f"{path}: expected a Minari dataset, got {_describe(error)}") from None
     if num_episodes < 1:
         raise DataError(f"{path}: expected a Minari dataset with episodes, got one without")
@@ -100,12 +100,12 @@ def read_episodes(source: MinariSource, indices: Iterable[int]) -> Iterator[tupl
     indices = list(indices)
     storage = source.dataset.storage
     own = storage.FORMAT in ARROW_FORMATS
-    # A generator for each, so that an error names its episode.
+    # One generator per episode, so that an error names its episode.
     for index in indices:
         try:
             tree = _read_arrow(source, index) if own else next(iter(storage.get_episodes([index])))
             metadata = next(iter(storage.get_episode_metadata([index])))
-        except Exception as error:  # h5py, Arrow, PIL and Minari each have their own
+        except Exception as error:  # h5py, Arrow, PIL and Minari have different exceptions
             raise DataError(f"{source.path}: episode {index} cannot be read: {_describe(error)}") from None
         yield tree, metadata
 
@@ -165,7 +165,7 @@ def _decode_space(space: Any, array: pa.Array, jpeg: bool) -> Any:
 
 
 def _decode_info(array: pa.Array, field: pa.Field | None = None) -> Any:
-    """An info as an array or dict; what is no array of numbers comes back as a list."""
+    """An info as an array or dict; values other than arrays of numbers are returned as a list."""
     kind = array.type
     if pa.types.is_struct(kind):
         return {kind.field(i).name: _decode_info(array.field(i), kind.field(i)) for i in range(kind.num_fields)}

@@ -1,14 +1,14 @@
 """Write a dataset as Parquet, for SQL, archives and RLlib.
 
 ```
-<out>/metadata.json             environment, spaces, columns with their shapes, and where the data came from
+<out>/metadata.json             environment, spaces, columns with their shapes, and the origin of the data
       episodes.parquet          one row per episode
       steps/part-00000.parquet  one row per step; an episode never spans files
 ```
 
 Layout `plain` has all columns of the shards. Layout `rllib` has the transitions that offline algorithms of RLlib's new
-API stack read, with actions scaled to [-1, 1], which is what its modules put out. Arrays of more than one dimension are
-flat lists in both.
+API stack read, with actions scaled to [-1, 1], the range of its modules' outputs. Arrays of more than one dimension are
+flat lists in both layouts.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from diffplan.errors import DataError
 from diffplan.storage.store import TEMPORARY_PREFIX
 
 INTERNAL = ("unit", "shard", "first_row", "details")
-"""Columns of the index of episodes that mean nothing without the shards."""
+"""Columns of the index of episodes without a meaning outside the shards."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the steps look like in a file.
+    """The form of the steps in a file.
 
     Attributes:
         schema: columns of a file.
         convert: turns the rows of a shard, whole episodes, into rows of `schema`.
-        notes: what `metadata.json` says besides.
+        notes: additional entries of `metadata.json`.
     """
 
     schema: pa.Schema
@@ -65,14 +65,14 @@ def export_parquet(
 ) -> Path:
     """Write a dataset as Parquet files, compressed and with a checksum for each page.
 
-    Nothing is at `out` before all of it is. Memory holds one shard and one row group at a time.
+    `out` appears only when it is complete. Memory has one shard and one row group at a time.
 
     Args:
-        dataset: what to write.
-        out: local directory to make.
+        dataset: the dataset.
+        out: new local directory.
         layout: `plain` for all columns, `rllib` for transitions.
-        rows_per_file: steps at which a new file is begun; only an episode longer than that makes a longer file.
-        on_progress: called with the number of steps that were just written.
+        rows_per_file: maximum number of steps in a file; only a longer episode makes a longer file.
+        on_progress: called with the number of newly written steps.
 
     Returns:
         The directory.
@@ -130,7 +130,7 @@ def _rllib(dataset: TrajectoryDataset) -> Layout:
     low, high = (np.zeros(1), np.ones(1)) if discrete else _bounds(dataset.uri, manifest)
     order = np.argsort(episodes.column("episode_index"))
     indices, finals = episodes.column("episode_index")[order], episodes.final_observations[order]
-    # Further columns are left out: RLlib would take them for outputs of the module that acted.
+    # Further columns are left out, because RLlib would treat them as outputs of the acting module.
     schema = pa.schema(
         [
             pa.field("eps_id", pa.string(), nullable=False),
@@ -177,7 +177,7 @@ LAYOUTS: dict[str, Callable[[TrajectoryDataset], Layout]] = {"plain": _plain, "r
 
 
 def _bounds(where: str, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the action, float64[action_dim]; raises `DataError` where actions cannot be scaled by them."""
+    """Bounds of the action, float64[action_dim]; raises `DataError` if actions cannot be scaled by them."""
     low, high = manifest.action_low, manifest.action_high
     if not len(low) == len(high) == manifest.action_dim:
         raise DataError(
@@ -200,21 +200,21 @@ def _starts(table: pa.Table) -> np.ndarray:
 
 
 def _rows(table: pa.Table, column: Column) -> np.ndarray:
-    """A column of a shard as it is stored, [rows, size]."""
+    """A column of a shard in its stored type, [rows, size]."""
     array = table.column(column.name).combine_chunks()
     values = array.flatten() if column.shape else array
     return values.to_numpy(zero_copy_only=False).reshape(table.num_rows, column.size)
 
 
 def _public_type(column: Column) -> pa.DataType:
-    """Type of a column in a file; other than in a shard, booleans are booleans."""
+    """Type of a column in a file; unlike in a shard, booleans have a boolean type."""
     if column.dtype != "bool":
         return column.arrow_type
     return pa.list_(pa.bool_(), column.size) if column.shape else pa.bool_()
 
 
 def _episodes(dataset: TrajectoryDataset) -> pa.Table:
-    """What is known of each episode, with the values after its last action as `final_<column>`."""
+    """The table of episodes, with the values after the last action as `final_<column>`."""
     table = dataset.episodes.to_arrow()
     details = [json.loads(text) if text else {} for text in table.column("details").to_pylist()]
     observation, *others = [column for column in dataset.manifest.columns if column.has_final]
@@ -244,7 +244,7 @@ def _describe(dataset: TrajectoryDataset, layout: str, notes: dict[str, Any]) ->
 
 
 def _require_sound(dataset: TrajectoryDataset, shard: ShardRecord) -> None:
-    """Raise `DataError` for a damaged shard, whose damage would get valid checksums in the export."""
+    """Raise `DataError` for a damaged shard; its export would have valid checksums."""
     if compute_checksums(dataset.map_shard(shard)) != shard.checksums:
         raise DataError(
             f"{dataset.store.locate(shard.name)}: expected bytes that match their checksums, got others; the shard is "

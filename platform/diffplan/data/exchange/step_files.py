@@ -1,4 +1,4 @@
-"""Parquet files of steps, begun anew between episodes, and how all Parquet files of an export are written."""
+"""Parquet files of steps, split between episodes, and the options of all Parquet files of an export."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROW_GROUP_BYTES = 2**26
-"""Uncompressed size of a row group: what a reader holds at once, and what the writer gathers."""
+"""Uncompressed size of a row group: the memory of a reader, and the buffer of the writer."""
 
 
 class StepFiles:
-    """Numbered files of steps, begun anew between episodes.
+    """Numbered files of steps, split between episodes.
 
     Args:
-        directory: where they go.
+        directory: directory of the files.
         schema: their columns.
-        rows_per_file: steps at which a new one is begun.
+        rows_per_file: number of steps after which a new file begins.
     """
 
     def __init__(self, directory: Path, schema: pa.Schema, rows_per_file: int) -> None:
@@ -84,7 +84,7 @@ class StepFiles:
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How files are written: bytes of floats apart, which compresses them best, and everything else by dictionary."""
+    """Write options: byte stream split for floats, which compresses them best, and dictionaries for other columns."""
     leaves = {f"{f.name}.list.element" if _is_list(f.type) else f.name: _value_type(f.type) for f in schema}
     return {
         "compression": "zstd",
@@ -103,7 +103,7 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _row_bytes(kind: pa.DataType) -> float:
-    """About how much a value takes in memory."""
+    """Approximate memory of a value, in bytes."""
     if _is_list(kind):
         return kind.list_size * _row_bytes(kind.value_type)
     return 16 if pa.types.is_string(kind) else kind.bit_width / 8

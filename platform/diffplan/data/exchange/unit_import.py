@@ -1,7 +1,7 @@
-"""Bring episodes from elsewhere into a dataset, unit by unit: what all imports share.
+"""Import of episodes into a dataset, unit by unit; the common part of all imports.
 
-Units are ranges of episodes, so an import that was interrupted goes on by running it again: units that are committed
-are skipped, and two imports of the same source at the same time share the work.
+Units are ranges of episodes, so an interrupted import continues when it is run again: committed units are skipped, and
+two simultaneous imports of the same source share the work.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def import_units(
     read_unit: Callable[[range], Sequence[Episode]],
     on_progress: OnProgress | None = None,
 ) -> TrajectoryDataset:
-    """Write every unit that is not there yet, and open the result at a snapshot.
+    """Write every missing unit, and open the result at a snapshot.
 
     Args:
         out: directory or URL of the dataset.
-        manifest: what a new dataset gets; one that is there must agree with it in all but its uuid.
+        manifest: manifest of a new dataset; that of an existing one must equal it except for the uuid.
         num_episodes: episodes of the source.
-        episodes_per_unit: episodes of a unit.
+        episodes_per_unit: episodes in a unit.
         read_unit: reads a range of the source's episodes.
         on_progress: see `OnProgress`.
 
     Raises:
-        DataError: another dataset or other files are in the way, or the source cannot be read.
+        DataError: there is another dataset or other files at `out`, or the source cannot be read.
     """
     if episodes_per_unit < 1:
         raise DataError(f"episodes_per_unit: expected at least 1, got {episodes_per_unit}")
@@ -72,8 +72,8 @@ def import_units(
 
 
 def _begin(store: Store, manifest: Manifest) -> Manifest:
-    """The manifest of the dataset: a new one, or that of the same import, begun earlier."""
-    expected = Manifest.from_json(manifest.to_json(), store.locate(MANIFEST_NAME))  # as it comes back from JSON
+    """The manifest of the dataset: a new one, or that of an earlier run of the same import."""
+    expected = Manifest.from_json(manifest.to_json(), store.locate(MANIFEST_NAME))  # after a JSON round trip
     if not any(stored.name == MANIFEST_NAME for stored in store.list("")):
         _require_room(store)
         try:
@@ -126,7 +126,7 @@ def _require_finite(episode: Episode) -> None:
 
 
 def _warn_of_actions(dataset: TrajectoryDataset) -> None:
-    """Warn once of actions beyond the bounds; they are kept as they are."""
+    """Warn once of actions beyond the bounds; they are kept unchanged."""
     manifest, column = dataset.manifest, dataset.manifest.column("action")
     low = np.array([-np.inf if v is None else v for v in manifest.action_low])
     high = np.array([np.inf if v is None else v for v in manifest.action_high])

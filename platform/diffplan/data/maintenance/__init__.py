@@ -1,1 +1,1 @@
-"""Keeping datasets in order: verification, compaction, merging, sweeping."""
+"""Maintenance of datasets: verification, compaction, merging, sweeping."""

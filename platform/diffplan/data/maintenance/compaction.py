@@ -1,4 +1,4 @@
-"""Compaction: many small shards become few large ones, while others write and read."""
+"""Compaction: joins many small shards to few large ones; concurrent reads and writes are safe."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from diffplan.errors import DataError
 from diffplan.storage.store import Store
 
 TARGET_BYTES = 128 * 2**20
-"""Size that compacted shards are filled up to."""
+"""Target size of compacted shards, in bytes."""
 
 
 def plan_compaction(state: DatasetState, target_bytes: int) -> list[list[int]]:
-    """Which shards to join: runs of two or more neighbours that together have at most `target_bytes`."""
+    """Groups of shards to join: two or more neighbours with at most `target_bytes` together."""
     groups: list[list[int]] = [[]]
     size = 0
     for number, shard in enumerate(state.shards):
@@ -46,14 +46,14 @@ def compact(
 ) -> tuple[int, int]:
     """Join small shards and commit the result as a snapshot.
 
-    What is read is compared with its checksums first. Readers see the old shards or the new ones with the same episodes
-    in the same order; runs pinned to older snapshots read the same windows. The old shards stay until they are swept.
-    Where somebody else writes a snapshot at the same time, the joining begins again from that.
+    Checksums of all data are verified first. Readers see the old shards or the new ones with the same episodes in the
+    same order; runs pinned to older snapshots read the same windows. The old shards stay until they are swept. If
+    another writer commits a snapshot at the same time, compaction starts again from that snapshot.
 
     Args:
-        store: where the dataset lies.
-        target_bytes: size of a joined shard.
-        on_progress: called with the groups done and their total.
+        store: the store of the dataset.
+        target_bytes: greatest size of a joined shard.
+        on_progress: called with the number of groups done and their total.
 
     Returns:
         The number of shards before and after.
@@ -89,11 +89,11 @@ def compact(
             store, manifest, number, joined[0]
         ):
             return len(state.shards), len(compacted.shards)
-        _delete(store, joined)  # planned on a state that is no longer the newest
+        _delete(store, joined)  # based on an outdated state
 
 
 def _names(store: Store, manifest: Manifest, number: int, shard: ShardRecord) -> bool:
-    """Whether a snapshot names a shard: then it was put by the attempt that wrote the shard, whose answer was lost."""
+    """Whether a snapshot names a shard: then our own put of the snapshot succeeded, but its answer was lost."""
     return any(other.name == shard.name for other in read_snapshot(store, manifest, number).shards)
 
 
@@ -116,7 +116,7 @@ def _join(store: Store, manifest: Manifest, state: DatasetState, group: list[int
 
 
 def _replace_shards(state: DatasetState, groups: list[list[int]], joined: list[ShardRecord]) -> DatasetState:
-    """The state with each group of shards replaced by the one that they were joined to."""
+    """The state with each group of shards replaced by the joined shard."""
     group_of = np.full(len(state.shards), -1)
     for index, group in enumerate(groups):
         group_of[group] = index

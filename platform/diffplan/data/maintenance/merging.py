@@ -26,9 +26,9 @@ class Source:
     """A dataset to merge.
 
     Attributes:
-        dataset: the dataset; all of it becomes one task.
-        name: what the task is called.
-        weight: its share of the windows, relative to the other tasks'.
+        dataset: the dataset; it becomes one task.
+        name: name of the task.
+        weight: its share of the windows, relative to the other tasks.
     """
 
     dataset: TrajectoryDataset
@@ -39,19 +39,19 @@ class Source:
 def merge(
     sources: Sequence[Source], out: str | Path | Store, *, on_progress: Callable[[int, int], None] | None = None
 ) -> TrajectoryDataset:
-    """Write a dataset that holds all episodes of others, with a task for each.
+    """Write a dataset with all episodes of several datasets, one task for each.
 
-    Units stay units, so a merge that was interrupted goes on when it is called again. Episodes are numbered anew;
-    `EpisodeRecord.task` and the column `task` of each row say where they came from. A column that not all sources have,
-    or have with other shapes or types, is left out.
+    Units are kept, so an interrupted merge continues when it is called again. Episodes get new numbers;
+    `EpisodeRecord.task` and the column `task` of each row are their source. A column that is missing in a source, or
+    has different shapes or types, is left out.
 
     Args:
         sources: two or more datasets with the same observation and action columns.
         out: directory or URL of the merged dataset.
-        on_progress: called with the units done and their total.
+        on_progress: called with the number of units done and their total.
 
     Raises:
-        DataError: the sources do not fit together, have a name twice or bad weights, or `out` is another dataset.
+        DataError: the sources do not match, have a name twice or invalid weights, or `out` is another dataset.
     """
     _check(sources)
     store = open_store(out)
@@ -76,7 +76,7 @@ def merge(
 
 
 def read_episode(dataset: TrajectoryDataset, number: int, record: EpisodeRecord | None = None) -> Episode:
-    """An episode with all its columns, numbered as in `dataset.episodes`, as it was given to `write_unit`."""
+    """An episode with all its columns, numbered as in `dataset.episodes`, in the form for `write_unit`."""
     record = record or dataset.episodes[number]
     values = {column.name: np.array(dataset.episode_column(number, column.name)) for column in dataset.manifest.columns}
     observation = dataset.manifest.column("observation")
@@ -171,7 +171,7 @@ def _make_manifest(sources: Sequence[Source]) -> Manifest:
 
 
 def _open(store: Store, manifest: Manifest, sources: Sequence[Source]) -> Manifest:
-    """The manifest of the merged dataset, new or begun by an earlier merge of the same sources."""
+    """The manifest of the merged dataset, new or from an earlier merge of the same sources."""
     if not any(stored.name == MANIFEST_NAME for stored in store.list("")):
         return create_dataset(store, manifest)
     found = read_manifest(store)

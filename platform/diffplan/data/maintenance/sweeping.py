@@ -1,8 +1,8 @@
-"""Sweep what nothing names any more: shards of killed writers, temporary files, shards that compaction replaced.
+"""Sweep unreferenced objects: shards of killed writers, temporary files, shards that compaction replaced.
 
-Nothing tells an orphan from a shard whose writer is about to commit it, except its age. Ages are measured by the clock
-of the store. A shard that was replaced counts from the snapshot on that no longer names it, so runs that opened the
-dataset before have this long to end or to be resumed.
+Only its age distinguishes an orphan from a shard whose writer is about to commit it. Ages are measured by the clock of
+the store. The age of a replaced shard starts with the first snapshot that does not name it, so runs that opened the
+dataset before have this time to end or to be resumed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from diffplan.errors import DataError
 from diffplan.storage.store import TEMPORARY_PREFIX, Store, StoredObject
 
 MIN_AGE_SECONDS = 3600.0
-"""A writer that pauses between shard and commit for longer than this may find its shard swept."""
+"""If a writer pauses between shard and commit for longer than this, its shard may be swept."""
 
 
 def find_sweepable(store: Store, older_than_seconds: float) -> list[StoredObject]:
-    """Objects that nothing names and that are older than this.
+    """Unreferenced objects that are older than this.
 
     Raises:
-        DataError: no dataset, a damaged one (what it names is not known then), or an age below `MIN_AGE_SECONDS`.
+        DataError: no dataset, a damaged one (its references are unknown), or an age below `MIN_AGE_SECONDS`.
     """
     if older_than_seconds < MIN_AGE_SECONDS:
         raise DataError(
@@ -32,7 +32,7 @@ def find_sweepable(store: Store, older_than_seconds: float) -> list[StoredObject
     manifest = read_manifest(store)
     state = read_state(store, manifest)
     named = set()
-    if state is not None:  # a shard that is gone stands for those that its units are read from in its place
+    if state is not None:  # includes the shards from which the units of missing shards are read
         named = {shard.name for part in (state, relocate(store, manifest, state)) for shard in part.shards}
     replaced_at = _replacement_times(store, manifest)
     now = store.now_seconds()
@@ -48,7 +48,7 @@ def find_sweepable(store: Store, older_than_seconds: float) -> list[StoredObject
 
 
 def _replacement_times(store: Store, manifest: Manifest) -> dict[str, float]:
-    """When each shard that some snapshot names was last dropped by a later one, on the store's clock."""
+    """For each shard in a snapshot, the time when a later snapshot last dropped it, on the store's clock."""
     written = {stored.name: stored.modified_seconds for stored in store.list(SNAPSHOTS)}
     times: dict[str, float] = {}
     before: set[str] = set()
@@ -57,8 +57,8 @@ def _replacement_times(store: Store, manifest: Manifest) -> dict[str, float]:
         for name in before - names:
             times[name] = written.get(snapshot_name(number), store.now_seconds())
         before = names
-    # Shards that were committed but never in a snapshot before they were joined count from the first snapshot that
-    # has their units, which is at most as old as what replaced them.
+    # Shards that were joined before they were in any snapshot count from the first snapshot with their units, which is
+    # at most as old as their replacement.
     newest = max(written.values(), default=0.0)
     for stored in store.list(SHARDS):
         if stored.name not in times and stored.name not in before:
@@ -67,7 +67,7 @@ def _replacement_times(store: Store, manifest: Manifest) -> dict[str, float]:
 
 
 def _is_committed(store: Store, name: str) -> bool:
-    """Whether the commit of the unit that a shard is named after names this shard."""
+    """Whether the commit of a shard's unit (from its name) names this shard."""
     stem = name.rsplit("/", 1)[-1].split("-")[0]
     try:
         return stem.isdigit() and read_commit(store, int(stem)).shard.name == name
@@ -76,7 +76,7 @@ def _is_committed(store: Store, name: str) -> bool:
 
 
 def sweep(store: Store, older_than_seconds: float) -> list[StoredObject]:
-    """Delete what `find_sweepable` finds, and return it."""
+    """Delete the objects of `find_sweepable`, and return them."""
     found = find_sweepable(store, older_than_seconds)
     for stored in found:
         store.delete(stored.name)

@@ -1,4 +1,4 @@
-"""Check every byte of a dataset, and drop what is damaged so that it can be made again."""
+"""Verify every byte of a dataset, and remove damaged units so that they can be made again."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _ROW_COLUMNS = ("episode_index", "t", "termination", "truncation")
 
 @dataclass(frozen=True)
 class Damage:
-    """Something of a dataset that is not as it was written.
+    """A damaged object of a dataset.
 
     Attributes:
-        error: what is wrong.
-        units: units whose episodes cannot be trusted.
-        shard: the damaged shard, if it is one.
-        snapshot: number of the damaged snapshot, if it is one.
+        error: description of the damage.
+        units: units with unreliable episodes.
+        shard: the damaged shard, if the object is a shard.
+        snapshot: number of the damaged snapshot, if the object is one.
     """
 
     error: DataError
@@ -48,15 +48,15 @@ class Damage:
 
 
 def count_objects(store: Store) -> int:
-    """How many objects `find_damage` looks at, about."""
+    """Approximate number of objects that `find_damage` checks."""
     return sum(len(store.list(directory)) for directory in (SNAPSHOTS, COMMITS, SHARDS))
 
 
 def find_damage(store: Store) -> Iterator[Damage | None]:
-    """Read everything and compare it with its checksums; yields the damage, or None, of each object.
+    """Read everything and verify its checksums; yields the damage, or None, of each object.
 
-    Snapshots first, then commits, then shards. Beyond checksums, the rows of a shard must be those that the index says:
-    episode numbers, time steps from 0 on, and ends only in last rows.
+    Snapshots first, then commits, then shards. Besides checksums, the rows of a shard must match the index: episode
+    numbers, time steps from 0 on, and ends only in last rows.
 
     Raises:
         DataError: the manifest is damaged or there is no dataset, so nothing else can be read.
@@ -89,7 +89,7 @@ def find_damage(store: Store) -> Iterator[Damage | None]:
     for number, shard in enumerate(state.shards):
         of_shard = set(np.unique(state.episodes.unit[state.episodes.shard == number]).tolist())
         moved = {}
-        if shard.name not in present:  # then its units may be elsewhere by now
+        if shard.name not in present:  # its units may be in another shard by now
             readable = sorted(of_shard - units)
             moved = find_units(store, manifest, readable, present, without_snapshots=snapshots)
         for unit, (other, episodes) in moved.items():
@@ -111,7 +111,7 @@ def check_shard(store: Store, manifest: Manifest, state: DatasetState, number: i
     """Check the bytes and the rows of one shard.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: the shard is missing or damaged.
     """
     shard = state.shards[number]
     path = store.locate(shard.name)
@@ -141,10 +141,10 @@ def check_shard(store: Store, manifest: Manifest, state: DatasetState, number: i
 
 
 def drop_damage(store: Store, damages: list[Damage]) -> tuple[int, ...]:
-    """Take what is damaged out of the dataset, and return the units that must be made again.
+    """Remove damaged objects from the dataset, and return the units that must be made again.
 
-    Order matters: the units leave the index first, then their commits and shards, so that a reader finds either the
-    old state or the new one. After an interruption, what `find_damage` finds is what is left to do.
+    Order matters: the units are removed from the index first, then their commits and shards, so that a reader finds
+    either the old state or the new one. After an interruption, `find_damage` finds the remaining work.
     """
     manifest = read_manifest(store)
     for damage in damages:
@@ -174,7 +174,7 @@ def drop_damage(store: Store, damages: list[Damage]) -> tuple[int, ...]:
 
 
 def _compute_statistics(store: Store, manifest: Manifest, state: DatasetState) -> dict[str, ColumnStatistics]:
-    """Statistics do not subtract: those of a state come from its commits, or from rows where a commit is gone."""
+    """Statistics of a state, from its commits, or from rows if a commit is missing: statistics cannot be subtracted."""
     if not len(state.episodes):
         return {c.name: compute_statistics(np.zeros((0, c.size))) for c in manifest.columns}
     units = set(np.unique(state.episodes.unit).tolist())

@@ -58,7 +58,7 @@ class _Pieces:
 
     Attributes:
         episodes: number of the episode of each piece.
-        offsets: first row of the episode of each piece, relative to the block; negative if it begins before the block.
+        offsets: row at which the episode of each piece begins or would begin; negative if it begins before the rows.
         first_starts: first possible first row of windows in each piece, counted in its episode.
         end_starts: the row after the last one.
     """
@@ -86,7 +86,7 @@ class BlockReader:
         names: columns of a transition, side by side.
         index: its windows; has padding, stride and the weights of tasks.
         normalizer: normaliser of these columns.
-        conditions: conditions to return with the windows; `future` goals are not supported: they may be in other blocks.
+        conditions: conditions to return with the windows; `future` goals are not supported (other blocks).
         device: device of the batches.
         max_horizon: the longest horizon of all reads.
         seed: seed of the order of blocks.

@@ -131,7 +131,7 @@ class IndexedReader:
         if uniform is None:
             return final
         lengths = self.index.lengths[episodes]
-        goal_rows = first_rows + 1 + (uniform * (lengths - first_rows)).astype(np.int64)  # the last one is the final observation
+        goal_rows = first_rows + 1 + (uniform * (lengths - first_rows)).astype(np.int64)  # length: the final one
         observations = self.gather_observations(episodes, np.minimum(goal_rows, lengths - 1))
         is_final = torch.from_numpy(goal_rows == lengths).to(self.device)
         return torch.where(is_final[:, None], final, observations)

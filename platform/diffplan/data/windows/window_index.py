@@ -20,8 +20,8 @@ class WindowIndex:
     Args:
         dataset: the dataset.
         stride: environment steps between two steps of a window.
-        padding: treatment of episodes that are shorter than a window. `skip`: they have no windows. `error`: they are an
-            error. `short`: they have one window, from their first row. `end`: every step of every episode begins a
+        padding: treatment of episodes that are shorter than a window. `skip`: they have no windows. `error`: they raise
+            an error. `short`: they have one window, from their first row. `end`: every step of every episode begins a
             window, as with `use_padding` of Janner et al. Rows past the end repeat the last row and are masked.
         task_weights: share of each task in the drawn windows; None for those of the manifest, or in proportion to the
             windows if it has no tasks.
