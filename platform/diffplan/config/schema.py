@@ -152,8 +152,8 @@ class TrainingConfig:
 
     objective: Literal["diffusion", "value", "inverse_dynamics", "behavior_cloning"] = "diffusion"
     """The model to fit: the diffuser, a value function to guide it, inverse dynamics (the action between two
-    observations), or a policy by behavior cloning. The last two read pairs of neighbouring steps and ignore the
-    horizons of `windows`."""
+    observations), or a policy by behavior cloning. The last two read pairs of neighbouring steps, whatever
+    the settings of `windows`."""
     discount: float = 0.99
     """Discount of the returns that a value function is fitted to."""
     termination_penalty: float = 0.0

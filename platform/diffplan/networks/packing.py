@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FEW_MULTIPLICATIONS = 1_000_000
-"""Up to this number MKL's products are faster, because oneDNN's calls have a higher overhead."""
+"""Multiplications up to which MKL's products are faster, because oneDNN's calls have a higher overhead."""
 
 
 class Packing:

@@ -67,9 +67,9 @@ def write_search(
 
     Returns:
         The content of `best.json`: `settings` of planning; the `params` of the trial and its `objective`, `score_mean`,
-        `success_rate`, `plan_seconds` and `episodes`; the `study`, its `protocols`, `num_trials` and
-        `wall_seconds`; `checkpoint`, or for a training study `dataset`, the whole experiment as `config` and arguments
-        of `diffplan train` as `train_arguments`.
+        `success_rate`, `plan_seconds` and `episodes`; the `study`, its `protocols`, `num_trials` and `wall_seconds`;
+        `checkpoint`, or for a training study `dataset`, the whole experiment as `config` and arguments of
+        `diffplan train` as `train_arguments`.
     """
     full = [trial for trial in trials if trial.is_full and trial.metrics is not None]
     best = max(full, key=lambda trial: compute_merit(study, trial.metrics or {}))

@@ -107,7 +107,7 @@ def train_on_cluster(
         data: directory or URL of the dataset; the run is pinned to its newest snapshot.
         out: directory or URL of the checkpoint; all workers must see the directory.
         num_workers: data-parallel workers; the global batch does not change with it.
-        min_workers: fewest workers to start or go on with where the cluster has no room for `num_workers`; None to wait
+        min_workers: fewest workers to train with if the cluster has no room for `num_workers`; None to wait
             for all of them.
         cpus_per_worker: CPUs of each worker; None shares those of the cluster where there are no GPUs.
         use_gpu: whether each worker has a GPU; None for yes if the cluster has enough of them now. True waits for them

@@ -183,7 +183,7 @@ class _FailuresInARow(DefaultFailurePolicy):
         self._deaths_at_start = 0
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        """Whether to go on."""
+        """Decide whether to retry after a failure."""
         causes = [unwrap(failure) for failure in getattr(training_failed_error, "worker_failures", {}).values()]
         if any(isinstance(cause, DiffplanError) and not isinstance(cause, StoreError) for cause in causes):
             return FailureDecision.RAISE

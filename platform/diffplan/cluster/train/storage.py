@@ -257,7 +257,7 @@ def find_newest_checkpoint(storage: RunStorage) -> str | None:
 
 
 def find_newest_step(storage: RunStorage) -> int:
-    """The step that a run goes on from; 0 if it begins."""
+    """The step from which a run resumes; 0 for a new run."""
     newest = find_newest_checkpoint(storage)
     return 0 if newest is None else int(newest.rpartition(STEP_PREFIX)[2])
 

@@ -4,7 +4,7 @@ An episode ends where `terminals` or `timeouts` is set, where the array named by
 D4RL stores the observation *before* each action, so the observation after an episode's last action is
 
 * the last row of `next_observations`, if the file has that array; every row is kept;
-* else, for a truncated episode (timeout, split or end of the file), the observation of its last row: the action and
+* else, for an episode that was cut (timeout, split or end of the file), the observation of its last row: the action and
   reward of that row are dropped, and so are episodes of a single row;
 * else, for a terminated episode, a copy of its last observation: the true one is not in the file, and dropping the row
   would lose the reward of the terminal transition.

@@ -121,7 +121,7 @@ class FixedGoal:
         radius: distance from the goal within which the reward is 1.
 
     Raises:
-        DataError: no step has a reward.
+        DataError: no step has reward 1, so there is nothing to learn from.
     """
 
     def __init__(self, transitions: Transitions, goal: Sequence[float], columns: Sequence[int], radius: float) -> None:
