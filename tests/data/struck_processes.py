@@ -74,6 +74,8 @@ def run_struck(function: Callable[..., None], *args: object, after_seconds: floa
 
 
 def draw_times(num_times: int, longest_seconds: float, seed: int) -> list[float]:
-    """Random times to strike at."""
+    """Times to strike at, one at random in each of equal parts, so that few already strike early and late."""
     generator = random.Random(seed)
-    return [generator.uniform(0, longest_seconds) for _ in range(num_times)]
+    times = [longest_seconds * (part + generator.random()) / num_times for part in range(num_times)]
+    generator.shuffle(times)
+    return times

@@ -81,7 +81,7 @@ def test_two_steps_a_checkpoint_and_two_steps_are_four_steps(dataset, tmp_path, 
     assert not torch.equal(resumed.average_weights()[name], resumed.network.state_dict()[name])
 
 
-def test_weights_of_convolutions_lie_as_images_in_the_flat_array(dataset):
+def test_weights_of_convolutions_uses_channels_last_in_the_flat_array(dataset):
     state, batches = start(dataset)
     take_step(state, make_passes(state, CPU), batches.make_step(0))
     convolutions = [m for m in state.network.modules() if isinstance(m, torch.nn.Conv1d | torch.nn.ConvTranspose1d)]
@@ -98,7 +98,7 @@ def test_a_state_goes_on_where_weights_lie_in_the_order_of_their_shape(dataset, 
     train(state, batches, num_steps=2)
     saved = copy.deepcopy(state.state_dict())
     train(state, batches)
-    monkeypatch.setattr(flat_parameters, "lie_as_images", lambda device: False)  # as on a GPU
+    monkeypatch.setattr(flat_parameters, "uses_channels_last", lambda device: False)  # as on a GPU
     elsewhere, batches = start(dataset, {"training.seed": 1})
     elsewhere.load_state_dict(saved)
     assert elsewhere.network.final[0].convolution.weight.is_contiguous()

@@ -57,8 +57,8 @@ def _replacement_times(store: Store, manifest: Manifest) -> dict[str, float]:
         for name in before - names:
             times[name] = written.get(snapshot_name(number), store.now_seconds())
         before = names
-    # Shards that were joined before they were in any snapshot count from the first snapshot with their units, which is
-    # at most as old as their replacement.
+    # Shards that were joined before they were in any snapshot count from the newest snapshot, which is no older than
+    # their replacement.
     newest = max(written.values(), default=0.0)
     for stored in store.list(SHARDS):
         if stored.name not in times and stored.name not in before:
