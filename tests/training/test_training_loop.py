@@ -81,7 +81,7 @@ def test_two_steps_a_checkpoint_and_two_steps_are_four_steps(dataset, tmp_path, 
     assert not torch.equal(resumed.average_weights()[name], resumed.network.state_dict()[name])
 
 
-def test_weights_of_convolutions_uses_channels_last_in_the_flat_array(dataset):
+def test_weights_of_convolutions_have_their_channels_last_in_the_flat_array(dataset):
     state, batches = start(dataset)
     take_step(state, make_passes(state, CPU), batches.make_step(0))
     convolutions = [m for m in state.network.modules() if isinstance(m, torch.nn.Conv1d | torch.nn.ConvTranspose1d)]
@@ -104,7 +104,8 @@ def test_a_state_goes_on_where_weights_lie_in_the_order_of_their_shape(dataset, 
     assert elsewhere.network.final[0].convolution.weight.is_contiguous()
     assert_equal_to_the_last_bit(elsewhere.state_dict(), saved)
     train(elsewhere, TrainingBatches(state.config, dataset))
-    torch.testing.assert_close(elsewhere.state_dict(), state.state_dict(), rtol=1e-3, atol=1e-5)
+    # Sums in another order, which threads make another again.
+    torch.testing.assert_close(elsewhere.state_dict(), state.state_dict(), rtol=1e-3, atol=1e-4)
 
 
 def test_first_weights_follow_from_the_seed_and_leave_the_global_stream_alone(dataset):
