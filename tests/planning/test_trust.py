@@ -35,6 +35,11 @@ def make(**values):
             [("planning.guidance.value", "simplecache::https://host/value")],
         ),
         ({"guidance.value": "package:VALUE"}, [("planning.guidance.value", "package:VALUE")]),
+        ({"controller": "push"}, []),
+        ({"controller": "diffplan.planning.control.controllers:TrackingController"}, []),
+        ({"controller": "os:abort"}, [("planning.controller.kind", "os:abort")]),
+        ({"controller": "pathlib:Path"}, [("planning.controller.kind", "pathlib:Path")]),
+        ({"controller": "no_such_module:make"}, [("planning.controller.kind", "no_such_module:make")]),
     ],
 )
 def test_functions_and_urls_are_found(values, expected):

@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from diffplan.errors import ConfigError
-from diffplan.importing import is_import_path
+from diffplan.importing import is_import_path, load_object
+from diffplan.planning.control.registry import list_missing
 from diffplan.tasks.pretrained import PREFIX
 
-FIELDS = ("guides", "value")
+FIELDS = ("guides", "value", "kind")
 """Last part of the dotted names of settings that may name code or a URL."""
 
 
@@ -30,12 +31,23 @@ def list_named(values: Mapping[str, Any], prefix: str = "planning") -> Iterator[
             yield from list_named(value, field)
         elif field.rpartition(".")[2] in FIELDS:
             for text in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(text, str) and _names_code_or_place(text.strip()):
+                if not isinstance(text, str) or not _names_code_or_place(text.strip()):
+                    continue
+                if not field.endswith("kind") or not _is_controller_class(text.strip()):
                     yield field, text
 
 
 def _names_code_or_place(text: str) -> bool:
     return "://" in text or (is_import_path(text) and not text.startswith(PREFIX))
+
+
+def _is_controller_class(path: str) -> bool:
+    """Whether an import path names a class of controllers, which a file may name as any class of a contract."""
+    try:
+        found = load_object(path, "planning.controller")
+    except ConfigError:
+        return False
+    return isinstance(found, type) and not list_missing(found)
 
 
 def require_trust(values: Mapping[str, Any], where: str, known: Collection[str] = (), prefix: str = "planning") -> None:

@@ -87,6 +87,11 @@ CONTROLLERS: dict[str, MakeController] = {
 """The built-in controllers; tasks add their own."""
 
 
+def list_missing(controller: object) -> list[str]:
+    """Methods that a controller, or a class of controllers, must have and this one does not."""
+    return [name for name in ("reset", "replace", "act", "has_ended") if not hasattr(controller, name)]
+
+
 def make_controller(
     name_or_path: str, context: ControllerContext, controllers: Mapping[str, MakeController] | None = None
 ) -> Controller:
@@ -114,7 +119,7 @@ def make_controller(
             f"{type(make).__name__}"
         )
     controller: Any = make(context)
-    missing = [name for name in ("reset", "replace", "act", "has_ended") if not hasattr(controller, name)]
+    missing = list_missing(controller)
     if missing:
         raise ConfigError(
             f"planning.controller: expected a controller from {name_or_path}, got {type(controller).__name__} without "
