@@ -13,6 +13,7 @@ from diffplan.errors import CheckpointError, DataError
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reads_the_snapshot_it_began_with(tiny_config: Config, tmp_path) -> None:
     root, out = tmp_path / "data", tmp_path / "checkpoint"
     few = replace(tiny_config.collection, num_steps=3_000)

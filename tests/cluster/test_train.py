@@ -64,6 +64,7 @@ def test_two_gloo_workers_train_as_one(
     assert two[12] < one[2]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
     config = with_overrides(
         tiny_config,

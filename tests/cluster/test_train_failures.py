@@ -77,6 +77,7 @@ def test_a_run_grows_with_the_cluster_and_survives_a_node(
     assert [size for before, size in pairwise([0, *sizes]) if size != before] == [1, 2, 1]
 
 
+@pytest.mark.slow
 def test_workers_that_die_at_their_start_leave_no_places_taken(
     tiny_config: Config, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
