@@ -175,3 +175,27 @@ def test_unknown_studies_name_the_nearest(tmp_path: Path) -> None:
         find_study("parteo", MAZE2D)
     with pytest.raises(ConfigError, match=r"none\.json"):
         find_study(tmp_path / "none.json", MAZE2D)
+
+
+def test_fields_of_another_kind_are_left_out_of_a_study() -> None:
+    study = Study(
+        vary={
+            "planning.controller.position_gain": Between(low=1.0, high=2.0),
+            "planning.controller.pace": Between(low=1.0, high=2.0),
+            "planning.replanning.interval": Among(among=(1, 2)),
+        }
+    )
+    acting = with_overrides(CONFIG, {"planning.controller": "inverse_dynamics", "planning.replanning": "never"})
+    assert list(make_space(study, acting)) == ["planning.controller.pace"]
+    assert list(make_space(study, CONFIG)) == list(study.vary)
+    with pytest.raises(ConfigError, match=r"got only fields of other kinds: planning\.controller\.position_gain"):
+        make_space(study, with_overrides(acting, {"planning.controller": "actions"}))
+
+
+def test_a_kind_without_a_field_that_is_varied_too_is_left_out() -> None:
+    vary = {
+        "planning.controller.kind": Among(among=("inverse_dynamics", "actions")),
+        "planning.controller.pace": Between(low=1.0, high=2.0),
+    }
+    kinds = make_space(Study(vary=vary), CONFIG)["planning.controller.kind"]
+    assert set(kinds.choices) == {"tracking", "inverse_dynamics"}  # type: ignore[attr-defined]

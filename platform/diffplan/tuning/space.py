@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from diffplan.config import Config, config_to_dict, with_overrides
-from diffplan.config.kinds import list_unions
+from diffplan.config.kinds import list_names, list_unions
 from diffplan.config.study import Among, Between, Scaled, Study
 from diffplan.errors import ConfigError, DiffplanError
 
@@ -28,15 +29,23 @@ def make_space(
     Raises:
         ConfigError: an unknown field, or one that cannot have any of its values.
     """
-    for field in study.fields:
-        _read_field(config, field)
     own = read_own_values(study, config)
-    return {name: _make_distribution(name, own[name], study, config, check) for name in study.vary}
+    for name in own:
+        for field in study.vary[name].also:
+            _read_field(config, field)
+    if not own:
+        raise ConfigError(
+            f"vary: expected a field that the experiment has, got only fields of other kinds: {', '.join(study.vary)}"
+        )
+    return {name: _make_distribution(name, own[name], study, config, check) for name in own}
 
 
 def read_own_values(study: Study, config: Config) -> dict[str, Any]:
-    """The experiment's own values of the varied fields, by dotted names."""
-    return {name: _read_field(config, name) for name in study.vary}
+    """The experiment's own values of the varied fields, by dotted names.
+
+    A study suits experiments of every kind: fields of another kind of controller or replanning are left out.
+    """
+    return {name: _read_field(config, name) for name in study.vary if not _is_of_another_kind(name, config)}
 
 
 def apply_params(study: Study, config: Config, params: dict[str, Any]) -> Config:
@@ -51,6 +60,17 @@ def apply_params(study: Study, config: Config, params: dict[str, Any]) -> Config
 def list_overrides(study: Study, params: dict[str, Any]) -> dict[str, Any]:
     """Every field that a trial sets, by dotted names."""
     return {field: value for name, value in params.items() for field in (name, *study.vary[name].also)}
+
+
+def _is_of_another_kind(dotted: str, config: Config) -> bool:
+    """Whether the experiment has another kind of a section than the one that has this field."""
+    prefix, _, name = dotted.rpartition(".")
+    members = list_unions(Config).get(prefix, ())
+    return any(name in list_names(member) for member in members) and name not in _read_values(config, prefix)
+
+
+def _read_values(config: Config, prefix: str) -> dict[str, Any]:
+    return functools.reduce(dict.__getitem__, prefix.split("."), config_to_dict(config))
 
 
 def _read_field(config: Config, dotted: str) -> Any:
@@ -78,8 +98,10 @@ def _make_distribution(
     choices = _list_choices(name, own, values)
     # A kind is possible if it has the fields of its section that are varied too.
     section = name.removesuffix("kind") if name.endswith(".kind") else None
-    fields = [field for field in study.vary if section and field.startswith(section) and field != name]
-    beside = {field: _read_field(config, field) for field in fields}
+    varied = read_own_values(study, config)
+    beside = {
+        field: value for field, value in varied.items() if section and field.startswith(section) and field != name
+    }
     return CategoricalDistribution(
         [c for c in choices if c == own or _is_possible(study, config, {name: c, **beside}, check)]
     )
