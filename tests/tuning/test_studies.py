@@ -186,9 +186,17 @@ def test_fields_of_another_kind_are_left_out_of_a_study() -> None:
         }
     )
     acting = with_overrides(CONFIG, {"planning.controller": "inverse_dynamics", "planning.replanning": "never"})
-    assert list(make_space(study, acting)) == ["planning.controller.pace"]
+    with pytest.warns(UserWarning, match="left out of the search") as warned:
+        assert list(make_space(study, acting)) == ["planning.controller.pace"]
+    assert [str(warning.message).partition(":")[0] for warning in warned] == [
+        "planning.controller.position_gain",
+        "planning.replanning.interval",
+    ]
     assert list(make_space(study, CONFIG)) == list(study.vary)
-    with pytest.raises(ConfigError, match=r"got only fields of other kinds: planning\.controller\.position_gain"):
+    with (
+        pytest.warns(UserWarning, match="left out of the search"),
+        pytest.raises(ConfigError, match=r"got only fields of other kinds: planning\.controller\.position_gain"),
+    ):
         make_space(study, with_overrides(acting, {"planning.controller": "actions"}))
 
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from diffplan.cli.command import Arguments, Call, Command, advanced
 from diffplan.cli.experiments import find_config_of
-from diffplan.cli.output import show
+from diffplan.cli.output import plain_warnings, show
 from diffplan.cli.overrides import override_section
 from diffplan.config import SearchConfig, config_to_dict
 from diffplan.config.study import Study
@@ -58,7 +58,8 @@ def run(call: Call[TuneArguments]) -> None:
     """Search, and print the best trial."""
     arguments = call.arguments
     study = _find_study(arguments)
-    best = _tune_planner(call, study) if study.kind == "planner" else _tune_training(call, study)
+    with plain_warnings():
+        best = _tune_planner(call, study) if study.kind == "planner" else _tune_training(call, study)
     show("\n".join(_describe_best(arguments, study, best)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,11 @@ def make_space(
         ConfigError: an unknown field, or one that cannot have any of its values.
     """
     own = read_own_values(study, config)
+    for name in study.vary:
+        if name not in own:
+            warnings.warn(
+                f"{name}: left out of the search, because the experiment has another kind of it", stacklevel=2
+            )
     for name in own:
         for field in study.vary[name].also:
             _read_field(config, field)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from diffplan.cli.command import Arguments, Call, Command, advanced
-from diffplan.cli.output import show
+from diffplan.cli.output import plain_warnings, show
 from diffplan.cli.overrides import override_section
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError, unknown_name
@@ -81,7 +77,7 @@ def import_from(call: Call[ImportArguments]) -> None:
         find_frame(arguments.frame)
     if arguments.kind == "d4rl" and env is None:
         raise ConfigError("import d4rl: the file does not name its environment; name it by --preset or --env.env_id")
-    with _plain_warnings(), follow("import", "episodes") as report:
+    with plain_warnings(), follow("import", "episodes") as report:
         common: dict[str, Any] = {
             "float32": arguments.float32,
             "episodes_per_unit": arguments.episodes_per_unit,
@@ -154,18 +150,6 @@ def _check_kind(action: str, kind: str, own: dict[str, tuple[str, ...]], argumen
         for name in names:
             if other != kind and getattr(arguments, name):
                 raise ConfigError(f"--{name}: expected only for {other}, got {kind}; leave it out")
-
-
-@contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Show each warning as one line, without its location in the source."""
-
-    def show_line(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
-        sys.stderr.write(f"warning: {message}\n")
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show_line
-        yield
 
 
 IMPORT = Command(arguments=ImportArguments, run=import_from, sections={"env": EnvConfig})

@@ -1,8 +1,8 @@
 """Exactly-once commits: a unit of a dataset exists if and only if its commit record exists.
 
-A writer writes its shard under a name that is unique to the attempt, makes it durable, and then puts the commit record
-on the condition that there is none. A second writer of the unit finds the record and deletes its own shard. There is no
-lock and no rename of data.
+A writer writes its shard under a name that is unique to the attempt, makes it durable, and then creates the commit
+record, which fails if there is one already. A second writer of the unit then deletes its own shard. There is no lock,
+and no data are renamed.
 """
 
 from __future__ import annotations

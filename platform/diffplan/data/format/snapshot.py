@@ -2,8 +2,8 @@
 
 A snapshot pins the data of a training run, makes opening a dataset fast (one file in place of a commit per unit), and
 commits every replacement of shards: compaction, and removal of damaged ones. Numbers have no gaps. The writer of
-snapshot N has read N - 1, and puts N on the condition that there is none, so no change is lost: a second writer reads
-again and retries.
+snapshot N has read N - 1, and creating N fails if there is one already, so no change is lost: a second writer then
+reads again and retries.
 
 ```
 snapshots/<N>.parquet   one row per episode; its metadata have a record (diffplan.data.format.record) with the shards
