@@ -76,6 +76,16 @@ class Maze2DEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Returns of a random policy and of an expert that scores are normalised with; None for an own layout."""
         return self.task.reference_returns
 
+    @property
+    def reward_type(self) -> RewardType:
+        """`sparse` or `dense`."""
+        return self.task.reward_type
+
+    @property
+    def maze_name(self) -> str | None:
+        """The name of D4RL's maze with this layout; None for an own layout."""
+        return self.task.maze_name
+
     def make_simulator(self, num_envs: int) -> Maze2DSimulator:
         """A batch of this environment's physics and rewards whose states may be set, for planners that try actions."""
         return Maze2DSimulator(self.task, num_envs)

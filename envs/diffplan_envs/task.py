@@ -102,10 +102,15 @@ class Maze2DTask:
     def reference_returns(self) -> tuple[float, float] | None:
         """D4RL's returns of a random policy and of an expert, that scores are normalised with; None off its mazes.
 
+        They hold for episodes of the `max_episode_steps` in `MAZE_TASKS`.
         Multi2D is scored with the references of Maze2D, as in Janner et al. 2022.
         """
-        for known in MAZE_TASKS.values():
-            if Maze(known.layout).rows == self.maze.rows:
-                sparse, dense = known.sparse_reference_returns, known.dense_reference_returns
-                return sparse if self.reward_type == "sparse" else dense
-        return None
+        if self.maze_name is None:
+            return None
+        known = MAZE_TASKS[self.maze_name]
+        return known.sparse_reference_returns if self.reward_type == "sparse" else known.dense_reference_returns
+
+    @property
+    def maze_name(self) -> str | None:
+        """The name of D4RL's maze with this layout; None for an own layout."""
+        return next((name for name, known in MAZE_TASKS.items() if Maze(known.layout).rows == self.maze.rows), None)

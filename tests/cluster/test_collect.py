@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -8,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from diffplan.behaviors.collection import make_manifest
+from diffplan.behaviors.collection import UnitCollector, make_manifest
 from diffplan.cluster.collect.coordinator import collect
-from diffplan.config import Config, with_overrides
+from diffplan.config import CollectionConfig, Config, EnvConfig, with_overrides
 from diffplan.data.format.commit import list_committed_units, read_commit
-from diffplan.data.format.dataset import list_snapshots, open_dataset, read_manifest
+from diffplan.data.format.dataset import list_orphans, list_snapshots, open_dataset, read_manifest
 from diffplan.data.format.manifest import Manifest, commit_name
+from diffplan.data.format.stage import read_collection
 from diffplan.data.format.writer import create_dataset
 from diffplan.data.maintenance.verification import find_damage
 from diffplan.errors import ClusterError, DataError
@@ -124,6 +126,63 @@ def test_a_coordinator_that_begins_just_after_another_goes_on_with_its_dataset(
     assert looks
     with pytest.raises(DataError, match="there is a dataset already"):
         collect(config.env, config.collection, root)
+
+
+HOPPER = EnvConfig(env_id="Hopper-v5")
+"""Episodes of random actions end after about 20 of 1 000 steps."""
+SHORT = CollectionConfig(num_steps=2_000, episodes_per_unit=4)
+
+
+def find_shortest_prefix(num_steps: int) -> tuple[int, int]:
+    """The fewest first units with as many steps, and their steps."""
+    collector, unit, total = UnitCollector(HOPPER, SHORT), 0, 0
+    while total < num_steps:
+        total += sum(len(episode) for episode in collector.collect(unit))
+        unit += 1
+    return unit, total
+
+
+def test_episodes_that_end_early_are_followed_by_more(tmp_path: Path) -> None:
+    num_units, num_steps = find_shortest_prefix(2_000)
+    assert num_units > 10
+    hashes = set()
+    for num_workers in (1, 2):
+        root = tmp_path / str(num_workers)
+        dataset = collect(HOPPER, SHORT, root, num_workers=num_workers)
+        assert dataset.num_steps == num_steps >= 2_000
+        assert list_committed_units(open_store(root)) == list(range(num_units))
+        assert not list_orphans(dataset), "what was collected in advance and is not needed is deleted"
+        hashes.add(dataset.content_hash())
+    assert len(hashes) == 1
+    # It grows to what would have been collected at once.
+    more = dataclasses.replace(SHORT, num_steps=2_600)
+    grown = collect(HOPPER, more, tmp_path / "1", resume=True)
+    assert grown.content_hash() == collect(HOPPER, more, tmp_path / "more").content_hash()
+    assert (len(grown.shards), grown.num_steps) == find_shortest_prefix(2_600)
+
+
+def test_two_coordinators_at_once_agree_on_the_last_unit(tmp_path: Path) -> None:
+    num_units, num_steps = find_shortest_prefix(2_000)
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(collect, HOPPER, SHORT, tmp_path / "data", num_workers=1, resume=True) for _ in range(2)]
+        datasets = [each.result() for each in both]
+    assert [dataset.num_steps for dataset in datasets] == [num_steps, num_steps]
+    assert list_committed_units(open_store(tmp_path / "data")) == list(range(num_units))
+
+
+def test_status_counts_steps_and_not_episodes_of_full_length(tmp_path: Path) -> None:
+    collect(HOPPER, SHORT, tmp_path / "data", num_workers=2)
+    store = open_store(tmp_path / "data")
+    whole = read_collection(store)
+    assert (whole.is_whole, whole.done, whole.total) == (True, *[find_shortest_prefix(2_000)[1]] * 2)
+    store.delete("snapshots/0.parquet")
+    for unit in range(5, len(list_committed_units(store))):
+        store.delete(commit_name(unit))
+    begun = read_collection(store)
+    collector = UnitCollector(HOPPER, SHORT)
+    done = sum(len(episode) for unit in range(5) for episode in collector.collect(unit))
+    assert (begun.is_whole, begun.total) == (False, 2_000)
+    assert begun.done == pytest.approx(done, rel=0.5)
 
 
 def test_a_dataset_is_never_taken_for_another(config: Config, tmp_path: Path) -> None:

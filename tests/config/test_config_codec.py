@@ -226,7 +226,7 @@ def test_text_that_is_no_json_object_is_refused(text):
 def test_units_of_collection_are_whole_and_cover_the_episodes_once():
     settings = {"collection.num_steps": 801, "collection.episode_steps": 100, "collection.episodes_per_unit": 4}
     collection = with_overrides(CONFIG, settings).collection
-    assert (collection.num_episodes, collection.num_units) == (12, 3)
+    assert (collection.max_unit_steps, collection.num_units) == (4 * collection.max_episode_steps, 3)
     assert [e for unit in range(3) for e in collection.episodes_of_unit(unit)] == list(range(12))
     larger = with_overrides(CONFIG, {**settings, "collection.num_steps": 5000}).collection
     assert [larger.episodes_of_unit(unit) for unit in range(3)] == [collection.episodes_of_unit(u) for u in range(3)]
@@ -243,3 +243,11 @@ def test_environment_arguments_default_to_none_of_their_own():
     first, second = EnvConfig(env_id="a"), EnvConfig(env_id="b")
     assert first.env_kwargs == {}
     assert first.env_kwargs is not second.env_kwargs
+
+
+def test_plans_of_z_scores_are_not_clipped_to_one_standard_deviation():
+    settings = {"windows.normalization": "gaussian"}
+    refuse(lambda: with_overrides(CONFIG, settings), "diffusion.clip_denoised", "one standard deviation", "got True")
+    assert not with_overrides(CONFIG, {**settings, "diffusion.clip_denoised": False}).diffusion.clip_denoised
+    # A value function is no plan, so there is nothing to clip.
+    with_overrides(CONFIG, {**settings, "training.objective": "value"})

@@ -7,9 +7,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from diffplan.data.format.manifest import Column
 from diffplan.data.format.statistics import NUM_QUANTILES, compute_statistics, merge_statistics
 from diffplan.data.windows.normalization import Normalizer
-from diffplan.errors import CheckpointError
+from diffplan.errors import CheckpointError, DataError
 
 
 def make_columns():
@@ -61,6 +62,65 @@ def test_constant_entry_is_mapped_to_zero_and_back(kind, constant):
     np.testing.assert_allclose(normalized[:, 0], 0, atol=1e-3 if abs(constant) > 100 else 1e-6)
     assert np.isfinite(normalized).all()
     np.testing.assert_array_equal(normalizer.unnormalize(np.zeros((3, 2), np.float32))[:, 0], np.float32(constant))
+
+
+OFFSETS = st.floats(-1e9, 1e9)
+SPANS = st.floats(-6, 6).map(lambda exponent: 10.0**exponent)
+
+
+@given(offset=OFFSETS, span=SPANS, kind=st.sampled_from(["limits", "gaussian", "quantile"]), data=st.data())
+def test_offset_and_span_are_kept_or_refused(offset, span, kind, data):
+    dtype = data.draw(st.sampled_from(["float64", "float32"]))
+    values = (offset + np.linspace(0, span, 101)).astype(dtype)[:, None]
+    assume(values.min() < values.max())
+    normalizer = refusal = None
+    try:
+        normalizer = Normalizer.fit([compute_statistics(values)], kind, [Column("observation", (1,), dtype)])
+    except DataError as error:
+        refusal = str(error)
+    if normalizer is None:
+        assert refusal.startswith("normalization: observation[0]: expected numbers that float32")
+        assert 1e-4 * span < np.spacing(np.float32(np.abs(values).max())), "refused without need"
+        return
+    if kind == "quantile":  # merges knots that are closer than this
+        assume(span / 100 > 2e-6 * np.abs(values).max())
+    seen = values.astype(np.float32)
+    normalized = normalizer.normalize(seen)
+    assert len(np.unique(normalized)) == len(np.unique(values))
+    back = normalizer.unnormalize(normalized)
+    # To half a step of float32 each, in the value, in model space and back.
+    step = np.spacing(np.abs(seen).max())
+    np.testing.assert_allclose(back.astype(np.float64), values, rtol=0, atol=1.5 * step + 1e-6 * span)
+    if kind != "gaussian":
+        assert np.abs(normalized).max() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_column_of_small_numbers_is_scaled_and_not_constant():
+    values = np.linspace(-8e-7, 8e-7, 100, dtype=np.float32)[:, None]
+    normalized = fit("limits", values).normalize(values)
+    assert (normalized.min(), normalized.max()) == (-1.0, 1.0)
+
+
+def test_metres_of_a_distant_origin_are_refused_as_float64_and_whole_as_local_ones():
+    distant = 5_572_094.155 + np.linspace(0, 6, 101)[:, None]
+    statistics, column = [compute_statistics(distant)], Column("observation", (1,), "float64")
+    with pytest.raises(DataError, match=r"observation\[0\].*5572094.155 to 5572100.155.*steps of 0.5; subtract"):
+        Normalizer.fit(statistics, "limits", [column])
+    local = distant - 5_572_094
+    normalized = Normalizer.fit([compute_statistics(local)], "limits", [column]).normalize(local)
+    assert len(np.unique(normalized)) == 101
+
+
+@pytest.mark.parametrize("kind", ["limits", "gaussian"])
+def test_few_values_of_float32_far_from_zero_stay_apart(kind):
+    """A unit quaternion's largest entry, next to 1."""
+    values = np.float32(1) - np.arange(4, dtype=np.float32)[:, None] * np.float32(2**-24)
+    normalizer = fit(kind, values)
+    normalized = normalizer.normalize(values)
+    assert len(np.unique(normalized)) == 4
+    np.testing.assert_array_equal(normalizer.unnormalize(normalized), values)
+    if kind == "limits":
+        assert np.abs(normalized).max() == 1.0
 
 
 def test_normalizer_survives_json_bit_for_bit():
@@ -310,7 +370,7 @@ def test_quantile_maps_increase_strictly(column):
     assert (np.diff(normalizer.normalize(values), axis=0) > 0).all()
     levels = np.linspace(np.full_like(low, -1.5), np.full_like(low, 1.5), 2001)
     assert (np.diff(normalizer.unnormalize(levels), axis=0) > 0).all()
-    changing = (high - low) / 2 > 1e-6 * np.maximum(np.abs(high + low) / 2, 1.0)
+    changing = high > low
     normalized = normalizer.normalize(column)
     for extreme, level in ((normalized.min(axis=0), -1), (normalized.max(axis=0), 1)):
         np.testing.assert_allclose(extreme[changing], level, atol=1e-6)

@@ -4,13 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
 from diffplan.evaluation.protocol import apply_protocol, choose_protocol, choose_protocols
 from diffplan.evaluation.scores import (
+    NUM_BOOTSTRAPPED,
     EpisodeResult,
     compute_interval,
+    compute_rate_interval,
     normalize_score,
     results_to_rows,
     summarize,
@@ -23,12 +26,14 @@ CONTRACT = {
     "env_id",
     "protocol",
     "episodes",
+    "references",
     "score_mean",
     "score_stderr",
     "score_ci95",
     "score_iqm",
     "return_mean",
     "success_rate",
+    "success_ci95",
     "time_to_goal_steps_mean",
     "metrics",
     "plan_seconds_mean",
@@ -75,8 +80,10 @@ def make_goal_free_result(score, **metrics):
     )
 
 
-def summarize_all(results):
-    return summarize(results, env_id="some/Env-v1", protocol="maze2d", wall_seconds=3.0, config={"a": 1})
+def summarize_all(results, references=None):
+    return summarize(
+        results, env_id="some/Env-v1", protocol="maze2d", references=references, wall_seconds=3.0, config={"a": 1}
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,23 +107,45 @@ def test_interval_of_many_values_is_that_of_the_normal_distribution():
     assert (low, high) == pytest.approx((values.mean() - half_width, values.mean() + half_width), abs=0.1 * half_width)
 
 
-def test_interval_covers_the_mean_about_as_often_as_it_says():
-    generator = np.random.default_rng(1)
-    covered = 0
-    for _ in range(100):
-        low, high = compute_interval(generator.normal(3.0, 2.0, size=40))
+@pytest.mark.parametrize("num", [2, 3, 5, 10, 20, 29, 30, 50, 100])
+def test_interval_covers_the_mean_as_often_as_it_says(num):
+    generator = np.random.default_rng(num)
+    covered, trials = 0, 4_000 if num < NUM_BOOTSTRAPPED else 1_000
+    for _ in range(trials):
+        low, high = compute_interval(generator.normal(3.0, 2.0, size=num))
         covered += low <= 3.0 <= high
-    assert 88 <= covered <= 99
+    # 93 to 97 %, and three standard errors of the simulation.
+    assert abs(covered / trials - 0.95) <= 0.02 + 3 * math.sqrt(0.95 * 0.05 / trials) / 2
 
 
 def test_interval_follows_from_the_values():
-    assert compute_interval([1.0, 2.0, 5.0]) == compute_interval([1.0, 2.0, 5.0])
-    assert compute_interval([1.0, 2.0, 5.0], seed=1) != compute_interval([1.0, 2.0, 4.9], seed=1)
+    values = np.arange(40.0).tolist()
+    assert compute_interval(values) == compute_interval(values)
+    assert compute_interval(values, seed=1) != compute_interval([*values[:-1], 38.9], seed=1)
 
 
-@pytest.mark.parametrize("values", [[7.0], [7.0, 7.0, 7.0]])
-def test_interval_of_equal_values_is_a_point(values):
-    assert compute_interval(values) == (7.0, 7.0)
+def test_interval_of_equal_values_is_a_point():
+    assert compute_interval([7.0, 7.0, 7.0]) == (7.0, 7.0)
+
+
+def test_one_episode_has_no_interval():
+    assert compute_interval([7.0]) is None
+    assert compute_rate_interval([]) is None
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5, 0.9, 0.98])
+@pytest.mark.parametrize("num", [1, 5, 20, 100])
+def test_interval_of_a_success_rate_holds_the_rate(rate, num):
+    outcomes = np.arange(num + 1)
+    chances = stats.binom.pmf(outcomes, num, rate)
+    covered = 0.0
+    for successes, chance in zip(outcomes, chances, strict=True):
+        low, high = compute_rate_interval([True] * int(successes) + [False] * int(num - successes))
+        assert 0 <= low <= successes / num <= high <= 1
+        assert high > low, "even where all episodes succeed or fail"
+        covered += chance * (low <= rate <= high)
+    assert covered >= 0.8  # at worst, next to 0 and 1, for any n; 0.95 on the average
+    assert num * min(rate, 1 - rate) < 5 or covered >= 0.93
 
 
 def test_summary_has_exactly_the_agreed_keys_and_is_json():
@@ -153,14 +182,15 @@ def test_summary_is_that_of_the_episodes():
 
 def test_summary_of_one_failed_episode():
     summary = summarize_all([make_result(-4.0, plan_seconds=0.0)])
-    assert (summary["score_stderr"], summary["score_ci95"]) == (0.0, [-4.0, -4.0])
+    assert (summary["score_stderr"], summary["score_ci95"]) == (None, None)
+    assert summary["success_ci95"] == pytest.approx([0.0, 0.7935], abs=1e-4)  # z² / (1 + z²)
     assert (summary["time_to_goal_steps_mean"], summary["plans_per_second"]) == (None, None)
     assert summary["success_rate"] == 0.0
 
 
 def test_what_has_no_meaning_is_null_and_not_absent():
     summary = summarize_all([make_goal_free_result(2.0, pushed=None), make_goal_free_result(4.0, pushed=None)])
-    for name in ("success_rate", "time_to_goal_steps_mean", "plan_seconds_mean", "plans_per_second"):
+    for name in ("success_rate", "success_ci95", "time_to_goal_steps_mean", "plan_seconds_mean", "plans_per_second"):
         assert summary[name] is None
     assert summary["metrics"] == {
         "return": 6.0, "score": 3.0, "length": 300.0, "success": None, "time_to_goal_steps": None, "plan_seconds": 0.0,
@@ -223,12 +253,52 @@ def test_the_best_published_scores_are_those_of_2026(protocol, best):
         ("diffplan/Maze2D-UMaze-v1", "other"),
         ("diffplan/Maze2D-UMaze-Dense-v1", "maze2d"),
         ("CartPole-v1", "maze2d"),
-        ("some", "maze2d"),
     ],
 )
 def test_nothing_is_published_of_other_tasks(env_id, protocol):
     env = EnvConfig(env_id=env_id)
     assert get_published_scores(env, protocol) == task_of(env).published(env, protocol) == ()
+
+
+UMAZE = "diffplan/Maze2D-UMaze-v1"
+LAYOUT = "#####/#GOO#/###O#/#OOO#/#####"
+
+
+@pytest.mark.parametrize(
+    ("env_id", "env_kwargs", "references"),
+    [
+        (UMAZE, {}, (23.85, 161.86)),
+        (UMAZE, {"redraw_goal": True}, (23.85, 161.86)),
+        (UMAZE, {"max_episode_steps": 300}, (23.85, 161.86)),
+        (UMAZE, {"max_episode_steps": 100}, None),
+        (UMAZE, {"reward_type": "dense"}, (68.537689, 193.66285642381482)),
+        (UMAZE, {"maze": "large"}, None),  # the layout of Large with the limit of UMaze
+        (UMAZE, {"maze": "eval-umaze"}, (36.63, 141.4)),
+        ("diffplan/Maze2D-v1", {"maze": LAYOUT}, None),  # 800 steps
+        ("diffplan/Maze2D-v1", {"maze": LAYOUT, "max_episode_steps": 300}, (23.85, 161.86)),
+        ("diffplan/Maze2D-v1", {"maze": "#####/#GOO#/#O#O#/#OOO#/#####", "max_episode_steps": 300}, None),
+    ],
+)
+def test_references_hold_for_their_maze_limit_and_reward_alone(env_id, env_kwargs, references):
+    env = EnvConfig(env_id=env_id, env_kwargs=env_kwargs)
+    assert task_of(env).references(env) == references
+    is_published = references == (23.85, 161.86)
+    assert bool(task_of(env).published(env, "maze2d")) == is_published
+
+
+@pytest.mark.parametrize(("limit", "word"), [(300, "score"), (100, "return")])
+def test_a_score_under_other_rules_is_a_return_and_called_so(limit, word):
+    env = EnvConfig(env_id=UMAZE, env_kwargs={"max_episode_steps": limit})
+    summary = summarize_all([make_result(5.0), make_result(7.0)], task_of(env).references(env))
+    lines = format_table({"maze2d": summary}, env).splitlines()
+    assert lines[0].split()[1] == word
+    assert ("published" in "".join(lines)) == (word == "score")
+
+
+def test_scores_of_a_goal_of_ones_own_are_not_compared_with_published_ones():
+    summary = summarize_all([make_result(5.0), make_result(7.0)], (23.85, 161.86))
+    summary["config"]["goal"] = [3.0, 1.0]
+    assert "published" not in format_table({"maze2d": summary}, MAZE)
 
 
 def test_protocol_adds_to_the_arguments_of_the_environment():
@@ -263,16 +333,17 @@ def test_a_protocol_may_be_left_out_where_there_is_one():
 
 
 def test_table_shows_each_protocol_and_what_was_published():
-    env_id = "diffplan/Maze2D-Large-v1"
     summaries = {
-        "maze2d": {**summarize_all([make_result(150.0, 40), make_result(140.0, 60)]), "env_id": env_id},
-        "multi2d": {**summarize_all([make_result(-2.0)]), "env_id": env_id},
+        "maze2d": summarize_all([make_result(150.0, 40), make_result(140.0, 60)], (6.7, 273.99)),
+        "multi2d": summarize_all([make_result(-2.0)], (6.7, 273.99)),
     }
     lines = format_table(summaries, MAZE).splitlines()
     assert len(lines) == 5
-    assert all(text in lines[1] for text in ("maze2d", "145.0", "[140.0, 150.0]", "100.0%", "50 steps", "500.0 ms"))
+    assert all(
+        text in lines[1] for text in ("maze2d", "145.0", "[81.5, 208.5]", "100.0% [34%, 100%]", "50 steps", "500.0 ms")
+    )
     assert all(text in lines[2] for text in ("Diffuser 123", "HorizonFlow 205.2"))
-    assert all(text in lines[3] for text in ("multi2d", "-2.0", "0.0%", "never"))
+    assert all(text in lines[3] for text in ("multi2d", "-2.0", "unknown", "0.0% [0%, 79%]", "never"))
     assert "Diffuser 132.1" in lines[4]
 
 
@@ -281,4 +352,4 @@ def test_table_of_an_environment_without_goals_shows_returns():
     lines = format_table({"default": summary}, EnvConfig(env_id="Pendulum-v1")).splitlines()
     assert lines[0].split() == ["protocol", "return", "95", "%", "interval", "steps", "plan"]
     assert len(lines) == 2
-    assert all(text in lines[1] for text in ("default", "-140.0", "[-150.0, -130.0]", "300", "none"))
+    assert all(text in lines[1] for text in ("default", "-140.0", "[-267.1, -12.9]", "300", "none"))

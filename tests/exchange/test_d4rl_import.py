@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ def ends(num_rows: int, *rows: int) -> np.ndarray:
 def make_maze2d(num_rows: int = 12) -> dict[str, np.ndarray]:
     """`maze2d-*-v0`: one stream without timeouts, in which the goal changes after rows 3, 4 and 8."""
     generator = np.random.default_rng(0)
+    walk = np.cumsum(generator.choice([-0.125, 0.125], (num_rows, 4)), axis=0)
     goals = np.repeat([[1, 1], [3, 1], [1, 1], [1, 3]], [4, 1, 4, num_rows - 9], axis=0).astype(np.float32)
     return {
-        "observations": generator.standard_normal((num_rows, 4)).astype(np.float32),
+        "observations": walk.astype(np.float32),
         "actions": generator.uniform(-1, 1, (num_rows, 2)).astype(np.float32),
         "rewards": generator.random(num_rows).astype(np.float32),
         "terminals": ends(num_rows),
@@ -53,9 +55,12 @@ def make_maze2d(num_rows: int = 12) -> dict[str, np.ndarray]:
 def make_hopper(num_rows: int = 10) -> dict[str, Any]:
     """`hopper-*-v2`: terminals at rows 3 and 4, a timeout at row 7, and rows 8 and 9 cut off by the file."""
     generator = np.random.default_rng(1)
+    observations = generator.standard_normal((num_rows, 11)).astype(np.float32)
+    after = np.concatenate([observations[1:], observations[:1] + 1])
+    after[[3, 4, 7]] += 1  # what followed before the reset
     return {
-        "observations": generator.standard_normal((num_rows, 11)).astype(np.float32),
-        "next_observations": generator.standard_normal((num_rows, 11)).astype(np.float32),
+        "observations": observations,
+        "next_observations": after,
         "actions": generator.uniform(-1, 1, (num_rows, 3)).astype(np.float32),
         "rewards": generator.random(num_rows).astype(np.float32),
         "terminals": ends(num_rows, 3, 4),
@@ -93,7 +98,7 @@ def test_mujoco_with_next_observations_keeps_every_row(tmp_path: Path) -> None:
         (False, False),
     ]
     source = dataset.manifest.source
-    assert source["final_observations"] == {"next": 4, "last_row": 0, "repeated": 0}
+    assert source["final_observations"] == {"next": 4, "following": 0, "last_row": 0, "repeated": 0}
     assert source["num_dropped_rows"] == 0
     assert source["metadata"] == {"algorithm": "SAC", "iteration": "3"}
     assert dataset.episodes[0].behavior == "hopper-medium-v2"
@@ -104,14 +109,15 @@ def test_mujoco_with_next_observations_keeps_every_row(tmp_path: Path) -> None:
 def test_mujoco_without_next_observations_keeps_terminal_rewards(tmp_path: Path) -> None:
     arrays = make_hopper()
     del arrays["next_observations"]
-    dataset = import_d4rl(write(tmp_path / "hopper.hdf5", arrays), tmp_path / "out", env=HOPPER)
+    with pytest.warns(UserWarning, match="2 of 10 rows are dropped: the last ones of episodes that were cut"):
+        dataset = import_d4rl(write(tmp_path / "hopper.hdf5", arrays), tmp_path / "out", env=HOPPER)
     observations = arrays["observations"]
     check(dataset, 0, arrays, range(4), observations[3])
     check(dataset, 1, arrays, range(4, 5), observations[4])
     check(dataset, 2, arrays, range(5, 7), observations[7])
     check(dataset, 3, arrays, range(8, 9), observations[9])
     assert len(dataset.episodes) == 4
-    assert dataset.manifest.source["final_observations"] == {"next": 0, "last_row": 2, "repeated": 2}
+    assert dataset.manifest.source["final_observations"] == {"next": 0, "following": 0, "last_row": 2, "repeated": 2}
     assert dataset.manifest.source["num_dropped_rows"] == 2
     assert [(e.terminated, e.truncated) for e in dataset.episodes][2:] == [(False, True), (False, False)]
 
@@ -120,19 +126,42 @@ def test_maze2d_is_split_where_the_goal_changes(tmp_path: Path) -> None:
     arrays = make_maze2d()
     path = write(tmp_path / "maze2d-umaze.hdf5", arrays)
     dataset = import_d4rl(path, tmp_path / "out", env=MAZE, split_on="infos/goal", episodes_per_unit=2)
-    # Row 4 is an episode of its own: nothing is left of it without its action.
-    for i, rows in enumerate([range(3), range(5, 8), range(9, 11)]):
+    # The stream goes on over a change of the goal, so only the last row of the file has no next observation.
+    for i, rows in enumerate([range(4), range(4, 5), range(5, 9), range(9, 11)]):
         check(dataset, i, arrays, rows, arrays["observations"][rows.stop])
         assert len(np.unique(dataset.episode_column(i, "infos.goal"), axis=0)) == 1
-    assert len(dataset.episodes) == 3
-    assert dataset.manifest.source["num_dropped_rows"] == 4
-    assert [e.truncated for e in dataset.episodes] == [True, True, False]
+    assert len(dataset.episodes) == 4
+    assert dataset.manifest.source["num_dropped_rows"] == 1
+    assert dataset.manifest.source["final_observations"] == {"next": 0, "following": 3, "last_row": 1, "repeated": 0}
+    assert [e.truncated for e in dataset.episodes] == [True, True, True, False]
     assert dataset.env == complete_env(MAZE)
     assert (dataset.env.position_columns, dataset.env.goal_columns, dataset.env.step_seconds) == ((0, 1), (0, 1), 0.01)
 
     whole = import_d4rl(path, tmp_path / "whole", env=MAZE)
     assert whole.episodes.length.tolist() == [11]
     check(whole, 0, arrays, range(11), arrays["observations"][11])
+
+
+def test_a_jump_where_the_goal_changes_is_a_reset(tmp_path: Path) -> None:
+    arrays = make_maze2d()
+    arrays["observations"][4:] += 1  # a reset after row 3
+    with pytest.warns(UserWarning, match="2 of 12 rows are dropped"):
+        dataset = import_d4rl(
+            write(tmp_path / "maze2d.hdf5", arrays), tmp_path / "out", env=MAZE, split_on="infos/goal"
+        )
+    check(dataset, 0, arrays, range(3), arrays["observations"][3])
+    check(dataset, 1, arrays, range(4, 5), arrays["observations"][5])
+    assert dataset.manifest.source["final_observations"] == {"next": 0, "following": 2, "last_row": 2, "repeated": 0}
+
+
+def test_a_reset_without_a_flag_ends_an_episode(tmp_path: Path) -> None:
+    arrays = make_hopper(20)
+    arrays["timeouts"][:] = False  # of rows 3, 4 and 7, only the first two are marked now
+    with pytest.warns(UserWarning, match=r"1 resets without a flag.*the first in row 7"):
+        dataset = import_d4rl(write(tmp_path / "hopper.hdf5", arrays), tmp_path / "out", env=HOPPER)
+    assert dataset.episodes.length.tolist() == [4, 1, 3, 12]
+    assert [(e.terminated, e.truncated) for e in dataset.episodes][2:] == [(False, True), (False, False)]
+    check(dataset, 2, arrays, range(5, 8), arrays["next_observations"][7])
 
 
 def test_maze2d_with_timeouts(tmp_path: Path) -> None:
@@ -201,6 +230,16 @@ def without(arrays: dict[str, Any], *names: str) -> dict[str, Any]:
             r"observations: expected shape \(4,\) per row, as diffplan",
         ),
         ({**make_maze2d(), "actions": np.zeros((12, 3))}, r"actions: expected shape \(2,\) per row"),
+        (
+            {**make_maze2d(), "timeouts": np.where(ends(12, 5), np.nan, 0)},
+            "timeouts: expected flags 0 and 1, got nan in",
+        ),
+        (
+            {**make_maze2d(), "terminals": -ends(12, 3).astype(int)},
+            "terminals: expected flags 0 and 1, got -1 in row 3",
+        ),
+        ({**make_maze2d(), "observations": np.zeros((12, 0))}, "observations: expected at least one column"),
+        ({**make_hopper(), "next_observations": np.zeros((10, 11))}, "the rows are no sequence of steps"),
         ({**make_maze2d(), "rewards": np.full(12, np.nan)}, "episode 0: rewards: expected finite numbers"),
     ],
 )
@@ -269,3 +308,74 @@ def test_an_import_that_was_killed_goes_on(tmp_path: Path) -> None:
     dataset = import_d4rl(path, tmp_path / "out", env=MAZE, episodes_per_unit=2)
     assert [e.episode_index for e in dataset.episodes] == list(range(10))
     assert dataset.content_hash() == import_d4rl(path, tmp_path / "whole", env=MAZE).content_hash()
+
+
+def test_data_of_other_files_are_refused(tmp_path: Path) -> None:
+    """External links, external storage and virtual arrays would copy the bytes of any file into the dataset."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(range(48)))
+    other = write(tmp_path / "other.hdf5", {"rewards": np.arange(12.0)})
+
+    def link(file: h5py.File) -> None:
+        file["rewards"] = h5py.ExternalLink(str(other), "rewards")
+
+    def store_outside(file: h5py.File) -> None:
+        file.create_dataset("rewards", (12,), np.float32, external=[(str(secret), 0, 48)])
+
+    def map_virtually(file: h5py.File) -> None:
+        layout = h5py.VirtualLayout((12,), np.float64)
+        layout[:] = h5py.VirtualSource(str(other), "rewards", (12,))
+        file.create_virtual_dataset("rewards", layout)
+
+    def link_group(file: h5py.File) -> None:
+        file["rewards"] = np.zeros(12)
+        file["metadata"] = h5py.ExternalLink(str(other), "/")
+
+    for number, refer in enumerate((link, store_outside, map_virtually, link_group)):
+        path = write(tmp_path / f"bad-{number}.hdf5", without(make_maze2d(), "rewards"))
+        with h5py.File(path, "a") as file:
+            refer(file)
+        with pytest.raises(DataError, match="expected data in the file itself, got") as caught:
+            import_d4rl(path, tmp_path / "out", env=MAZE)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("num_rows", [3 * 10**8, 10**12])
+def test_arrays_that_the_file_cannot_hold_are_refused_at_once(num_rows: int, tmp_path: Path) -> None:
+    path = tmp_path / "huge.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, shape in (("observations", (num_rows, 4)), ("actions", (num_rows, 2)), ("rewards", (num_rows,))):
+            file.create_dataset(name, shape, np.float32, chunks=(1024, *shape[1:]))
+        file.create_dataset("terminals", (num_rows,), bool, chunks=(1024,))
+    since = time.monotonic()
+    with pytest.raises(DataError, match="expected arrays that the file can hold"):
+        import_d4rl(path, tmp_path / "out", env=MAZE)
+    assert time.monotonic() - since < 5
+
+
+def test_groups_that_contain_themselves_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "loop.hdf5", make_maze2d())
+    with h5py.File(path, "a") as file:
+        file["infos/loop"] = file["/"]
+    assert import_d4rl(path, tmp_path / "out", env=MAZE).num_steps == 11
+
+
+@pytest.mark.slow
+def test_damaged_files_end_in_one_line(tmp_path: Path) -> None:
+    """A byte changed anywhere in the file: it is imported, or refused in one line."""
+    content = write(tmp_path / "whole.hdf5", make_maze2d()).read_bytes()
+    generator = np.random.default_rng(0)
+    refusals = []
+    for number in range(400):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(content), generator.integers(1, 20)):
+            damaged[place] = generator.integers(256)
+        path = tmp_path / "damaged.hdf5"
+        path.write_bytes(damaged)
+        try:
+            import_d4rl(path, tmp_path / f"out-{number}", env=MAZE, split_on="infos/goal")
+        except DataError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 20
+    assert not any("\n" in refusal for refusal in refusals)

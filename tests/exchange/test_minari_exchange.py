@@ -621,3 +621,31 @@ def test_the_record_in_the_metadata_is_checked(tmp_path: Path, minari_root: Path
     path.write_text(json.dumps(metadata))
     with pytest.raises(DataError, match="no layout of columns"):
         import_minari("mine/copy-v0", tmp_path / "again")
+
+
+def test_episodes_in_other_files_are_refused(tmp_path: Path) -> None:
+    import h5py
+
+    where = Path(minari.load_dataset(save_mujoco("hdf5")).storage.data_path) / "main_data.hdf5"
+    other = tmp_path / "other.hdf5"
+    with h5py.File(where, "a") as file, h5py.File(other, "w") as outside:
+        file.copy("episode_0", outside)
+        del file["episode_0/rewards"]
+        file["episode_0/rewards"] = h5py.ExternalLink(str(other), "episode_0/rewards")
+    with pytest.raises(DataError, match=r"rewards: expected data in the file itself, got a link to"):
+        import_minari(where.parent.parent, tmp_path / "out")
+    with h5py.File(where, "a") as file:
+        del file["episode_0"]
+        file["episode_0"] = h5py.ExternalLink(str(other), "episode_0")
+    with pytest.raises(DataError, match=r"episode_0: expected data in the file itself, got a link to"):
+        import_minari(where.parent.parent, tmp_path / "out")
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_links_out_of_a_dataset_are_refused(data_format: str, tmp_path: Path) -> None:
+    root = Path(minari.load_dataset(save_mujoco(data_format)).storage.data_path)
+    name = "main_data.hdf5" if data_format == "hdf5" else "0"
+    (root / name).rename(tmp_path / name)
+    (root / name).symlink_to(tmp_path / name)
+    with pytest.raises(DataError, match="expected a file of the dataset, got a link to"):
+        import_minari(root.parent, tmp_path / "out")

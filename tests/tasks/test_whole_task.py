@@ -212,7 +212,9 @@ class HoverTable:
             announce(f"evaluate {method}")
             env = apply_protocol("near", ENV)
             results, _ = evaluate_episodes(list_scripted(HOVER)[method], env, range(2), seed=request.seed)
-            summary = summarize(results, env_id=env.env_id, protocol="near", wall_seconds=0.0, config={})
+            summary = summarize(
+                results, env_id=env.env_id, protocol="near", references=None, wall_seconds=0.0, config={}
+            )
             rows.append({"method": method, "score_mean": summary["score_mean"]})
         return rows
 
@@ -362,7 +364,7 @@ def test_a_search_is_after_its_metric_and_varies_its_studies(evaluated):
 
 def test_tables_and_summaries_have_its_words(evaluated):
     summaries = {
-        name: summarize(results, env_id=ENV.env_id, protocol=name, wall_seconds=1.0, config={})
+        name: summarize(results, env_id=ENV.env_id, protocol=name, references=(0.0, 1.0), wall_seconds=1.0, config={})
         for name, (results, _) in evaluated.items()
     }
     assert list(summaries["near"]["metrics"])[-2:] == ["miss", "late_share"]
@@ -391,7 +393,7 @@ def test_the_page_shows_it_as_its_own(run, evaluated):
         directory = run.root / "evaluation" / name
         directory.mkdir(parents=True, exist_ok=True)
         config = {"env": dataclasses.asdict(apply_protocol(name, ENV))}
-        summary = summarize(results, env_id=ENV.env_id, protocol=name, wall_seconds=1.0, config=config)
+        summary = summarize(results, env_id=ENV.env_id, protocol=name, references=None, wall_seconds=1.0, config=config)
         (directory / "summary.json").write_text(json.dumps(summary))
         assert len(recorded) == 3
     assert read_run(run.root).task is HOVER
@@ -438,7 +440,7 @@ def test_a_task_with_nothing_filled_in_does_it_all_too(tmp_path: Path):
     env = dataclasses.replace(env, env_kwargs={"max_episode_steps": 12})
     (protocol,) = choose_protocols((), env)
     results, _ = evaluate_episodes(planner, apply_protocol(protocol, env), range(2), seed=0)
-    summary = summarize(results, env_id=env.env_id, protocol=protocol, wall_seconds=1.0, config={})
+    summary = summarize(results, env_id=env.env_id, protocol=protocol, references=None, wall_seconds=1.0, config={})
     assert summary["return_mean"] == summary["score_mean"] < 0
     assert (summary["success_rate"], summary["time_to_goal_steps_mean"]) == (None, None)
     assert [result.num_plans for result in results] == [12 // config.planning.replanning.interval] * 2

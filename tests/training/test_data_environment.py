@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from diffplan.cli.experiments import find_config_of
-from diffplan.config import EnvConfig
+from diffplan.config import EnvConfig, with_overrides
 from diffplan.data.format.dataset import open_dataset
 from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.data.maintenance.merging import Source, merge
 from diffplan.errors import ConfigError
 from diffplan.tasks.registry import find_preset, get_preset
+from diffplan.training.environment import check_environment
 from diffplan.types import Episode
 
 UMAZE = get_preset("maze2d-umaze").env
@@ -101,3 +102,29 @@ def test_data_that_do_not_say_what_they_are_of_are_what_the_preset_says(tmp_path
     data = write(tmp_path / "data", EnvConfig(env_id=""))
     assert find_config_of("maze2d-umaze", str(data), {}).env == UMAZE
     assert json.loads((data / "_dataset.json").read_text())["env"]["env_id"] == ""
+
+
+@pytest.mark.parametrize("field", ["windows.goal_columns", "env.position_columns", "env.goal_columns"])
+def test_columns_that_the_data_do_not_have_are_refused(field: str, tmp_path: Path) -> None:
+    dataset = open_dataset(write(tmp_path / "data", UMAZE))
+    config = with_overrides(get_preset("maze2d-umaze"), {field: (0, 50), "env.velocity_columns": ()})
+    with pytest.raises(ConfigError, match=rf"{field}: expected columns below 4, .* got \[0, 50\]") as caught:
+        check_environment(config, dataset)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_in_another_environment_than_its_data_is_refused(tmp_path: Path) -> None:
+    config = get_preset("maze2d-umaze")
+    check_environment(config, open_dataset(write(tmp_path / "same", UMAZE)))
+    multi = dataclasses.replace(UMAZE, env_kwargs={"redraw_goal": True})
+    check_environment(config, open_dataset(write(tmp_path / "multi", multi)))
+    for name, env in (
+        ("medium", get_preset("maze2d-medium").env),
+        ("pendulum", PENDULUM),
+        ("map", dataclasses.replace(UMAZE, env_kwargs={"maze": "large"})),
+    ):
+        dataset = open_dataset(write(tmp_path / name, env))
+        own = with_overrides(config, {"env.env_kwargs": {"maze": "umaze"}})
+        with pytest.raises(ConfigError, match=r"env: expected that of the data in .*, got diffplan/Maze2D-UMaze-v1"):
+            check_environment(own, dataset)
+        check_environment(own, dataset, is_other=True)

@@ -134,7 +134,7 @@ def test_a_value_of_other_noise_or_columns_is_refused_in_one_line(driven, tmp_pa
     for name, override, expected in (
         ("noise", {"diffusion.num_diffusion_steps": 16}, "noise schedule"),
         ("columns", {"windows.columns": "actions_observations"}, "columns"),
-        ("space", {"windows.normalization": "gaussian"}, "normalization"),
+        ("space", {"windows.normalization": "gaussian", "diffusion.clip_denoised": False}, "normalization"),
     ):
         diffuser = save(tmp_path / name, *fit(driven, "diffusion", **{"training.num_steps": 2, **override})[:2])
         settings = with_overrides(CONFIG.planning, {"guidance.value": str(value)})

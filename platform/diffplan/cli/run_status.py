@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffplan.config import Config, config_from_dict
-from diffplan.data.format.stage import COLLECTION, count_collected_steps, read_collection
+from diffplan.data.format.stage import COLLECTION, read_collection
 from diffplan.errors import DataError
 from diffplan.evaluation.stage import EVALUATION as EVALUATION_STAGE
 from diffplan.evaluation.stage import read_evaluation, read_offline_policy
@@ -76,7 +76,7 @@ def read_status(where: str | Path, now: float | None = None) -> list[StageStatus
 
 def _read_pipeline(store: Store, now: float | None) -> list[StageStatus]:
     config = config_from_dict(Config, read_json_object(store, CONFIG)) if has_file(store, CONFIG) else None
-    steps = count_collected_steps(config.collection) if config else None
+    steps = config.collection.num_steps if config else None
     stages: list[tuple[str, Callable[[Store], StageOutput], StageOutput]] = [
         (DATASET, read_collection, StageOutput("collect", "steps", total=steps)),
         (

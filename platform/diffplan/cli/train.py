@@ -53,10 +53,14 @@ def run(call: Call[TrainArguments]) -> None:
     """Train, or show the cost of training."""
     arguments = call.arguments
     config = find_config_for(call, arguments.data)
+    is_other_env = "env.env_id" in call.overrides
     if arguments.dry_run:
         from diffplan.cli.training_tables import describe_cost
 
-        show("\n".join(describe_cost(arguments.experiment, config, arguments.data, arguments.cpus_per_worker)))
+        lines = describe_cost(
+            arguments.experiment, config, arguments.data, arguments.cpus_per_worker, is_other_env=is_other_env
+        )
+        show("\n".join(lines))
         return
     from diffplan.cluster.train.driver import train_on_cluster
 
@@ -71,6 +75,7 @@ def run(call: Call[TrainArguments]) -> None:
         resume=arguments.resume,
         tensorboard=arguments.tensorboard,
         verify_on_read=arguments.verify_on_read,
+        is_other_env=is_other_env,
     )
     show(f"checkpoint: {out}")
 

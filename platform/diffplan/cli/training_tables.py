@@ -19,6 +19,7 @@ from diffplan.training.cost import (
     estimate_seconds,
     measure_matmul_throughput,
 )
+from diffplan.training.environment import check_environment
 from diffplan.training.threads import keep_team
 
 GIGA = 1e9
@@ -53,7 +54,9 @@ def describe_presets() -> list[str]:
     ]
 
 
-def describe_cost(name: str, config: Config, data: str, num_threads: int | None = None) -> list[str]:
+def describe_cost(
+    name: str, config: Config, data: str, num_threads: int | None = None, *, is_other_env: bool = False
+) -> list[str]:
     """Lines about the cost of training on a dataset, measured in a few steps that write nothing.
 
     Args:
@@ -61,14 +64,17 @@ def describe_cost(name: str, config: Config, data: str, num_threads: int | None 
         config: the experiment.
         data: directory or URL of the dataset.
         num_threads: threads of a worker on CPUs; torch's default if None.
+        is_other_env: whether the experiment names another environment than the data on purpose.
 
     Raises:
         DataError: the dataset is missing or damaged, or a horizon has no window.
         ConfigError: the config does not fit the data.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    dataset = open_dataset(data)
+    check_environment(config, dataset, is_other=is_other_env)
     with keep_team(num_threads or None):
-        cost = estimate_cost(config, open_dataset(data), device)
+        cost = estimate_cost(config, dataset, device)
         where = f"{device}, not compiled" if device == "cuda" else f"{device}, threads: {torch.get_num_threads()}"
     total, *parts = _describe_memory(cost)
     facts = {

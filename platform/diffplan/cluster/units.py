@@ -34,16 +34,16 @@ GROWTH_TIMEOUT_SECONDS = 1800
 
 
 def run_units(
-    units: Iterable[int],
+    units: Iterable[Any],
     spawn: Callable[[], Any],
     num_actors: int,
-    on_done: Callable[[int, Any], None],
-    on_busy: Callable[[str, int, float], None] = lambda actor, unit, seconds: None,
+    on_done: Callable[[Any, Any], None],
+    on_busy: Callable[[str, Any, float], None] = lambda actor, unit, seconds: None,
 ) -> None:
     """Run `actor.run.remote(unit)` for each unit.
 
     Args:
-        units: numbers of the units, taken one by one as actors become free.
+        units: the units, hashable, taken one by one as actors become free; None for "ask again when one is done".
         spawn: makes an actor with a method `run(unit)`.
         num_actors: actors to keep busy.
         on_done: called with each unit and its result, in the order of completion.
@@ -54,11 +54,11 @@ def run_units(
         ClusterError: actors kept dying on one unit or before any, or never started.
     """
     fresh = iter(units)
-    waiting: deque[int] = deque()
-    attempts: dict[int, int] = {}
+    waiting: deque[Any] = deque()
+    attempts: dict[Any, int] = {}
     starting: dict[Any, Any] = {}
     idle: list[Any] = []
-    running: dict[Any, tuple[Any, int, float]] = {}
+    running: dict[Any, tuple[Any, Any, float]] = {}
     silent_seconds = failed_starts = 0
     try:
         while True:

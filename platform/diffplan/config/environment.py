@@ -66,7 +66,8 @@ class CollectionConfig:
     action_noise: float = 0.5
     """Standard deviation of the noise that noisy behaviors add to actions, in units of the action."""
     num_steps: int = 1_000_000
-    """Environment steps to collect; rounded up to whole units. It can be raised later, with --resume."""
+    """Environment steps to collect; rounded up to whole units. Episodes that end early are followed by more units. It
+    can be raised later, with --resume."""
     episode_steps: int | None = None
     """Steps in an episode; None for the limit that the environment is registered with."""
     episodes_per_unit: int = 64
@@ -93,14 +94,14 @@ class CollectionConfig:
         return self.episode_steps
 
     @property
-    def num_episodes(self) -> int:
-        """Episodes to collect, in whole units."""
-        return self.num_units * self.episodes_per_unit
+    def max_unit_steps(self) -> int:
+        """Steps of a unit whose episodes all have full length."""
+        return self.max_episode_steps * self.episodes_per_unit
 
     @property
     def num_units(self) -> int:
-        """Units of collection."""
-        return -(-self.num_steps // (self.max_episode_steps * self.episodes_per_unit))
+        """Units of collection, if all episodes have full length; there are more if some end early."""
+        return -(-self.num_steps // self.max_unit_steps)
 
     def episodes_of_unit(self, unit: int) -> range:
         """Indices of the episodes of a unit; they do not depend on `num_steps`, so a dataset can grow."""

@@ -123,7 +123,8 @@ class DiffusionConfig:
     prediction: Literal["clean", "noise", "velocity"] = "clean"
     """What the network predicts."""
     clip_denoised: bool = True
-    """Clip estimates of the clean plan to [-1, 1] while sampling (for `limits` normalisation)."""
+    """Clip estimates of the clean plan to [-1, 1], the range of the data, while sampling; not for `gaussian`
+    normalisation, where [-1, 1] is one standard deviation."""
     action_weight: float = 1.0
     """Loss weight of the first action."""
     loss_discount: float = 1.0
@@ -298,6 +299,15 @@ class Config:
             "network.condition",
             f"none where training.objective is {self.training.objective}",
             self.network.condition,
+        )
+        require(
+            self.windows.normalization != "gaussian"
+            or not self.diffusion.clip_denoised
+            or self.training.objective != "diffusion",
+            "diffusion.clip_denoised",
+            "false where windows.normalization is gaussian, or plans would lie within one standard deviation of the "
+            "mean",
+            self.diffusion.clip_denoised,
         )
         require(
             self.planning.horizon.min >= self.network.min_horizon,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffplan.config import EnvConfig
@@ -18,17 +18,16 @@ def format_table(summaries: Mapping[str, Any], env: EnvConfig) -> str:
         env: the environment that was evaluated in.
     """
     task = task_of(env)
-    is_normalized = task.references(env) is not None
+    is_normalized = any(summary["references"] is not None for summary in summaries.values())
     has_goals = any(summary["success_rate"] is not None for summary in summaries.values())
     header = ["protocol", "score" if is_normalized else "return", "95 % interval"]
     header += ["success", "time to goal"] if has_goals else ["steps"]
     rows = []
     for protocol, summary in summaries.items():
-        low, high = summary["score_ci95"]
-        row = [protocol, f"{summary['score_mean']:.1f}", f"[{low:.1f}, {high:.1f}]"]
+        row = [protocol, f"{summary['score_mean']:.1f}", _format_interval(summary["score_ci95"], "{:.1f}")]
         if has_goals:
             time_to_goal = summary["time_to_goal_steps_mean"]
-            row.append(f"{summary['success_rate']:.1%}")
+            row.append(f"{summary['success_rate']:.1%} {_format_interval(summary['success_ci95'], '{:.0%}')}")
             row.append("never" if time_to_goal is None else f"{time_to_goal:.0f} steps")
         else:
             row.append(f"{summary['metrics']['length']:.0f}")
@@ -39,7 +38,14 @@ def format_table(summaries: Mapping[str, Any], env: EnvConfig) -> str:
     found = []
     for protocol, line in zip(summaries, lines[-len(rows) :], strict=True):
         found.append(line)
-        others = ", ".join(f"{s.method} {s.score:g}" for s in task.published(env, protocol))
+        is_own_goal = summaries[protocol]["config"].get("goal") is not None  # published scores are of other goals
+        published = () if is_own_goal else task.published(env, protocol)
+        others = ", ".join(f"{s.method} {s.score:g}" for s in published)
         if others:
             found.append(f"{'':<10}published: {others}")
     return "\n".join([*lines[: -len(rows)], *found])
+
+
+def _format_interval(interval: Sequence[float] | None, number: str) -> str:
+    """An interval in brackets; words where one episode gives none."""
+    return "unknown" if interval is None else f"[{', '.join(number.format(end) for end in interval)}]"

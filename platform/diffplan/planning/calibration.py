@@ -40,7 +40,9 @@ def read_windows(
     dataset: TrajectoryDataset, config: Config, horizon: int, num_windows: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Observations of windows of the data, float32[windows, horizon, observation_dim] in environment units."""
-    normalizer = Normalizer.fit([dataset.statistics["observation"]], "gaussian")
+    normalizer = Normalizer.fit(
+        [dataset.statistics["observation"]], "gaussian", [dataset.manifest.column("observation")]
+    )
     index = WindowIndex(dataset, config.windows.stride, "skip")
     reader = make_window_reader(dataset, ("observation",), index, normalizer, max_horizon=horizon)
     return normalizer.unnormalize(reader.read(0, num_windows, horizon, generator).x).numpy()

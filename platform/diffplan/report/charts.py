@@ -20,22 +20,23 @@ MAX_CATEGORIES = 6
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A method on the score chart; `interval` is None for published scores."""
+    """A method on the score chart; `interval` is None where it is not known."""
 
     label: str
     score: float
-    interval: tuple[float, float] | None = None
+    interval: Sequence[float] | None = None
+    is_ours: bool = False
 
 
 def draw_scores(rows: Sequence[ScoreRow], label: str, num_rows: int) -> Figure:
     """Scores from best to worst, one row each, with intervals if given; the height is that of `num_rows` rows."""
     rows = sorted(rows, key=lambda row: row.score)
     figure, axes = make_chart((CHART_SIZE[0], 0.7 + 0.32 * num_rows))
-    best_published = max((row.score for row in rows if row.interval is None), default=None)
+    best_published = max((row.score for row in rows if not row.is_ours), default=None)
     if best_published is not None:
         axes.axvline(best_published, color=MARK_COLOR, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for y, row in enumerate(rows):
-        color = OTHER_COLOR if row.interval is None else OURS_COLOR
+        color = OURS_COLOR if row.is_ours else OTHER_COLOR
         if row.interval is not None:
             axes.plot(row.interval, (y, y), color=color, linewidth=5, alpha=0.35, solid_capstyle="round", zorder=2)
         axes.scatter(row.score, y, color=color, s=42, zorder=3)
@@ -52,7 +53,7 @@ def draw_scores(rows: Sequence[ScoreRow], label: str, num_rows: int) -> Figure:
         )
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     for text, row in zip(axes.get_yticklabels(), rows, strict=True):
-        if row.interval is not None:
+        if row.is_ours:
             text.set(color=OURS_COLOR, fontweight="bold")
     low = min(0.0, *(row.score for row in rows))
     high = max(row.score if row.interval is None else row.interval[1] for row in rows)

@@ -27,6 +27,11 @@ from diffplan.tasks.task import Task
 
 MAX_CURVE_POINTS = 1_000
 MAX_OBSERVATIONS = 1_000_000
+SUMMARY_KEYS = (
+    *("env_id", "protocol", "episodes", "references", "config"),
+    *("score_mean", "score_ci95", "success_rate", "success_ci95"),
+)
+"""Keys of the summary of an evaluation that the report shows."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Evaluation:
     summary: dict[str, Any]
     episodes: list[dict[str, Any]]
     recordings: list[Recording]
+
+    @property
+    def env(self) -> EnvConfig:
+        """The environment under its protocol."""
+        return config_from_dict(EnvConfig, self.summary["config"].get("env") or {"env_id": self.summary["env_id"]})
 
 
 @dataclass(frozen=True)
@@ -131,8 +141,11 @@ class RunContents:
         return f"{known.title} — {known.note}" if known and known.note else self.title_of(protocol)
 
     def list_published(self, protocol: str) -> tuple[PublishedScore, ...]:
-        """Published scores for a protocol."""
-        return () if self.env is None else self.task.published(self.env, protocol)
+        """Published scores for a protocol in the environment that was evaluated; none for a goal of the user's own."""
+        evaluation = self.evaluations.get(protocol)
+        env = self.env if evaluation is None else evaluation.env
+        is_own_goal = evaluation is not None and evaluation.summary["config"].get("goal") is not None
+        return () if env is None or is_own_goal else self.task.published(env, protocol)
 
     @property
     def total_seconds(self) -> float | None:
@@ -207,7 +220,7 @@ def _read_run(run: Path, where: str) -> RunContents:
         env=env,
         figures=make_experiment_figures(checkpoint.config) if checkpoint else make_figures(env) if env else None,
         task=task_of(env) if env else find_task(DEFAULT_TASK),
-        has_references=env is not None and task_of(env).references(env) is not None,
+        has_references=any(evaluation.summary["references"] for evaluation in evaluations.values()),
     )
 
 
@@ -229,9 +242,7 @@ def _find_env(
     if checkpoint:
         return checkpoint.config.env
     for evaluation in evaluations.values():
-        return config_from_dict(
-            EnvConfig, evaluation.summary.get("config", {}).get("env") or {"env_id": evaluation.summary["env_id"]}
-        )
+        return evaluation.env
     return None
 
 
@@ -265,9 +276,7 @@ def _read_object(path: Path, *required: str) -> dict[str, Any]:
 
 
 def _read_evaluation(directory: Path) -> Evaluation:
-    summary = _read_object(
-        directory / SUMMARY, "env_id", "protocol", "episodes", "score_mean", "score_ci95", "success_rate"
-    )
+    summary = _read_object(directory / SUMMARY, *SUMMARY_KEYS)
     episodes, recordings = directory / "episodes.parquet", directory / "recordings.npz"
     try:
         return Evaluation(

@@ -30,14 +30,14 @@ def make_key_figures(run: RunContents) -> list[tuple[str, str, str]]:
     """The most important numbers: label, value and note of each."""
     figures: list[tuple[str, str, str]] = []
     for protocol, evaluation in run.evaluations.items():
-        low, high = evaluation.summary["score_ci95"]
-        title = run.title_of(protocol)
-        figures.append(
-            (f"{title} {run.score_word}", f"{evaluation.summary['score_mean']:.1f}", f"95 %: {_interval(low, high)}")
-        )
+        interval, title = evaluation.summary["score_ci95"], run.title_of(protocol)
+        note = "of one episode" if interval is None else f"95 %: {_interval(interval)}"
+        figures.append((f"{title} {run.score_word}", f"{evaluation.summary['score_mean']:.1f}", note))
     for protocol, evaluation in run.evaluations.items():
         note, success = f"of {evaluation.summary['episodes']} episodes", evaluation.summary["success_rate"]
         if success is not None:
+            low, high = evaluation.summary["success_ci95"]
+            note += f", 95 %: {100 * low:.0f} to {100 * high:.0f} %"
             figures.append((f"{run.title_of(protocol)} success", _percent(success), note))
     if run.dataset and not run.evaluations:
         figures.append(("Steps collected", f"{run.dataset.num_steps:,}", f"{len(run.dataset.episodes):,} episodes"))
@@ -66,13 +66,13 @@ def _compare_scores(protocol: str, run: RunContents) -> dict[str, Any]:
         return content
     summary = run.evaluations[protocol].summary
     published = run.list_published(protocol)
-    score, (low, high) = summary["score_mean"], summary["score_ci95"]
-    rows = [ScoreRow("this run", score, (low, high)), *(ScoreRow(p.method, p.score) for p in published)]
+    score, interval = summary["score_mean"], summary["score_ci95"]
+    rows = [ScoreRow("this run", score, interval, is_ours=True), *(ScoreRow(p.method, p.score) for p in published)]
     # All charts have the height of the one with the most rows.
     most = 1 + max(len(run.list_published(name)) for name in run.evaluations)
     label = "normalised score" if run.has_references else "return of an episode"
     cells = [
-        (score, ("this run", f"{score:.1f}", _interval(low, high), f"{summary['episodes']} episodes")),
+        (score, ("this run", f"{score:.1f}", _interval(interval), f"{summary['episodes']} episodes")),
         *((p.score, (p.method, f"{p.score:.1f}", "—", p.source)) for p in published),
     ]
     cells.sort(key=lambda cell: -cell[0])
@@ -80,7 +80,7 @@ def _compare_scores(protocol: str, run: RunContents) -> dict[str, Any]:
         **content,
         "chart": svg(draw_scores(rows, label, most), f"{title} scores from best to worst"),
         "score": score,
-        "interval": (low, high),
+        "interval": interval,
         "best_published": max(published, key=lambda p: p.score, default=None),
         "scores": [cell for _, cell in cells],
         "marked": [i for i, (_, cell) in enumerate(cells) if cell[0] == "this run"],
@@ -202,8 +202,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %".replace(".0 %", " %")
 
 
-def _interval(low: float, high: float) -> str:
-    return f"{low:.1f}\N{EN DASH}{high:.1f}"
+def _interval(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return "\N{EM DASH}"
+    low, high = interval
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _bytes(count: int) -> str:

@@ -67,7 +67,9 @@ class TrainingBatches:
         self._windows = windows = objective.windows
         self.layout = Layout.make(windows.columns, manifest.observation_dim, manifest.action_dim)
         names = ("action", "observation") if self.layout.action_dim else ("observation",)
-        self.normalizer = Normalizer.fit([dataset.statistics[n] for n in names], windows.normalization)
+        self.normalizer = Normalizer.fit(
+            [dataset.statistics[n] for n in names], windows.normalization, [manifest.column(n) for n in names]
+        )
         index = index_windows(dataset, config, held_out=False)
         self._config = config
         self._rows = slice(rank, None, world_size)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from diffplan.config import Config, EnvConfig, config_from_dict
 from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.errors import ConfigError
-from diffplan.tasks.registry import fill_roles
+from diffplan.tasks.registry import fill_roles, task_of
 from diffplan.tasks.task import Preset
 
 ROLES = ("position_columns", "velocity_columns", "goal_columns")
@@ -26,7 +26,7 @@ def adopt_environment(preset: Preset, dataset: TrajectoryDataset, name: str) -> 
     """
     config = preset.config
     manifest = dataset.manifest
-    recorded = [dataset.env, *(config_from_dict(EnvConfig, dict(task.env)) for task in manifest.tasks)]
+    recorded = _list_environments(dataset)
     wanted = config.env.env_id
     found = next((env for env in recorded if env.env_id == wanted or not (wanted and env.env_id)), None)
     if found is None:
@@ -45,6 +45,50 @@ def adopt_environment(preset: Preset, dataset: TrajectoryDataset, name: str) -> 
             raise _contradiction(name, f"env.{role}", list(own), list(got), dataset)
     roles = {role: getattr(env, role) or getattr(config.env, role) for role in (*ROLES, "step_seconds")}
     return replace(config, env=replace(env, **roles))
+
+
+def check_environment(config: Config, dataset: TrajectoryDataset, *, is_other: bool = False) -> None:
+    """Check that an experiment is of the environment of its data, and names only columns that these have.
+
+    Args:
+        config: the experiment.
+        dataset: the data.
+        is_other: whether the experiment names another environment than the data on purpose.
+
+    Raises:
+        ConfigError: the environments differ, or a column is out of range.
+    """
+    num_columns = dataset.manifest.observation_dim
+    named = {f"env.{role}": getattr(config.env, role) for role in ROLES}
+    for field, columns in {**named, "windows.goal_columns": config.windows.goal_columns or ()}.items():
+        if max(columns, default=0) >= num_columns:
+            raise ConfigError(
+                f"{field}: expected columns below {num_columns}, the size of observations in {dataset.uri}, got "
+                f"{list(columns)}"
+            )
+    recorded = [env for env in _list_environments(dataset) if env.env_id]
+    if not is_other and config.env.env_id and recorded and not any(_agrees(config.env, env) for env in recorded):
+        others = ", ".join(dict.fromkeys(_describe(env) for env in recorded))
+        raise ConfigError(
+            f"env: expected that of the data in {dataset.uri} ({others}), got {_describe(config.env)}; take the "
+            "environment from the data (adopt_environment), or say that another one is meant"
+        )
+
+
+def _list_environments(dataset: TrajectoryDataset) -> list[EnvConfig]:
+    """The environments that a dataset records; several if it was merged."""
+    return [dataset.env, *(config_from_dict(EnvConfig, dict(task.env)) for task in dataset.manifest.tasks)]
+
+
+def _agrees(env: EnvConfig, recorded: EnvConfig) -> bool:
+    """Whether two are the same environment, apart from what protocols of its task set."""
+    free = {name for protocol in task_of(env).protocols.values() for name in protocol.env_kwargs}
+    both = (set(env.env_kwargs) & set(recorded.env_kwargs)) - free
+    return env.env_id == recorded.env_id and all(env.env_kwargs[k] == recorded.env_kwargs[k] for k in both)
+
+
+def _describe(env: EnvConfig) -> str:
+    return f"{env.env_id} {env.env_kwargs}" if env.env_kwargs else env.env_id
 
 
 def _contradiction(name: str, what: str, expected: object, got: object, dataset: TrajectoryDataset) -> ConfigError:

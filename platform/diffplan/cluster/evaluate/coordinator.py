@@ -43,6 +43,7 @@ from diffplan.runs.usage import record_usage
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import Store
 from diffplan.tasks.contracts import MakePolicy
+from diffplan.tasks.registry import task_of
 
 NUM_RECORDED = 8
 """Episodes whose trajectories are kept for drawing."""
@@ -208,7 +209,14 @@ def evaluate(
                 ray.kill(planner)
         wall_seconds = time.perf_counter() - since
     results.sort(key=lambda result: result.episode)
-    summary = summarize(results, env_id=env.env_id, protocol=protocol, wall_seconds=wall_seconds, config=config)
+    summary = summarize(
+        results,
+        env_id=env.env_id,
+        protocol=protocol,
+        references=task_of(env).references(env),
+        wall_seconds=wall_seconds,
+        config=config,
+    )
     table = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(results_to_rows(results)), table, compression="zstd")
     store.replace("episodes.parquet", table.getvalue().to_pybytes())

@@ -47,6 +47,7 @@ from diffplan.runs.progress import Progress
 from diffplan.runs.usage import UsageRecorder, record_usage
 from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
+from diffplan.training.environment import check_environment
 from diffplan.training.loop import Request
 
 RESIZE_SECONDS = 60.0
@@ -98,6 +99,7 @@ def train_on_cluster(
     resume: bool = False,
     tensorboard: str | Path | None = None,
     verify_on_read: bool = False,
+    is_other_env: bool = False,
     resize_seconds: float = RESIZE_SECONDS,
 ) -> Path | str:
     """Train a diffuser and leave its checkpoint in `out`.
@@ -115,13 +117,15 @@ def train_on_cluster(
         resume: continue an existing run.
         tensorboard: directory or URL of TensorBoard files; None for `out/tensorboard`.
         verify_on_read: verify the checksums of all data before training uses them.
+        is_other_env: whether `config` names another environment than the data on purpose.
         resize_seconds: time between two checks whether there could be more workers, with `min_workers`.
 
     Returns:
         The checkpoint: `out` as an absolute path or URL.
 
     Raises:
-        ConfigError: no number of workers in the range shares the batch evenly.
+        ConfigError: no number of workers in the range shares the batch evenly, the data are of another environment,
+            or a column is out of range.
         DataError: the dataset is missing or damaged, or its episodes are too short.
         CheckpointError: there is a run already and `resume` is not set.
         StoreError: the store of a URL cannot be reached.
@@ -129,6 +133,7 @@ def train_on_cluster(
     """
     storage = open_run(out)
     dataset = open_dataset(data)
+    check_environment(config, dataset, is_other=is_other_env)
     sizes = find_sizes(config.training.batch_size, num_workers, min_workers)
     if has_run(storage) and not resume:
         raise CheckpointError(

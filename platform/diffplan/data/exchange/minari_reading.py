@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diffplan.data.exchange.hdf5_files import require_own_data
 from diffplan.errors import DataError
 
 ARROW_FORMATS = ("arrow", "parquet")
@@ -103,11 +104,33 @@ def read_episodes(source: MinariSource, indices: Iterable[int]) -> Iterator[tupl
     # One generator per episode, so that an error names its episode.
     for index in indices:
         try:
+            _require_own_files(source, index)
             tree = _read_arrow(source, index) if own else next(iter(storage.get_episodes([index])))
             metadata = next(iter(storage.get_episode_metadata([index])))
+        except DataError:
+            raise
         except Exception as error:  # h5py, Arrow, PIL and Minari have different exceptions
             raise DataError(f"{source.path}: episode {index} cannot be read: {_describe(error)}") from None
         yield tree, metadata
+
+
+def _require_own_files(source: MinariSource, index: int) -> None:
+    """Raise `DataError` if an episode has data of files outside the dataset."""
+    root = source.path.resolve()
+    if source.dataset.storage.FORMAT in ARROW_FORMATS:
+        files = [source.path / str(index), *(source.path / str(index)).iterdir()]
+    else:
+        files = [source.path / "main_data.hdf5"]
+        import h5py
+
+        with h5py.File(files[0], "r") as file:
+            name = f"episode_{index}"
+            if isinstance(link := file.get(name, getlink=True), h5py.ExternalLink):
+                raise DataError(f"{files[0]}: {name}: expected data in the file itself, got a link to {link.filename}")
+            require_own_data(file[name], files[0])
+    for path in files:
+        if not path.resolve().is_relative_to(root):
+            raise DataError(f"{path}: expected a file of the dataset, got a link to {path.resolve()}; copy it there")
 
 
 def _describe(error: Exception) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,18 @@ def write_unit(where: str | Path | Store, manifest: Manifest, unit: int, episode
             that are not finite (further columns may be), or the store refuses to write.
     """
     store = open_store(where)
+    return commit_written(store, write_uncommitted(store, manifest, unit, episodes))
+
+
+def write_uncommitted(
+    where: str | Path | Store, manifest: Manifest, unit: int, episodes: Sequence[Episode]
+) -> CommitRecord:
+    """Write the shard of a unit without a commit, so that the unit does not exist yet; see `commit_written`.
+
+    Raises:
+        DataError: as `write_unit`.
+    """
+    store = open_store(where)
     unit = _plain(unit)
     if not episodes:
         raise DataError(f"unit {unit}: expected at least one episode, got none")
@@ -75,18 +88,36 @@ def write_unit(where: str | Path | Store, manifest: Manifest, unit: int, episode
     except (ValueError, TypeError) as error:
         raise DataError(f"unit {unit}: {error}; its commit could not be read: mend what made the episodes") from None
     batch = _to_record_batch(manifest, episodes, columns)
-    try:
+    with _explain_failure(store, unit):
         shard, attempt = write_shard(store, manifest, f"{unit:08d}", batch)
-        record = CommitRecord(
-            unit=unit,
-            dataset_uuid=manifest.dataset_uuid,
-            attempt=attempt,
-            shard=shard,
-            episodes=records,
-            statistics={name: compute_statistics(values) for name, values in columns.items()},
-            provenance=_provenance(),
-        )
+    return CommitRecord(
+        unit=unit,
+        dataset_uuid=manifest.dataset_uuid,
+        attempt=attempt,
+        shard=shard,
+        episodes=records,
+        statistics={name: compute_statistics(values) for name, values in columns.items()},
+        provenance=_provenance(),
+    )
+
+
+def commit_written(store: Store, record: CommitRecord) -> CommitRecord:
+    """Commit a unit that `write_uncommitted` wrote.
+
+    Returns:
+        The valid commit: this one or an earlier one of the same unit.
+
+    Raises:
+        DataError: the store refuses to write.
+    """
+    with _explain_failure(store, record.unit):
         return commit_unit(store, record)
+
+
+@contextlib.contextmanager
+def _explain_failure(store: Store, unit: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(
             f"{store.uri}: unit {unit} could not be written ({error.strerror or error}); make room or mend the "

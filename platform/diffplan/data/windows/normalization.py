@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from diffplan.data.format.manifest import Column
 from diffplan.data.format.statistics import ColumnStatistics
-from diffplan.data.windows.quantile_map import QuantileMap
+from diffplan.data.windows.quantile_map import KNOT_GAP, QuantileMap
 from diffplan.errors import CheckpointError, DataError
+
+RESOLUTION = 1e-4
+"""Coarsest steps of float32 that still describe a column, as a share of its range."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,27 @@ class Normalizer:
         return {**self.__dict__, "_tensors": {}}  # other processes may not have the device
 
     @classmethod
-    def fit(cls, statistics: list[ColumnStatistics], kind: Literal["limits", "gaussian", "quantile"]) -> Normalizer:
+    def fit(
+        cls,
+        statistics: Sequence[ColumnStatistics],
+        kind: Literal["limits", "gaussian", "quantile"],
+        columns: Sequence[Column] = (),
+    ) -> Normalizer:
         """Fit to the statistics of the columns of a transition, in order.
 
         `limits` maps the range of each entry to [-1, 1], `gaussian` to mean 0 and standard deviation 1, `quantile` to
-        a uniform distribution over [-1, 1], and linearly beyond, as `limits` does. A constant entry is mapped to 0 and
-        back to its value.
+        a uniform distribution over [-1, 1], and linearly beyond, as `limits` does. A constant entry, whose values are
+        all equal, is mapped to 0 and back to its value.
+
+        Args:
+            statistics: of each column.
+            kind: the map.
+            columns: the columns, for their names and stored types; taken for float32 if not given.
 
         Raises:
             ValueError: no such kind.
-            DataError: a column has numbers outside the range of float32, the type of models.
+            DataError: a column has numbers outside the range of float32, the type of models, or its stored type tells
+                numbers apart that float32 does not.
         """
         largest = max(np.abs([s.minimum, s.maximum]).max(initial=0.0) for s in statistics)
         if largest > np.finfo(np.float32).max:
@@ -62,14 +78,19 @@ class Normalizer:
             scale = np.concatenate([(s.maximum - s.minimum) / 2 for s in statistics])
         else:
             raise ValueError(f"expected limits, gaussian or quantile, got {kind!r}")
-        constant = scale <= 1e-6 * np.maximum(np.abs(center), 1.0)
+        low, high = (np.concatenate([getattr(s, end) for s in statistics]) for end in ("minimum", "maximum"))
+        constant, coarse = low == high, find_coarse(low, high)
+        _require_resolution(statistics, kind, columns)
         if kind == "quantile":
             # The ends of merged tables equal the extremes only up to rounding.
             tables = [
                 np.vstack([s.minimum, s.quantiles[1:-1].clip(s.minimum, s.maximum), s.maximum]) for s in statistics
             ]
             return cls._of_quantile_map(QuantileMap.fit(np.concatenate(tables, axis=1), constant))
-        return cls(center.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32))
+        center = center.astype(np.float32)
+        if kind == "limits":  # where steps are coarse, the rounded center lies off the middle
+            scale = np.where(coarse, np.maximum(high - center, center - low), scale)
+        return cls(center, np.where(constant, 1.0, scale).astype(np.float32))
 
     @classmethod
     def _of_quantile_map(cls, quantile_map: QuantileMap) -> Normalizer:
@@ -148,6 +169,35 @@ class Normalizer:
         if center.ndim != 1 or center.shape != scale.shape or not finite or not (scale > 0).all():
             raise CheckpointError("normalization.json: expected finite centers and as many positive scales")
         return cls(center, scale)
+
+
+def find_coarse(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
+    """Entries whose range float32 divides into fewer than 1 / `RESOLUTION` steps so far from 0, bool[D].
+
+    An example are positions in metres from a distant origin: near 5 572 094 the steps of float32 are 0.5.
+    """
+    furthest = np.maximum(np.abs(minimum), np.abs(maximum)).astype(np.float32)
+    return np.spacing(furthest).astype(np.float64) > RESOLUTION * (maximum - minimum)
+
+
+def _require_resolution(statistics: Sequence[ColumnStatistics], kind: str, columns: Sequence[Column]) -> None:
+    """Raise `DataError` for numbers that float32, and so the model, cannot tell apart."""
+    for number, found in enumerate(statistics):
+        name, dtype = (columns[number].name, columns[number].dtype) if columns else (f"column {number}", "float32")
+        spans = found.maximum - found.minimum
+        is_lost = find_coarse(found.minimum, found.maximum) & (dtype != "float32")
+        if kind == "quantile":  # which merges knots that lie as close as this
+            is_lost |= spans < 4 * KNOT_GAP * np.maximum(np.abs(found.minimum), np.abs(found.maximum))
+        is_lost |= spans < 2 * np.finfo(np.float32).tiny
+        if (lost := np.flatnonzero(is_lost & (spans > 0))).size:
+            entry = int(lost[0])
+            low, high = float(found.minimum[entry]), float(found.maximum[entry])
+            cure = "take windows.normalization limits, or " if dtype == "float32" else ""
+            raise DataError(
+                f"normalization: {name}[{entry}]: expected numbers that float32, the type of models, tells apart, got "
+                f"{low!r} to {high!r}, a range of {high - low:.3g} where float32 has steps of "
+                f"{np.spacing(np.float32(high)):.3g}; {cure}subtract a constant from it and make the dataset again"
+            )
 
 
 def _read_numbers(values: dict[str, Any], name: str) -> np.ndarray:

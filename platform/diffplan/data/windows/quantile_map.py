@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+KNOT_GAP = 1e-6
+"""Knots closer than this share of their size are merged."""
+
 
 @dataclass(frozen=True)
 class QuantileMap:
@@ -46,7 +49,7 @@ class QuantileMap:
             constant: bool[D], entries to treat as constant, whatever their quantiles.
         """
         table = np.where(constant[:, None], (quantiles[:1] + quantiles[-1:]).T / 2, quantiles.T)
-        smallest_gap = np.maximum(1e-6 * np.abs(table), 1e-9 * (table[:, -1:] - table[:, :1]))
+        smallest_gap = np.maximum(KNOT_GAP * np.abs(table), 1e-9 * (table[:, -1:] - table[:, :1]))
         knots = table.copy()
         for k in range(1, knots.shape[1]):
             near = knots[:, k] - knots[:, k - 1] <= smallest_gap[:, k]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from diffplan.config import EnvConfig
-from diffplan.environments import get_env_attribute
+from diffplan.environments import find_episode_limit, get_env_attribute
 from diffplan.errors import ConfigError
+from diffplan_envs.maze import MAZE_TASKS
 
 ROLES = EnvConfig(
     env_id="diffplan/Maze2D-v1",
@@ -50,9 +51,18 @@ def require_maze(env: EnvConfig, what: str) -> Any:
     return maze
 
 
+def find_benchmark_maze(env: EnvConfig) -> str | None:
+    """The name of D4RL's maze that an environment equals, in its layout and its episode limit; None if there is none.
+
+    D4RL's references, and scores from the literature, hold for no other limit.
+    """
+    name = get_env_attribute(env, "maze_name")
+    return name if name is not None and find_episode_limit(env) == MAZE_TASKS[name].max_episode_steps else None
+
+
 def get_reference_returns(env: EnvConfig) -> tuple[float, float] | None:
-    """D4RL's returns of a random policy and of the expert, or None if not known."""
-    return get_env_attribute(env, "reference_returns")
+    """D4RL's returns of a random policy and of the expert; None for another layout or episode limit than D4RL's."""
+    return None if find_benchmark_maze(env) is None else get_env_attribute(env, "reference_returns")
 
 
 def get_limit_returns(env: EnvConfig) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None:

@@ -1,7 +1,7 @@
 """The paper's Table 1 from finished evaluations: rows, a page of text, and a figure.
 
 Source of the layout: Janner et al. 2022, Table 1 (Maze2D and Multi2D by methods); every number is a mean over episodes
-under D4RL's limits and references, with a bootstrap 95 % interval.
+under D4RL's limits and references, with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def format_page(rows: Sequence[dict[str, Any]], *, command: str, machine: str, n
     """
     lines = ["# Table 1: Maze2D and Multi2D", "", f"`{command}`, {machine}.", ""]
     lines += [
-        "Normalised scores of D4RL (true return, D4RL's limits), mean with its bootstrap 95 % interval, and the share",
+        "Normalised scores of D4RL (true return, D4RL's limits), mean with its 95 % interval, and the share",
         "of episodes that reach the goal. All methods see the same episodes; no setting was chosen on them.",
         "",
     ]
@@ -143,10 +143,10 @@ def _get_published(maze: str, protocol: str) -> tuple[PublishedScore, ...]:
 def _format_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    if row["score_ci95"] is None:
-        return f"{row['score_mean']:.1f}"
-    low, high = row["score_ci95"]
-    return f"{row['score_mean']:.1f} [{low:.1f}, {high:.1f}], {100 * row['success_rate']:.0f} %"
+    interval, success = row["score_ci95"], row["success_rate"]
+    shown = f"{row['score_mean']:.1f}"
+    shown += "" if interval is None else f" [{interval[0]:.1f}, {interval[1]:.1f}]"
+    return shown + ("" if success is None else f", {100 * success:.0f} %")
 
 
 def _format_published(protocol: str, mazes: Sequence[str]) -> list[str]:
@@ -201,8 +201,8 @@ def draw_table(rows: Sequence[dict[str, Any]]) -> Figure:
             for place, method in enumerate(reversed(methods)):
                 for row in rows:
                     if (row["protocol"], row["task"], row["method"]) == (protocol, maze, method):
-                        low, high = row["score_ci95"]
                         mean = row["score_mean"]
+                        low, high = row["score_ci95"] or (mean, mean)
                         color = "tab:blue" if method == "diffuser" else "0.65"
                         panel.barh(place, mean, color=color, xerr=[[mean - low], [high - mean]], ecolor="0.2")
             for row in rows:
