@@ -34,6 +34,7 @@ def test_ray_train_gives_what_the_plain_loop_gives(
     assert checkpoint.dataset["snapshot"] == 0
 
 
+@pytest.mark.slow
 def test_pictures_need_no_companions(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
     changes = {"planning.controller": "inverse_dynamics", "planning.horizon.rule": "predict"}
     short = {"training.num_steps": 4, "training.picture_interval": 2}
@@ -52,6 +53,7 @@ def test_tensorboard_holds_each_step_once_and_a_picture(tiny_config: Config, tin
     assert picture.encoded_image_string.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_two_gloo_workers_train_as_one(
     tiny_config: Config, tiny_dataset: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_what_cannot_work_is_refused_before_workers_start(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_value_function_trains_on_the_cluster_and_stops_early(
     tiny_config: Config, tiny_dataset: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_workers_that_die_at_their_start_leave_no_places_taken(
     assert_equal_weights(load_checkpoint(out).weights, expected, 0.0)
 
 
+@pytest.mark.slow
 def test_only_whole_checkpoints_are_gone_on_from(
     tiny_config: Config, tiny_dataset: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
