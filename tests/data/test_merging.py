@@ -170,7 +170,10 @@ def with_columns(**changes):
         (with_columns(action_dtype="float64"), r"expected actions of shape \(2,\) and type float32 .* float64;"),
         (with_columns(reward_dtype="float64"), r"expected rewards of shape \(\) and type float32 .* float64;"),
         ({"action_low": [-2.0, None]}, r"expected the action bounds .* only datasets with the same spaces"),
-        ({"env": {**ENV, "step_seconds": 0.05}}, r"expected steps of None s as in .*, got 0.05 s; plans could not be"),
+        (
+            {"env": {**ENV, "step_seconds": 0.05}},
+            r"expected steps of unknown length as in .*, got 0.05 s; plans could not be",
+        ),
     ],
 )
 def test_datasets_that_do_not_fit_are_named(tmp_path, roots, changes, message):

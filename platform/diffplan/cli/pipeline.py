@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffplan.cli.command import Call, Command, ExperimentArguments, advanced
 from diffplan.cli.experiments import find_config
-from diffplan.cli.output import show
+from diffplan.cli.output import plain_warnings, show
 from diffplan.config import (
     CollectionConfig,
     DiffusionConfig,
@@ -62,20 +62,21 @@ def run(call: Call[PipelineArguments]) -> None:
 
     arguments, config = call.arguments, find_config(call)
     out = arguments.out or str(new_run_directory("runs", find_experiment(arguments.experiment).name))
-    summaries = run_pipeline(
-        config,
-        out,
-        preset=arguments.experiment,
-        command=call.line,
-        episodes=arguments.episodes,
-        seed=arguments.seed,
-        num_workers=arguments.num_workers,
-        use_gpu=arguments.use_gpu,
-        num_plans=arguments.num_plans,
-        resume=arguments.resume,
-        trust=arguments.trust,
-        announce=show,
-    )
+    with plain_warnings():
+        summaries = run_pipeline(
+            config,
+            out,
+            preset=arguments.experiment,
+            command=call.line,
+            episodes=arguments.episodes,
+            seed=arguments.seed,
+            num_workers=arguments.num_workers,
+            use_gpu=arguments.use_gpu,
+            num_plans=arguments.num_plans,
+            resume=arguments.resume,
+            trust=arguments.trust,
+            announce=show,
+        )
     if arguments.out is None:
         point_latest(Path(out))
     show("\n" + format_table(summaries, config.env))

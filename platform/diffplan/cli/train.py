@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from diffplan.cli.command import Call, Command, ExperimentArguments, advanced
 from diffplan.cli.experiments import find_config, find_config_for
-from diffplan.cli.output import show
+from diffplan.cli.output import plain_warnings, show
 from diffplan.config import (
     DiffusionConfig,
     EnvConfig,
@@ -64,19 +64,20 @@ def run(call: Call[TrainArguments]) -> None:
         return
     from diffplan.cluster.train.driver import train_on_cluster
 
-    out = train_on_cluster(
-        config,
-        arguments.data,
-        arguments.out,
-        num_workers=arguments.num_workers,
-        min_workers=arguments.min_workers,
-        cpus_per_worker=arguments.cpus_per_worker,
-        use_gpu=arguments.use_gpu,
-        resume=arguments.resume,
-        tensorboard=arguments.tensorboard,
-        verify_on_read=arguments.verify_on_read,
-        is_other_env=is_other_env,
-    )
+    with plain_warnings():
+        out = train_on_cluster(
+            config,
+            arguments.data,
+            arguments.out,
+            num_workers=arguments.num_workers,
+            min_workers=arguments.min_workers,
+            cpus_per_worker=arguments.cpus_per_worker,
+            use_gpu=arguments.use_gpu,
+            resume=arguments.resume,
+            tensorboard=arguments.tensorboard,
+            verify_on_read=arguments.verify_on_read,
+            is_other_env=is_other_env,
+        )
     show(f"checkpoint: {out}")
 
 

@@ -8,6 +8,7 @@ import torch
 
 from diffplan.config import Config
 from diffplan.data.format.dataset import open_dataset
+from diffplan.data.maintenance.oddities import find_oddities
 from diffplan.tasks.registry import find_preset, list_presets
 from diffplan.terminal import draw_table, format_bytes, format_duration
 from diffplan.training.cost import (
@@ -20,6 +21,7 @@ from diffplan.training.cost import (
     measure_matmul_throughput,
 )
 from diffplan.training.environment import check_environment
+from diffplan.training.objectives import make_objective
 from diffplan.training.threads import keep_team
 
 GIGA = 1e9
@@ -92,7 +94,11 @@ def describe_cost(
     }
     if device == "cpu" and (load := os.getloadavg()[0]) > BUSY_SHARE * (os.cpu_count() or 1):
         facts["note"] = f"other programs are at work here (load {load:.1f}): alone it would be faster"
-    return [f"{name} on {data}: a dry run, nothing is written", *(f"{key:<12}{facts[key]}" for key in facts)]
+    return [
+        f"{name} on {data}: a dry run, nothing is written",
+        *(f"{key:<12}{facts[key]}" for key in facts),
+        *(f"warning: {line}" for line in find_oddities(dataset, make_objective(config).windows)),
+    ]
 
 
 def _describe_preset(name: str, throughput: float) -> list[str]:

@@ -195,6 +195,12 @@ def _draw_held_out(dataset: TrajectoryDataset, training: TrainingConfig) -> np.n
             f"{dataset.uri}: training.validation_fraction: expected at least 2 episodes to hold one out, "
             f"got {len(numbers)}; set it to 0"
         )
+    numbers = numbers[dataset.episodes.find_copies()]  # or a copy would be trained on while the other is held out
+    if numbers.min() == numbers.max():
+        raise DataError(
+            f"{dataset.uri}: training.validation_fraction: expected two different episodes to hold one out, got copies "
+            "of one; set it to 0"
+        )
     held_out = numbers < training.validation_fraction
-    held_out[numbers.argmin()], held_out[numbers.argmax()] = True, False
+    held_out[numbers == numbers.min()], held_out[numbers == numbers.max()] = True, False
     return held_out

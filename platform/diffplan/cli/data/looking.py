@@ -57,6 +57,7 @@ def info(call: Call[InfoArguments]) -> None:
     arguments = call.arguments
     from diffplan.cli.data.report import describe_facts, describe_tasks, draw_coverage, draw_histograms
     from diffplan.data.format.dataset import open_dataset
+    from diffplan.data.maintenance.oddities import find_oddities
 
     dataset = open_dataset(arguments.path, snapshot=arguments.snapshot)
     width, characters = find_width(), choose_characters(sys.stdout)
@@ -65,14 +66,16 @@ def info(call: Call[InfoArguments]) -> None:
         describe_tasks(dataset),
         draw_histograms(dataset, width, characters),
         draw_coverage(dataset, width, characters),
+        [f"warning: {line}" for line in find_oddities(dataset)],
     )
 
 
 def stats(call: Call[StatsArguments]) -> None:
     """Show statistics of every column, and warnings about them."""
     arguments = call.arguments
-    from diffplan.cli.data.tables import describe_horizons, describe_statistics, find_oddities
+    from diffplan.cli.data.tables import describe_horizons, describe_statistics
     from diffplan.data.format.dataset import open_dataset
+    from diffplan.data.maintenance.oddities import find_oddities
 
     dataset = open_dataset(arguments.path, snapshot=arguments.snapshot)
     show_blocks(

@@ -9,9 +9,9 @@ import numpy as np
 
 from diffplan.data.format.commit_record import EpisodeRecord
 from diffplan.data.format.dataset import TrajectoryDataset
-from diffplan.data.format.manifest import Column
 from diffplan.data.format.shard_reader import ShardReader
 from diffplan.data.format.statistics import NUM_QUANTILES, ColumnStatistics
+from diffplan.data.maintenance.oddities import find_constant
 from diffplan.errors import DataError
 from diffplan.terminal import Characters, draw_table, shorten_number, shorten_text
 
@@ -42,38 +42,15 @@ def describe_statistics(dataset: TrajectoryDataset, *, all_entries: bool = False
 
 
 def describe_horizons(dataset: TrajectoryDataset) -> list[str]:
-    """A table of horizons, with the number of episodes too short for each and the number of windows (stride 1)."""
+    """A table of horizons: the episodes too short for each, their share of the steps, and the windows (stride 1)."""
     lengths = dataset.episodes.length.astype(np.int64)
     rows = []
     for horizon in HORIZONS:
-        short = int((lengths < horizon).sum())
+        is_short = lengths < horizon
+        lost = lengths[is_short].sum() / lengths.sum()
         windows = int(np.maximum(lengths - horizon + 1, 0).sum())
-        rows.append([str(horizon), f"{short:,}", f"{short / len(lengths):.1%}", f"{windows:,}"])
-    return draw_table(["horizon", "shorter episodes", "share", "windows"], rows)
-
-
-def find_oddities(dataset: TrajectoryDataset) -> Iterator[str]:
-    """Warnings for training on a dataset, one line each."""
-    manifest = dataset.manifest
-    for column in manifest.columns:
-        statistics = dataset.statistics[column.name]
-        bad = np.flatnonzero(statistics.num_nonfinite)
-        if bad.size:
-            count = int(statistics.num_nonfinite.sum())
-            yield f"{column.name}: {count:,} values in {_name_entries(column, bad)} are NaN or infinite"
-        constant = np.flatnonzero(_find_constant(statistics))
-        if constant.size:
-            value = f" ({shorten_number(float(statistics.minimum[constant[0]]))})" if constant.size == 1 else ""
-            yield f"{column.name}: {_name_entries(column, constant)} never changes{value}"
-    statistics, column = dataset.statistics["action"], manifest.column("action")
-    if len(manifest.action_low) == len(manifest.action_high) == column.size:
-        for d, (low, high) in enumerate(zip(manifest.action_low, manifest.action_high, strict=True)):
-            least, most = statistics.minimum[d], statistics.maximum[d]
-            if (low is not None and least < low) or (high is not None and most > high):
-                yield (
-                    f"action: {_name_entries(column, np.array([d]))} goes from {shorten_number(least)} to "
-                    f"{shorten_number(most)}, outside its bounds {_describe_bound(low)} to {_describe_bound(high)}"
-                )
+        rows.append([str(horizon), f"{is_short.sum():,}", f"{is_short.mean():.1%}", f"{lost:.1%}", f"{windows:,}"])
+    return draw_table(["horizon", "shorter episodes", "share", "of the steps", "windows"], rows)
 
 
 def find_episode(dataset: TrajectoryDataset, episode_index: int | None) -> int:
@@ -183,7 +160,7 @@ def _describe_entry(statistics: ColumnStatistics, d: int) -> str:
     odd = []
     if statistics.num_nonfinite[d]:
         odd.append(f"{statistics.num_nonfinite[d]:,} not finite")
-    if _find_constant(statistics)[d]:
+    if find_constant(statistics)[d]:
         odd.append("constant")
     numbers = "".join(f"{shorten_number(v):>{CELL + 1}}" for v in values) if statistics.count[d] else ""
     return f"  [{d}]".ljust(8) + numbers + (f"  {', '.join(odd)}" if odd else "")
@@ -196,18 +173,3 @@ def _describe_whole(statistics: ColumnStatistics) -> str:
     std = float(np.sqrt((shares * (statistics.std**2 + (statistics.mean - mean) ** 2)).sum()))
     values = [mean, std, statistics.minimum.min(), *[None] * len(PERCENTILES), statistics.maximum.max()]
     return "  all   " + "".join(f"{'' if v is None else shorten_number(v):>{CELL + 1}}" for v in values)
-
-
-def _find_constant(statistics: ColumnStatistics) -> np.ndarray:
-    return (statistics.count > 1) & (statistics.minimum == statistics.maximum)
-
-
-def _name_entries(column: Column, entries: np.ndarray) -> str:
-    if not column.shape:
-        return "it"
-    named = ", ".join(f"[{d}]" for d in entries[:4])
-    return named if len(entries) <= 4 else f"{named} and {len(entries) - 4:,} further entries"
-
-
-def _describe_bound(bound: float | None) -> str:
-    return "none" if bound is None else shorten_number(bound)

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +42,7 @@ from diffplan.cluster.train.worker import train_worker
 from diffplan.cluster.units import unwrap
 from diffplan.config import Config, config_to_json
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset, write_snapshot
+from diffplan.data.maintenance.oddities import find_oddities
 from diffplan.errors import CheckpointError, DataError, Terminated
 from diffplan.runs.layout import PIN_NAME, RUN_NAME, TENSORBOARD
 from diffplan.runs.progress import Progress
@@ -49,6 +51,7 @@ from diffplan.training.batches import index_windows
 from diffplan.training.conditions import check_condition
 from diffplan.training.environment import check_environment
 from diffplan.training.loop import Request
+from diffplan.training.objectives import make_objective
 
 RESIZE_SECONDS = 60.0
 """Seconds between two checks whether an elastic run could have more workers; adding them costs a restart."""
@@ -142,6 +145,9 @@ def train_on_cluster(
     for held_out in (False, True) if config.training.validation_fraction else (False,):
         index_windows(dataset, config, held_out=held_out)  # raises here, in one line, rather than in the workers
     check_condition(config.network, dataset)  # likewise
+    if not has_run(storage):
+        for line in find_oddities(dataset, make_objective(config).windows):
+            warnings.warn(f"{dataset.uri}: {line}", stacklevel=2)
     if verify_on_read:
         dataset.verify_shards()  # likewise; workers compare again what they read
     dataset = _pin(dataset, storage)

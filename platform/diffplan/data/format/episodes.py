@@ -118,6 +118,20 @@ class EpisodeTable(Sequence[EpisodeRecord]):
         """Observation after the last action of each episode, float[episodes, observation_dim]."""
         return _lists_to_array(self._table.column("final_observation"))
 
+    def find_copies(self) -> np.ndarray:
+        """For each episode the first with the same length, return and last observation, itself if there is none before.
+
+        Two different episodes hardly agree in all of them.
+
+        Returns:
+            Indices of episodes, int[episodes].
+        """
+        final = self.final_observations.astype(np.float64)
+        keys = np.column_stack([self.length, self.column("undiscounted_return"), final.reshape(len(self), -1)])
+        whole = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1] * keys.itemsize))).ravel()
+        _, first, group = np.unique(whole, return_index=True, return_inverse=True)
+        return first[group]
+
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """Runs of rows that are contiguous in a shard and here: number of the shard, first row, number of rows."""
         if not len(self):

@@ -136,12 +136,24 @@ def _check(sources: Sequence[Source]) -> None:
             )
         if first.env.step_seconds != source.dataset.env.step_seconds:
             raise DataError(
-                f"{source.dataset.uri}: expected steps of {first.env.step_seconds} s as in {first.uri}, got "
-                f"{source.dataset.env.step_seconds} s; plans could not be followed in both"
+                f"{source.dataset.uri}: expected steps of {_describe_seconds(first)} as in {first.uri}, got "
+                f"{_describe_seconds(source.dataset)}; plans could not be followed in both"
             )
     for source in sources:
         if source.dataset.manifest.tasks:
             raise DataError(f"{source.dataset.uri}: it is a merged dataset already; merge what it was made of")
+    by_uuid: dict[str, str] = {}
+    for source in sources:
+        if (other := by_uuid.setdefault(source.dataset.manifest.dataset_uuid, source.name)) != source.name:
+            raise DataError(
+                f"{source.dataset.uri}: expected different datasets, got the same one as {other} and {source.name}; "
+                "give it once, with the sum of the weights"
+            )
+
+
+def _describe_seconds(dataset: TrajectoryDataset) -> str:
+    seconds = dataset.env.step_seconds
+    return "unknown length" if seconds is None else f"{seconds} s"
 
 
 def _make_manifest(sources: Sequence[Source]) -> Manifest:

@@ -176,7 +176,7 @@ def find_coarse(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
 
     An example are positions in metres from a distant origin: near 5 572 094 the steps of float32 are 0.5.
     """
-    furthest = np.maximum(np.abs(minimum), np.abs(maximum)).astype(np.float32)
+    furthest = np.maximum(np.abs(minimum), np.abs(maximum)).clip(max=1e38).astype(np.float32)
     return np.spacing(furthest).astype(np.float64) > RESOLUTION * (maximum - minimum)
 
 
