@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffplan.config import PlanningConfig, with_overrides
+from diffplan.config import PlanningConfig, config_to_dict, with_overrides
 from diffplan.errors import ConfigError
 from diffplan.storage.opening import open_store
 
@@ -24,13 +24,25 @@ def load_settings(path: str | Path, base: PlanningConfig | None = None) -> Plann
 
     Args:
         path: path or URL.
-        base: settings for fields that the file does not have; None for the defaults.
+        base: settings for fields that the file does not have, such as those of the checkpoint; None if it has all.
 
     Raises:
-        ConfigError: no such file, or it holds no settings.
+        ConfigError: no such file, it holds no settings, or only some and there is no base.
         StoreError: the store of a URL cannot be reached.
     """
-    return merge_settings(PlanningConfig() if base is None else base, read_settings(path), str(path))
+    values = read_settings(path)
+    if base is not None:
+        return merge_settings(base, values, str(path))
+    settings = merge_settings(PlanningConfig(), values, str(path))
+    given = {name for name, _ in _list_fields(values)}
+    missing = [name for name, _ in _list_fields(config_to_dict(settings)) if name not in given]
+    if missing:  # defaults in their place would silently replace what was tuned for a checkpoint
+        raise ConfigError(
+            f"{path}: expected all planner settings, got none for {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; give the settings that these are to be "
+            "merged over, such as those of the checkpoint (base)"
+        )
+    return settings
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
