@@ -9,9 +9,10 @@ the command itself (which is given again with `--resume`). Then the result is co
 * tune: as many trials as were asked for, and the best one scores what its settings score here;
 * evaluate: the same episodes with the same scores, each once.
 
-A stage that ends before it has been struck often enough is run again in another directory.
+A stage that ends before it has been struck often enough is run again in another directory. It counts as stuck if
+nothing of it could be struck, and it did not end, for `STUCK_SECONDS` after a strike.
 
-    python benchmarks/faults.py
+    python benchmarks/faults.py --load 2
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this process alone, on loopback
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import torch
@@ -51,13 +53,12 @@ from diffplan.planning.loading import load_planner
 from diffplan.planning.settings import load_settings
 from diffplan.seeding import Stream
 from diffplan.storage.opening import open_store
-from diffplan.tuning.metrics import summarize_trial
 
 NODE_MEMORY = 80 * 2**20
 KINDS = {"actor": 0.6, "node": 0.2, "driver": 0.2}
 """What is struck, and how often."""
 MAX_PAUSE_SECONDS = 4.0
-STAGE_TIMEOUT_SECONDS = 1_800
+STUCK_SECONDS = 300
 TRIALS, BLOCK_EPISODES, BLOCKS = 16, 10, 3
 
 
@@ -85,6 +86,8 @@ class Outcome:
     kills: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     seconds: float = 0.0
+    undisturbed_seconds: float = 0.0
+    stuck: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
@@ -169,7 +172,7 @@ def check_search(out: Path, model: Path) -> list[str]:
     for block in range(BLOCKS):
         episodes = range(block * BLOCK_EPISODES, (block + 1) * BLOCK_EPISODES)
         results += evaluate_episodes(planner, env, episodes, seed=planner.config.search.seed, stream=Stream.TUNING)[0]
-    scored = summarize_trial(results)["score_mean"]
+    scored = float(np.mean([result.score for result in results]))
     if abs(best["score_mean"] - scored) > 1e-6:
         wrong.append(f"the best trial says {best['score_mean']}, its settings score {scored}")
     return wrong
@@ -241,25 +244,29 @@ def strike(kind: str, stage: Stage, process: subprocess.Popen, nodes: Nodes, gen
     return True
 
 
-def disturb(stage: Stage, undisturbed: Path, num_kills: int, nodes: Nodes, root: Path, seed: int) -> Outcome:
+def disturb(
+    stage: Stage, undisturbed: Path, undisturbed_seconds: float, num_kills: int, nodes: Nodes, root: Path, seed: int
+) -> Outcome:
     """Run a stage under kills until there were so many and it is complete."""
-    generator, outcome = random.Random(seed), Outcome()
+    generator, outcome = random.Random(seed), Outcome(undisturbed_seconds=undisturbed_seconds)
     plan = [kind for kind, share in KINDS.items() for _ in range(max(1, round(share * num_kills)))]
     generator.shuffle(plan)
     while plan:
         out, log = root / f"{stage.name}_{outcome.runs}", root / f"{stage.name}_{outcome.runs}.log"
-        began = time.monotonic()
+        began = struck_at = time.monotonic()
         process = run_command(stage, out, nodes.address, log)
         while process.poll() is None or process.returncode == -signal.SIGKILL:
             if process.poll() is not None:
                 process = run_command(stage, out, nodes.address, log)
-            if time.monotonic() - began > STAGE_TIMEOUT_SECONDS:
+            if time.monotonic() - struck_at > STUCK_SECONDS + outcome.undisturbed_seconds:
                 process.kill()
-                outcome.wrong.append("it did not come to an end")
+                outcome.stuck += 1
+                outcome.wrong.append(f"stuck after {dict(outcome.kills)}: {log.read_text()[-2000:]}")
                 return outcome
             time.sleep(generator.uniform(0.1, MAX_PAUSE_SECONDS))
             if plan and strike(plan[-1], stage, process, nodes, generator):
                 outcome.kills[plan.pop()] += 1
+                struck_at = time.monotonic()
         outcome.seconds += time.monotonic() - began
         outcome.runs += 1
         if process.returncode != 0:
@@ -276,11 +283,13 @@ def main() -> None:
     names = ["collect", "train", "tune", "evaluate"]
     parser.add_argument("--stages", nargs="+", default=names, choices=names)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--load", type=int, default=0, help="busy processes beside the cluster")
     args = parse_arguments(parser, {"kills": 3, "stages": ["collect"]})
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.load)]
         nodes = Nodes()
         try:
             stages = make_stages(root)
@@ -297,17 +306,20 @@ def main() -> None:
                 print(f"{stage.name}: undisturbed in {seconds:.1f} s", flush=True)
                 if stage.name not in args.stages:
                     continue
-                outcome = disturb(stage, undisturbed, args.kills, nodes, root, args.seed)
-                num_kills = sum(outcome.kills.values())
+                outcome = disturb(stage, undisturbed, seconds, args.kills, nodes, root, args.seed)
+                num_kills = max(sum(outcome.kills.values()), 1)
                 results[stage.name] = {
                     "kills": dict(outcome.kills),
                     "runs": outcome.runs,
                     "wrong": outcome.wrong,
+                    "stuck": outcome.stuck,
                     "undisturbed_seconds": round(seconds, 1),
                     "seconds_lost_per_kill": round((outcome.seconds - outcome.runs * seconds) / num_kills, 1),
                 }
         finally:
             nodes.shutdown()
+            for process in busy:
+                process.kill()
     print("stage     actors  nodes  drivers  runs  wrong  seconds lost a kill")
     for name, row in results.items():
         kills = row["kills"]
@@ -317,7 +329,9 @@ def main() -> None:
         )
     document = {
         "kills": sum(sum(row["kills"].values()) for row in results.values()),
+        "load": args.load,
         "wrong_results": sum(len(row["wrong"]) for row in results.values()),
+        "stuck": sum(row["stuck"] for row in results.values()),
         "stages": results,
     }
     write_results(args, document)
