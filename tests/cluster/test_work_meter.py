@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from diffplan.behaviors.collection import make_manifest
 from diffplan.cli.run_status import read_status
 from diffplan.cluster import work_meter
-from diffplan.cluster.collect.coordinator import CollectionActor, collect
+from diffplan.cluster.collect.coordinator import CollectionActor, UnitTask, collect
 from diffplan.cluster.evaluate.coordinator import evaluate
 from diffplan.cluster.work_meter import meter_work
 from diffplan.data.format.writer import create_dataset
@@ -113,7 +113,7 @@ def test_actors_count_their_work_for_ray(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     manifest = create_dataset(store, make_manifest(config.env, config.collection))
     collector: Any = CollectionActor.remote(store, config.env, config.collection, manifest, {})
-    report: Any = ray.get(collector.run.remote(0))
+    report: Any = ray.get(collector.run.remote(UnitTask(0, is_needed=True)))
     assert wait_for_metric("ray_diffplan_steps_total", "collect") >= report.num_steps
     ray.kill(collector)  # before that, the last counts of a process are still on their way
 

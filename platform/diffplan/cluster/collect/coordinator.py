@@ -139,7 +139,7 @@ def collect(
                 actor = CollectionActor.options(**prefer_pool(ROLLOUT_POOL))
                 return actor.remote(store, env, collection, manifest, variables)
 
-            total, done_steps = max(collection.num_units * collection.max_unit_steps, work.num_done), work.num_done
+            total, done_steps = collection.num_steps, work.num_done
             with (
                 record_usage(
                     store, "collect", cpus=num_workers, total=total, unit="steps", initial=done_steps
