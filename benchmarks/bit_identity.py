@@ -209,7 +209,7 @@ def find_cache_file(cache: Path, commit: str, sizes: Sizes) -> Path:
 def show_table(this: Values, that: Values, commit: str) -> bool:
     """Print both sides of each probe; returns whether all are equal."""
     titles = ("probe", "this tree", commit[:12], "equal")
-    rows = [titles]
+    rows: list[tuple[str, ...]] = [titles]
     for name in [*this, *(name for name in that if name not in this)]:
         one, other = this.get(name), that.get(name)
         rows.append((name, show_value(one), show_value(other), "yes" if one == other else "NO"))

@@ -47,7 +47,7 @@ def measure_bare_loop(env: EnvConfig, collection: CollectionConfig) -> list[floa
     vector_env = make_vector_env(env, len(episodes), max_episode_steps=collection.episode_steps)
     rates = []
     for _ in range(collection.num_units):
-        vector_env.reset(seed=[episode.seed for episode in episodes])
+        vector_env.reset(seed=[episode.seed for episode in episodes])  # pyright: ignore[reportArgumentType]  # a seed each
         start = time.process_time()
         for step_actions in actions:
             vector_env.step(step_actions)

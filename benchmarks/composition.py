@@ -39,7 +39,7 @@ from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
 from diffplan.planning.problem import Fixed
 from diffplan.seeding import Stream, make_generator
-from diffplan.tasks.maze2d.environment import get_maze
+from diffplan.tasks.maze2d.environment import require_maze
 from diffplan.tasks.maze2d.figures import GOAL_COLOR, START_COLOR, draw_maze, draw_path, mark
 from diffplan.types import Plan
 
@@ -97,9 +97,8 @@ def draw_zone_problem(planner: Planner, maze: Any, number: int, seed: int) -> Co
             continue
         path = follow_plan(planner, plan_freely(planner, start, goal, number))
         center = path[round(share * (len(path) - 1))]
-        blocked = {
-            tuple(int(c) for c in maze.cell_at(c)) for c in centers if np.linalg.norm(c - center) < radius + 0.35
-        }
+        near = [maze.cell_at(c) for c in centers if np.linalg.norm(c - center) < radius + 0.35]
+        blocked = {(int(i), int(j)) for i, j in near}
         clear = min(np.linalg.norm(center - start), np.linalg.norm(center - goal)) > radius + 0.4
         around = find_path_length(maze, start, goal, blocked)
         if clear and around is not None and around <= 20:
@@ -188,7 +187,7 @@ def solve(model: str, kind: str, number: int, args: argparse.Namespace) -> tuple
             "replanning.max_deviation": 0.7,
         },
     )
-    maze = get_maze(planner.config.env)
+    maze = require_maze(planner.config.env, "benchmark")
     problem = (
         draw_zone_problem(planner, maze, number, args.seed)
         if kind == "keep_out"
@@ -337,7 +336,7 @@ def main() -> None:
     settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "quick", "model")}
     write_results(args, {**summaries, "settings": settings})
     if args.json is not None:
-        maze = get_maze(load_planner(args.model).config.env)
+        maze = require_maze(load_planner(args.model).config.env, "benchmark")
         draw(maze, pictures["keep_out"], pictures["waypoints"], args.json.with_suffix(".png"))
 
 

@@ -52,7 +52,7 @@ NUM_HOSTS = 2
 SECTIONS = ("scaling", "driver", "paced", "commits", "growth")
 
 
-@ray.remote(num_cpus=0, max_concurrency=10_000)
+@ray.remote(num_cpus=0, max_concurrency=10_000)  # pyright: ignore[reportCallIssue, reportArgumentType]
 class Host:
     """Answers for many actors: each call waits on its own."""
 
@@ -90,7 +90,10 @@ def begin_dataset(store: Store) -> tuple[Manifest, Episode]:
 
 def run_on_hosts(num_actors: int, num_units: int, unit_seconds: float) -> dict[str, float]:
     """Run units on as many actors as asked for; the first fifth, in which they start, is not counted."""
-    hosts = [Host.remote(unit_seconds) for _ in range(NUM_HOSTS)]
+    hosts = [
+        Host.remote(unit_seconds)  # pyright: ignore[reportAttributeAccessIssue]
+        for _ in range(NUM_HOSTS)
+    ]
     ray.get([host.__ray_ready__.remote() for host in hosts])
     num_spawned, done, marks = 0, [], []
 

@@ -34,7 +34,7 @@ from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.data.windows.conditions import Conditions
 from diffplan.data.windows.mapped_windows import Windows
 from diffplan.data.windows.normalization import Normalizer
-from diffplan.data.windows.readers import make_window_reader
+from diffplan.data.windows.readers import Storage, make_window_reader
 from diffplan.data.windows.window_index import WindowIndex
 from diffplan.storage.store import LocalStore
 from diffplan.tasks.registry import get_preset
@@ -192,7 +192,7 @@ def evict(root: Path) -> None:
             os.close(descriptor)
 
 
-def measure_first_batch(root: Path, storage: str, rounds: int) -> list[float]:
+def measure_first_batch(root: Path, storage: Storage, rounds: int) -> list[float]:
     """Seconds from opening a cold dataset to its first normalised batch."""
     seconds = []
     for _ in range(rounds):
@@ -240,7 +240,8 @@ def measure_cold(root: Path, num_batches: int, rounds: int) -> dict[str, list[fl
     """Windows per second of wall time from a dataset that the page cache does not hold."""
     rates: dict[str, list[float]] = {"blocks": [], "mapped": []}
     for _ in range(rounds):
-        for storage, batches in (("blocks", num_batches), ("mapped", 2)):
+        plan: list[tuple[Storage, int]] = [("blocks", num_batches), ("mapped", 2)]
+        for storage, batches in plan:
             evict(root)
             dataset = open_dataset(root)
             reader = make_window_reader(

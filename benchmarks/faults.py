@@ -193,7 +193,7 @@ class Nodes:
         health = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
         head = {"num_cpus": 0, "object_store_memory": NODE_MEMORY, "include_dashboard": False, "_system_config": health}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.address = self._cluster.address
+        self.address = str(self._cluster.address)
         self._workers = [self._add(), self._add()]
 
     def _add(self) -> Any:

@@ -19,7 +19,7 @@ from harness import make_parser, parse_arguments, write_results
 from diffplan.config import EnvConfig
 from diffplan.environments import get_episode_limit, make_simulator, make_vector_env
 from diffplan.seeding import Stream, make_generator, make_seed
-from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze, get_reference_returns
+from diffplan.tasks.maze2d.environment import get_limit_returns, get_reference_returns, require_maze
 from diffplan.tasks.maze2d.waypoint import WaypointBehavior
 from diffplan_envs.maze_limits import StateLattice, limit_steps
 
@@ -32,7 +32,7 @@ class LookaheadPolicy:
     """Bang-bang forces chosen by the table of a lattice: `ticks` uint8[levels, levels, positions] to the goal."""
 
     def __init__(self, env_config: EnvConfig, goal: np.ndarray, num_episodes: int) -> None:
-        maze = get_maze(env_config)
+        maze = require_maze(env_config, "benchmark")
         self.goal = goal
         self.lattice = StateLattice(maze, 7, ~maze.walls)
         self.simulator = make_simulator(env_config, len(FORCES) * num_episodes)
@@ -63,10 +63,10 @@ class LookaheadPolicy:
 def measure(env_config: EnvConfig, policy: str, num_episodes: int, seed: int) -> tuple[np.ndarray, ...]:
     """Starts, goals and undiscounted returns of whole episodes."""
     env = make_vector_env(env_config, num_episodes)
-    observations, infos = env.reset(seed=[make_seed(seed, Stream.EVALUATION, i, 0) for i in range(num_episodes)])
+    observations, infos = env.reset(seed=[make_seed(seed, Stream.EVALUATION, i, 0) for i in range(num_episodes)])  # pyright: ignore[reportArgumentType]  # a seed each
     starts, goals, returns = observations.copy(), infos["goal"].copy(), np.zeros(num_episodes)
     if policy == "waypoint":
-        behavior = WaypointBehavior(get_maze(env_config), goals=goals)
+        behavior = WaypointBehavior(require_maze(env_config, "benchmark"), goals=goals)
         behavior.reset(observations, [make_generator(seed, Stream.EVALUATION, i, 1) for i in range(num_episodes)])
     else:
         behavior = LookaheadPolicy(env_config, goals[0], num_episodes)
@@ -131,7 +131,7 @@ def main() -> None:
                     },
                 }
                 row["most_steps_over_limit"] = max(row["most_steps_over_limit"], float((reached - limits[:n]).max()))
-                fine = limit_steps(get_maze(env_config), starts[:n], goals[:n], num_speeds=10)
+                fine = limit_steps(require_maze(env_config, "benchmark"), starts[:n], goals[:n], num_speeds=10)
                 row["finer_lattice_steps_more"] = float((fine - (num_steps - limits[:n])).mean())
             rows.append(row)
             lookahead = row.get("lookahead", {}).get("normalized_score", float("nan"))

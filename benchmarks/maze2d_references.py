@@ -17,7 +17,7 @@ from diffplan.config import EnvConfig
 from diffplan.environments import get_episode_limit, make_vector_env
 from diffplan.seeding import Stream, make_generator, make_seed
 from diffplan.tasks.contracts import Behavior
-from diffplan.tasks.maze2d.environment import get_maze, get_reference_returns
+from diffplan.tasks.maze2d.environment import get_reference_returns, require_maze
 from diffplan.tasks.maze2d.waypoint import POSITION_GAIN, VELOCITY_GAIN, WaypointBehavior
 
 MAZES = ("UMaze", "Medium", "Large")
@@ -49,13 +49,13 @@ def make_policy(name: str, env_config: EnvConfig, goals: np.ndarray) -> Behavior
         return RandomBehavior(np.full(2, -1.0), np.full(2, 1.0))
     if name == "straight":
         return StraightBehavior(goals)
-    return WaypointBehavior(get_maze(env_config), goals=goals)
+    return WaypointBehavior(require_maze(env_config, "benchmark"), goals=goals)
 
 
 def measure_returns(policy: str, env_config: EnvConfig, num_episodes: int, seed: int) -> np.ndarray:
     """Undiscounted returns of whole episodes under the registered limit, float64[num_episodes]."""
     env = make_vector_env(env_config, num_episodes)
-    observations, infos = env.reset(seed=[make_seed(seed, Stream.EVALUATION, i, 0) for i in range(num_episodes)])
+    observations, infos = env.reset(seed=[make_seed(seed, Stream.EVALUATION, i, 0) for i in range(num_episodes)])  # pyright: ignore[reportArgumentType]  # a seed each
     behavior = make_policy(policy, env_config, infos["goal"])
     behavior.reset(observations, [make_generator(seed, Stream.EVALUATION, i, 1) for i in range(num_episodes)])
     returns = np.zeros(num_episodes)

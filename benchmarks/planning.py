@@ -201,7 +201,7 @@ def score_variants(
             results[f"{protocol}_{name}"] = {
                 "episodes": len(values),
                 "score_mean": float(values.mean()),
-                "score_ci95": list(compute_interval(values.tolist())),
+                "score_ci95": compute_interval(values.tolist()),
                 "success_rate": float(np.mean([r.success for r in episodes_of])),
                 "num_plans_mean": float(np.mean([r.num_plans for r in episodes_of])),
                 "ratio_to_many_steps": float(values.mean() / reference.mean()),

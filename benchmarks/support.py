@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from harness import make_parser, parse_arguments, write_results
 
+from diffplan.config import Tracking
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.evaluation.scores import compute_interval
@@ -61,10 +62,12 @@ def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) ->
         results, _ = evaluate_episodes(planner, env, range(episodes), seed=seed)
     layout, columns = get_maze(env), list(env.position_columns)
     assert layout is not None
+    controller = planner.settings.controller
+    assert isinstance(controller, Tracking)
     through_walls = []
     for plan in plans:
         every_step = np.arange((plan.horizon - 1) * plan.stride + 1.0)
-        way = interpolate(plan, env, every_step, planner.settings.controller.interpolation)[:, columns]
+        way = interpolate(plan, env, every_step, controller.interpolation)[:, columns]
         through_walls.append(not layout.is_free(way).all())
     scores = [result.score for result in results]
     return {
@@ -74,8 +77,8 @@ def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) ->
         "settings": {name: getattr(planner.settings.horizon, name) for name in ("max_departure", "max_speed_error")},
         "episodes": episodes,
         "score_mean": float(np.mean(scores)),
-        "score_ci95": list(compute_interval(scores)),
-        "success_rate": float(np.mean([result.success for result in results])),
+        "score_ci95": compute_interval(scores),
+        "success_rate": float(np.mean([bool(result.success) for result in results])),
         "plans_through_walls": float(np.mean(through_walls)),
         "wall_steps_mean": float(np.mean([result.get_metric("collision_steps") or 0 for result in results])),
     }

@@ -94,7 +94,7 @@ def score(checkpoint: Path, protocol: str, episodes: int, seed: int) -> dict[str
     return {
         "episodes": episodes,
         "score_mean": float(np.mean(scores)),
-        "score_ci95": list(compute_interval(scores)),
+        "score_ci95": compute_interval(scores),
         "success_rate": float(np.mean([result.success for result in results])),
     }
 

@@ -125,7 +125,7 @@ def test_interval_follows_from_the_values():
 
 
 def test_interval_of_equal_values_is_a_point():
-    assert compute_interval([7.0, 7.0, 7.0]) == (7.0, 7.0)
+    assert compute_interval([7.0, 7.0, 7.0]) == [7.0, 7.0]
 
 
 def test_one_episode_has_no_interval():
@@ -173,7 +173,7 @@ def test_summary_is_that_of_the_episodes():
     assert summary["score_mean"] == pytest.approx(80.0)
     assert summary["return_mean"] == pytest.approx(160.0)
     assert summary["score_stderr"] == pytest.approx(math.sqrt((400 + 1600 + 3600) / 2 / 3))
-    assert summary["score_ci95"] == list(compute_interval([100.0, 120.0, 20.0]))
+    assert summary["score_ci95"] == compute_interval([100.0, 120.0, 20.0])
     assert summary["success_rate"] == pytest.approx(2 / 3)
     assert summary["time_to_goal_steps_mean"] == pytest.approx(35.0)
     assert summary["plan_seconds_mean"] == pytest.approx(0.5)

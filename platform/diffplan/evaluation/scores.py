@@ -94,8 +94,8 @@ def normalize_score(undiscounted_return: float, reference_returns: tuple[float, 
     return 100 * (undiscounted_return - random) / (expert - random)
 
 
-def compute_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """95 % interval of the mean; None for fewer than two values, which say nothing about their spread.
+def compute_interval(values: Sequence[float], seed: int = 0) -> list[float] | None:
+    """95 % interval of the mean, its two ends; None for fewer than two values, which say nothing about their spread.
 
     Student's t below `NUM_BOOTSTRAPPED` values, and from there on the bootstrap (percentile method, 10 000 resamples),
     which needs no normal distribution but is too narrow for few values: it covers 54 % for two.
@@ -105,25 +105,25 @@ def compute_interval(values: Sequence[float], seed: int = 0) -> tuple[float, flo
         return None
     mean = float(array.mean())
     if np.ptp(array) == 0:
-        return mean, mean
+        return [mean, mean]
     if len(array) < NUM_BOOTSTRAPPED:
         reach = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
-        return mean - reach, mean + reach
+        return [mean - reach, mean + reach]
     result = stats.bootstrap(
         (array,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
-def compute_rate_interval(successes: Sequence[bool]) -> tuple[float, float] | None:
-    """95 % interval of a success rate (Wilson's score interval); None without episodes.
+def compute_rate_interval(successes: Sequence[bool]) -> list[float] | None:
+    """95 % interval of a success rate (Wilson's score interval), its two ends; None without episodes.
 
     Unlike the standard error it is not empty where all episodes succeed or all fail.
     """
     if not len(successes):
         return None
     found = stats.binomtest(int(np.sum(successes)), len(successes)).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    return [float(found.low), float(found.high)]
 
 
 def summarize(
@@ -160,11 +160,11 @@ def summarize(
         "references": None if references is None else list(references),
         "score_mean": float(scores.mean()),
         "score_stderr": float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else None,
-        "score_ci95": _to_list(compute_interval(scores.tolist())),
+        "score_ci95": compute_interval(scores.tolist()),
         "score_iqm": float(stats.trim_mean(scores, 0.25)),
         "return_mean": float(np.mean([r.undiscounted_return for r in results])),
         "success_rate": float(np.mean(successes)) if successes else None,
-        "success_ci95": _to_list(compute_rate_interval(successes)),
+        "success_ci95": compute_rate_interval(successes),
         "time_to_goal_steps_mean": float(np.mean(times)) if times else None,
         "metrics": {name: _mean([r.get_metric(name) for r in results]) for name in names},
         "plan_seconds_mean": plan_seconds / num_plans if num_plans else None,
@@ -172,10 +172,6 @@ def summarize(
         "wall_seconds": wall_seconds,
         "config": config,
     }
-
-
-def _to_list(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
