@@ -49,7 +49,7 @@ def measure(scenario: str, num_kills: int, seed: int) -> dict[str, object]:
         return {
             "kills": kills,
             **extra,
-            "episodes": chaos.collection.num_units * collection.episodes_per_unit,
+            "episodes": chaos.collection.num_units * chaos.collection.episodes_per_unit,
             "lost": remains.num_lost,
             "duplicate": remains.num_repeated,
             "partial": len(sightings.faults) + sum(damage is not None for damage in find_damage(open_store(root))),
