@@ -10,7 +10,7 @@ import pytest
 from diffplan.cli.experiments import find_config_of
 from diffplan.config import EnvConfig, with_overrides
 from diffplan.data.format.dataset import open_dataset
-from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
+from diffplan.data.format.manifest import Column, Manifest, make_columns, new_dataset_uuid
 from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.data.maintenance.merging import Source, merge
 from diffplan.errors import ConfigError
@@ -128,3 +128,38 @@ def test_an_experiment_in_another_environment_than_its_data_is_refused(tmp_path:
         with pytest.raises(ConfigError, match=r"env: expected that of the data in .*, got diffplan/Maze2D-UMaze-v1"):
             check_environment(own, dataset)
         check_environment(own, dataset, is_other=True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            make_columns((8, 8, 3), 2, observation_dtype="uint8"),
+            r"observations that are vectors .* shape \[8, 8, 3\] of uint8",
+        ),
+        (make_columns(4, (), action_dtype="int64"), r"actions that are vectors of numbers, got shape \[\] of int64"),
+        (make_columns(4, 2, action_dtype="int64"), r"actions that are vectors of numbers, got shape \[2\] of int64"),
+    ],
+)
+def test_images_and_discrete_actions_are_refused(columns: tuple[Column, ...], message: str, tmp_path: Path) -> None:
+    size = columns[1].size
+    manifest = create_dataset(
+        tmp_path / "data", Manifest(new_dataset_uuid(), {"env_id": "some/Game-v0"}, columns, [0.0] * size, [1.0] * size)
+    )
+    observation, action = columns[:2]
+    episode = Episode(
+        episode_index=0,
+        seed=0,
+        behavior="random",
+        observations=np.zeros((41, *observation.shape), observation.numpy_dtype),
+        actions=np.zeros((40, *action.shape), action.numpy_dtype),
+        rewards=np.zeros(40, np.float32),
+        terminated=False,
+        truncated=True,
+        columns={},
+    )
+    write_unit(tmp_path / "data", manifest, 0, [episode])
+    config = find_config_of("gymnasium", str(tmp_path / "data"), {"env.env_id": "some/Game-v0"})
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_environment(config, open_dataset(tmp_path / "data"))
+    assert "\n" not in str(caught.value)

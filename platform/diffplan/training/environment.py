@@ -48,7 +48,7 @@ def adopt_environment(preset: Preset, dataset: TrajectoryDataset, name: str) -> 
 
 
 def check_environment(config: Config, dataset: TrajectoryDataset, *, is_other: bool = False) -> None:
-    """Check that an experiment is of the environment of its data, and names only columns that these have.
+    """Check that data can be planned in, are of the environment of an experiment, and have the columns that it names.
 
     Args:
         config: the experiment.
@@ -56,8 +56,14 @@ def check_environment(config: Config, dataset: TrajectoryDataset, *, is_other: b
         is_other: whether the experiment names another environment than the data on purpose.
 
     Raises:
-        ConfigError: the environments differ, or a column is out of range.
+        ConfigError: images or discrete actions, another environment, or a column out of range.
     """
+    for column in dataset.manifest.columns[:2]:
+        if len(column.shape) != 1 or (column.name == "action" and not column.dtype.startswith("float")):
+            raise ConfigError(
+                f"{dataset.uri}: expected {column.name}s that are vectors of numbers, got shape {list(column.shape)} "
+                f"of {column.dtype}; images and discrete actions cannot be planned"
+            )
     num_columns = dataset.manifest.observation_dim
     named = {f"env.{role}": getattr(config.env, role) for role in ROLES}
     for field, columns in {**named, "windows.goal_columns": config.windows.goal_columns or ()}.items():
