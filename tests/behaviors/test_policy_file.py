@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffplan.behaviors.collection import UnitCollector, make_manifest
+from diffplan.behaviors.collection import UnitCollector, complete_collection, make_manifest
 from diffplan.behaviors.policy_file import PolicyFileBehavior
+from diffplan.cluster.collect.coordinator import open_manifest
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.errors import ConfigError
+from diffplan.data.format.writer import create_dataset
+from diffplan.errors import ConfigError, DataError
 from diffplan.seeding import Stream, make_generator
+from diffplan.storage.opening import open_store
 from diffplan.tasks.contracts import BehaviorContext
 
 PENDULUM = EnvConfig(env_id="Pendulum-v1")
@@ -208,3 +211,17 @@ def test_actions_without_bounds_are_not_squashed():
     with pytest.raises(ConfigError, match="bounded actions for out tanh"):
         PolicyFileBehavior(make_arrays(), context)
     PolicyFileBehavior(make_arrays(out=np.array("clip")), context)
+
+
+def test_a_dataset_is_not_gone_on_with_by_another_policy(tmp_path):
+    """A path says nothing of what is in the file, so the content is recorded too."""
+    behavior = save(tmp_path / "policy.npz", make_arrays())
+    collection = CollectionConfig(behavior=behavior, episode_steps=STEPS, num_steps=4 * STEPS, episodes_per_unit=4)
+    manifest = create_dataset(tmp_path / "data", make_manifest(PENDULUM, collection))
+    store = open_store(tmp_path / "data")
+    env, collection = complete_collection(PENDULUM, collection)
+    assert open_manifest(store, env, collection, resume=True) == manifest
+    save(tmp_path / "policy.npz", make_arrays(seed=1))
+    with pytest.raises(DataError, match=r"begun with another policy in .*policy\.npz than is there now") as caught:
+        open_manifest(store, env, collection, resume=True)
+    assert "\n" not in str(caught.value)

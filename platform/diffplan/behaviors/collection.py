@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from diffplan.behaviors.registry import list_columns, make_behavior
+from diffplan.behaviors.registry import hash_policy_files, list_columns, make_behavior
 from diffplan.config import CollectionConfig, EnvConfig, config_to_dict
 from diffplan.data.format.manifest import Column, Manifest, make_columns, new_dataset_uuid
 from diffplan.environments import find_episode_limit, get_box_bounds, get_episode_limit, make_vector_env, restart_ended
@@ -53,9 +54,16 @@ def make_manifest(env: EnvConfig, collection: CollectionConfig) -> Manifest:
         ),
         action_low=low,
         action_high=high,
+        source=describe_source(env, collection),
     )
     UnitCollector(env, collection).rehearse()
     return manifest
+
+
+def describe_source(env: EnvConfig, collection: CollectionConfig) -> dict[str, Any]:
+    """What a collection depends on beside its settings: the content of policy files; raises `ConfigError` without."""
+    hashes = hash_policy_files(collection.behavior, task_of(env))
+    return {"policy_files": hashes} if hashes else {}
 
 
 class UnitCollector:

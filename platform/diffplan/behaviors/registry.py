@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 
 from diffplan.behaviors.imported import FIELD, CheckedBehavior, make_part
@@ -9,7 +12,7 @@ from diffplan.behaviors.mixture import MixtureBehavior
 from diffplan.behaviors.policy_file import PREFIX as POLICY_PREFIX
 from diffplan.behaviors.policy_file import PolicyFileBehavior
 from diffplan.behaviors.random import RandomBehavior
-from diffplan.errors import ConfigError, unknown_name
+from diffplan.errors import ConfigError, describe_error, unknown_name
 from diffplan.importing import is_import_path, load_object
 from diffplan.tasks.contracts import Behavior, BehaviorContext, BehaviorPart
 from diffplan.tasks.registry import task_of
@@ -101,6 +104,19 @@ def list_columns(text: str, task: Task) -> dict[str, int]:
                     f"it, got size {size}"
                 )
     return found
+
+
+def hash_policy_files(text: str, task: Task) -> dict[str, str]:
+    """SHA-256 of each policy file that a behavior or mixture names, by its path as it was given.
+
+    Raises:
+        ConfigError: as `parse_mixture`, or a file cannot be read.
+    """
+    paths = [name.removeprefix(POLICY_PREFIX) for name in parse_mixture(text, task) if name.startswith(POLICY_PREFIX)]
+    try:
+        return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+    except OSError as error:
+        raise ConfigError(f"{FIELD}: expected a policy in a file, got none ({describe_error(error)})") from None
 
 
 def _find_part(name: str, task: Task) -> BehaviorPart:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from diffplan.behaviors.collection import UnitCollector, complete_collection, make_manifest
+from diffplan.behaviors.collection import UnitCollector, complete_collection, describe_source, make_manifest
 from diffplan.cluster.collect.prefix import NeededUnits
 from diffplan.cluster.metrics import count_work
 from diffplan.cluster.runtime import ROLLOUT_POOL, count_workers, prefer_pool, ray_session, require_resources
@@ -126,7 +126,7 @@ def collect(
         raise ConfigError(f"num_workers: expected at least 1, got {num_workers}")
     env, collection = complete_collection(env, collection)
     store = open_store(out)
-    manifest = _open_manifest(store, env, collection, resume)
+    manifest = open_manifest(store, env, collection, resume)
     work = _Work(store, manifest, collection)
     if not work.is_complete:
         with ray_session():
@@ -262,7 +262,13 @@ class _Work:
         self._next_listing = now + max(LISTING_SECONDS, (now - since) / LISTING_SHARE)
 
 
-def _open_manifest(store: Store, env: EnvConfig, collection: CollectionConfig, resume: bool) -> Manifest:
+def open_manifest(store: Store, env: EnvConfig, collection: CollectionConfig, resume: bool) -> Manifest:
+    """The manifest of a new dataset, or of one that is gone on with.
+
+    Raises:
+        DataError: there is a dataset and `resume` is not set, or it was begun differently, or other files are in the
+            way.
+    """
     try:
         manifest = read_manifest(store)
     except DataError:
@@ -285,6 +291,12 @@ def _open_manifest(store: Store, env: EnvConfig, collection: CollectionConfig, r
                     f"{store.uri}: the dataset was begun with {name}.{key} = {found.get(key)!r}, expected "
                     f"{asked[key]!r}; resume with the same settings, or take another --out"
                 )
+    for path, digest in describe_source(env, collection).get("policy_files", {}).items():
+        if manifest.source.get("policy_files", {}).get(path) != digest:
+            raise DataError(
+                f"{store.uri}: begun with another policy in {path} than is there now; put that one back, or "
+                "take another --out"
+            )
     return manifest
 
 
