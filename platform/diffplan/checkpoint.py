@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
+import re
 import shutil
 import uuid
 import zlib
@@ -37,6 +39,7 @@ from diffplan.config import Config, config_from_dict, config_to_dict
 from diffplan.data.format.cache import cache_directory
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError, ConfigError, StoreError
+from diffplan.files import parse_json, read_file
 from diffplan.layout import Layout
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore, Store
@@ -50,6 +53,10 @@ CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE = (
     "dataset.json",
     "training_state.pt",
 )
+COMPANION = re.compile(r"[A-Za-z0-9_]+\.safetensors", re.ASCII)
+"""Names of the files of companions. A record with any other name is refused, so that none leads out of a directory."""
+MAX_COLUMNS = 10_000_000
+"""Entries of an observation or an action; far above any image, and below what would exhaust a machine."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,9 @@ def save_planning_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
 
 def _save(directory: Path, checkpoint: Checkpoint, training_state: dict[str, Any] | None) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / CONFIG).unlink(missing_ok=True)
+    for name in (CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE):
+        if name == CONFIG or (directory / name).is_symlink():  # or the file behind the link would be overwritten
+            (directory / name).unlink(missing_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in checkpoint.weights.items()}
     save_file(weights, directory / MODEL)
     (directory / NORMALIZATION).write_text(checkpoint.normalizer.to_json())
@@ -236,13 +245,18 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{directory / TRAINING_STATE}: expected a training state ({first})") from None
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a checkpoint may have a file of this name."""
+    return name in (CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE) or COMPANION.fullmatch(name) is not None
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a directory holds a whole checkpoint."""
     try:
         record = _read_record(path)
         for name in record["files"]:
             _checked(path, record, name)
-    except (CheckpointError, KeyError, TypeError):
+    except CheckpointError:
         return False
     return True
 
@@ -276,7 +290,7 @@ def upload_checkpoint(source: Path, store: Store, directory: str) -> None:
     store.delete(_join(directory, CONFIG))
     for name, content in contents.items():
         store.write(_join(directory, name), [content])
-    store.write(_join(directory, CONFIG), [(source / CONFIG).read_bytes()])
+    store.write(_join(directory, CONFIG), [_read(source / CONFIG)])
 
 
 def is_uploaded(store: Store, directory: str) -> bool:
@@ -285,7 +299,7 @@ def is_uploaded(store: Store, directory: str) -> bool:
         record = _parse_record(store.read(_join(directory, CONFIG)), store.locate(directory))
         sizes = {stored.name: stored.num_bytes for stored in store.list(directory)}
         return all(sizes.get(_join(directory, n)) == file["num_bytes"] for n, file in record["files"].items())
-    except (FileNotFoundError, CheckpointError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, CheckpointError):
         return False
 
 
@@ -316,14 +330,12 @@ def fetch_checkpoint(where: str | Path, *, training_state: bool = False) -> Path
     target = cache_directory() / "checkpoints" / hashlib.sha256(content).hexdigest()[:32]
     try:
         for name, file in record["files"].items():
-            wanted = (training_state or name != TRAINING_STATE) and "/" not in name  # never outside of the cache
+            wanted = training_state or name != TRAINING_STATE
             if wanted and not ((target / name).exists() and (target / name).stat().st_size == file["num_bytes"]):
                 _write_whole(target / name, store.read(name))
         _write_whole(target / CONFIG, content)
     except FileNotFoundError as error:
         raise CheckpointError(f"{error}: the file is missing; copy the whole checkpoint again") from None
-    except (KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{where}/{CONFIG}: expected the description of a checkpoint, got another") from None
     except OSError as error:
         raise StoreError(
             f"{target}: the copy of {where} could not be written ({error.strerror or error}); make room, or set "
@@ -349,16 +361,28 @@ def _no_checkpoint(where: str | Path) -> CheckpointError:
 
 def _read_record(directory: Path) -> dict[str, Any]:
     try:
-        content = (directory / CONFIG).read_bytes()
+        content = _read(directory / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_checkpoint(directory) from None
     return _parse_record(content, str(directory))
 
 
+def _read(path: Path) -> bytes:
+    """A file of a checkpoint; a missing one raises `FileNotFoundError`."""
+    try:
+        return read_file(path, follow_links=False)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); put the file of the checkpoint there"
+        ) from None
+
+
 def _parse_record(content: bytes, where: str) -> dict[str, Any]:
     path = f"{where}/{CONFIG}"
     try:
-        record = json.loads(content)
+        record = parse_json(content)
         version = record["format_version"]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path}: expected the description of a checkpoint, got something else") from None
@@ -366,18 +390,65 @@ def _parse_record(content: bytes, where: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: expected checkpoint version {FORMAT_VERSION}, got {version}, of another diffplan; train it again"
         )
+    try:
+        _check_record(record)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; copy the whole checkpoint again or train it again") from None
     return record
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    """Raise `ValueError` unless the fields of a record have their types, and its files plain names."""
+    for name, low, high in (("step", 0, 2**63), ("observation_dim", 1, MAX_COLUMNS), ("action_dim", 0, MAX_COLUMNS)):
+        if not _is_count(record.get(name), low, high):
+            raise ValueError(f"{name}: expected a whole number from {low} to {high}, got {_show(record.get(name))}")
+    if not isinstance(record.get("config"), dict):
+        raise ValueError(f"config: expected an object, got {_show(record.get('config'))}")
+    given = record.get("return_range")
+    if given is not None and not (
+        isinstance(given, list)
+        and len(given) == 2
+        and all(type(value) in (int, float) and math.isfinite(value) for value in given)
+    ):
+        raise ValueError(f"return_range: expected two numbers or null, got {_show(given)}")
+    files = record.get("files")
+    if not isinstance(files, dict):
+        raise ValueError(f"files: expected an object, got {_show(files)}")
+    for name, file in files.items():
+        if name == CONFIG or not is_file_name(name):
+            raise ValueError(f"files: expected the names of files of a checkpoint, got {_show(name)}")
+        for part, high in (("num_bytes", 2**63), ("crc32", 2**32)):
+            value = file.get(part) if isinstance(file, dict) else None
+            if not _is_count(value, 0, high):
+                raise ValueError(f"files: expected a number of {part} for {name}, got {_show(value)}")
+
+
+def _is_count(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high  # not isinstance, for bool is a kind of int
+
+
+def _show(value: object) -> str:
+    """A value of a file for a message of one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _checked(directory: Path, record: dict[str, Any], name: str) -> Path:
     """Path of a file after its size and checksum were compared with the record."""
-    path, expected = directory / name, record["files"][name]
-    if not path.is_file():
-        raise CheckpointError(f"{path}: the file is missing; copy the whole checkpoint again or train it again")
-    content = path.read_bytes()
-    if len(content) != expected["num_bytes"]:
+    path = directory / name
+    if name not in record["files"]:
+        raise CheckpointError(f"{directory / CONFIG}: expected {name} among its files, got none; train it again")
+    expected = record["files"][name]
+    try:
+        size = path.lstat().st_size
+        content = _read(path) if size == expected["num_bytes"] or path.is_symlink() else b""
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
-            f"{path}: expected {expected['num_bytes']} bytes, got {len(content)}; the file is truncated or was "
+            f"{path}: the file is missing; copy the whole checkpoint again or train it again"
+        ) from None
+    if size != expected["num_bytes"]:
+        raise CheckpointError(
+            f"{path}: expected {expected['num_bytes']} bytes, got {size}; the file is truncated or was "
             "changed: copy the whole checkpoint again or train it again"
         )
     if zlib.crc32(content) != expected["crc32"]:

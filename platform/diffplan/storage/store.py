@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from diffplan.errors import StoreError
+from diffplan.files import open_file, read_file
 
 TEMPORARY_PREFIX = ".tmp-"
 """Prefix of the names of files that are being written; those left by a crash are swept by age."""
@@ -99,7 +100,11 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A directory of a local disk or a network file system."""
+    """A directory of a local disk or a network file system.
+
+    The directory itself may be a symbolic link. Nothing is written or deleted through a link inside it, because whoever
+    made the directory may have led it to files of somebody else.
+    """
 
     is_local = True
 
@@ -121,7 +126,7 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         """A whole object."""
         with _reading(self.root / name):
-            return (self.root / name).read_bytes()
+            return read_file(self.root / name)
 
     def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
         """A piece of an object; shorter than asked for where the object ends before it."""
@@ -131,7 +136,7 @@ class LocalStore:
     def open(self, name: str) -> BinaryIO:
         """An object as a file to read and seek in."""
         with _reading(self.root / name):
-            return (self.root / name).open("rb")
+            return open_file(self.root / name)
 
     def size(self, name: str) -> int:
         """Bytes of an object."""
@@ -163,7 +168,7 @@ class LocalStore:
 
     def put_if_absent(self, name: str, content: bytes) -> bool:
         """Create a file with its whole content, durably, unless there is one; returns whether this call did."""
-        path = self.root / name
+        path = find_own_path(self.root, name)
         temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
             self._write_durably(temporary, [content])
@@ -182,7 +187,7 @@ class LocalStore:
 
     def write(self, name: str, pieces: Iterable[Any]) -> None:
         """Create a read-only file of a name that nobody else uses, durably, from buffers that follow one another."""
-        path = self.root / name
+        path = find_own_path(self.root, name)
         try:
             self._write_durably(path, pieces)
         except FileExistsError:
@@ -196,7 +201,7 @@ class LocalStore:
 
     def replace(self, name: str, content: bytes) -> None:
         """Create or replace a file, whole or not at all, durably."""
-        path = self.root / name
+        path = find_own_path(self.root, name)
         temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
             self._write_durably(temporary, [content])
@@ -216,11 +221,12 @@ class LocalStore:
 
     def delete(self, name: str) -> None:
         """Delete a file if there is one."""
+        path = find_own_path(self.root, name)
         try:
-            (self.root / name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
-                f"{self.root / name}: cannot be deleted ({_reason(error)}); mend the permissions or delete it by hand"
+                f"{path}: cannot be deleted ({_reason(error)}); mend the permissions or delete it by hand"
             ) from None
 
     def now_seconds(self) -> float:
@@ -240,6 +246,26 @@ class LocalStore:
                 probe.unlink(missing_ok=True)
 
 
+def find_own_path(root: Path, name: str) -> Path:
+    """The path of an object to write or delete, after a look at the directories between it and the root.
+
+    Raises:
+        StoreError: one of them is a symbolic link, or the name leads out of the root.
+    """
+    path = root
+    *directories, last = name.split("/")
+    if name.startswith("/") or ".." in (*directories, last):
+        raise StoreError(f"{root}: expected a name inside this directory, got {name!r}; delete what names it")
+    for directory in directories:
+        path = path / directory
+        if path.is_symlink():
+            raise StoreError(
+                f"{path}: expected a directory, got a symbolic link; nothing is written or deleted through links "
+                "inside a store: put the directory itself there, or name the place that it leads to"
+            )
+    return path / last
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Raise different errors for a file that cannot be read, which may be fine, and for one that does not exist."""
@@ -250,6 +276,8 @@ def _reading(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link that leads to itself leads to no file
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+        if error.errno == errno.EINVAL:
+            raise StoreError(f"{path}: {_reason(error)}; put the file itself there") from None
         raise StoreError(
             f"{path}: cannot be read ({_reason(error)}); check the permissions and the disk, then try again"
         ) from None

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from diffplan.errors import CheckpointError
 from diffplan.runs.layout import RUN_NAME, STEP_PREFIX
 from diffplan.storage.object_store import ObjectStore
 from diffplan.storage.opening import open_store
-from diffplan.storage.store import LocalStore
+from diffplan.storage.store import LocalStore, find_own_path
 
 NUM_CHECKPOINTS = 2
 """Checkpoints that are kept to resume from."""
@@ -96,7 +97,7 @@ class LocalRun:
 
     def read(self, name: str) -> bytes:
         """A file; raises `FileNotFoundError` if there is none."""
-        return (self.root / name).read_bytes()
+        return LocalStore(self.root).read(name)
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file, whole or not at all."""
@@ -108,20 +109,23 @@ class LocalRun:
 
     def delete(self, name: str) -> None:
         """Delete a file or a directory, if there is one."""
-        path = self.root / name
-        if path.is_dir():
+        path = find_own_path(self.root, name)
+        if path.is_symlink():  # the link, not what it leads to
+            path.unlink()
+        elif path.is_dir():
             (path / checkpoints.CONFIG).unlink(missing_ok=True)  # first, so that the rest is no complete checkpoint
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
     def is_whole(self, name: str) -> bool:
-        """Whether a directory holds a whole checkpoint, by its checksums."""
-        return checkpoints.is_checkpoint(self.root / name)
+        """Whether a directory holds a whole checkpoint, by its checksums; one behind a link is none of this run."""
+        path = find_own_path(self.root, name)
+        return not path.is_symlink() and checkpoints.is_checkpoint(path)
 
     def put_checkpoint(self, source: Path, name: str) -> None:
         """Copy a checkpoint into a directory, `config.json` last."""
-        checkpoints.publish_checkpoint(source, self.root / name)
+        checkpoints.publish_checkpoint(source, find_own_path(self.root, f"{name}/") if name else self.root)
 
     @contextlib.contextmanager
     def fetch(self, name: str) -> Iterator[Path]:
@@ -185,7 +189,9 @@ class StoreRun:
         """A copy in a temporary directory."""
         with tempfile.TemporaryDirectory(prefix="diffplan-") as directory:
             for stored in self._store.list(name):
-                (Path(directory) / Path(stored.name).name).write_bytes(self._store.read(stored.name))
+                file_name = stored.name.rpartition("/")[2]
+                if checkpoints.is_file_name(file_name):
+                    (Path(directory) / file_name).write_bytes(self._store.read(stored.name))
             yield Path(directory)
 
     def ray_storage(self) -> dict[str, Any]:
@@ -248,7 +254,7 @@ def has_run(storage: RunStorage) -> bool:
 def list_checkpoints(storage: RunStorage) -> list[str]:
     """The directories of checkpoints to resume from, whole or not, by step."""
     names = storage.list_directories(RUN_NAME)
-    return sorted(name for name in names if name.rpartition("/")[2].startswith(STEP_PREFIX))
+    return sorted(name for name in names if re.fullmatch(rf"{STEP_PREFIX}[0-9]+", name.rpartition("/")[2]))
 
 
 def find_newest_checkpoint(storage: RunStorage) -> str | None:
