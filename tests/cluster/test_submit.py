@@ -8,17 +8,19 @@ import signal
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from local_head import ROOT, Head, start_head
+from ray._private.runtime_env.packaging import create_package
 
 from diffplan.cli import main
 from diffplan.cli.submit import SUBMITTABLE, check_places
 from diffplan.cluster.jobs import submit as submit_module
 from diffplan.cluster.jobs.job_server import Tail
-from diffplan.cluster.jobs.submit import EXCLUDES, check_upload, make_entrypoint, make_runtime_env
+from diffplan.cluster.jobs.submit import EXCLUDES, Upload, check_upload, make_entrypoint, make_runtime_env
 from diffplan.cluster.ray_private import make_exclusion
 from diffplan.errors import ClusterError, ConfigError
 
@@ -279,9 +281,85 @@ def test_the_upload_has_all_code_and_no_data(tmp_path: Path, monkeypatch: pytest
         (tmp_path / name).write_bytes(bytes(2000))
     (tmp_path / ".rayignore").write_text("ignored\n")
     (tmp_path / "script.py").write_bytes(bytes(900))
-    assert check_upload(tmp_path) == 900 + len("ignored\n")
+    assert check_upload(tmp_path) == Upload(900 + len("ignored\n"), ())
     (tmp_path / "mine").write_bytes(bytes(2000))
     with pytest.raises(ClusterError, match=r"at most .* to upload, got more in .*; list what a job does not need in"):
         check_upload(tmp_path)
     with pytest.raises(ClusterError, match="expected a directory to upload, got"):
         check_upload(tmp_path / "none")
+
+
+SECRETS = (
+    *(".env", ".env.production", ".envrc", "prod.env", ".netrc", "a/.netrc", ".aws/credentials", ".ssh/config"),
+    *("id_rsa", "id_rsa.pub", "keys/id_ed25519", "server.pem", "tls.key", "service-account.json", "credentials.json"),
+    *("service_account_prod.json", "credentials", ".git-credentials", ".npmrc", ".pypirc", ".docker/config.json"),
+    *("a/.docker/config.json", ".kube/config", "kubeconfig", "prod.kubeconfig", ".config/gcloud/a.json", ".pgpass"),
+    *("client_secret_1.json", "secrets.yaml", "my-credentials.json", "terraform.tfstate", ".ray/auth_token"),
+)
+
+
+def list_uploaded(root: Path) -> list[str]:
+    """What Ray itself packs."""
+    environment = make_runtime_env(root, check_upload(root).left_out)
+    package = root.parent / f"{root.name}.zip"
+    create_package(str(root), package, include_gitignore=True, excludes=environment["excludes"])
+    with zipfile.ZipFile(package) as opened:
+        return sorted(name for name in opened.namelist() if not name.endswith("/"))
+
+
+def test_what_secrets_are_usually_called_stays_here(tmp_path: Path) -> None:
+    root, code = tmp_path / "root", ("environment.py", "credentials_of_us.py", "a/keys.py", "a/config.json", "token.py")
+    for name in (*SECRETS, *code):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("secret")
+    assert list_uploaded(root) == sorted(code)
+
+
+def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for path in (root / "code/real.py", root / ".env", root / "data/rows", outside / "secret", outside / "deep/secret"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("content")
+    links = {
+        "code/inside.py": root / "code/real.py",
+        "inside": Path("code"),
+        "secret": outside / "secret",
+        "code/tree [1]*": outside,
+        "#up": Path(".."),
+        "code/loop": Path("."),
+        "root": root,
+        "self": Path("self"),
+        "broken": Path("nowhere"),
+        "hidden": root / ".env",
+        "rows": root / "data/rows",
+        "through": Path("secret"),
+        "ignored": outside,
+    }
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    (root / ".gitignore").write_text("ignored\n")
+    os.mkfifo(root / "pipe")
+    expected = {".gitignore", "code/inside.py", "code/real.py", "inside/inside.py", "inside/real.py"}
+    assert set(list_uploaded(root)) == expected
+    left_out = check_upload(root).left_out
+    assert {"secret", "code/tree [1]*", "#up", "code/loop", "root", "hidden", "rows", "through", "pipe"} <= {*left_out}
+    assert "ignored" not in left_out  # the user has excluded it
+    lines: list[str] = []
+    submit_module.submit(RecordingServer(), "train", [], root, notice=lines.append)  # type: ignore[arg-type]
+    (line,) = lines
+    assert line.startswith(f"not uploaded (links out of {root} or to excluded files, pipes, devices): #up, ")
+    assert "\n" not in line
+
+
+class RecordingServer:
+    def submit(self, entrypoint: str, **options: object) -> str:
+        return "job"
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "closed"))
+
+    monkeypatch.setattr(submit_module, "walk_upload", refuse)
+    with pytest.raises(ClusterError, match=r"closed: cannot be read \(Permission denied\); list it in \.rayignore"):
+        check_upload(tmp_path)

@@ -71,7 +71,15 @@ def submit(words: list[str]) -> int:
     from diffplan.cluster.jobs.submit import submit as submit_job
 
     server = JobServer(options.address)
-    job = submit_job(server, command, rest, options.working_dir, num_cpus=options.num_cpus, num_gpus=options.num_gpus)
+    job = submit_job(
+        server,
+        command,
+        rest,
+        options.working_dir,
+        num_cpus=options.num_cpus,
+        num_gpus=options.num_gpus,
+        notice=_tell,
+    )
     show(f"job: {job}")
     return 0 if options.no_wait else _follow(server, job)
 
@@ -118,10 +126,14 @@ def check_places(name: str, words: Sequence[str]) -> None:
         )
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
 def _follow(server: JobServer, job: str) -> int:
     """Show the output of a job until it ends, and return its exit code."""
     try:
-        details = server.follow(job, write, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+        details = server.follow(job, write, _tell)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"\ninterrupted; the job goes on: `{server.describe_command('logs --follow', job)}`, or end it by "

@@ -67,8 +67,18 @@ def make_exclusion(root: Path, patterns: Sequence[str]) -> Callable[[Path], bool
     return _get_excludes(root, list(patterns))
 
 
-def walk_upload(root: Path, patterns: Sequence[str], visit: Callable[[Path], object]) -> None:
-    """Visit the files of a directory that Ray would upload: all that no pattern, .gitignore or .rayignore excludes."""
+def walk_upload(
+    root: Path, patterns: Sequence[str], visit: Callable[[Path], object], skip: Callable[[Path], bool]
+) -> None:
+    """Visit the files and directories that Ray would upload: all that no pattern, .gitignore or .rayignore excludes.
+
+    Args:
+        root: the directory.
+        patterns: what is excluded.
+        visit: called for each path before those below it.
+        skip: whether a path is left out for another reason.
+    """
     use_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"  # as Ray does
     quiet = logging.Logger("diffplan.upload", logging.CRITICAL)
-    _dir_travel(root, [make_exclusion(root, patterns)], visit, include_gitignore=use_gitignore, logger=quiet)
+    excluded = [skip, make_exclusion(root, patterns)]
+    _dir_travel(root, excluded, visit, include_gitignore=use_gitignore, logger=quiet)
