@@ -302,7 +302,8 @@ def list_uploaded(root: Path) -> list[str]:
     """What Ray itself packs."""
     environment = make_runtime_env(root, check_upload(root).left_out)
     package = root.parent / f"{root.name}.zip"
-    create_package(str(root), package, include_gitignore=True, excludes=environment["excludes"])
+    excludes: list[str] = list(environment["excludes"])  # type: ignore[call-overload]
+    create_package(str(root), package, include_gitignore=True, excludes=excludes)
     with zipfile.ZipFile(package) as opened:
         return sorted(name for name in opened.namelist() if not name.endswith("/"))
 

@@ -203,7 +203,7 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch, nam
 
         return call
 
-    for owner, attribute in ((Path, "open"), (Path, "read_bytes"), (os, "scandir")):
+    for owner, attribute in ((os, "open"), (os, "scandir")):
         monkeypatch.setattr(owner, attribute, refuse(getattr(owner, attribute)))
     for read in (open_dataset, require_undamaged):
         with pytest.raises(StoreError, match=rf"{tmp_path / name}: cannot be read \(.*\); check the permissions"):

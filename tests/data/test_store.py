@@ -11,7 +11,7 @@ from made_up_episodes import make_episode, make_manifest
 
 from diffplan.data.format.dataset import open_dataset
 from diffplan.data.format.writer import create_dataset, write_unit
-from diffplan.errors import DataError
+from diffplan.errors import DataError, StoreError
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore
 
@@ -147,3 +147,82 @@ def test_a_store_is_opened_from_paths_urls_and_stores(tmp_path):
         assert pickle.loads(pickle.dumps(store)).uri == store.uri
     with pytest.raises(DataError, match="expected a bucket and a prefix"):
         open_store("s3://")
+
+
+WRITES = {
+    "delete": lambda store, name: store.delete(name),
+    "write": lambda store, name: store.write(name, [b"new"]),
+    "replace": lambda store, name: store.replace(name, b"new"),
+    "put_if_absent": lambda store, name: store.put_if_absent(name, b"new"),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("depth", ["linked/x", "a/linked/x", "linked/b/x"])
+def test_nothing_is_written_or_deleted_through_a_link(tmp_path, write, depth):
+    elsewhere, root = tmp_path / "elsewhere", tmp_path / "root"
+    (elsewhere / "b").mkdir(parents=True)
+    for path in (elsewhere / "x", elsewhere / "b" / "x"):
+        path.write_bytes(b"mine")
+    link = root / depth[: depth.index("linked") + len("linked")]
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    for name in (depth, depth.replace("/x", "/y")):
+        with pytest.raises(StoreError, match="linked: expected a directory, got a symbolic link") as caught:
+            write(LocalStore(root), name)
+        assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in elsewhere.rglob("*")) == ["b", "x", "x"]
+    assert (elsewhere / "x").read_bytes() == (elsewhere / "b" / "x").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", ".."])
+def test_no_name_leads_out_of_a_store(tmp_path, write, name):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "x").write_bytes(b"mine")
+    with pytest.raises(StoreError, match="expected a name inside this directory"):
+        write(LocalStore(tmp_path / "root"), name)
+    assert (tmp_path / "x").read_bytes() == b"mine"
+
+
+def test_a_link_of_the_name_itself_is_replaced_or_deleted_and_never_followed(tmp_path):
+    mine, store = tmp_path / "mine", LocalStore(tmp_path / "root")
+    mine.write_bytes(b"mine")
+    link = tmp_path / "root" / "a" / "x"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(mine)
+    assert not store.put_if_absent("a/x", b"new")
+    with pytest.raises(FileExistsError):
+        store.write("a/x", [b"new"])
+    store.delete("a/x")
+    assert not link.is_symlink()
+    link.symlink_to(mine)
+    store.replace("a/x", b"new")
+    assert not link.is_symlink()
+    assert store.read("a/x") == b"new"
+    assert mine.read_bytes() == b"mine"
+
+
+def test_the_store_itself_may_lie_behind_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    store = LocalStore(tmp_path / "link")
+    store.write("a/b/x", [b"1"])
+    store.replace("a/b/x", b"2")
+    store.delete("a/b/x")
+    assert store.put_if_absent("a/b/x", b"3")
+    assert (tmp_path / "real/a/b/x").read_bytes() == b"3"
+
+
+@pytest.mark.parametrize("read", ["read", "open", "read_range"])
+def test_only_regular_files_are_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "directory").mkdir()
+    store = LocalStore(tmp_path)
+    arguments = (0, 4) if read == "read_range" else ()
+    for name in ("pipe", "device"):
+        with pytest.raises(StoreError, match=f"{name}: expected a regular file, got a pipe, device or socket; put the"):
+            getattr(store, read)(name, *arguments)
+    with pytest.raises(IsADirectoryError):
+        getattr(store, read)("directory", *arguments)

@@ -11,7 +11,7 @@ from diffplan.data.format.writer import write_unit
 from diffplan.data.maintenance.compaction import compact
 from diffplan.data.maintenance.sweeping import MIN_AGE_SECONDS, find_sweepable, sweep
 from diffplan.data.maintenance.verification import find_damage
-from diffplan.errors import DataError
+from diffplan.errors import DataError, StoreError
 from diffplan.storage.opening import open_store
 
 LENGTHS = [[5, 4], [9], [3, 7], [6]]
@@ -222,3 +222,27 @@ def test_whatever_happens_nothing_named_is_swept(tmp_path, seed):
     assert not any(find_damage(open_store(root)))
     names = {stored.name for stored in open_store(root).list("shards")}
     assert names == {shard.name for shard in open_dataset(root).shards}
+
+
+@pytest.mark.parametrize("linked", ["shards", "commits", "snapshots"])
+def test_nothing_is_swept_through_a_link(root, tmp_path, linked):
+    """A stranger's dataset whose directory leads to that of mine would have mine deleted."""
+    write_snapshot(open_dataset(root))
+    add_orphan(root, 5)
+    (root / linked / "0-of-mine.arrow").write_bytes(b"mine")
+    (root / linked / ".tmp-mine").write_bytes(b"mine")
+    (root / ".tmp-here").write_bytes(b"of a crash")
+    age_all(root, 5)
+    elsewhere = tmp_path / "mine"
+    (root / linked).rename(elsewhere)
+    (root / linked).symlink_to(elsewhere)
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(StoreError, match=f"{linked}: expected a directory, got a symbolic link; nothing is written or"):
+        sweep(open_store(root), 4 * HOUR)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_dataset_behind_a_link_is_swept(root, tmp_path):
+    old = add_orphan(root, 5)
+    (tmp_path / "link").symlink_to(root)
+    assert [stored.name for stored in sweep(open_store(tmp_path / "link"), 4 * HOUR)] == [old]

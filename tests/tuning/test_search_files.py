@@ -10,12 +10,12 @@ from diffplan.cli.parsing import parse
 from diffplan.cli.train import COMMAND
 from diffplan.config import Config, SearchConfig, config_from_dict, with_overrides
 from diffplan.config.study import Among, Study
-from diffplan.errors import DataError
+from diffplan.errors import ConfigError, DataError
 from diffplan.planning.settings import load_settings
 from diffplan.report.page import write_report
 from diffplan.report.search_files import write_search
 from diffplan.tasks.registry import find_task, get_preset
-from diffplan.tuning.journal import TrialRecord
+from diffplan.tuning.journal import TrialRecord, hold_search
 from diffplan.tuning.space import make_space
 
 CONFIG = get_preset("maze2d-umaze")
@@ -123,3 +123,17 @@ def test_a_training_study_leaves_the_experiment_and_the_arguments_that_train_it(
     assert load_settings(tmp_path / "best.json") == config.planning
     call = parse(COMMAND, "train", ["maze2d-umaze", "--data", "d", "--out", "o", *best["train_arguments"]])
     assert with_overrides(CONFIG, call.overrides) == config
+
+
+@pytest.mark.parametrize("name", ["study.journal", ".search.lock"])
+def test_a_search_writes_through_no_link(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / name).symlink_to(mine)
+    with (
+        pytest.raises(ConfigError, match=f"{name}: expected the file of a search, got a symbolic link"),
+        hold_search(tmp_path / "search"),
+    ):
+        pass
+    assert mine.read_text() == "mine"

@@ -12,8 +12,8 @@ search.png                trials or front, and importances
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from diffplan.config import Config, SearchConfig, config_to_dict
 from diffplan.config.study import Study
 from diffplan.report.charts_search import FrontChart, draw_search
 from diffplan.runs.layout import BEST
+from diffplan.storage.store import LocalStore
 from diffplan.tuning.front import find_front
 from diffplan.tuning.importance import compute_importances
 from diffplan.tuning.journal import TrialRecord
@@ -71,16 +72,17 @@ def write_search(
         `checkpoint`, or for a training study `dataset`, the whole experiment as `config` and arguments of
         `diffplan train` as `train_arguments`.
     """
+    store = LocalStore(directory)
     full = [trial for trial in trials if trial.is_full and trial.metrics is not None]
     best = max(full, key=lambda trial: compute_merit(study, trial.metrics or {}))
     importances = {metric: compute_importances(trials, space, metric) for metric in study.objectives}
     importances = {metric: shares for metric, shares in importances.items() if shares}
     front = find_front(_values(study, full), [LESS_IS_BETTER[metric] for metric in study.objectives])
-    _write(directory / TRIALS, [_describe(trial) for trial in trials])
-    _write(directory / IMPORTANCES, importances)
+    _write(store, TRIALS, [_describe(trial) for trial in trials])
+    _write(store, IMPORTANCES, importances)
     if study.is_pareto:
-        _write_front(directory, study, config, [full[i] for i in front], best, source)
-    _draw(directory / PICTURE, study, trials, full, front, best, importances)
+        _write_front(store, study, config, [full[i] for i in front], best, source)
+    _draw(store, study, trials, full, front, best, importances)
     chosen = apply_params(study, config, best.params)
     record: dict[str, Any] = {
         "settings": config_to_dict(chosen.planning),
@@ -101,20 +103,20 @@ def write_search(
         record["train_arguments"] = [
             text for name, value in list_overrides(study, best.params).items() for text in (f"--{name}", str(value))
         ]
-    _write(directory / BEST, record)
+    _write(store, BEST, record)
     return record
 
 
 def _write_front(
-    directory: Path, study: Study, config: Config, points: Sequence[TrialRecord], best: TrialRecord, source: str
+    store: LocalStore, study: Study, config: Config, points: Sequence[TrialRecord], best: TrialRecord, source: str
 ) -> None:
-    shutil.rmtree(directory / FRONT, ignore_errors=True)
-    (directory / FRONT).mkdir()
+    for stored in store.list(FRONT):  # of the front before
+        store.delete(stored.name)
     rows = []
     for trial in points:
         settings = config_to_dict(apply_params(study, config, trial.params).planning)
         name = f"{FRONT}/trial_{trial.number}.json"
-        _write(directory / name, settings)
+        _write(store, name, settings)
         rows.append(
             {
                 "trial": trial.number,
@@ -126,7 +128,8 @@ def _write_front(
             }
         )
     _write(
-        directory / PARETO,
+        store,
+        PARETO,
         {
             "objectives": list(study.objectives),
             "cost_weight": study.cost_weight,
@@ -138,7 +141,7 @@ def _write_front(
 
 
 def _draw(
-    path: Path,
+    store: LocalStore,
     study: Study,
     trials: Sequence[TrialRecord],
     full: Sequence[TrialRecord],
@@ -158,7 +161,9 @@ def _draw(
         less_is_better=LESS_IS_BETTER[metric],
     )
     figure.set_dpi(DPI)
-    FigureCanvasAgg(figure).print_png(str(path))
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    store.replace(PICTURE, content.getvalue())
 
 
 def _values(study: Study, trials: Sequence[TrialRecord]) -> list[list[float]]:
@@ -175,7 +180,5 @@ def _pick(trial: TrialRecord) -> dict[str, Any]:
     return {**{name: metrics.get(name) for name in METRICS}, **metrics}
 
 
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
+def _write(store: LocalStore, name: str, value: Any) -> None:
+    store.replace(name, (json.dumps(value, indent=2) + "\n").encode())

@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from diffplan.config.study import Study
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, describe_error
 from diffplan.seeding import Stream, make_seed
 from diffplan.tuning.metrics import LESS_IS_BETTER
 
@@ -29,6 +29,8 @@ STUDY_NAME = "diffplan"
 PROCESS_DIED = "its process died"
 """Error of a trial that failed without reporting one."""
 _LOCK = ".search.lock"
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError)
+"""What Optuna raises for the lines of a damaged file: it takes their fields as they are."""
 _BEGUN, _ERRORS, _METRICS, _REPEATS = "begun", "errors", "metrics", "repeats"
 
 
@@ -56,9 +58,15 @@ def hold_search(directory: Path) -> Iterator[None]:
     """Lock the directory of a search for this process; the system releases the lock when the process ends.
 
     Raises:
-        ConfigError: another process searches there; two writers would damage the journal.
+        ConfigError: another process searches there; two writers would damage the journal. Or a file of the search is a
+            symbolic link, through which nothing is written.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    for name in (FILE_NAME, _LOCK):
+        if (directory / name).is_symlink():
+            raise ConfigError(
+                f"{directory / name}: expected the file of a search, got a symbolic link; put the file itself there"
+            )
     with (directory / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,8 +123,11 @@ class SearchJournal:
                 directions=["minimize" if LESS_IS_BETTER[metric] else "maximize" for metric in study.objectives],
                 load_if_exists=True,
             )
-        except (ValueError, KeyError) as error:
-            raise ConfigError(f"{path}: expected the file of a search, got a damaged one ({error})") from None
+        except _DAMAGED as error:
+            raise ConfigError(
+                f"{path}: expected the file of a search, got a damaged one ({describe_error(error)}); take another "
+                "--out"
+            ) from None
         known = self._study.user_attrs.get(_BEGUN)
         if known is not None and known != begun:
             changed = [name for name in begun if begun[name] != known.get(name)]
@@ -220,7 +231,7 @@ def read_begun(directory: Path) -> dict[str, Any]:
     try:
         storage = JournalStorage(JournalFileBackend(str(path)))
         return optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs.get(_BEGUN, {})
-    except (ValueError, KeyError):
+    except _DAMAGED:
         return {}  # damaged, or truncated at its very beginning: opening the search reports it
 
 

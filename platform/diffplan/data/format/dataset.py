@@ -31,6 +31,7 @@ from diffplan.data.format.snapshot import (
 from diffplan.data.format.statistics import ColumnStatistics
 from diffplan.data.format.structure import CURE, check_structure
 from diffplan.errors import DataError
+from diffplan.files import open_file
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import Store
 
@@ -246,7 +247,7 @@ def list_orphans(dataset: TrajectoryDataset) -> list[str]:
 def _map(path: Path, num_bytes: int) -> mmap.mmap:
     """Map a shard; raises `DataError` if it is missing, has another size or cannot be mapped."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             found = os.fstat(file.fileno()).st_size
             if found == num_bytes and found > 0:
                 return mmap.mmap(file.fileno(), found, access=mmap.ACCESS_READ)

@@ -12,7 +12,7 @@ from diffplan.data.format.dataset import read_manifest
 from diffplan.data.format.manifest import COMMITS, SHARDS, SNAPSHOTS, Manifest, snapshot_name
 from diffplan.data.format.snapshot import list_snapshots, read_snapshot, read_state, relocate
 from diffplan.errors import DataError
-from diffplan.storage.store import TEMPORARY_PREFIX, Store, StoredObject
+from diffplan.storage.store import TEMPORARY_PREFIX, LocalStore, Store, StoredObject, find_own_path
 
 MIN_AGE_SECONDS = 3600.0
 """If a writer pauses between shard and commit for longer than this, its shard may be swept."""
@@ -23,6 +23,7 @@ def find_sweepable(store: Store, older_than_seconds: float) -> list[StoredObject
 
     Raises:
         DataError: no dataset, a damaged one (its references are unknown), or an age below `MIN_AGE_SECONDS`.
+        StoreError: one of its directories is a symbolic link, which may lead to files of another dataset.
     """
     if older_than_seconds < MIN_AGE_SECONDS:
         raise DataError(
@@ -30,6 +31,9 @@ def find_sweepable(store: Store, older_than_seconds: float) -> list[StoredObject
             "a younger shard may be about to be committed"
         )
     manifest = read_manifest(store)
+    if isinstance(store, LocalStore):  # said before anything is deleted
+        for directory in (SHARDS, COMMITS, SNAPSHOTS):
+            find_own_path(store.root, f"{directory}/")
     state = read_state(store, manifest)
     named = set()
     if state is not None:  # includes the shards from which the units of missing shards are read
