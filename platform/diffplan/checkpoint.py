@@ -36,9 +36,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
 from diffplan.config import Config, config_from_dict, config_to_dict
+from diffplan.config.environment import MAX_COLUMNS
 from diffplan.data.format.cache import cache_directory
 from diffplan.data.windows.normalization import Normalizer
-from diffplan.errors import CheckpointError, ConfigError, StoreError
+from diffplan.errors import CheckpointError, ConfigError, StoreError, show_value
 from diffplan.files import parse_json, read_file
 from diffplan.layout import Layout
 from diffplan.storage.opening import open_store
@@ -55,8 +56,6 @@ CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE = (
 )
 COMPANION = re.compile(r"[A-Za-z0-9_]+\.safetensors", re.ASCII)
 """Names of the files of companions. A record with any other name is refused, so that none leads out of a directory."""
-MAX_COLUMNS = 10_000_000
-"""Entries of an observation or an action; far above any image, and below what would exhaust a machine."""
 
 
 @dataclass(frozen=True)
@@ -401,36 +400,32 @@ def _check_record(record: dict[str, Any]) -> None:
     """Raise `ValueError` unless the fields of a record have their types, and its files plain names."""
     for name, low, high in (("step", 0, 2**63), ("observation_dim", 1, MAX_COLUMNS), ("action_dim", 0, MAX_COLUMNS)):
         if not _is_count(record.get(name), low, high):
-            raise ValueError(f"{name}: expected a whole number from {low} to {high}, got {_show(record.get(name))}")
+            raise ValueError(
+                f"{name}: expected a whole number from {low} to {high}, got {show_value(record.get(name))}"
+            )
     if not isinstance(record.get("config"), dict):
-        raise ValueError(f"config: expected an object, got {_show(record.get('config'))}")
+        raise ValueError(f"config: expected an object, got {show_value(record.get('config'))}")
     given = record.get("return_range")
     if given is not None and not (
         isinstance(given, list)
         and len(given) == 2
         and all(type(value) in (int, float) and math.isfinite(value) for value in given)
     ):
-        raise ValueError(f"return_range: expected two numbers or null, got {_show(given)}")
+        raise ValueError(f"return_range: expected two numbers or null, got {show_value(given)}")
     files = record.get("files")
     if not isinstance(files, dict):
-        raise ValueError(f"files: expected an object, got {_show(files)}")
+        raise ValueError(f"files: expected an object, got {show_value(files)}")
     for name, file in files.items():
         if name == CONFIG or not is_file_name(name):
-            raise ValueError(f"files: expected the names of files of a checkpoint, got {_show(name)}")
+            raise ValueError(f"files: expected the names of files of a checkpoint, got {show_value(name)}")
         for part, high in (("num_bytes", 2**63), ("crc32", 2**32)):
             value = file.get(part) if isinstance(file, dict) else None
             if not _is_count(value, 0, high):
-                raise ValueError(f"files: expected a number of {part} for {name}, got {_show(value)}")
+                raise ValueError(f"files: expected a number of {part} for {name}, got {show_value(value)}")
 
 
 def _is_count(value: Any, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high  # not isinstance, for bool is a kind of int
-
-
-def _show(value: object) -> str:
-    """A value of a file for a message of one line."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _checked(directory: Path, record: dict[str, Any], name: str) -> Path:

@@ -8,6 +8,9 @@ defect and keeps its traceback. All take a single string, so that they survive p
 import difflib
 from collections.abc import Iterable
 
+MAX_SHOWN = 200
+"""Characters of a value in a message."""
+
 
 class DiffplanError(Exception):
     """Any error that the user can fix."""
@@ -54,6 +57,15 @@ def describe_error(error: BaseException) -> str:
     """Type and first line of an error, for a message of one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def show_value(value: object) -> str:
+    """A value that was found, short enough for a message of one line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int of thousands of digits; lists within lists without end
+        return f"one that cannot be shown ({type(value).__name__})"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

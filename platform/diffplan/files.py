@@ -11,12 +11,17 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_JSON_DEPTH = 64
 """Levels of lists and objects within each other. Our own files have at most a dozen."""
 MAX_SETTINGS_BYTES = 16 * 2**20
 """Size of a file that a user may have written by hand, such as settings or a study."""
+MAX_ARRAYS_BYTES = 2**31
+"""Size of the arrays of an archive; a small file may inflate to a thousand times its size."""
 
 
 def open_file(path: str | Path, *, follow_links: bool = True) -> BinaryIO:
@@ -66,6 +71,27 @@ def read_file(path: str | Path, *, follow_links: bool = True, max_bytes: int | N
         if max_bytes is not None and size > max_bytes:
             raise OSError(errno.EFBIG, f"expected at most {max_bytes} bytes, got {size}", str(path))
         return file.read()
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a NumPy archive (`.npz`), without unpickling.
+
+    Raises:
+        OSError: as `open_file`.
+        ValueError: no archive, a damaged one, or one that would inflate to more than `MAX_ARRAYS_BYTES`.
+    """
+    import numpy as np  # late: configs need no NumPy, and most of this module is for them
+
+    try:
+        with open_file(path) as file, np.load(file, allow_pickle=False) as archive:
+            num_bytes = sum(member.file_size for member in archive.zip.infolist())
+            if num_bytes > MAX_ARRAYS_BYTES:
+                raise ValueError(f"expected at most {MAX_ARRAYS_BYTES} bytes of arrays, got {num_bytes}")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # NumPy and zipfile raise almost anything for damaged archives
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def parse_json(text: str | bytes) -> Any:

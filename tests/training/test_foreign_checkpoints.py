@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 import zlib
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from diffplan.cluster.train.storage import LocalRun, find_newest_checkpoint, lis
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError, StoreError
 from diffplan.layout import Layout
+from diffplan.planning.loading import load_planner
 from diffplan.storage.store import LocalStore
 from diffplan.training.state import TrainingState
 
@@ -199,3 +201,16 @@ def test_a_field_of_the_record_of_the_wrong_kind_is_named(
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not is_uploaded(LocalStore(tmp_path / "copy"), "")
+
+
+@pytest.mark.parametrize("network", [{"dim": 16_384}, {"kind": "transformer", "dim": 8_192, "depth": 1_000}])
+def test_a_network_is_not_made_larger_than_its_weights(whole: Path, tmp_path: Path, network: dict[str, object]) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    path = tmp_path / "copy" / "config.json"
+    record = json.loads(path.read_text())
+    record["config"]["network"] |= network
+    path.write_text(json.dumps(record))
+    since = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"the weights belong to another network \(.*expected .* got "):
+        load_planner(tmp_path / "copy")
+    assert time.monotonic() - since < 30

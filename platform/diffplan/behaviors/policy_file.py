@@ -16,13 +16,13 @@ Noise is added before `out`. Where `w0` is one wider than observations, `1 - ste
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from diffplan.behaviors.draws import BlockDraws
 from diffplan.behaviors.imported import FIELD
 from diffplan.errors import ConfigError, describe_error
+from diffplan.files import read_arrays
 from diffplan.tasks.contracts import BehaviorContext
 
 PREFIX = "policy:"
@@ -95,9 +95,8 @@ class PolicyFileBehavior:
     def load(cls, path: str, context: BehaviorContext) -> PolicyFileBehavior:
         """A behavior from a file; raises `ConfigError` if there is none, or something else in it."""
         try:
-            with np.load(Path(path), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except Exception as error:  # whatever NumPy raises for damaged files
+            arrays = read_arrays(path)
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{FIELD}: expected a policy in {path} (.npz), got none ({describe_error(error)})"
             ) from None

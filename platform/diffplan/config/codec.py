@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 from diffplan.config.kinds import change_kind, list_kinds, list_members, list_names, list_unions
-from diffplan.errors import ConfigError, unknown_name
+from diffplan.errors import MAX_SHOWN, ConfigError, show_value, unknown_name
+from diffplan.files import parse_json
 
 T = TypeVar("T")
 
@@ -26,7 +27,25 @@ def config_dataclass(cls: type[T]) -> type[T]:
 def require(condition: bool, field: str, expected: str, got: object) -> None:
     """Raise `ConfigError` unless a condition on a field holds; for the `__post_init__` of configs."""
     if not condition:
-        raise ConfigError(f"{field}: expected {expected}, got {got!r}")
+        raise ConfigError(f"{field}: expected {expected}, got {show_value(got)}")
+
+
+def require_between(config: object, section: str, **limits: tuple[float, float]) -> None:
+    """Raise `ConfigError` unless numeric fields are within limits; for the `__post_init__` of configs.
+
+    Files with configs may come from others. Upper limits are far above all use, and below what would run until it is
+    killed. Fields without a value are passed over.
+
+    Args:
+        config: the section.
+        section: its dotted name with a dot at its end, or nothing.
+        limits: the least and the greatest value of each field.
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if value is not None:
+            expected = f"at least {low:g}" if not value >= low else f"at most {high:,}".replace(",", "_")
+            require(low <= value <= high, f"{section}{name}", expected, value)
 
 
 @functools.cache
@@ -63,8 +82,8 @@ def config_to_json(config: Any) -> str:
 def config_from_json(cls: type[T], text: str) -> T:
     """Read a config from JSON text; raises `ConfigError` as `config_from_dict` does."""
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise ConfigError(f"{cls.__name__}: expected JSON, got {text[:40]!r}… ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")
@@ -161,16 +180,16 @@ def _one_line(cls: type, error: Mapping[str, Any]) -> str:
     if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
         choices = list_kinds(list_unions(cls)[field])
         kind = got.get("kind") if isinstance(got, Mapping) else got
-        return f"{field}.kind: expected one of {', '.join(choices)}, got {kind!r}{_suggest(kind, choices)}"
+        return f"{field}.kind: expected one of {', '.join(choices)}, got {show_value(kind)}{_suggest(kind, choices)}"
     if error["type"] == "literal_error":
         choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
-        return f"{field}: expected one of {choices}, got {got!r}{_suggest(got, choices.split(', '))}"
+        return f"{field}: expected one of {choices}, got {show_value(got)}{_suggest(got, choices.split(', '))}"
     expected = _EXPECTED.get(error["type"].partition("_")[0])
-    return f"{field}: {error['msg'] if expected is None else f'expected {expected}'}, got {got!r}"
+    return f"{field}: {error['msg'] if expected is None else f'expected {expected}'}, got {show_value(got)}"
 
 
 def _suggest(got: object, choices: list[str]) -> str:
-    near = difflib.get_close_matches(str(got), choices, n=1)
+    near = difflib.get_close_matches(str(got), choices, n=1) if isinstance(got, str) and len(got) < MAX_SHOWN else []
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

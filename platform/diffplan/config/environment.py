@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
-from diffplan.config.codec import config_dataclass, require
+from diffplan.config.codec import config_dataclass, require, require_between
+
+MAX_SEED = 2**63 - 1
+MAX_COLUMNS = 10_000_000
+"""Numbers in an observation or an action; far above any image, and below what would exhaust a machine."""
 
 
 @config_dataclass
@@ -37,13 +42,13 @@ class EnvConfig:
         for name in ("position_columns", "velocity_columns", "goal_columns"):
             columns = getattr(self, name)
             require(
-                len(set(columns)) == len(columns) and min(columns, default=0) >= 0,
+                len(set(columns)) == len(columns) and all(0 <= column < MAX_COLUMNS for column in columns),
                 f"env.{name}",
                 "distinct columns, counted from 0",
                 columns,
             )
         require(
-            self.step_seconds is None or self.step_seconds > 0,
+            self.step_seconds is None or 0 < self.step_seconds < math.inf,
             "env.step_seconds",
             "a positive number",
             self.step_seconds,
@@ -76,15 +81,15 @@ class CollectionConfig:
     """Seed of every random number in the dataset."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "episodes_per_unit"):
-            require(getattr(self, name) >= 1, f"collection.{name}", "at least 1", getattr(self, name))
-        require(
-            self.episode_steps is None or self.episode_steps >= 1,
-            "collection.episode_steps",
-            "at least 1",
-            self.episode_steps,
+        require_between(
+            self,
+            "collection.",
+            num_steps=(1, 10**12),
+            episodes_per_unit=(1, 10_000_000),
+            episode_steps=(1, 1_000_000_000),
+            seed=(0, MAX_SEED),
         )
-        require(self.action_noise >= 0, "collection.action_noise", "a number >= 0", self.action_noise)
+        require(0 <= self.action_noise < math.inf, "collection.action_noise", "a number >= 0", self.action_noise)
 
     @property
     def max_episode_steps(self) -> int:

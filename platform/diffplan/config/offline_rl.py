@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from diffplan.config.codec import config_dataclass, require
+from diffplan.config.codec import config_dataclass, require, require_between
 
 Algorithm = Literal["cql", "iql"]
 
@@ -45,8 +45,7 @@ class OfflineRLSettings:
     distance with the discount. The others are positions drawn from all data."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dim", "batch_size"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require_between(self, "", hidden_dim=(1, 65_536), batch_size=(1, 10_000_000))
         for name in ("target_rate", "actor_learning_rate", "critic_learning_rate", "goal_radius"):
             require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
         require(self.target_rate <= 1, "target_rate", "at most 1", self.target_rate)
@@ -74,7 +73,7 @@ class CQLSettings(OfflineRLSettings):
         super().__post_init__()
         require(self.conservative_weight >= 0, "conservative_weight", "a number >= 0", self.conservative_weight)
         require(self.temperature_learning_rate > 0, "temperature_learning_rate", "> 0", self.temperature_learning_rate)
-        require(self.num_sampled_actions >= 1, "num_sampled_actions", "at least 1", self.num_sampled_actions)
+        require_between(self, "", num_sampled_actions=(1, 100_000))
 
 
 @config_dataclass

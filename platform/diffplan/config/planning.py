@@ -6,10 +6,21 @@ these two sections are tagged unions, chosen by `kind`.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from diffplan.config.codec import config_dataclass, require
+from diffplan.config.codec import config_dataclass, require, require_between
 from diffplan.config.kinds import ByKind
+
+MAX_HORIZON = 100_000
+"""Transitions of a window or a plan."""
+MAX_STEPS = 10**12
+"""Steps of environments or optimizers."""
+MAX_GUIDES = 100
+MAX_PASSES = 1_000_000
+"""Passes of the network or its guides in one plan."""
+MAX_ENTRIES = 100_000_000
+"""Steps of all candidates of a plan together."""
 
 
 @config_dataclass
@@ -29,9 +40,8 @@ class SamplingConfig:
     """Scale of the initial noise and of the noise that `ddpm` adds."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_repeats"):
-            require(getattr(self, name) >= 1, f"planning.sampling.{name}", "at least 1", getattr(self, name))
-        require(self.temperature >= 0, "planning.sampling.temperature", "a number >= 0", self.temperature)
+        require_between(self, "planning.sampling.", num_steps=(1, 10_000), num_repeats=(1, 1_000))
+        require(0 <= self.temperature < math.inf, "planning.sampling.temperature", "a number >= 0", self.temperature)
 
 
 @config_dataclass
@@ -56,9 +66,10 @@ class HorizonConfig:
     fits one)."""
 
     def __post_init__(self) -> None:
-        require(self.min >= 2, "planning.horizon.min", "at least 2", self.min)
+        require_between(
+            self, "planning.horizon.", min=(2, MAX_HORIZON), max=(2, MAX_HORIZON), multiple=(1, MAX_HORIZON)
+        )
         require(self.max >= self.min, "planning.horizon.max", f"at least planning.horizon.min ({self.min})", self.max)
-        require(self.multiple >= 1, "planning.horizon.multiple", "at least 1", self.multiple)
         for name in ("max_speed_error", "max_departure"):
             require(getattr(self, name) >= 0, f"planning.horizon.{name}", "a number >= 0", getattr(self, name))
 
@@ -79,7 +90,7 @@ class SelectionConfig:
     highest score of the guides."""
 
     def __post_init__(self) -> None:
-        require(self.num_candidates >= 1, "planning.selection.num_candidates", "at least 1", self.num_candidates)
+        require_between(self, "planning.selection.", num_candidates=(1, 100_000))
 
 
 @config_dataclass
@@ -108,9 +119,9 @@ class GuidanceConfig:
     """Guides are off below this diffusion step."""
 
     def __post_init__(self) -> None:
-        for name in ("scale", "stop_step"):
-            require(getattr(self, name) >= 0, f"planning.guidance.{name}", "a number >= 0", getattr(self, name))
-        require(self.num_steps >= 1, "planning.guidance.num_steps", "at least 1", self.num_steps)
+        require(len(self.guides) <= MAX_GUIDES, "planning.guidance.guides", f"at most {MAX_GUIDES}", len(self.guides))
+        require(0 <= self.scale < math.inf, "planning.guidance.scale", "a number >= 0", self.scale)
+        require_between(self, "planning.guidance.", stop_step=(0, 1_000_000), num_steps=(1, 1_000))
         require(
             self.max_gradient is None or self.max_gradient > 0,
             "planning.guidance.max_gradient",
@@ -130,6 +141,9 @@ class ConditionConfig:
     task: int | None = None
     """Label of the task, if the network is conditioned on tasks."""
 
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.scale), "planning.condition.scale", "a number", self.scale)
+
 
 @config_dataclass
 class _Following:
@@ -146,7 +160,7 @@ class _Following:
     that lasts; 0 never pauses."""
 
     def __post_init__(self) -> None:
-        require(self.pace > 0, "planning.controller.pace", "a positive number", self.pace)
+        require(0 < self.pace < math.inf, "planning.controller.pace", "a positive number", self.pace)
         require(self.max_lag >= 0, "planning.controller.max_lag", "a number >= 0", self.max_lag)
 
 
@@ -200,8 +214,8 @@ class Sooner:
     """Replan if the distance of the position from the plan is greater than this, in units; 0 for never."""
 
     def __post_init__(self) -> None:
-        for name in ("interval", "max_deviation"):
-            require(getattr(self, name) >= 0, f"planning.replanning.{name}", "a number >= 0", getattr(self, name))
+        require_between(self, "planning.replanning.", interval=(0, MAX_STEPS))
+        require(self.max_deviation >= 0, "planning.replanning.max_deviation", "a number >= 0", self.max_deviation)
 
 
 @config_dataclass
@@ -217,7 +231,7 @@ class Receding:
     starts from noise alone."""
 
     def __post_init__(self) -> None:
-        require(self.interval >= 1, "planning.replanning.interval", "at least 1", self.interval)
+        require_between(self, "planning.replanning.", interval=(1, MAX_STEPS))
         require(0 <= self.warm_start <= 1, "planning.replanning.warm_start", "a number in [0, 1]", self.warm_start)
 
 
@@ -238,3 +252,19 @@ class PlanningConfig:
     """The controller, which turns plans into actions."""
     replanning: Annotated[Replanning, ByKind()] = Sooner()
     """The rule for when a new plan is made and followed."""
+
+    def __post_init__(self) -> None:
+        passes = self.sampling.num_steps * self.sampling.num_repeats * self.guidance.num_steps
+        require(
+            passes <= MAX_PASSES,
+            "planning.sampling.num_steps, num_repeats and guidance.num_steps",
+            f"a product of at most {MAX_PASSES:_}",
+            passes,
+        )
+        entries = self.horizon.max * self.selection.num_candidates
+        require(
+            entries <= MAX_ENTRIES,
+            "planning.horizon.max and selection.num_candidates",
+            f"a product of at most {MAX_ENTRIES:_}",
+            entries,
+        )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from diffplan.config.codec import config_dataclass, require
-from diffplan.config.environment import CollectionConfig, EnvConfig
-from diffplan.config.planning import PlanningConfig
+from diffplan.config.codec import config_dataclass, require, require_between
+from diffplan.config.environment import MAX_SEED, CollectionConfig, EnvConfig
+from diffplan.config.planning import MAX_HORIZON, MAX_STEPS, PlanningConfig
+
+MAX_LEVELS, MAX_CHANNELS = 16, 65_536
+"""Levels of a U-Net, and channels of a layer of any network."""
 
 
 @config_dataclass
@@ -40,15 +44,20 @@ class WindowConfig:
     """Share of each task of a merged dataset; if not set, the shares given when it was merged."""
 
     def __post_init__(self) -> None:
-        require(self.min_horizon >= 2, "windows.min_horizon", "at least 2", self.min_horizon)
+        require_between(
+            self,
+            "windows.",
+            min_horizon=(2, MAX_HORIZON),
+            max_horizon=(2, MAX_HORIZON),
+            horizon_multiple=(1, MAX_HORIZON),
+            stride=(1, 1_000_000),
+        )
         require(
             self.max_horizon >= self.min_horizon,
             "windows.max_horizon",
             f"at least windows.min_horizon ({self.min_horizon})",
             self.max_horizon,
         )
-        require(self.stride >= 1, "windows.stride", "at least 1", self.stride)
-        require(self.horizon_multiple >= 1, "windows.horizon_multiple", "at least 1", self.horizon_multiple)
 
     @property
     def horizons(self) -> tuple[int, ...]:
@@ -90,7 +99,13 @@ class NetworkConfig:
             "at least one number, all >= 1",
             self.dim_mults,
         )
-        require(self.depth >= 1, "network.depth", "at least 1", self.depth)
+        require(
+            len(self.dim_mults) <= MAX_LEVELS and self.dim * max(self.dim_mults) <= MAX_CHANNELS,
+            "network.dim and network.dim_mults",
+            f"at most {MAX_LEVELS} levels of at most {MAX_CHANNELS} channels",
+            (self.dim, self.dim_mults),
+        )
+        require_between(self, "network.", depth=(1, 1_000), num_tasks=(0, 1_000_000), hidden_dim=(1, MAX_CHANNELS))
         require(
             self.num_heads >= 1 and (self.kind == "unet" or self.dim % (2 * self.num_heads) == 0),
             "network.num_heads",
@@ -103,7 +118,6 @@ class NetworkConfig:
             "at least 1 where network.condition is task",
             self.num_tasks,
         )
-        require(self.hidden_dim >= 1, "network.hidden_dim", "at least 1", self.hidden_dim)
         require(0 <= self.condition_dropout <= 1, "network.condition_dropout", "0 to 1", self.condition_dropout)
 
     @property
@@ -136,11 +150,12 @@ class DiffusionConfig:
     error of the clean plan: the signal-to-noise ratio (`snr`), clipped at 5 (`min_snr`)."""
 
     def __post_init__(self) -> None:
-        require(self.num_diffusion_steps >= 1, "diffusion.num_diffusion_steps", ">= 1", self.num_diffusion_steps)
+        require_between(self, "diffusion.", num_diffusion_steps=(1, 100_000))
         require(0 < self.loss_discount <= 1, "diffusion.loss_discount", "a number in (0, 1]", self.loss_discount)
-        require(self.action_weight > 0, "diffusion.action_weight", "a positive number", self.action_weight)
+        require(0 < self.action_weight < math.inf, "diffusion.action_weight", "a positive number", self.action_weight)
         require(
-            self.column_weights is None or (len(self.column_weights) > 0 and min(self.column_weights) >= 0),
+            self.column_weights is None
+            or (len(self.column_weights) > 0 and all(0 <= weight < math.inf for weight in self.column_weights)),
             "diffusion.column_weights",
             "numbers >= 0, one for each column of a transition",
             self.column_weights,
@@ -208,17 +223,19 @@ class TrainingConfig:
     """Seed of weights, windows, held-out episodes and noise."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_steps",
-            "batch_size",
-            "accumulation_steps",
-            "ema_interval",
-            "log_interval",
-            "checkpoint_interval",
-            "validation_interval",
-            "validation_windows",
-        ):
-            require(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        require_between(
+            self,
+            "training.",
+            num_steps=(1, MAX_STEPS),
+            batch_size=(1, 10_000_000),
+            accumulation_steps=(1, 1_000_000),
+            ema_interval=(1, MAX_STEPS),
+            log_interval=(1, MAX_STEPS),
+            checkpoint_interval=(1, MAX_STEPS),
+            validation_interval=(1, MAX_STEPS),
+            validation_windows=(1, 100_000_000),
+            seed=(0, MAX_SEED),
+        )
         require(
             0 <= self.validation_fraction < 1,
             "training.validation_fraction",
@@ -226,7 +243,12 @@ class TrainingConfig:
             self.validation_fraction,
         )
         require(0 < self.discount <= 1, "training.discount", "a number in (0, 1]", self.discount)
-        require(self.termination_penalty >= 0, "training.termination_penalty", ">= 0", self.termination_penalty)
+        require(
+            0 <= self.termination_penalty < math.inf,
+            "training.termination_penalty",
+            ">= 0",
+            self.termination_penalty,
+        )
         require(self.patience >= 0, "training.patience", "at least 0", self.patience)
         require(
             self.patience == 0 or self.validation_fraction > 0,
@@ -234,7 +256,7 @@ class TrainingConfig:
             "0 without held-out episodes (training.validation_fraction is 0)",
             self.patience,
         )
-        require(self.learning_rate > 0, "training.learning_rate", "a positive number", self.learning_rate)
+        require(0 < self.learning_rate < math.inf, "training.learning_rate", "a positive number", self.learning_rate)
         require(0 <= self.ema_decay < 1, "training.ema_decay", "a number in [0, 1)", self.ema_decay)
 
 
@@ -259,8 +281,15 @@ class SearchConfig:
     """Seed of the search and of the tuning episodes."""
 
     def __post_init__(self) -> None:
-        for name in ("num_trials", "episodes_per_block", "num_blocks", "max_concurrent_trials"):
-            require(getattr(self, name) >= 1, f"search.{name}", "at least 1", getattr(self, name))
+        require_between(
+            self,
+            "search.",
+            num_trials=(1, 1_000_000),
+            episodes_per_block=(1, 1_000_000),
+            num_blocks=(1, 100_000),
+            max_concurrent_trials=(1, 100_000),
+            seed=(0, MAX_SEED),
+        )
 
 
 @config_dataclass

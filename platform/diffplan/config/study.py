@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from diffplan.config.codec import config_dataclass, require
+from diffplan.config.codec import config_dataclass, require, require_between
+
+MAX_VALUES = 1_000
+"""Fields of a study, and values of one of them."""
 
 Objective = Literal["objective", "score_mean", "success_rate", "plan_seconds"]
 Kind = Literal["planner", "training"]
@@ -24,6 +28,7 @@ class Between:
     """Other fields that take the same value."""
 
     def __post_init__(self) -> None:
+        require(math.isfinite(self.low) and math.isfinite(self.high), "low, high", "numbers", (self.low, self.high))
         require(self.low < self.high, "low", f"less than high ({self.high})", self.low)
         require(not self.log or self.low > 0, "low", "a positive number where log is set", self.low)
 
@@ -39,6 +44,7 @@ class Among:
 
     def __post_init__(self) -> None:
         require(len(self.among) >= 1, "among", "at least one value", self.among)
+        require(len(self.among) <= MAX_VALUES, "among", f"at most {MAX_VALUES} values", len(self.among))
 
 
 @config_dataclass
@@ -53,8 +59,10 @@ class Scaled:
     """Other fields that take the same value."""
 
     def __post_init__(self) -> None:
-        require(len(self.shares) >= 1 and min(self.shares) > 0, "shares", "positive numbers", self.shares)
-        require(self.multiple >= 1, "multiple", "at least 1", self.multiple)
+        valid = len(self.shares) >= 1 and all(0 < share < math.inf for share in self.shares)
+        require(valid, "shares", "positive numbers", self.shares)
+        require(len(self.shares) <= MAX_VALUES, "shares", f"at most {MAX_VALUES} numbers", len(self.shares))
+        require_between(self, "", multiple=(1, 1_000_000))
 
 
 @config_dataclass
@@ -80,10 +88,11 @@ class Study:
 
     def __post_init__(self) -> None:
         require(len(self.vary) >= 1, "vary", "at least one field", self.vary)
+        require(len(self.fields) <= MAX_VALUES, "vary", f"at most {MAX_VALUES} fields", len(self.fields))
         require(1 <= len(self.objectives) <= 2, "objectives", "one or two", self.objectives)
         require(len(set(self.objectives)) == len(self.objectives), "objectives", "two different ones", self.objectives)
-        require(self.cost_weight >= 0, "cost_weight", "a number >= 0", self.cost_weight)
-        require(self.num_trials is None or self.num_trials >= 1, "num_trials", "at least 1", self.num_trials)
+        require(0 <= self.cost_weight < math.inf, "cost_weight", "a number >= 0", self.cost_weight)
+        require_between(self, "", num_trials=(1, 1_000_000))
         require(0 < self.training_share <= 1, "training_share", "a number in (0, 1]", self.training_share)
         if self.kind == "planner":
             strange = [name for name in self.fields if not name.startswith("planning.")]

@@ -13,7 +13,7 @@ from diffplan.config import PlanningConfig
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.guidance import Guide
 from diffplan.diffusion.guides import Value
-from diffplan.errors import CheckpointError, ConfigError, PlanningError
+from diffplan.errors import CheckpointError, ConfigError, PlanningError, describe_error
 from diffplan.networks.factory import make_network
 from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.networks.recorded import record_passes
@@ -52,7 +52,7 @@ def load_planner(
     """
     device = _find_device(device)
     checkpoint = _load(path, "diffusion")
-    network = _trained(make_network(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
+    network = _trained(lambda: make_network(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
     settings = checkpoint.config.planning if settings is None else settings
     value = _choose_value(settings.guidance.value, checkpoint, device, companions=companions)
     action_model = _load_action_model(checkpoint) if companions else None
@@ -91,8 +91,11 @@ def load_policy(path: str | Path) -> ClonedPolicy:
     checkpoint = _load(path, "behavior_cloning")
     layout, config = checkpoint.layout, checkpoint.config
     goal_columns = config.goal_columns
-    network = PolicyNetwork(layout.observation_dim, len(goal_columns), layout.action_dim, config.network.hidden_dim)
-    return ClonedPolicy(_trained(network, checkpoint), layout, checkpoint.normalizer, goal_columns)
+    network = _trained(
+        lambda: PolicyNetwork(layout.observation_dim, len(goal_columns), layout.action_dim, config.network.hidden_dim),
+        checkpoint,
+    )
+    return ClonedPolicy(network, layout, checkpoint.normalizer, goal_columns)
 
 
 def load_action_model(path: str | Path) -> ActionModel:
@@ -105,8 +108,11 @@ def load_action_model(path: str | Path) -> ActionModel:
     """
     checkpoint = _load(path, "inverse_dynamics")
     layout = checkpoint.layout
-    network = ActionModel(layout.observation_dim, layout.action_dim, checkpoint.config.network.hidden_dim)
-    return _trained(network, checkpoint).in_environment_units(layout, checkpoint.normalizer)
+    network = _trained(
+        lambda: ActionModel(layout.observation_dim, layout.action_dim, checkpoint.config.network.hidden_dim),
+        checkpoint,
+    )
+    return network.in_environment_units(layout, checkpoint.normalizer)
 
 
 def _choose_value(value: str | None, diffuser: Checkpoint, device: torch.device, *, companions: bool) -> Guide | None:
@@ -144,7 +150,7 @@ def _load_value(path: str | Path, diffuser: Checkpoint, device: torch.device) ->
                 f"planning.value: expected the {name} of {diffuser.path}, got others at {path}; train both on the same "
                 "snapshot of a dataset with the same windows and diffusion"
             )
-    network = _trained(ValueNetwork(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
+    network = _trained(lambda: ValueNetwork(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
     return Value(network.requires_grad_(False).to(device))
 
 
@@ -246,25 +252,38 @@ def _load_action_model(checkpoint: Checkpoint) -> ActionModel | None:
     )
 
 
-def _trained(network: Model, checkpoint: Checkpoint) -> Model:
+def _trained(make: Callable[[], Model], checkpoint: Checkpoint) -> Model:
     """A network with the weights of a checkpoint."""
     try:
-        network.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
+        return _fill(make, checkpoint.weights)
+    except (ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{checkpoint.path}: the weights belong to another network ({first}); train it again"
+            f"{checkpoint.path}: the weights belong to another network ({describe_error(error)}); train it again"
         ) from None
-    return network.eval()
 
 
 def _filled(make: Callable[[], Model], weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -> Model:
+    """A companion with its weights."""
     try:
-        model = make()
-        model.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
+        return _fill(make, weights)
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(
-            f"{checkpoint.path}: a companion belongs to another model ({first}); run `diffplan calibrate` again"
+            f"{checkpoint.path}: a companion belongs to another model ({describe_error(error)}); run "
+            "`diffplan calibrate` again"
         ) from None
-    return model.eval()
+
+
+def _fill(make: Callable[[], Model], weights: dict[str, torch.Tensor]) -> Model:
+    """A network with weights; raises `ValueError` or `RuntimeError` if they are not its own.
+
+    Their shapes are compared with those of a network without memory first, because a config may ask for any size.
+    """
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted({*expected, *found}):
+        if expected.get(name) != found.get(name):
+            raise ValueError(f"{name}: expected {expected.get(name, 'none')}, got {found.get(name, 'none')}")
+    network = make()
+    network.load_state_dict(weights)
+    return network.eval()

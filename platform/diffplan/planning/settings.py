@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diffplan.config import PlanningConfig, config_to_dict, with_overrides
 from diffplan.errors import ConfigError
+from diffplan.files import MAX_SETTINGS_BYTES, parse_json, read_file
 from diffplan.storage.opening import open_store
 
 
 def _read(where: str) -> bytes:
     if "://" not in where:
-        return Path(where).read_bytes()
+        return read_file(where, max_bytes=MAX_SETTINGS_BYTES)
     directory, _, name = where.rpartition("/")
     return open_store(directory).read(name)
 
@@ -48,11 +48,12 @@ def load_settings(path: str | Path, base: PlanningConfig | None = None) -> Plann
 def read_settings(path: str | Path) -> dict[str, Any]:
     """What a settings file holds, which may be some fields only; raises as `load_settings` does."""
     try:
-        values = json.loads(_read(str(path)))
+        values = parse_json(_read(str(path)))
     except FileNotFoundError:
         raise ConfigError(f"{path}: expected a settings file (such as search/best.json), got none there") from None
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{path}: expected JSON settings, got something else ({error})") from None
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ConfigError(f"{path}: expected JSON settings, got something else ({reason})") from None
     if isinstance(values, dict):
         values = values.get("settings", values)
     if not isinstance(values, dict):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,7 @@ from diffplan.config import Config, EnvConfig, PlanningConfig, config_from_dict
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.format.manifest import MANIFEST_NAME
 from diffplan.errors import DataError
+from diffplan.files import parse_json, read_arrays, read_file
 from diffplan.runs.layout import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore
@@ -27,6 +26,8 @@ from diffplan.tasks.task import Task
 
 MAX_CURVE_POINTS = 1_000
 MAX_OBSERVATIONS = 1_000_000
+MAX_EPISODES = 1_000_000
+"""Episodes of an evaluation."""
 SUMMARY_KEYS = (
     *("env_id", "protocol", "episodes", "references", "config"),
     *("score_mean", "score_ci95", "success_rate", "success_ci95"),
@@ -262,7 +263,7 @@ def _describe(run: Path) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return parse_json(read_file(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: expected JSON, got something else ({error}); run its stage again") from None
 
@@ -281,17 +282,24 @@ def _read_evaluation(directory: Path) -> Evaluation:
     try:
         return Evaluation(
             summary,
-            pq.read_table(episodes).to_pylist() if episodes.is_file() else [],
+            _read_episodes(episodes) if episodes.is_file() else [],
             _read_recordings(recordings) if recordings.is_file() else [],
         )
-    except (pa.ArrowInvalid, BadZipFile, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DataError(f"{directory}: expected results of an evaluation, got damaged files ({error})") from None
 
 
+def _read_episodes(path: Path) -> list[dict[str, Any]]:
+    num_rows = pq.read_metadata(path).num_rows
+    if num_rows > MAX_EPISODES:  # equal rows take no room in the file, but they do here
+        raise ValueError(f"{path.name} claims {num_rows} episodes, expected at most {MAX_EPISODES}")
+    return pq.read_table(path).to_pylist()
+
+
 def _read_recordings(path: Path) -> list[Recording]:
-    with np.load(path, allow_pickle=False) as arrays:
-        count = sum(name.startswith("goal_") for name in arrays.files)
-        return [Recording(arrays[f"observations_{i}"], arrays[f"plan_{i}"], arrays[f"goal_{i}"]) for i in range(count)]
+    arrays = read_arrays(path)
+    count = sum(name.startswith("goal_") for name in arrays)
+    return [Recording(arrays[f"observations_{i}"], arrays[f"plan_{i}"], arrays[f"goal_{i}"]) for i in range(count)]
 
 
 def _read_search(directory: Path) -> Search:
@@ -307,8 +315,12 @@ def _read_search(directory: Path) -> Search:
 
 
 def _read_curves(directory: Path) -> dict[str, Curve]:
-    if not any(directory.glob("events.out.tfevents.*")):
+    files = list(directory.glob("events.out.tfevents.*"))
+    if not files:
         return {}
+    for path in files:
+        if not path.is_file():  # TensorBoard would wait for a pipe
+            raise DataError(f"{path}: expected a file of TensorBoard, got a pipe, device or directory; delete it")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # late: it takes a second
 
     events = EventAccumulator(str(directory), size_guidance={"scalars": MAX_CURVE_POINTS, "images": 1})

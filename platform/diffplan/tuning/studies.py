@@ -8,6 +8,7 @@ from pathlib import Path
 from diffplan.config import SearchConfig, config_from_json
 from diffplan.config.study import Among, Between, Scaled, Study
 from diffplan.errors import ConfigError, unknown_name
+from diffplan.files import MAX_SETTINGS_BYTES, read_file
 from diffplan.tasks.task import Task
 
 DEFAULT_STUDY = "planner"
@@ -75,9 +76,11 @@ def find_study(name: str | Path, task: Task) -> Study:
     if not str(name).endswith(".json"):
         raise ConfigError(unknown_name("study", str(name), ready))
     try:
-        text = Path(name).read_text()
+        text = read_file(name, max_bytes=MAX_SETTINGS_BYTES).decode()
     except OSError as error:
         raise ConfigError(f"{name}: expected a study in a JSON file, got none there ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: expected a study in a JSON file, got something else ({error})") from None
     try:
         return config_from_json(Study, text)
     except ConfigError as error:

@@ -81,6 +81,9 @@ def open_minari(source: str | Path) -> MinariSource:
                 f"`minari download {source}`, or set MINARI_DATASETS_PATH"
             )
     path = path if (path / "metadata.json").is_file() else path / "data"
+    for file in path.glob("*"):  # opening a pipe would wait for somebody to write into it
+        if not (file.is_file() or file.is_dir()):
+            raise DataError(f"{file}: expected a file of the dataset, got a pipe, device or broken link; delete it")
     try:
         metadata = MinariStorage.read_raw_metadata(path)
         dataset = minari.MinariDataset(str(path))
@@ -129,6 +132,8 @@ def _require_own_files(source: MinariSource, index: int) -> None:
                 raise DataError(f"{files[0]}: {name}: expected data in the file itself, got a link to {link.filename}")
             require_own_data(file[name], files[0])
     for path in files:
+        if not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path}: expected a file of the dataset, got a pipe, device or broken link; delete it")
         if not path.resolve().is_relative_to(root):
             raise DataError(f"{path}: expected a file of the dataset, got a link to {path.resolve()}; copy it there")
 

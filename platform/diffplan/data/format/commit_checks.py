@@ -99,6 +99,10 @@ def check_places(shard: ShardRecord, manifest: Manifest) -> None:
         num_bytes = shard.num_rows * column.size * column.numpy_dtype.itemsize
         if shard.offsets[column.name] + num_bytes > shard.num_bytes:
             raise ValueError(f"column {column.name} would lie outside of {shard.name}")
+    # Episode, time step and the values of a row; its two flags are bits.
+    row_bytes = 8 + 4 + sum(column.size * column.numpy_dtype.itemsize for column in manifest.columns)
+    if shard.num_rows * row_bytes > shard.num_bytes:
+        raise ValueError(f"{shard.name} of {shard.num_bytes} bytes cannot hold {shard.num_rows} rows")
 
 
 def check_index(core: dict[str, np.ndarray], shards: tuple[ShardRecord, ...]) -> None:

@@ -37,6 +37,10 @@ from diffplan.errors import DataError, StoreError
 from diffplan.storage.store import Store
 
 METADATA_KEY = b"diffplan.snapshot"
+MAX_UNCHECKED_EPISODES = 1_000_000
+"""Episodes of a snapshot that are read without a look at the shards: they take 20 MB."""
+MIN_ROW_BYTES = 12
+"""Bytes of the episode and the time step in each row of a shard."""
 T = TypeVar("T")
 
 
@@ -138,14 +142,17 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
 
     def read() -> DatasetState:
         with store.open(name) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        values = decode_record(metadata[METADATA_KEY])
+            found = pq.read_metadata(file)
+        values = decode_record((found.metadata or {})[METADATA_KEY])
         if values["dataset_uuid"] != manifest.dataset_uuid:
             raise ValueError(f"it belongs to dataset {values['dataset_uuid']}")
         num_episodes = values["num_episodes"]
+        if type(num_episodes) is not int or found.num_rows != num_episodes:
+            raise ValueError(f"it has {found.num_rows} episodes, not {num_episodes}")
         shards = tuple(ShardRecord.from_dict(shard) for shard in values["shards"])
         for shard in shards:
             check_places(shard, manifest)
+        _check_room(store, num_episodes)
 
         def load() -> pa.Table:
             return _guard(path, lambda: _read_table(store, name, schema, num_episodes))
@@ -167,6 +174,18 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
     except FileNotFoundError:
         expected = list_snapshots(store)
         raise DataError(f"{store.uri}: expected one of the snapshots {expected}, got {number}") from None
+
+
+def _check_room(store: Store, num_episodes: int) -> None:
+    """Raise `ValueError` for more episodes than the shards there can hold; they take memory as soon as they are read.
+
+    Equal values take next to no room in a snapshot, so its own size tells nothing. Shards that a snapshot names may be
+    gone, but then their rows are in others.
+    """
+    if num_episodes > MAX_UNCHECKED_EPISODES:
+        num_bytes = sum(stored.num_bytes for stored in store.list(SHARDS))
+        if num_episodes * MIN_ROW_BYTES > num_bytes:
+            raise ValueError(f"its {num_episodes} episodes are more than {num_bytes} bytes of shards can hold")
 
 
 def _read_table(store: Store, name: str, schema: pa.Schema, num_episodes: int) -> pa.Table:

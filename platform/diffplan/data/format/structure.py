@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from diffplan.data.format.arrow_file import needs_inflating
 from diffplan.data.format.commit_record import ShardRecord
 from diffplan.data.format.manifest import SHARDS, Manifest
 from diffplan.data.format.writer import locate_columns
@@ -32,11 +33,15 @@ def check_structure(path: object, content: pa.Buffer, shard: ShardRecord, manife
     try:
         reader = pa.ipc.open_file(content)
         num_batches = reader.num_record_batches
+        if needs_inflating(memoryview(content)):
+            raise DataError(f"{path}: expected an uncompressed shard, got one that is compressed or encoded; {CURE}")
         batch = reader.get_batch(0) if num_batches else None
         if batch is not None:
             batch.validate()  # checks that buffers are long enough for their rows
         names, metadata = reader.schema.names, reader.schema.metadata or {}
         has_columns = reader.schema.remove_metadata().equals(manifest.arrow_schema)
+    except DataError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: expected an Arrow IPC file, got something else ({first}); {CURE}") from None

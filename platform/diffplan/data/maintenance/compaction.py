@@ -20,6 +20,7 @@ from diffplan.data.format.snapshot import (
     relocate,
     write_state,
 )
+from diffplan.data.format.structure import check_structure
 from diffplan.data.format.writer import write_shard
 from diffplan.errors import DataError
 from diffplan.storage.store import Store
@@ -107,6 +108,7 @@ def _join(store: Store, manifest: Manifest, state: DatasetState, group: list[int
     tables = {}
     for number in group:
         content = pa.py_buffer(b"".join(read_checked(store, state.shards[number])))
+        check_structure(store.locate(state.shards[number].name), content, state.shards[number], manifest)
         tables[number] = pa.ipc.open_file(content).read_all().replace_schema_metadata(None)
     episodes = state.episodes.select(np.isin(state.episodes.shard, group))
     pieces = [tables[number].slice(first_row, num_rows) for number, first_row, num_rows in episodes.runs()]

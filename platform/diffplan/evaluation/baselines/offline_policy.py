@@ -31,6 +31,7 @@ from safetensors.torch import load, save
 
 from diffplan.config import EnvConfig, config_from_dict, config_to_dict
 from diffplan.errors import CheckpointError, ConfigError
+from diffplan.files import parse_json, read_file
 from diffplan.storage.store import TEMPORARY_PREFIX
 
 FORMAT_NAME, FORMAT_VERSION = "diffplan-offline-policy", 1
@@ -198,7 +199,7 @@ def load_offline_policy(path: str | Path) -> OfflinePolicy:
     path = Path(path)
     where = path / DESCRIPTION
     try:
-        record = json.loads(where.read_text())
+        record = parse_json(read_file(where))
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{path}: expected a policy (no {DESCRIPTION} there); train one with `diffplan baseline train`"
@@ -210,7 +211,7 @@ def load_offline_policy(path: str | Path) -> OfflinePolicy:
     if record.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{where}: expected version {FORMAT_VERSION}, got {record.get('format_version')}")
     try:
-        weights = (path / WEIGHTS).read_bytes()
+        weights = read_file(path / WEIGHTS)
         if {"num_bytes": len(weights), "crc32": zlib.crc32(weights)} != record["weights"]:
             raise CheckpointError(f"{path / WEIGHTS}: its checksum does not match; copy the policy or train it again")
         return OfflinePolicy(load(weights), _describe(record))
