@@ -20,6 +20,7 @@ EVEN = "elastic training starts with as many workers as fit (elastic._EvenShares
 RESERVED = "a resumed run takes over the reservation of its driver that was killed (elastic._OneReservation)"
 TIDY = "workers that die while they start leave no places taken (elastic._TidyWorkerGroup)"
 IN_A_ROW = "a run gives up after failures in a row, not after some in all (elastic._FailuresInARow)"
+FAILED = "a start that failed leaves no processes beside the next one (start.start_ray)"
 POLICIES = "our policies reach Ray's controller (elastic.RunTrainer)"
 DRAINING = "training saves before its node is taken away (runtime.find_draining_nodes)"
 ROOM = "`diffplan submit` asks whether a node has so many CPUs and GPUs (job_server.JobServer)"
@@ -28,6 +29,7 @@ GROWTH = "a job waits for nodes only where the cluster adds some (runtime.may_gr
 
 NAMES = {
     "ray._private.state:state.get_draining_nodes": DRAINING,
+    "ray._private.node:Node.kill_all_processes": FAILED,
     "ray._private.ray_constants:DEBUG_AUTOSCALING_STATUS": GROWTH,
     "ray.autoscaler.v2.utils:is_autoscaler_v2": GROWTH,
     "ray.experimental.internal_kv:_internal_kv_get": GROWTH,

@@ -14,6 +14,7 @@ from diffplan.cli.command import AnyCommand, Group, Passthrough
 from diffplan.cli.output import show
 from diffplan.cli.parsing import parse
 from diffplan.errors import ConfigError, DiffplanError, Terminated, unknown_name
+from diffplan.interrupts import is_heard, watch_start
 
 COMMANDS = (
     *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "status", "pipeline", "data"),
@@ -48,7 +49,13 @@ def main(words: Sequence[str] | None = None) -> int:
 def run_command(name: str, words: Sequence[str]) -> int:
     """Run one command with the words after its name and return its exit code; see `main`."""
     try:
-        return _run(name, find_command(name), list(words))
+        with watch_start():
+            try:
+                return _run(name, find_command(name), list(words))
+            except Exception:
+                if is_heard():  # a library has made another error of it
+                    raise KeyboardInterrupt from None
+                raise
     except DiffplanError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

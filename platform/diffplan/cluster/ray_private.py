@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray._private.node import Node
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray._private.state import state
@@ -48,8 +50,18 @@ __all__ = [
     "is_autoscaler_v2",
     "make_exclusion",
     "read_autoscaler_status",
+    "stop_node_of",
     "walk_upload",
 ]
+
+
+def stop_node_of(error: BaseException) -> None:
+    """End the processes of a node whose start failed with this error; Ray keeps them until our process ends."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False)
+            return
 
 
 def get_draining_nodes() -> set[str]:

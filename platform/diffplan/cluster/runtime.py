@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -35,6 +34,8 @@ from ray.util import placement_group_table  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 import diffplan_envs.physics  # noqa: E402, F401  (chooses how MuJoCo draws before anything else imports it)
+from diffplan import interrupts  # noqa: E402
+from diffplan.cluster.start import start_ray  # noqa: E402
 
 
 @contextmanager
@@ -42,13 +43,15 @@ def ray_session() -> Iterator[None]:
     """A connection to Ray: the present one, the cluster of `RAY_ADDRESS` (as in a submitted job), or a local one.
 
     A local one is started here and shut down afterwards.
+
+    Raises:
+        ClusterError: no cluster answers at `RAY_ADDRESS`, or Ray does not start.
     """
     if ray.is_initialized():
         yield
         return
-    address = "auto" if os.environ.get("RAY_ADDRESS") else "local"
-    dashboard = None if address == "auto" else False
-    ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    start_ray()
+    interrupts.end_start()
     try:
         with on_termination(_raise_terminated):  # Ray's own handler would end the process with a code of its own
             yield
