@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import ast
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from diffplan.cli.command import AnyCommand, Command, Group
 from diffplan.cli.main import COMMANDS, find_command
 from diffplan.cli.overrides import list_fields
 from diffplan.cli.parsing import list_own_options
+from diffplan.cli.submit import SubmitArguments
 from diffplan.config import Config, with_overrides
 from diffplan.data.format.dataset import open_dataset
 from diffplan.data.format.writer import write_unit
@@ -160,6 +162,23 @@ def test_help_all_of_a_preset_shows_its_values(capsys: pytest.CaptureFixture[str
         (["new", "my-robot"], ["expected a Python name in lower case such as my_robot, got 'my-robot'"]),
         (["collect", "gymnasium", "--out", "x"], ["env.env_id", "give --env.env_id ID"]),
         (["pipeline", "gymnasium", "--env.env_id", "CartPole-v1"], ["CartPole-v1", "continuous actions"]),
+        (
+            ["evaluate", "baseline:random", "--env_id", "CartPole-v1", "--out", "x"],
+            ["CartPole-v1", "continuous actions"],
+        ),
+        (
+            ["evaluate", "pretrained:maze2d-umaze", "--env_id", "CartPole-v1", "--env.task", "gymnasium", "--out", "x"],
+            ["expected actions in a 1-d Box, got Discrete(2)"],
+        ),
+        (["collect", "gymnasium", "--env.env_id", "CartPole-v1", "--out", "x"], ["CartPole-v1", "continuous actions"]),
+        (
+            ["evaluate", "baseline:rndom", "--env_id", "Pendulum-v1", "--out", "x"],
+            ["baseline: expected one of", "Did you mean 'random'"],
+        ),
+        (["evaluate", "pretrained:maze2d-umase", "--out", "x"], ["Did you mean 'maze2d-umaze'"]),
+        (["evaluate", "no/such", "--out", "x", "--episodes", "0"], ["--episodes: expected at least 1, got 0"]),
+        (["tune", "no/such", "--out", "x", "--study", "plannr"], ["study: expected one of", "Did you mean 'planner'"]),
+        (["tune", "no/such", "--out", "x", "--study", "training"], ["expected --preset PRESET"]),
         (["table", "maze2d"], ["table: expected --out, got none"]),
         (["table", "maze3d", "--out", "x"], ["Did you mean 'maze2d'"]),
         (["table", "gymnasium", "--out", "x"], ["expected a family that has a table (maze2d), got gymnasium"]),
@@ -201,6 +220,18 @@ def test_bad_input_is_one_clear_line_and_code_2(
     for word in words:
         assert word in err
     assert not list(tmp_path.iterdir())  # nothing half made is left behind
+
+
+def test_messages_name_only_options_that_there_are() -> None:
+    foreign = {"head", "address", "dashboard-agent-listen-port", "follow"}  # of Ray
+    known = {"help", "list", *list_own_options(SubmitArguments)[1], *foreign}
+    for command in EVERY_COMMAND.values():
+        known |= {*list_own_options(command.arguments)[1], *command.aliases, *list_fields(command.sections)}
+    for path in (Path(__file__).parents[1] / "platform").rglob("*.py"):
+        raised = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise)]
+        for text in (part for node in raised for part in ast.walk(node) if isinstance(part, ast.Constant)):
+            for option in re.findall(r"--([a-z][a-z_.-]*[a-z_])", str(text.value)):
+                assert option in known, f"{path}:{text.lineno}: --{option}"
 
 
 def test_a_horizon_too_short_for_the_network_is_refused(

@@ -206,12 +206,12 @@ def make_vector_env(config: EnvConfig, num_envs: int, *, max_episode_steps: int 
         kwargs.pop("max_episode_steps", None)
     try:
         if spec.vector_entry_point is not None:
-            if max_episode_steps is not None:
-                kwargs["max_episode_steps"] = max_episode_steps
-            batch = gymnasium.make_vec(spec, num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
-            if not _is_goal_conditioned(batch.single_observation_space):
+            limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+            batch = _make_own_batch(spec, num_envs, {**kwargs, **limit})
+            if batch is not None and not _is_goal_conditioned(batch.single_observation_space):
                 return batch
-            batch.close()
+            if batch is not None:
+                batch.close()
         if max_episode_steps is not None:
             spec.max_episode_steps = max_episode_steps
         return gymnasium.make_vec(
@@ -224,6 +224,16 @@ def make_vector_env(config: EnvConfig, num_envs: int, *, max_episode_steps: int 
         )
     except Exception as error:  # whatever an environment's own code raises
         raise ConfigError(f"env.env_id {config.env_id!r}: {_first_line(error)}") from error
+
+
+def _make_own_batch(spec: EnvSpec, num_envs: int, kwargs: dict[str, Any]) -> VectorEnv | None:
+    """The batch that an environment brings itself; None for one that cannot do without autoreset."""
+    try:
+        return gymnasium.make_vec(spec, num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+    except TypeError as error:
+        if "autoreset_mode" in str(error):
+            return None
+        raise
 
 
 def _wrap_goal(env: gymnasium.Env) -> gymnasium.Env:

@@ -1,8 +1,9 @@
 """The exceptions for errors that the user can fix.
 
 They are raised only for input from outside (command line, files, environments), and say in one line what was expected,
-what was found and what to do. The command line prints that line and exits with code 2; every other exception is a
-defect and keeps its traceback. All take a single string, so that they survive pickling through Ray.
+what was found and what to do. The command line prints that line and exits with code 2, as it does for a disk that
+refuses; every other exception is a defect and keeps its traceback. All take a single string, so that they survive
+pickling through Ray.
 """
 
 import difflib
@@ -66,6 +67,17 @@ def show_value(value: object) -> str:
     except (ValueError, RecursionError):  # an int of thousands of digits; lists within lists without end
         return f"one that cannot be shown ({type(value).__name__})"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def describe_refusal(error: OSError) -> str | None:
+    """A line about a disk or directory that refuses; None for other errors of the system, such as lost connections."""
+    if error.errno is None or isinstance(error, ConnectionError | TimeoutError | ChildProcessError):
+        return None
+    where = "a file" if error.filename is None else error.filename
+    return (
+        f"{where}: expected a file or directory that can be used, got {(error.strerror or str(error)).lower()}; make "
+        "room, mend the path or the permissions, or name another one"
+    )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -47,7 +47,7 @@ def main() -> None:
     found["elsewhere"] = pools[ray.get(elsewhere.find_node.remote(), timeout=90)]
     for count, each in ((1, {"CPU": 1, "GPU": 1}), (2, {"CPU": 1, "GPU": 1}), (3, {"CPU": 1}), (2, {"CPU": 1.5})):
         try:
-            require_resources(count, each, f"{count} workers", "cure")
+            require_resources(count, each, f"{count} workers", {"CPU": "cure", "GPU": "cure"})
         except ClusterError as error:
             found["refused"].append(str(error))
     print(json.dumps(found), flush=True)

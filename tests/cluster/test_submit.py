@@ -218,7 +218,10 @@ def test_modules_are_looked_for_in_the_directory_that_is_uploaded(
         ("tune models/umaze --out /x", "source: .* got models/umaze"),
         ("tune pretrained:maze2d-umaze --out /x --study mine.json", "--study: .* got mine.json"),
         ("evaluate models/umaze --protocol maze2d --out /x", "policy: .* got models/umaze"),
-        ("evaluate baseline:waypoint --protocol maze2d --out results", "--out: .* got results"),
+        (
+            "evaluate baseline:waypoint --env_id diffplan/Maze2D-UMaze-v1 --protocol maze2d --out results",
+            "--out: .* got results",
+        ),
         ("pipeline maze2d-umaze", "--out: .* got none"),
         ("table maze2d --out runs/table1", "--out: .* got runs/table1"),
         ("baseline train cql data/umaze --out /x", "dataset: .* got data/umaze"),
@@ -235,8 +238,8 @@ def test_paths_that_only_the_submitter_knows_are_refused(command: str, expected:
     [
         "collect maze2d-umaze --out /x",
         "train maze2d-umaze --data s3://b/x --out s3://b/y",
-        "tune pretrained:maze2d-umaze --out /x --study score",
-        "evaluate baseline:waypoint --protocol maze2d --out /x",
+        "tune pretrained:maze2d-umaze --out /x --study pareto",
+        "evaluate baseline:waypoint --env_id diffplan/Maze2D-UMaze-v1 --protocol maze2d --out /x",
         "table maze2d --out /x --seeds 3",
         "baseline train iql /data --out /x",
     ],
@@ -253,6 +256,24 @@ def test_arguments_are_checked_before_anything_is_submitted(capsys: pytest.Captu
         ("submit collect maze2d-umase --out /x", "did you mean 'maze2d-umaze'"),
         ("submit", "expected a command, one of collect"),
         ("submit table maze2d --out /x --num_gpus -1", "num_gpus: expected 0 or more, got -1"),
+        ("submit tune /x --out /y --study plannr", "Did you mean 'planner'"),
+        ("submit tune pretrained:maze2d-umaze --out /y --study traning", "Did you mean 'training'"),
+        ("submit tune /x --out /y --study training", "expected --preset PRESET"),
+        ("submit tune /x --out /y --preset maze2d-umaze", "--preset: expected none with a study of kind planner"),
+        ("submit evaluate baseline:rndom --env_id Pendulum-v1 --out /x", "Did you mean 'random'"),
+        ("submit evaluate baseline:random --out /x", "expected --env.env_id"),
+        ("submit evaluate pretrained:maze2d-umase --out /x", "Did you mean 'maze2d-umaze'"),
+        (
+            "submit evaluate baseline:random --env_id diffplan/Maze2D-UMaze-v1 --out /x --protocol maze3d",
+            "Did you mean 'maze2d'",
+        ),
+        ("submit evaluate /x --out /y --episodes 0", "--episodes: expected at least 1, got 0"),
+        ("submit collect gymnasium --out /x", "expected the id of a Gymnasium environment, got none"),
+        ("submit collect gymnasium --env.env_id CartPole-v1 --out /x", "continuous actions"),
+        ("submit train gymnasium --env.env_id CartPole-v1 --data /x --out /y", "continuous actions"),
+        ("submit pipeline gymnasium --env.env_id CartPole-v1 --out /x", "continuous actions"),
+        ("submit train maze2d-umaze --data /x --out /y --num_workers 0", "--num_workers: expected at least 1"),
+        ("submit baseline train iql /x --out /y --num_updates 0", "--num_updates: expected at least 1"),
     ):
         assert main(command.split()) == 2
         assert words in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from diffplan.cli.command import Arguments, Call, Command, Group, advanced
+from diffplan.cli.experiments import require_counts
 from diffplan.cli.output import show
 from diffplan.config import with_overrides
 from diffplan.config.offline_rl import SETTINGS, CQLSettings, IQLSettings
@@ -85,12 +86,32 @@ def _train(algorithm: Algorithm, call: Call[CQLArguments] | Call[IQLArguments]) 
     show(f"{arguments.out}: {algorithm}, {made['num_updates']:,} updates, {rate:.1f} updates/s, goal: {made['goal']}")
 
 
+def check_cql(call: Call[CQLArguments]) -> None:
+    """Raise `ConfigError` for settings out of range."""
+    _check("cql", call)
+
+
+def check_iql(call: Call[IQLArguments]) -> None:
+    """Raise `ConfigError` for settings out of range."""
+    _check("iql", call)
+
+
+def _check(algorithm: Algorithm, call: Call[CQLArguments] | Call[IQLArguments]) -> None:
+    with_overrides(SETTINGS[algorithm](), call.overrides)
+    require_counts(call.arguments, "num_updates")
+    require_counts(call.arguments, "num_selection_episodes", least=0)
+
+
 _PLACES = ("dataset", "out")
 _TRAIN = Group(
     "Train a policy by offline reinforcement learning.",
     {
-        "cql": Command(arguments=CQLArguments, run=run_cql, sections={"": CQLSettings}, places=_PLACES),
-        "iql": Command(arguments=IQLArguments, run=run_iql, sections={"": IQLSettings}, places=_PLACES),
+        "cql": Command(
+            arguments=CQLArguments, run=run_cql, check=check_cql, sections={"": CQLSettings}, places=_PLACES
+        ),
+        "iql": Command(
+            arguments=IQLArguments, run=run_iql, check=check_iql, sections={"": IQLSettings}, places=_PLACES
+        ),
     },
 )
 COMMAND = Group("Train what planners are compared with.", {"train": _TRAIN})

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from diffplan.cli.command import Call, Command, ExperimentArguments
-from diffplan.cli.experiments import find_config
+from diffplan.cli.experiments import find_config, find_config_to_collect, require_counts
 from diffplan.cli.output import show
 from diffplan.config import CollectionConfig, EnvConfig
 from diffplan.terminal import format_bytes
@@ -24,6 +24,12 @@ class CollectArguments(ExperimentArguments):
     """Continue an interrupted collection."""
 
 
+def check(call: Call[CollectArguments]) -> None:
+    """Raise `ConfigError` for an experiment that is none, or numbers out of range."""
+    find_config_to_collect(call)
+    require_counts(call.arguments, "num_workers")
+
+
 def run(call: Call[CollectArguments]) -> None:
     """Collect, and print the size of the dataset."""
     from diffplan.cluster.collect.coordinator import collect
@@ -39,7 +45,7 @@ def run(call: Call[CollectArguments]) -> None:
 COMMAND = Command(
     arguments=CollectArguments,
     run=run,
-    check=find_config,
+    check=check,
     sections={"collection": CollectionConfig, "env": EnvConfig},
     aliases={f.name: f"collection.{f.name}" for f in dataclasses.fields(CollectionConfig)},
     places=("out",),

@@ -8,9 +8,12 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from diffplan.cli.command import Arguments, Call, Command, advanced
+from diffplan.cli.experiments import require_counts
 from diffplan.cli.output import show
 from diffplan.cli.overrides import list_section, override_section
 from diffplan.config import EnvConfig, PlanningConfig
+from diffplan.evaluation.protocol import BASELINE_PREFIX, choose_protocol
+from diffplan.tasks.pretrained import PREFIX, find_pretrained
 
 
 @dataclass(kw_only=True)
@@ -56,6 +59,24 @@ class EvaluateArguments(Arguments):
     episodes_per_unit: int | None = advanced(None)
     """Episodes that an actor evaluates in one batch, 50 if not given; results depend on it, as on the seed. With more
     actors than units, some are idle."""
+
+
+def check(call: Call[EvaluateArguments]) -> None:
+    """Raise `ConfigError` for numbers out of range, and for a baseline or a protocol that there is not."""
+    arguments = call.arguments
+    require_counts(arguments, "episodes", "num_workers", "episodes_per_unit")
+    require_counts(arguments, "num_planners", least=0)
+    env = None
+    if "env.env_id" in call.overrides:
+        env = override_section(EnvConfig(env_id=""), call.overrides, "env")
+    if arguments.policy.startswith(BASELINE_PREFIX):
+        from diffplan.evaluation.sources import check_baseline
+
+        env = check_baseline(arguments.policy, env)
+    elif arguments.policy.startswith(PREFIX):
+        find_pretrained(arguments.policy.removeprefix(PREFIX))
+    if env is not None and arguments.protocol is not None:
+        choose_protocol(arguments.protocol, env)
 
 
 def run(call: Call[EvaluateArguments]) -> None:
@@ -104,6 +125,7 @@ def run(call: Call[EvaluateArguments]) -> None:
 COMMAND = Command(
     arguments=EvaluateArguments,
     run=run,
+    check=check,
     sections={"env": EvaluatedEnv, "planning": PlanningConfig},
     aliases={"env_id": "env.env_id"},
     places=("policy", "out", "settings"),

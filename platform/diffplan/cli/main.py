@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from diffplan.cli.command import AnyCommand, Group, Passthrough
 from diffplan.cli.output import show
 from diffplan.cli.parsing import parse
-from diffplan.errors import ConfigError, DiffplanError, Terminated, unknown_name
+from diffplan.errors import ConfigError, DiffplanError, Terminated, describe_refusal, unknown_name
 from diffplan.interrupts import is_heard, watch_start
 
 COMMANDS = (
@@ -22,6 +22,7 @@ COMMANDS = (
 )
 """Names of the commands and of their modules."""
 RESUMABLE = ("collect", "train", "tune", "evaluate", "pipeline")
+KEPT = "; what is done is kept: go on with --resume"
 EVERYTHING = ("--help_all", "--help-all")
 HELP = ("-h", "--help", *EVERYTHING)
 NOTE = "`diffplan train --list` lists the presets, `diffplan tune --list` the studies.\n"
@@ -60,11 +61,15 @@ def run_command(name: str, words: Sequence[str]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt as interrupt:
-        kept = "; what is done is kept: go on with --resume" if name in RESUMABLE else ""
-        sys.stderr.write(f"interrupted{kept}\n")
+        sys.stderr.write(f"interrupted{KEPT if name in RESUMABLE else ''}\n")
         return 143 if isinstance(interrupt, Terminated) else 130
     except BrokenPipeError:  # the reader of our output has closed it, as in `diffplan data info DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a directory that was deleted or must not be written, a path too long
+        if (line := describe_refusal(error)) is None:
+            raise
+        sys.stderr.write(f"error: {line}{KEPT if name in RESUMABLE else ''}\n")
+        return 2
     return 0
 
 

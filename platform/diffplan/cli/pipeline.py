@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffplan.cli.command import Call, Command, ExperimentArguments, advanced
-from diffplan.cli.experiments import find_config
+from diffplan.cli.experiments import find_config, find_config_to_collect, require_counts
 from diffplan.cli.output import plain_warnings, show
 from diffplan.config import (
     CollectionConfig,
@@ -45,13 +45,11 @@ class PipelineArguments(ExperimentArguments):
 
 def check(call: Call[PipelineArguments]) -> None:
     """Raise `ConfigError` for arguments that cannot be run."""
-    find_config(call)
+    find_config_to_collect(call)
     arguments = call.arguments
     if arguments.resume and arguments.out is None:
         raise ConfigError("--resume: expected --out DIR, the run to go on with, got none")
-    for name in ("num_plans", "episodes"):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+    require_counts(arguments, "num_plans", "episodes", "num_workers")
 
 
 def run(call: Call[PipelineArguments]) -> None:

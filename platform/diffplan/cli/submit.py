@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from diffplan.cli.command import Arguments, Command, Group, Passthrough
+from diffplan.cli.command import Arguments, Command, ExperimentArguments, Group, Passthrough
+from diffplan.cli.experiments import check_known_environment, find_config
 from diffplan.cli.main import HELP, find_action, find_command
 from diffplan.cli.output import show, write
 from diffplan.cli.overrides import split_overrides
@@ -109,6 +110,8 @@ def check_places(name: str, words: Sequence[str]) -> None:
     assert isinstance(command, Command)
     call = parse(command, name, words)
     command.check(call)
+    if isinstance(call.arguments, ExperimentArguments):
+        check_known_environment(find_config(call).env)
     positional, _ = list_own_options(command.arguments)
     for place in command.places:
         value = getattr(call.arguments, place)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from diffplan.cli.command import Arguments, Call, Command
+from diffplan.cli.experiments import require_counts
 from diffplan.cli.output import show
 from diffplan.errors import ConfigError
 
@@ -52,10 +53,7 @@ class TableArguments(Arguments):
 def check(call: Call[TableArguments]) -> None:
     """Raise `ConfigError` for a family without a table, or for numbers out of range."""
     find_table(call.arguments.family)
-    for name in ("seeds", "episodes"):
-        value = getattr(call.arguments, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name}: expected at least 1, got {value}")
+    require_counts(call.arguments, "seeds", "episodes")
 
 
 def find_table(family: str) -> Table:

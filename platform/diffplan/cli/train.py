@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffplan.cli.command import Call, Command, ExperimentArguments, advanced
-from diffplan.cli.experiments import find_config, find_config_for
+from diffplan.cli.experiments import check_known_environment, find_config, find_config_for, require_counts
 from diffplan.cli.output import plain_warnings, show
 from diffplan.config import (
     DiffusionConfig,
@@ -49,11 +49,19 @@ class TrainArguments(ExperimentArguments):
     """Verify the checksums of all data before training uses them."""
 
 
+def check(call: Call[TrainArguments]) -> None:
+    """Raise `ConfigError` for an experiment that is none, or numbers out of range."""
+    find_config(call)
+    require_counts(call.arguments, "num_workers", "min_workers", "cpus_per_worker")
+
+
 def run(call: Call[TrainArguments]) -> None:
     """Train, or show the cost of training."""
     arguments = call.arguments
     config = find_config_for(call, arguments.data)
     is_other_env = "env.env_id" in call.overrides
+    if is_other_env:
+        check_known_environment(config.env)
     if arguments.dry_run:
         from diffplan.cli.training_tables import describe_cost
 
@@ -91,7 +99,7 @@ def list_presets() -> list[str]:
 COMMAND = Command(
     arguments=TrainArguments,
     run=run,
-    check=find_config,
+    check=check,
     sections={
         "training": TrainingConfig,
         "windows": WindowConfig,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from diffplan.cli.command import Arguments, Call, Command, advanced
-from diffplan.cli.experiments import find_config_of
+from diffplan.cli.experiments import find_config_of, require_counts
 from diffplan.cli.output import plain_warnings, show
 from diffplan.cli.overrides import override_section
 from diffplan.config import SearchConfig, config_to_dict
 from diffplan.config.study import Study
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from diffplan.tasks.task import Task
@@ -47,11 +47,44 @@ class TuneArguments(Arguments):
 
 
 def check(call: Call[TuneArguments]) -> None:
-    """Raise `ConfigError` for numbers out of range."""
+    """Raise `ConfigError` for numbers out of range, or a study that there is not."""
     _size(call, SearchConfig())
-    steps = call.arguments.num_training_steps
-    if steps is not None and steps < 1:
-        raise ConfigError(f"--num_training_steps: expected at least 1, got {steps}")
+    require_counts(call.arguments, "num_training_steps")
+    _check_study(call.arguments)
+
+
+def _check_study(arguments: TuneArguments) -> None:
+    """Raise `ConfigError` for a study that no task has, or that takes other arguments.
+
+    The checkpoint or dataset is not read: the task may be known only where the command will run.
+    """
+    from diffplan.tasks.pretrained import PREFIX
+    from diffplan.tasks.registry import load_tasks
+    from diffplan.tuning.studies import list_studies
+
+    if arguments.study.endswith(".json"):
+        return
+    is_known = arguments.preset is not None or arguments.source.startswith(PREFIX)
+    known = [list_studies(task) for task in ([_find_task(arguments)] if is_known else load_tasks().values())]
+    kinds = {studies[arguments.study].kind for studies in known if arguments.study in studies}
+    if not kinds:
+        raise ConfigError(unknown_name("study", arguments.study, {name for studies in known for name in studies}))
+    if kinds == {"planner"}:
+        _refuse_training_options(arguments)
+    elif kinds == {"training"}:
+        _require_preset(arguments)
+
+
+def _refuse_training_options(arguments: TuneArguments) -> None:
+    for name in ("preset", "num_training_steps"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name}: expected none with a study of kind planner, got {getattr(arguments, name)}")
+
+
+def _require_preset(arguments: TuneArguments) -> str:
+    if arguments.preset is None:
+        raise ConfigError(f"tune --study {arguments.study}: expected --preset PRESET, the experiment to vary, got none")
+    return arguments.preset
 
 
 def run(call: Call[TuneArguments]) -> None:
@@ -92,9 +125,7 @@ def _find_task(arguments: TuneArguments) -> Task:
 
 def _tune_planner(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
     arguments = call.arguments
-    for name in ("preset", "num_training_steps"):
-        if getattr(arguments, name) is not None:
-            raise ConfigError(f"--{name}: expected none with a study of kind planner, got {getattr(arguments, name)}")
+    _refuse_training_options(arguments)
     from diffplan.checkpoint import load_checkpoint
     from diffplan.cli.settings import choose_settings
     from diffplan.cluster.tune.search import tune_planner
@@ -108,12 +139,11 @@ def _tune_planner(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
 
 def _tune_training(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
     arguments = call.arguments
-    if arguments.preset is None:
-        raise ConfigError(f"tune --study {arguments.study}: expected --preset PRESET, the experiment to vary, got none")
+    preset = _require_preset(arguments)
     from diffplan.cluster.tune.search import tune_training
     from diffplan.tuning.studies import size_search
 
-    config = find_config_of(arguments.preset, arguments.source, {})
+    config = find_config_of(preset, arguments.source, {})
     return tune_training(
         arguments.source,
         config,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffplan.behaviors.collection import complete_collection
+from diffplan.behaviors.collection import complete_collection, make_manifest
 from diffplan.checkpoint import load_checkpoint
 from diffplan.cluster.collect.coordinator import collect
 from diffplan.cluster.evaluate.coordinator import evaluate
@@ -27,6 +27,9 @@ from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import Config, PlanningConfig, config_from_json, config_to_dict, config_to_json
 from diffplan.data.format.dataset import list_snapshots
 from diffplan.errors import ConfigError
+from diffplan.evaluation.protocol import apply_protocol, choose_protocols
+from diffplan.evaluation.rehearsal import rehearse_episode
+from diffplan.evaluation.scores import find_metric
 from diffplan.planning.settings import load_settings
 from diffplan.planning.trust import list_named, require_trust
 from diffplan.report.page import write_report
@@ -48,6 +51,7 @@ from diffplan.storage.opening import open_store
 from diffplan.storage.store import Store
 from diffplan.tasks.registry import task_of
 from diffplan.training.companions import fit_companions
+from diffplan.tuning.metrics import OBJECTIVE_FIELD
 
 
 @dataclass
@@ -100,6 +104,7 @@ def run_pipeline(
     env, collection = complete_collection(config.env, config.collection)
     config = replace(config, env=env, collection=collection)
     protocols = tuple(task_of(env).protocols)
+    _check_stages(config, protocols, seed)
     store = open_store(run)
     _open_run(store, config, resume)
     record = _read_record(store) or PipelineRecord(
@@ -202,6 +207,15 @@ def point_latest(run: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(run.name)
     temporary.replace(link)
+
+
+def _check_stages(config: Config, protocols: tuple[str, ...], seed: int) -> None:
+    """Raise `ConfigError`, before Ray starts, for what would end a later stage."""
+    make_manifest(config.env, config.collection)
+    choose_protocols(config.search.protocols, config.env)
+    find_metric(config.search.objective or task_of(config.env).objective, task_of(config.env), OBJECTIVE_FIELD)
+    for protocol in protocols:
+        rehearse_episode(apply_protocol(protocol, config.env), seed=seed)
 
 
 def _open_run(store: Store, config: Config, resume: bool) -> None:

@@ -86,7 +86,7 @@ def find_draining_nodes() -> set[str]:
         return set()
 
 
-def require_resources(count: int, each: Mapping[str, float], what: str, cure: str) -> None:
+def require_resources(count: int, each: Mapping[str, float], what: str, cures: Mapping[str, str]) -> None:
     """Check that a cluster has room, now or later, for these workers at once; Ray would wait for ever silently.
 
     A cluster that adds nodes on demand is assumed to add them, because Ray does not know what it could add.
@@ -95,7 +95,7 @@ def require_resources(count: int, each: Mapping[str, float], what: str, cure: st
         count: number of workers, each on one node.
         each: resources of one worker, such as `{"CPU": 1, "GPU": 1}`.
         what: name of the workers, for the message.
-        cure: advice for the user, for the message.
+        cures: advice for the user by the resource that is missing, for the message.
 
     Raises:
         ClusterError: the nodes could not hold them even if nothing else ran there.
@@ -106,13 +106,14 @@ def require_resources(count: int, each: Mapping[str, float], what: str, cure: st
         total = sum(node.get(name, 0.0) for node in nodes)
         if count * amount > total and not may_grow():
             raise ClusterError(
-                f"{what}: expected at least {count * amount:g} {name}s in the cluster, got {total:g}; {cure}"
+                f"{what}: expected at least {count * amount:g} {name}s in the cluster, got {total:g}; {cures[name]}"
             )
     places = sum(min(int(node.get(name, 0.0) // amount) for name, amount in each.items()) for node in nodes)
     if places < count and not may_grow():
         wanted = " and ".join(f"{amount:g} {name}s" for name, amount in each.items())
         raise ClusterError(
-            f"{what}: expected nodes with room for {count} times {wanted}, got room for {places}; {cure}"
+            f"{what}: expected nodes with room for {count} times {wanted}, got room for {places}; "
+            f"{cures[min(each, key=lambda name: max((n.get(name, 0.0) for n in nodes), default=0.0) / each[name])]}"
         )
 
 

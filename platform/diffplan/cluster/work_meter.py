@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diffplan.cluster.event_files import EventFiles
+from diffplan.cluster.event_files import CurveWriter, EventFiles
 from diffplan.errors import DiffplanError
 from diffplan.runs.layout import TENSORBOARD
 from diffplan.runs.usage import UsageRecorder
@@ -42,16 +42,16 @@ class WorkMeter:
     """Measures the actors of a stage; see `meter_work`."""
 
     def __init__(self, store: Store, stage: str, unit: str, usage: UsageRecorder, initial: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # late: it costs half a second
-
         self._stage, self._unit, self._usage = stage, unit, usage
         self._done = self._drawn_done = initial
         self._values: dict[str, float] = {}
         self._recent: deque[_Work] = deque()
         self._began = self._drawn = time.monotonic()
         self._files = EventFiles(f"{store.uri}/{TENSORBOARD}")
-        # A killed attempt may have drawn work that was not committed and is now repeated.
-        self._writer = SummaryWriter(self._files.directory, purge_step=initial + 1)
+        self._writer: CurveWriter | None = None
+        with contextlib.suppress(DiffplanError):  # a missing curve is no reason to fail
+            # A killed attempt may have drawn work that was not committed and is now repeated.
+            self._writer = CurveWriter(self._files.directory, purge_step=initial + 1)
 
     def note(self, actor: str, amount: int, seconds: float, **values: float) -> None:
         """Record a piece of work.
@@ -76,7 +76,9 @@ class WorkMeter:
         """Draw the last points that were not drawn yet."""
         if self._drawn_done < self._done:
             self._draw(time.monotonic())
-        self._writer.close()
+        if self._writer is not None:
+            with contextlib.suppress(DiffplanError):
+                self._writer.close()
         self._upload()
 
     def summarize(self) -> dict[str, float]:
@@ -104,9 +106,14 @@ class WorkMeter:
         elapsed = min(now - self._began, WINDOW_SECONDS)
         rate = sum(work.amount for work in self._recent) / max(elapsed, 1e-6)
         shown = {f"{self._unit}_per_second": rate, **summary, **self._values}
-        for name, value in shown.items():
-            self._writer.add_scalar(f"{self._stage}/{name}", value, self._done)
-        self._writer.flush()
+        if self._writer is None:
+            return
+        try:
+            for name, value in shown.items():
+                self._writer.add_scalar(f"{self._stage}/{name}", value, self._done)
+            self._writer.flush()
+        except DiffplanError:
+            self._writer = None
 
     def _upload(self) -> None:
         with contextlib.suppress(DiffplanError, OSError):  # a missing curve is no reason to fail

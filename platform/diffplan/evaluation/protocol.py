@@ -9,6 +9,8 @@ from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError, unknown_name
 from diffplan.tasks.registry import task_of
 
+BASELINE_PREFIX = "baseline:"
+"""Prefix of the name of a policy that needs no checkpoint."""
 EPISODES_PER_UNIT = 50
 """Episodes that are evaluated at once by default. This number fixes the random numbers in a plan."""
 

@@ -40,6 +40,25 @@ class RecordedEpisode:
     observations: np.ndarray
 
 
+@dataclass(frozen=True)
+class BegunEpisodes:
+    """A batch of episodes before their first step.
+
+    Attributes:
+        seeds: that the environments were reset with.
+        observations: the first ones, float[num_envs, observation_dim].
+        ask: what plans must satisfy.
+        action_low: lower bounds of the actions, -inf for none.
+        action_high: upper bounds of the actions, inf for none.
+    """
+
+    seeds: list[int]
+    observations: np.ndarray
+    ask: Ask
+    action_low: np.ndarray
+    action_high: np.ndarray
+
+
 def evaluate_episodes(
     policy: Planner | MakePolicy,
     env: EnvConfig,
@@ -88,24 +107,13 @@ def _evaluate(
     goal: Sequence[float] | None,
     num_recorded: int,
 ) -> tuple[list[EpisodeResult], list[RecordedEpisode]]:
-    seeds = [make_seed(seed, stream, episode, 0) for episode in episodes]
+    begun = begin_episodes(env, vector_env, episodes, seed, stream, goal)
+    seeds, observations, ask = begun.seeds, begun.observations, begun.ask
     generator = torch.Generator().manual_seed(make_seed(seed, stream, episodes[0], 1))
-    low, high = (
-        np.array([default if v is None else v for v in values])
-        for values, default in zip(get_box_bounds(vector_env), (-np.inf, np.inf), strict=True)
-    )
-    try:
-        options = None if goal is None else {"goal": list(goal)}
-        observations, infos = vector_env.reset(seed=seeds, options=options)  # pyright: ignore[reportArgumentType]  # a seed each
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    ask = (task.ask or ask_for_goal)(env, observations, infos)
-    if goal is not None:
-        _check_goal(goal, env, infos)
     starts, goals = observations.copy(), None if ask.goals is None else np.array(ask.goals)
     own_seeds = [make_seed(seed, stream, episode, 2) for episode in episodes]
-    policy = make_policy(RolloutContext(env, own_seeds, generator, low, high))
-    _start(policy, observations, goals, ask)
+    policy = make_policy(RolloutContext(env, own_seeds, generator, begun.action_low, begun.action_high))
+    start_policy(policy, observations, goals, ask)
     first_plans: list[Plan | None] = list(getattr(policy, "plans", [None] * len(episodes)))
     num_envs = len(episodes)
     num_plans = np.zeros(num_envs, dtype=int)
@@ -157,6 +165,36 @@ def _evaluate(
         for i in range(min(num_recorded, num_envs))
     ]
     return results, recorded
+
+
+def begin_episodes(
+    env: EnvConfig,
+    vector_env: VectorEnv,
+    episodes: list[int],
+    seed: int,
+    stream: Stream,
+    goal: Sequence[float] | None,
+) -> BegunEpisodes:
+    """Reset a batch to the episodes of an evaluation; arguments as for `evaluate_episodes`.
+
+    Raises:
+        ConfigError: the environment refuses or ignores the goal, or its actions are not vectors.
+    """
+    task = task_of(env)
+    seeds = [make_seed(seed, stream, episode, 0) for episode in episodes]
+    low, high = (
+        np.array([default if v is None else v for v in values])
+        for values, default in zip(get_box_bounds(vector_env), (-np.inf, np.inf), strict=True)
+    )
+    try:
+        options = None if goal is None else {"goal": list(goal)}
+        observations, infos = vector_env.reset(seed=seeds, options=options)  # pyright: ignore[reportArgumentType]  # a seed each
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    ask = (task.ask or ask_for_goal)(env, observations, infos)
+    if goal is not None:
+        _check_goal(goal, env, infos)
+    return BegunEpisodes(seeds, observations, ask, low, high)
 
 
 def ask_for_goal(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, Any]) -> Ask:
@@ -217,7 +255,7 @@ def measure_episodes(task: Task, episodes: FinishedEpisodes) -> dict[str, list[f
     return found
 
 
-def _start(policy: Any, observations: np.ndarray, goals: np.ndarray | None, ask: Ask) -> None:
+def start_policy(policy: Any, observations: np.ndarray, goals: np.ndarray | None, ask: Ask) -> None:
     """Start episodes; only planners get constraints and guides."""
     if (ask.constraints or ask.guides) and hasattr(policy, "ask"):
         policy.ask(constraints=ask.constraints, guides=ask.guides)

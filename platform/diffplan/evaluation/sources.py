@@ -13,12 +13,12 @@ from diffplan.errors import CheckpointError, ConfigError, unknown_name
 from diffplan.evaluation.baselines.mppi import MppiSettings, follow_mppi
 from diffplan.evaluation.baselines.offline_policy import DESCRIPTION, OfflinePolicy, load_offline_policy
 from diffplan.evaluation.policies import follow_clone, follow_planner, list_scripted
+from diffplan.evaluation.protocol import BASELINE_PREFIX
 from diffplan.planning.loading import load_planner, load_policy
 from diffplan.planning.planner import Planner
 from diffplan.tasks.contracts import MakePolicy, RolloutContext
 from diffplan.tasks.registry import complete_env, task_of
 
-BASELINE_PREFIX = "baseline:"
 MPPI: dict[str, MppiSettings] = {"mppi": MppiSettings(), "mppi_sparse": MppiSettings(dense_weight=0.0)}
 """MPPI in the true simulator: with the dense reward in addition (the default), or with the task's reward alone."""
 
@@ -33,6 +33,7 @@ class PolicySource:
         record: its description in results, as JSON values.
         load: makes it; may take seconds, because it reads checkpoints.
         load_planner: loads its planner onto a device; None for a policy without a planner.
+        observation_dim: size of the observations that its planner was trained with; None for a policy without one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class PolicySource:
     record: dict[str, Any]
     load: Callable[[], MakePolicy]
     load_planner: Callable[[str], Planner] | None = None
+    observation_dim: int | None = None
 
 
 def find_policy(
@@ -74,7 +76,7 @@ def find_policy(
         planner = load_planner(where, settings)
         record = {"checkpoint": where, "planning": config_to_dict(planner.settings)}
         load = _LoadPlanner(where, settings)
-        return PolicySource(where, env, record, load, load.on_device)
+        return PolicySource(where, env, record, load, load.on_device, planner.model.layout.observation_dim)
     if objective != "behavior_cloning":
         raise CheckpointError(
             f"{where}: expected a checkpoint that can act (training.objective diffusion or behavior_cloning), "
@@ -105,13 +107,19 @@ def find_own_settings(name: str | Path) -> tuple[EnvConfig | None, PlanningConfi
     return config.env, config.planning if config.training.objective == "diffusion" else None
 
 
-def _find_baseline(name: str, env: EnvConfig | None, settings: PlanningConfig | None) -> PolicySource:
-    short = name.removeprefix(BASELINE_PREFIX)
+def check_baseline(name: str, env: EnvConfig | None) -> EnvConfig:
+    """The environment of a baseline; raises `ConfigError` if there is none, or no such baseline in it."""
     if env is None:
         raise ConfigError(f"{name}: expected --env.env_id, the environment that it is to act in, got none")
+    short = name.removeprefix(BASELINE_PREFIX)
     if short not in (known := [*list_scripted(task_of(env)), *MPPI]):
         raise ConfigError(unknown_name("baseline", short, known))
-    env = complete_env(env)
+    return env
+
+
+def _find_baseline(name: str, env: EnvConfig | None, settings: PlanningConfig | None) -> PolicySource:
+    short = name.removeprefix(BASELINE_PREFIX)
+    env = complete_env(check_baseline(name, env))
     _refuse_settings(settings, name)
     if short in MPPI:
         return PolicySource(name, env, {"baseline": short, "mppi": asdict(MPPI[short])}, _LoadMppi(MPPI[short]))

@@ -212,12 +212,17 @@ class LocalStore:
 
     def _write_durably(self, path: Path, pieces: Iterable[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb", buffering=0) as file:
-            for piece in pieces:
-                view = memoryview(piece).cast("B")
-                while view:
-                    view = view[file.write(view) :]
-            os.fsync(file.fileno())
+        try:
+            with path.open("xb", buffering=0) as file:
+                for piece in pieces:
+                    view = memoryview(piece).cast("B")
+                    while view:
+                        view = view[file.write(view) :]
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.filename is None:  # a full disk does not say which
+                error.filename = str(path.parent)
+            raise
 
     def delete(self, name: str) -> None:
         """Delete a file if there is one."""

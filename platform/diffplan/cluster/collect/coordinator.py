@@ -131,7 +131,9 @@ def collect(
     if not work.is_complete:
         with ray_session():
             num_workers = count_workers(num_workers)
-            require_resources(num_workers, {"CPU": 1}, f"{num_workers} collection workers", "lower --num_workers")
+            require_resources(
+                num_workers, {"CPU": 1}, f"{num_workers} collection workers", {"CPU": "lower --num_workers"}
+            )
 
             variables = {} if store.is_local else find_variables()
 

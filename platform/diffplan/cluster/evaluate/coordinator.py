@@ -33,6 +33,7 @@ from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.errors import ConfigError
 from diffplan.evaluation.policies import follow_planner
 from diffplan.evaluation.protocol import EPISODES_PER_UNIT, apply_protocol, choose_protocol
+from diffplan.evaluation.rehearsal import rehearse_episode
 from diffplan.evaluation.rollout import RecordedEpisode, evaluate_episodes
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.evaluation.sources import PolicySource, find_policy
@@ -134,6 +135,13 @@ def evaluate(
     source = policy if isinstance(policy, PolicySource) else find_policy(policy, settings=settings)
     protocol = choose_protocol(protocol, source.env)
     env = apply_protocol(protocol, source.env)
+    rehearse_episode(
+        env,
+        seed=seed,
+        goal=goal,
+        observation_dim=source.observation_dim,
+        make_policy=source.load() if source.load_planner is None else None,
+    )
     config = {
         "env": config_to_dict(env),
         "policy": source.name,
@@ -169,7 +177,7 @@ def evaluate(
             num_workers + num_planners,
             {"CPU": 1},
             f"{num_workers} evaluation workers and {num_planners} planners",
-            "lower --num_workers or --num_planners",
+            {"CPU": "lower --num_workers or --num_planners"},
         )
         planners = [] if source.load_planner is None else spawn_planners(source.load_planner, num_planners)
         take_turns = itertools.cycle(planners or [None])

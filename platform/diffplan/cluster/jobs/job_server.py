@@ -27,6 +27,8 @@ ANSWER_SECONDS = 60
 READY_SECONDS = 60
 """Wait for a newly started head to accept jobs; it answers some seconds earlier."""
 _NOT_READY = "No available agent"
+AGENT_PORT = 52365
+"""Where the agents of a node take jobs unless another port is given; a second head on one host finds it taken."""
 PENDING_SECONDS = 20
 """Wait for a job to start before the user is told; making its environment takes part of this time."""
 POLL_SECONDS = 0.5
@@ -128,8 +130,15 @@ class JobServer:
                         entrypoint_num_gpus=num_gpus or None,
                     )
                 except RuntimeError as error:
-                    if _NOT_READY not in str(error) or time.monotonic() - since > READY_SECONDS:
+                    if _NOT_READY not in str(error):
                         raise
+                    if time.monotonic() - since > READY_SECONDS:
+                        raise ClusterError(
+                            f"{self.address}: expected an agent of the cluster that takes jobs, got none in "
+                            f"{READY_SECONDS} s; if another head runs on the same host, it has taken port "
+                            f"{AGENT_PORT}: start this one by `ray start --head --dashboard-agent-listen-port PORT` "
+                            "with a free one"
+                        ) from None
             time.sleep(POLL_SECONDS)
 
     def describe_command(self, action: str, job: str) -> str:

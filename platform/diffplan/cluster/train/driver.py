@@ -43,7 +43,7 @@ from diffplan.cluster.units import unwrap
 from diffplan.config import Config, config_to_json
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset, write_snapshot
 from diffplan.data.maintenance.oddities import find_oddities
-from diffplan.errors import CheckpointError, DataError, Terminated
+from diffplan.errors import CheckpointError, DataError, DiffplanError, Terminated
 from diffplan.runs.layout import PIN_NAME, RUN_NAME, TENSORBOARD
 from diffplan.runs.progress import Progress
 from diffplan.runs.usage import UsageRecorder, record_usage
@@ -162,7 +162,10 @@ def train_on_cluster(
             sizes[0],
             each,
             f"{sizes[0]} training worker{'s' if sizes[0] > 1 else ''}",
-            "lower --num_workers or --cpus_per_worker, or give --min_workers",
+            {
+                "CPU": "lower --num_workers or --cpus_per_worker, or give --min_workers",
+                "GPU": "leave out --use_gpu, lower --num_workers, or take a cluster with more GPUs",
+            },
         )
         board = ProgressBoard.options(scheduling_strategy=beside_driver()).remote(find_variables())
         trainer = RunTrainer(
@@ -263,7 +266,7 @@ def _find_cause(error: BaseException) -> BaseException:
     """The user's error behind a failed run, or one line that says where to look."""
     for failure in [*getattr(error, "worker_failures", {}).values(), error]:
         cause = unwrap(failure)
-        if cause is not failure:
+        if isinstance(cause, DiffplanError | OSError):  # the error of a disk or a directory is the user's too
             return cause
     return error
 

@@ -14,10 +14,9 @@ from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
-from torch.utils.tensorboard import SummaryWriter
 
 from diffplan import checkpoint as checkpoints
-from diffplan.cluster.event_files import EventFiles
+from diffplan.cluster.event_files import CurveWriter, EventFiles
 from diffplan.cluster.metrics import count_work
 from diffplan.cluster.store_variables import adopt_variables
 from diffplan.cluster.train.storage import (
@@ -29,6 +28,7 @@ from diffplan.cluster.train.storage import (
 from diffplan.config import Config, config_from_json
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
 from diffplan.diffusion.denoiser import Denoiser
+from diffplan.errors import CheckpointError
 from diffplan.planning.planner import Planner
 from diffplan.planning.settings import without_companions
 from diffplan.report.images import figure_to_array
@@ -116,7 +116,7 @@ class _Reporter:
         sweep_scratch_directories(self._storage)
         self._files = EventFiles(settings["tensorboard"])
         # Steps after the checkpoint may have been logged before a failure; they are purged, so curves do not double.
-        self._writer = SummaryWriter(self._files.directory, purge_step=state.step + 1)
+        self._writer = CurveWriter(self._files.directory, purge_step=state.step + 1)
         self._counted = state.step
         self._is_put = threading.Event()
         self._is_put.set()
@@ -172,6 +172,12 @@ class _Reporter:
                 self._storage.put_checkpoint(scratch, f"{context.get_experiment_name()}/{name}")
                 storage: Any = context.get_storage()
                 return Checkpoint(storage.build_checkpoint_path_from_name(name), filesystem=storage.storage_filesystem)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self._storage.uri}: the checkpoint of step {content['step']} could not be written "
+                    f"({(error.strerror or str(error)).lower()}); make room or mend the permissions, then go on with "
+                    "--resume: earlier checkpoints are kept"
+                ) from None
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
                 self._is_put.set()
@@ -208,7 +214,7 @@ class _Reporter:
             return_range=self._batches.return_range,
         )
         figure = draw_sampled_plans(planner, self._dataset, NUM_PICTURED, make_generator(0, Stream.TRAINING, step))
-        self._writer.add_image("plans", figure_to_array(figure), step, dataformats="HWC")
+        self._writer.add_image("plans", figure_to_array(figure), step)
 
 
 def _copy(value: Any) -> Any:

@@ -31,11 +31,13 @@ from diffplan.config.study import Study
 from diffplan.data.format.dataset import open_dataset, write_snapshot
 from diffplan.errors import ClusterError, ConfigError
 from diffplan.evaluation.protocol import apply_protocol, choose_protocols
+from diffplan.evaluation.rehearsal import rehearse_episode
 from diffplan.evaluation.scores import find_metric
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import with_settings
 from diffplan.report.search_files import write_search
 from diffplan.runs.usage import record_usage
+from diffplan.seeding import Stream
 from diffplan.tasks.pretrained import PREFIX
 from diffplan.tasks.registry import task_of
 from diffplan.training.batches import index_windows
@@ -117,7 +119,7 @@ def tune_planner(
         study=study,
         config=config,
         search=search,
-        envs=[apply_protocol(protocol, config.env) for protocol in search.protocols],
+        envs=_find_envs(search, config, planner.model.layout.observation_dim),
         space=make_space(study, config, lambda changed: with_settings(planner, changed.planning)),
         source=source,
         identity={"checkpoint": zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes())},
@@ -177,7 +179,7 @@ def tune_training(
         study=study,
         config=config,
         search=search,
-        envs=[apply_protocol(protocol, config.env) for protocol in search.protocols],
+        envs=_find_envs(search, config, dataset.manifest.observation_dim),
         space=make_space(study, config, lambda changed: index_windows(dataset, changed, held_out=False)),
         source=dataset.uri,
         identity={
@@ -203,12 +205,20 @@ def _choose(search: SearchConfig, config: Config) -> SearchConfig:
     return replace(search, protocols=choose_protocols(search.protocols, config.env), objective=objective)
 
 
+def _find_envs(search: SearchConfig, config: Config, observation_dim: int) -> list[EnvConfig]:
+    """The environment under each protocol; raises `ConfigError`, in one line, for what would fail in every trial."""
+    envs = [apply_protocol(protocol, config.env) for protocol in search.protocols]
+    for env in envs:
+        rehearse_episode(env, seed=search.seed, stream=Stream.TUNING, observation_dim=observation_dim)
+    return envs
+
+
 def _run(task: _Task, out: str | Path, *, resume: bool) -> dict[str, Any]:
     """Run the remaining trials, and write the results."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # why trials fail is in trials.json
     since = time.perf_counter()
     with open_search(out, resume=resume) as storage, ray_session():
-        require_resources(1, {"CPU": 1}, "a search", "start a larger cluster")
+        require_resources(1, {"CPU": 1}, "a search", {"CPU": "start a larger cluster"})
         study, search = task.study, task.search
         at_once = min(search.max_concurrent_trials, count_workers(None))
         journal = _open_journal(task, storage)

@@ -208,7 +208,9 @@ def _env_of(source: MinariSource, record: dict[str, Any]) -> EnvConfig:
         spec = json.loads(source.metadata.get("env_spec") or "{}")
         return EnvConfig(env_id=spec["id"], env_kwargs=to_json_values(spec.get("kwargs", {})))
     except (KeyError, TypeError, ValueError, ConfigError):
-        raise DataError(f"{source.path}: it does not say which environment it is of; name it with --env") from None
+        raise DataError(
+            f"{source.path}: it does not say which environment it is of; name it with --env.env_id"
+        ) from None
 
 
 def _bounds(space: Any) -> tuple[list[float | None], list[float | None]]:

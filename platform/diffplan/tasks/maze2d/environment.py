@@ -51,6 +51,23 @@ def require_maze(env: EnvConfig, what: str) -> Any:
     return maze
 
 
+def require_ways(env: EnvConfig, what: str) -> Any:
+    """The maze of an environment in which a way leads from every free cell to every other one.
+
+    Raises:
+        ConfigError: there is no maze, or some free cells cannot be reached; the message names what needs a way.
+    """
+    maze = require_maze(env, what)
+    first, *_ = cells = maze.free_cells
+    apart = maze.distances[cells[:, 0], cells[:, 1], first[0], first[1]] < 0
+    if apart.any():
+        raise ConfigError(
+            f"{what}: expected a maze with a way between all free cells, got none between "
+            f"{tuple(first.tolist())} and {tuple(cells[apart][0].tolist())}; open a door, or take another"
+        )
+    return maze
+
+
 def find_benchmark_maze(env: EnvConfig) -> str | None:
     """The name of D4RL's maze that an environment equals, in its layout and its episode limit; None if there is none.
 

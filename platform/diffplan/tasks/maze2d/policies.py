@@ -8,17 +8,17 @@ import numpy as np
 
 from diffplan.errors import ConfigError
 from diffplan.tasks.contracts import Behavior, BehaviorContext, BehaviorPart, Policy, RolloutContext
-from diffplan.tasks.maze2d.environment import require_maze
+from diffplan.tasks.maze2d.environment import require_ways
 from diffplan.tasks.maze2d.waypoint import WaypointBehavior
 
 
 def _waypoint(context: BehaviorContext) -> Behavior:
-    maze = require_maze(context.env, "collection.behavior: waypoint")
+    maze = require_ways(context.env, "collection.behavior: waypoint")
     return WaypointBehavior(maze, max_goal_steps=context.max_goal_steps)
 
 
 def _noisy_waypoint(context: BehaviorContext) -> Behavior:
-    maze = require_maze(context.env, "collection.behavior: noisy_waypoint")
+    maze = require_ways(context.env, "collection.behavior: noisy_waypoint")
     return WaypointBehavior(maze, action_noise=context.action_noise, max_goal_steps=context.max_goal_steps)
 
 
@@ -33,7 +33,7 @@ class _Waypoint:
     """The waypoint controller as a policy for evaluation."""
 
     def __init__(self, context: RolloutContext, name: str, *, knows_goal: bool) -> None:
-        self._maze, self._seeds, self._knows_goal = require_maze(context.env, name), context.seeds, knows_goal
+        self._maze, self._seeds, self._knows_goal = require_ways(context.env, name), context.seeds, knows_goal
 
     def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
         if self._knows_goal and goals is None:
