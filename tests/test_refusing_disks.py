@@ -28,7 +28,7 @@ COMMANDS = {
     "evaluate": "evaluate baseline:random --env_id diffplan/Maze2D-UMaze-v1 --protocol maze2d --episodes 1",
     "pipeline": "pipeline maze2d-umaze-smoke",
     "plan": "plan pretrained:maze2d-umaze --start 1 1 --goal 3 1",
-    "new": "new my_robot",
+    "new": "new a_robot_of_nobody",
 }
 
 
