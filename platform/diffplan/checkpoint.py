@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import pickle
 import re
 import shutil
+import sys
 import uuid
 import zlib
 from dataclasses import dataclass
@@ -172,10 +172,21 @@ def load_companion(path: str | Path, name: str) -> tuple[dict[str, torch.Tensor]
     file = _checked(directory, record, file_name)
     try:
         with safe_open(file, framework="pt") as opened:
-            settings = json.loads(opened.metadata()["settings"])
-            return {key: opened.get_tensor(key) for key in opened.keys()}, settings  # noqa: SIM118  (no mapping)
+            settings = parse_json(opened.metadata()["settings"])
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  (no mapping)
+        if not isinstance(settings, dict):
+            raise ValueError(f"expected settings in an object, got {show_value(settings)}")
+        _require_finite(tensors)
+        return tensors, settings
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{file}: expected a companion model ({error}); run `diffplan calibrate` again") from None
+
+
+def _require_finite(tensors: dict[str, torch.Tensor]) -> None:
+    """Raise `ValueError` for numbers that no plan could come from."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{name}: expected finite weights, got NaN or infinity")
 
 
 def _describe(content: bytes) -> dict[str, int]:
@@ -212,8 +223,15 @@ def load_checkpoint(path: str | Path, *, map_location: str = "cpu") -> Checkpoin
         config = config_from_dict(Config, record["config"])
         layout = Layout(record["observation_dim"], record["action_dim"])
         weights = load_file(_checked(directory, record, MODEL), device=map_location)
-        dataset = json.loads(_checked(directory, record, DATASET).read_text())
+        dataset = parse_json(_checked(directory, record, DATASET).read_bytes())
         normalizer = Normalizer.from_json(_checked(directory, record, NORMALIZATION).read_text())
+        if not isinstance(dataset, dict):
+            raise ValueError(f"{DATASET}: expected an object, got {show_value(dataset)}")
+        if normalizer.center.shape != (layout.transition_dim,):
+            raise ValueError(
+                f"{NORMALIZATION}: expected {layout.transition_dim} columns, got {normalizer.center.shape}"
+            )
+        _require_finite(weights)
         return_range = record.get("return_range")
         return Checkpoint(
             directory,
@@ -290,6 +308,14 @@ def upload_checkpoint(source: Path, store: Store, directory: str) -> None:
     for name, content in contents.items():
         store.write(_join(directory, name), [content])
     store.write(_join(directory, CONFIG), [_read(source / CONFIG)])
+
+
+def read_record(store: Store) -> dict[str, Any]:
+    """The description in the root of a store; raises `CheckpointError` if there is none or it is damaged."""
+    try:
+        return _parse_record(store.read(CONFIG), store.uri)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise _no_checkpoint(store.uri) from None
 
 
 def is_uploaded(store: Store, directory: str) -> bool:
@@ -409,7 +435,7 @@ def _check_record(record: dict[str, Any]) -> None:
     if given is not None and not (
         isinstance(given, list)
         and len(given) == 2
-        and all(type(value) in (int, float) and math.isfinite(value) for value in given)
+        and all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in given)
     ):
         raise ValueError(f"return_range: expected two numbers or null, got {show_value(given)}")
     files = record.get("files")

@@ -42,7 +42,7 @@ def load_object(path: str, what: str) -> Any:
             f"{what}: expected a module that can be imported, got {module_name!r}; install its package, or run the "
             "command in the directory that it lies in"
         ) from None
-    except Exception as error:  # whatever a module of the user raises
+    except (Exception, SystemExit) as error:  # whatever a module of the user raises
         raise ConfigError(f"{what}: {path}: importing {module_name} failed: {describe_error(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):

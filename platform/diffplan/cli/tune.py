@@ -178,13 +178,13 @@ def _describe_best(arguments: TuneArguments, study: Study, best: dict[str, Any])
 
 
 def _describe_front(out: str) -> list[str]:
-    import json
-
     from diffplan.report.search_files import PARETO
+    from diffplan.runs.records import Pareto
+    from diffplan.runs.stages import read_json_object
     from diffplan.storage.opening import open_store
     from diffplan.terminal import draw_table
 
-    front = json.loads(open_store(out).read(PARETO))
+    front = read_json_object(open_store(out), PARETO, Pareto)
     rows = [
         [
             point["settings_file"],

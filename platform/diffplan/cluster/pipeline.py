@@ -25,11 +25,13 @@ from diffplan.cluster.train.driver import train_on_cluster
 from diffplan.cluster.train.storage import has_run, open_run
 from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import Config, PlanningConfig, config_from_json, config_to_dict, config_to_json
+from diffplan.config.codec import read_shape
 from diffplan.data.format.dataset import list_snapshots
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, DataError
 from diffplan.evaluation.protocol import apply_protocol, choose_protocols
 from diffplan.evaluation.rehearsal import rehearse_episode
 from diffplan.evaluation.scores import find_metric
+from diffplan.files import parse_json
 from diffplan.planning.settings import load_settings
 from diffplan.planning.trust import list_named, require_trust
 from diffplan.report.page import write_report
@@ -46,6 +48,8 @@ from diffplan.runs.layout import (
     SUMMARY,
     TENSORBOARD,
 )
+from diffplan.runs.records import Summary
+from diffplan.runs.stages import read_json_object
 from diffplan.runs.usage import record_usage
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import Store
@@ -187,7 +191,7 @@ def run_pipeline(
             usage.count(1)
 
     stage("report", False, report)
-    return {p: json.loads(store.read(f"{EVALUATION}/{p}/{SUMMARY}")) for p in protocols}
+    return {p: read_json_object(store, f"{EVALUATION}/{p}/{SUMMARY}", Summary) for p in protocols}
 
 
 def new_run_directory(parent: str | Path, preset: str) -> Path:
@@ -226,7 +230,13 @@ def _open_run(store: Store, config: Config, resume: bool) -> None:
         return
     if not resume:
         raise ConfigError(f"{store.uri}: there is a run already; go on with it by --resume, or take another --out")
-    if config_from_json(Config, begun.decode()) != config:
+    try:
+        other = config_from_json(Config, begun.decode())
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{store.locate(CONFIG)}: expected the config of a run, got something else ({error})"
+        ) from None
+    if other != config:
         raise ConfigError(
             f"{store.uri}: the run was begun with other settings; resume with the same, or take another --out"
         )
@@ -234,9 +244,14 @@ def _open_run(store: Store, config: Config, resume: bool) -> None:
 
 def _read_record(store: Store) -> PipelineRecord | None:
     try:
-        return PipelineRecord(**json.loads(store.read(PIPELINE)))
+        return read_shape(PipelineRecord, parse_json(store.read(PIPELINE)))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise DataError(
+            f"{store.locate(PIPELINE)}: expected the record of a pipeline, got something else ({error}); delete it: "
+            "only the times of its stages are lost"
+        ) from None
 
 
 def _is_trained(checkpoint: str, num_steps: int) -> bool:

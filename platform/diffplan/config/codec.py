@@ -74,6 +74,29 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
         raise ConfigError(_one_line(cls, error.errors()[0])) from None
 
 
+def read_shape(shape: type[T], values: Any) -> T:
+    """JSON values that are not a config, checked: a `TypedDict`, whose further keys are kept, or a dataclass.
+
+    Args:
+        shape: what is expected.
+        values: what was read.
+
+    Raises:
+        ValueError: values of another shape; the message names the field.
+    """
+    from pydantic import ValidationError
+
+    try:
+        # Only as JSON are types strict while objects may still become dataclasses.
+        return _adapter(shape).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "it"
+        expected = _EXPECTED.get(first["type"].partition("_")[0])
+        said = first["msg"].lower() if expected is None else f"expected {expected}"
+        raise ValueError(f"{field}: {said}, got {show_value(first['input'])}") from None
+
+
 def config_to_json(config: Any) -> str:
     """The config as JSON text."""
     return json.dumps(config_to_dict(config), indent=2) + "\n"

@@ -5,17 +5,18 @@ from __future__ import annotations
 from diffplan.evaluation.baselines.offline_policy import DESCRIPTION as POLICY
 from diffplan.evaluation.unit_results import DESCRIPTION, UNITS
 from diffplan.runs.layout import SUMMARY
+from diffplan.runs.records import Summary, UnitsDescription
 from diffplan.runs.stages import StageOutput, StageReader, has_file, read_json_object
 from diffplan.storage.store import Store
 
 
 def read_evaluation(store: Store) -> StageOutput:
     """The progress of an evaluation, from its directory."""
-    summary = read_json_object(store, SUMMARY)
+    summary = read_json_object(store, SUMMARY, Summary)
     if summary:
         number = summary.get("episodes")
         return StageOutput("evaluate", "episodes", True, True, number, number)
-    description = read_json_object(store, f"{UNITS}/{DESCRIPTION}")
+    description = read_json_object(store, f"{UNITS}/{DESCRIPTION}", UnitsDescription)
     episodes, unit = description.get("episodes"), description.get("episodes_per_unit")
     results = sum(stored.name.rpartition("/")[2][0].isdigit() for stored in store.list(UNITS))
     done = min(results * unit, episodes) if episodes and unit else None

@@ -7,13 +7,16 @@ that results of another one are never mixed in.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffplan.errors import ConfigError
+from diffplan.config.codec import read_shape
+from diffplan.errors import ConfigError, DataError
 from diffplan.evaluation.scores import EpisodeResult
+from diffplan.files import parse_json
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore, Store
 
@@ -48,20 +51,31 @@ class UnitResults:
         self._store.replace(f"{UNITS}/{DESCRIPTION}", (json.dumps(description, indent=2) + "\n").encode())
 
     def _read_description(self) -> dict[str, Any] | None:
+        name = f"{UNITS}/{DESCRIPTION}"
         try:
-            return json.loads(self._store.read(f"{UNITS}/{DESCRIPTION}"))
+            return read_shape(dict[str, Any], parse_json(self._store.read(name)))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise DataError(
+                f"{self._store.locate(name)}: expected the description of an evaluation, got something else ({error}); "
+                "evaluate without --resume"
+            ) from None
 
     def read(self) -> dict[int, list[EpisodeResult]]:
         """Results of the units that are done."""
         names = [stored.name for stored in self._store.list(UNITS)]
         units = {name: name.rpartition("/")[2].removesuffix(".json") for name in names}
-        return {
-            int(unit): [EpisodeResult(**row) for row in json.loads(self._store.read(name))]
-            for name, unit in units.items()
-            if unit.isdigit()
-        }
+        return {int(unit): self._read_unit(name) for name, unit in units.items() if re.fullmatch("[0-9]{1,18}", unit)}
+
+    def _read_unit(self, name: str) -> list[EpisodeResult]:
+        try:
+            return read_shape(list[EpisodeResult], parse_json(self._store.read(name)))
+        except ValueError as error:
+            raise DataError(
+                f"{self._store.locate(name)}: expected results of episodes, got something else ({error}); delete it, "
+                "and go on with --resume"
+            ) from None
 
     def write(self, unit: int, results: list[EpisodeResult]) -> None:
         """Keep the results of a unit."""

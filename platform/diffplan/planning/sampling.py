@@ -13,6 +13,7 @@ from torch import Tensor
 from diffplan.config import PlanningConfig
 from diffplan.diffusion.guidance import Guide
 from diffplan.diffusion.samplers import SAMPLERS, Callback
+from diffplan.errors import PlanningError
 from diffplan.planning.companions.support import Support
 from diffplan.planning.condition import make_conditioned_denoiser
 from diffplan.planning.consistency import check_consistency
@@ -87,7 +88,7 @@ def sample_plans(
         initial: clean plans to start from in model space, one candidate each; None to start from noise.
 
     Raises:
-        PlanningError: fixed values and bounds contradict each other.
+        PlanningError: fixed values and bounds contradict each other, or guides or weights lead to infinity.
     """
     num = request.num_candidates
     rows = np.repeat(np.arange(len(problem)), num)
@@ -113,6 +114,9 @@ def sample_plans(
     if guidance is not None and request.guidance_scale and request.repair:
         x = guidance.repair(x, constraints.project_clean, constraints.lengths)
     transitions = model.normalizer.unnormalize(x.cpu()).numpy()
+    if not np.isfinite(transitions).all():
+        cure = "lower guidance_scale or mend the guides" if request.guidance_scale else "train the model again"
+        raise PlanningError(f"plans: expected finite numbers, got NaN or infinity; {cure}")
     observations = transitions[:, :, model.layout.observations]
     candidates.impose(observations, row_lengths)
     found = check_consistency(

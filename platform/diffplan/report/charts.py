@@ -168,8 +168,9 @@ def draw_setting(
 
 def _setting_positions(values: Sequence[object]) -> tuple[np.ndarray, list[object]]:
     """Positions of the values of a setting: a few whole numbers or words as categories, others to scale."""
-    categories = sorted(set(values), key=lambda v: (isinstance(v, str), v))  # type: ignore[type-var]
-    if len(categories) > MAX_CATEGORIES or any(isinstance(value, float) for value in categories):
+    categories = sorted(set(values), key=lambda v: (v is None, isinstance(v, str), 0 if v is None else v))
+    are_numbers = all(isinstance(value, int | float) for value in categories)
+    if are_numbers and (len(categories) > MAX_CATEGORIES or any(isinstance(value, float) for value in categories)):
         return np.array([float(str(value)) for value in values]), []
     # Trials with the same value are spread a little, in order, so that they do not overlap.
     spread = np.linspace(-0.16, 0.16, max(len(values), 2))

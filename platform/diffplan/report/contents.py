@@ -18,6 +18,7 @@ from diffplan.data.format.manifest import MANIFEST_NAME
 from diffplan.errors import DataError
 from diffplan.files import parse_json, read_arrays, read_file
 from diffplan.runs.layout import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
+from diffplan.runs.records import Best, Importances, Pareto, Pipeline, Summary, Trial, check
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore
 from diffplan.tasks.contracts import Figures, PublishedScore
@@ -209,7 +210,8 @@ def _read_run(run: Path, where: str) -> RunContents:
             f"{where}: expected a pipeline run (dataset/, checkpoint/, evaluation/ …), got {_describe(run)}"
         )
     env = _find_env(dataset, checkpoint, evaluations)
-    pipeline = _read_object(run / PIPELINE) if (run / PIPELINE).is_file() else {}
+    path = run / PIPELINE
+    pipeline = check(Pipeline, _read_object(path), str(path)) if path.is_file() else {}
     return RunContents(
         path=Path(where),
         dataset=dataset,
@@ -277,7 +279,9 @@ def _read_object(path: Path, *required: str) -> dict[str, Any]:
 
 
 def _read_evaluation(directory: Path) -> Evaluation:
-    summary = _read_object(directory / SUMMARY, *SUMMARY_KEYS)
+    summary = check(Summary, _read_object(directory / SUMMARY, *SUMMARY_KEYS), str(directory / SUMMARY))
+    if summary["success_rate"] is not None and summary["success_ci95"] is None:
+        raise DataError(f"{directory / SUMMARY}: expected success_ci95 beside success_rate, got none; evaluate again")
     episodes, recordings = directory / "episodes.parquet", directory / "recordings.npz"
     try:
         return Evaluation(
@@ -293,25 +297,60 @@ def _read_episodes(path: Path) -> list[dict[str, Any]]:
     num_rows = pq.read_metadata(path).num_rows
     if num_rows > MAX_EPISODES:  # equal rows take no room in the file, but they do here
         raise ValueError(f"{path.name} claims {num_rows} episodes, expected at most {MAX_EPISODES}")
-    return pq.read_table(path).to_pylist()
+    table = pq.read_table(path)
+    for name in ("episode", "length"):
+        if not pa.types.is_integer(table.schema.field(name).type) or table.column(name).null_count:
+            raise ValueError(f"{path.name} has the {name} of an episode as {table.schema.field(name).type}")
+    kind = table.schema.field("time_to_goal_steps").type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise ValueError(f"{path.name} has time_to_goal_steps as {kind}")
+    return table.to_pylist()
 
 
 def _read_recordings(path: Path) -> list[Recording]:
     arrays = read_arrays(path)
     count = sum(name.startswith("goal_") for name in arrays)
-    return [Recording(arrays[f"observations_{i}"], arrays[f"plan_{i}"], arrays[f"goal_{i}"]) for i in range(count)]
+    found = [Recording(arrays[f"observations_{i}"], arrays[f"plan_{i}"], arrays[f"goal_{i}"]) for i in range(count)]
+    for recording in found:
+        for array, ndim in ((recording.observations, 2), (recording.plan, 2), (recording.goal, 1)):
+            if array.ndim != ndim or array.dtype.kind not in "fiu":
+                raise ValueError(f"{path.name} has an array of shape {array.shape} and type {array.dtype}")
+    return found
 
 
 def _read_search(directory: Path) -> Search:
-    best = _read_object(directory / "best.json", "settings", "objective", "episodes")
-    trials = _read_json(directory / "trials.json") if (directory / "trials.json").is_file() else []
-    importances, pareto = directory / "importances.json", directory / "pareto.json"
-    return Search(
+    paths = {name: directory / f"{name}.json" for name in ("best", "trials", "importances", "pareto")}
+    best = check(Best, _read_object(paths["best"], "settings", "objective", "episodes"), str(paths["best"]))
+    search = Search(
         best,
-        trials,
-        _read_object(importances) if importances.is_file() else {},
-        _read_object(pareto, "objectives", "points", "best") if pareto.is_file() else None,
+        check(list[Trial], _read_json(paths["trials"]), str(paths["trials"])) if paths["trials"].is_file() else [],
+        check(Importances, _read_object(paths["importances"]), str(paths["importances"]))
+        if paths["importances"].is_file()
+        else {},
+        check(Pareto, _read_object(paths["pareto"], "objectives", "points", "best"), str(paths["pareto"]))
+        if paths["pareto"].is_file()
+        else None,
     )
+    _check_trials(search, paths["trials"])
+    return search
+
+
+def _check_trials(search: Search, path: Path) -> None:
+    """Raise `DataError` unless finished trials have what the page shows of them, and a front is one of these trials."""
+    cure = "run its stage again"
+    for trial in search.trials:
+        if trial.get("objective") is not None and (trial.get("episodes") is None or "params" not in trial):
+            raise DataError(f"{path}: expected params and episodes of every finished trial, got none; {cure}")
+    if search.pareto is None:
+        return
+    full = [trial for trial in search.trials if trial.get("is_full")]
+    for trial in full:
+        if any(not isinstance(trial.get(metric), int | float) for metric in search.pareto["objectives"]):
+            raise DataError(f"{path}: expected both objectives of every full trial, got others; {cure}")
+    known, named = {trial.get("trial") for trial in full}, [search.pareto["best"]]
+    named += [point.get("trial") for point in search.pareto["points"]]
+    if unknown := [number for number in named if number not in known]:
+        raise DataError(f"{path}: expected the trial {unknown[0]} that is on the front, got none; {cure}")
 
 
 def _read_curves(directory: Path) -> dict[str, Curve]:

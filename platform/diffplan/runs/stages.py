@@ -5,13 +5,14 @@ Each stage has a module `stage` that reads its output (`StageReader`); `diffplan
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from diffplan.errors import DataError
+from diffplan.files import parse_json
+from diffplan.runs.records import check
 from diffplan.runs.usage import Usage, read_usage
 from diffplan.storage.store import Store
 
@@ -155,21 +156,23 @@ def has_file(store: Store, name: str) -> bool:
     return any(stored.name == name for stored in store.list(directory))
 
 
-def read_json_object(store: Store, name: str) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
+def read_json_object(store: Store, name: str, shape: Any = None) -> dict[str, Any]:
+    """A JSON object, of a shape of `diffplan.runs.records` if one is given; empty if there is no such file."""
     try:
         content = store.read(name)
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except IsADirectoryError:
+        raise DataError(f"{store.locate(name)}: expected a file, got a directory; run its stage again") from None
     try:
-        values = json.loads(content)
+        values = parse_json(content)
     except ValueError as error:
         raise DataError(
             f"{store.locate(name)}: expected JSON, got something else ({error}); run its stage again"
         ) from None
     if not isinstance(values, dict):
         raise DataError(f"{store.locate(name)}: expected a JSON object, got another value; run its stage again")
-    return values
+    return values if shape is None else check(shape, values, store.locate(name))
 
 
 def to_record(where: str, stages: list[StageStatus]) -> dict[str, Any]:

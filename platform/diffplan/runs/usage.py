@@ -24,7 +24,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from diffplan.errors import DataError, DiffplanError
+from diffplan.config.codec import read_shape
+from diffplan.errors import DataError, DiffplanError, show_value
+from diffplan.files import parse_json
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import Store
 
@@ -33,6 +35,8 @@ BEAT_SECONDS = 5.0
 """How often a record is refreshed."""
 STALE_SECONDS = 30.0
 """Time without a refresh after which an attempt counts as dead: several beats, and clocks may differ by seconds."""
+LARGEST = 1e15
+"""Numbers in records are smaller than this: seconds since 1970 and units of work are."""
 RATE_SECONDS = 60.0
 """The rate is that of the last minute."""
 
@@ -95,13 +99,16 @@ class Usage:
     def from_json(cls, content: bytes, path: str) -> Usage:
         """Read a record that lies at a path; raises `DataError` if it is damaged."""
         try:
-            values = json.loads(content)
+            values = parse_json(content)
+            if not isinstance(values, dict):
+                raise ValueError(f"expected an object, got {show_value(values)}")
             known = {field.name for field in fields(cls)}
-            usage = cls(**{name: value for name, value in values.items() if name in known})
-            numbers = (usage.beat, usage.seconds, usage.cpu_seconds, usage.gpu_seconds, usage.done, usage.total)
-            if not all(isinstance(number, int | float) for number in numbers):
-                raise TypeError(f"a number is none: {numbers}")
-        except (ValueError, TypeError, AttributeError) as error:
+            usage = read_shape(cls, {name: value for name, value in values.items() if name in known})
+            numbers = {name: value for name, value in asdict(usage).items() if isinstance(value, int | float)}
+            for name, number in [*numbers.items(), *(usage.values or {}).items()]:
+                if not abs(number) <= LARGEST:
+                    raise ValueError(f"{name}: expected a number up to {LARGEST:g}, got {show_value(number)}")
+        except ValueError as error:
             raise DataError(
                 f"{path}: expected the record of an attempt, got something else ({error}); delete it: only the cost of "
                 "that attempt is lost"

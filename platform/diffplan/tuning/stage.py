@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffplan.runs.layout import BEST
+from diffplan.runs.records import Best
 from diffplan.runs.stages import StageOutput, StageReader, read_json_object
 from diffplan.storage.store import Store
 from diffplan.tuning.journal import FILE_NAME
@@ -10,7 +11,7 @@ from diffplan.tuning.journal import FILE_NAME
 
 def read_search(store: Store) -> StageOutput:
     """The progress of a search, from its directory."""
-    best = read_json_object(store, BEST)
+    best = read_json_object(store, BEST, Best)
     number = best.get("num_trials")
     return StageOutput("tune", "trials", is_begun=True, is_whole=bool(best), done=number, total=number)
 

@@ -44,6 +44,7 @@ from diffplan.config import Config, config_to_json
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset, write_snapshot
 from diffplan.data.maintenance.oddities import find_oddities
 from diffplan.errors import CheckpointError, DataError, DiffplanError, Terminated
+from diffplan.files import parse_json
 from diffplan.runs.layout import PIN_NAME, RUN_NAME, TENSORBOARD
 from diffplan.runs.progress import Progress
 from diffplan.runs.usage import UsageRecorder, record_usage
@@ -227,13 +228,17 @@ def _pin(dataset: TrajectoryDataset, storage: RunStorage) -> TrajectoryDataset:
     path = f"{storage.uri}/{PIN_NAME}"
     try:
         content = storage.read(PIN_NAME)
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: expected a file, got a directory; delete it") from None
     except FileNotFoundError:
         begun = {"dataset_uuid": dataset.manifest.dataset_uuid, "snapshot": write_snapshot(dataset)}
         content = json.dumps(begun).encode()
         storage.write(PIN_NAME, content)
     try:
-        pin = json.loads(content)
+        pin = parse_json(content)
         uuid, snapshot = pin["dataset_uuid"], pin["snapshot"]
+        if type(snapshot) is not int:
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path}: expected the dataset of this run, got something else; is it damaged?") from None
     if uuid != dataset.manifest.dataset_uuid:

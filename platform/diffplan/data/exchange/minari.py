@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from diffplan.data.exchange.unit_import import OnProgress, import_units
 from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.data.format.manifest import Manifest, new_dataset_uuid
 from diffplan.errors import ConfigError, DataError
+from diffplan.files import parse_json
 from diffplan.tasks.registry import fill_roles, find_frame
 from diffplan.types import Episode
 
@@ -142,7 +142,7 @@ class _Importer:
             arrays = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}
         columns = self._layout.to_columns(arrays, length, where)
         try:
-            record = json.loads(metadata.get(EPISODE_RECORD) or "{}")
+            record = parse_json(metadata.get(EPISODE_RECORD) or "{}")
             seed = metadata.get("seed")
             episode = Episode(
                 episode_index=int(record.get("episode_index", index)),
@@ -205,7 +205,7 @@ def _env_of(source: MinariSource, record: dict[str, Any]) -> EnvConfig:
     try:
         if "env" in record:
             return config_from_dict(EnvConfig, record["env"])
-        spec = json.loads(source.metadata.get("env_spec") or "{}")
+        spec = parse_json(source.metadata.get("env_spec") or "{}")
         return EnvConfig(env_id=spec["id"], env_kwargs=to_json_values(spec.get("kwargs", {})))
     except (KeyError, TypeError, ValueError, ConfigError):
         raise DataError(

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from diffplan.data.format.commit_record import CommitRecord, EpisodeRecord, ShardRecord
 from diffplan.data.format.manifest import Column, Manifest
 from diffplan.data.format.statistics import ColumnStatistics
+from diffplan.errors import show_value
+from diffplan.files import parse_json
 
 LIMIT = 2**31
 """Numbers of units and of rows in a shard are below this, because the index stores them as 32-bit integers."""
@@ -43,6 +46,8 @@ def check_record(record: CommitRecord) -> None:
     for name in ("dataset_uuid", "attempt"):
         if not isinstance(getattr(record, name), str):
             raise ValueError(f"{name} is no text")
+    if not isinstance(record.provenance, dict):
+        raise ValueError("provenance is no object")
     check_unit(record.unit)
     check_episodes(record.episodes)
     next_row = 0
@@ -84,11 +89,11 @@ def check_against(record: CommitRecord, manifest: Manifest) -> None:
     check_statistics(record.statistics, manifest)
     finals = {column.name: column for column in manifest.extra_columns if column.has_final}
     for episode in record.episodes:
-        _check_numbers(episode.final_observation, manifest.column("observation"), episode)
+        _check_numbers(episode.final_observation, manifest.column("observation"), episode.episode_index)
         if set(episode.final_values) != set(finals):
             raise ValueError(f"episode {episode.episode_index} lacks a value after its last action")
         for name, column in finals.items():
-            _check_numbers(episode.final_values[name], column, episode)
+            _check_numbers(episode.final_values[name], column, episode.episode_index)
 
 
 def check_places(shard: ShardRecord, manifest: Manifest) -> None:
@@ -117,13 +122,44 @@ def check_index(core: dict[str, np.ndarray], shards: tuple[ShardRecord, ...]) ->
         raise ValueError("an episode in its index would lie outside of its shard")
 
 
+def check_table(table: pa.Table, manifest: Manifest) -> None:
+    """Raise `ValueError` unless the episodes of a snapshot have the values that commits may have."""
+    for column in table.column_names:
+        values = table.column(column)
+        if values.null_count and column not in ("seed", "details"):
+            raise ValueError(f"{values.null_count} of its episodes have no {column}")
+        for chunk in values.chunks:
+            numbers = chunk.flatten() if pa.types.is_fixed_size_list(values.type) else chunk
+            if numbers.null_count and column == "final_observation":
+                raise ValueError(f"a number in {column} is missing")
+            if pa.types.is_floating(numbers.type) and not np.isfinite(numbers.to_numpy(zero_copy_only=False)).all():
+                raise ValueError(f"a number in {column} is NaN or infinite")
+    finals = {column.name: column for column in manifest.extra_columns if column.has_final}
+    details = table.column("details")
+    if finals or details.null_count < len(details):
+        for index, text in zip(table.column("episode_index").to_pylist(), details.to_pylist(), strict=True):
+            _check_details(index, text, finals)
+
+
+def _check_details(episode: int, text: str | None, finals: dict[str, Column]) -> None:
+    """Raise `ValueError` unless a text holds what a snapshot keeps of an episode besides its columns."""
+    found = parse_json(text or "{}")
+    if not isinstance(found, dict) or not set(found) <= {"final_values", "options"}:
+        raise ValueError(f"episode {episode} has the details {show_value(found)}")
+    options, values = found.get("options"), found.get("final_values", {})
+    if not (options is None or isinstance(options, dict)) or not isinstance(values, dict) or set(values) != set(finals):
+        raise ValueError(f"episode {episode} has the details {show_value(found)}")
+    for name, column in finals.items():
+        _check_numbers(values[name], column, episode)
+
+
 def check_statistics(statistics: dict[str, ColumnStatistics], manifest: Manifest) -> None:
     """Raise `ValueError` unless there are statistics for every entry of every column of the manifest."""
     if {name: len(s.mean) for name, s in statistics.items()} != {c.name: c.size for c in manifest.columns}:
         raise ValueError("its statistics are not those of the columns of the manifest")
 
 
-def _check_numbers(values: Any, column: Column, episode: EpisodeRecord) -> None:
+def _check_numbers(values: Any, column: Column, episode: int) -> None:
     """Raise `ValueError` unless values are one row of a column; non-finite numbers are encoded as text."""
     dtype = column.numpy_dtype
     fits = isinstance(values, list) and len(values) == column.size
@@ -137,6 +173,5 @@ def _check_numbers(values: Any, column: Column, episode: EpisodeRecord) -> None:
         fits = all(type(v) is int and lowest <= v <= highest for v in values)
     if not fits:
         raise ValueError(
-            f"the {column.name} after the last action of episode {episode.episode_index} is not {column.size} "
-            f"{column.dtype} numbers"
+            f"the {column.name} after the last action of episode {episode} is not {column.size} {column.dtype} numbers"
         )

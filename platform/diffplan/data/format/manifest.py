@@ -18,6 +18,8 @@ value after the last action too (`has_final`).
 from __future__ import annotations
 
 import math
+import re
+import sys
 import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,8 +27,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diffplan.config.environment import MAX_COLUMNS
 from diffplan.data.format.record import decode_record, encode_record
-from diffplan.errors import DataError
+from diffplan.errors import DataError, show_value
 
 FORMAT_NAME = "diffplan-trajectories"
 FORMAT_VERSION = 1
@@ -191,15 +194,53 @@ class Manifest:
             values["features"] = tuple(values["features"])
             manifest = cls(**values)
             _check_columns(manifest.columns)
+            _check_fields(manifest)
             return manifest
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{path}: the manifest lacks or misnames a field ({error}); is it damaged? Put it back from a copy"
             ) from None
 
 
+def _check_fields(manifest: Manifest) -> None:
+    """Raise `ValueError` unless the fields besides the columns have their types."""
+    if not _is_name(manifest.dataset_uuid):  # it names a directory of the cache
+        raise ValueError(f"dataset_uuid {show_value(manifest.dataset_uuid)}")
+    for name in ("action_low", "action_high"):
+        bounds = getattr(manifest, name)
+        if not isinstance(bounds, list) or not all(bound is None or _is_number(bound) for bound in bounds):
+            raise ValueError(f"{name} {show_value(bounds)}")
+        if bounds and len(bounds) != manifest.action_dim:
+            raise ValueError(f"{name} has {len(bounds)} bounds, an action {manifest.action_dim} numbers")
+    for name in ("env", "source", "spaces"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise ValueError(f"{name} {show_value(getattr(manifest, name))}")
+    if not (manifest.env_spec is None or isinstance(manifest.env_spec, str)):
+        raise ValueError(f"env_spec {show_value(manifest.env_spec)}")
+    if not (manifest.collection is None or isinstance(manifest.collection, dict)):
+        raise ValueError(f"collection {show_value(manifest.collection)}")
+    for task in manifest.tasks:
+        if not (isinstance(task.name, str) and isinstance(task.dataset_uuid, str) and isinstance(task.env, dict)):
+            raise ValueError(f"task {show_value(task)}")
+        if not (_is_number(task.weight) and type(task.num_units) is int and task.num_units >= 0):
+            raise ValueError(f"task {show_value(task)}")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w-]{1,100}", value) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
 def _check_columns(columns: tuple[Column, ...]) -> None:
     """Raise `ValueError` unless these are valid columns of a shard."""
+    for column in columns:
+        if not isinstance(column.name, str) or type(column.has_final) is not bool:
+            raise ValueError(f"column {show_value(column)}")
+        if not all(type(size) is int and size >= 0 for size in column.shape) or column.size > MAX_COLUMNS:
+            raise ValueError(f"column {column.name!r} has the shape {show_value(column.shape)}")
     names = [column.name for column in columns]
     if names[:3] != ["observation", "action", "reward"]:
         raise ValueError(f"columns must begin with observation, action and reward, not {names[:3]}")
@@ -207,7 +248,7 @@ def _check_columns(columns: tuple[Column, ...]) -> None:
     if len(set(names)) != len(names) or reserved & set(names):
         raise ValueError("two columns have the same name")
     for column in columns:
-        if column.dtype not in ARROW_TYPES:
+        if not isinstance(column.dtype, str) or column.dtype not in ARROW_TYPES:
             raise ValueError(f"column {column.name!r} has the type {column.dtype!r}")
 
 

@@ -15,6 +15,8 @@ import json
 import zlib
 from typing import Any
 
+from diffplan.files import parse_json
+
 PREFIX_BYTES = len(b'{"checksum": "00000000", ')
 
 
@@ -34,7 +36,7 @@ def decode_record(content: bytes) -> dict[str, Any]:
     Raises:
         ValueError: not a record, or its checksum does not match.
     """
-    values = json.loads(content)
+    values = parse_json(content)
     if not isinstance(values, dict) or not isinstance(expected := values.pop("checksum", None), str):
         raise ValueError("it has no checksum of its own")
     found = f"{zlib.crc32(content[PREFIX_BYTES:]):08x}"

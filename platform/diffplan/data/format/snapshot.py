@@ -27,7 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffplan.data.format.commit import list_committed_units, read_commit
-from diffplan.data.format.commit_checks import check_against, check_index, check_places, check_statistics
+from diffplan.data.format.commit_checks import (
+    check_against,
+    check_index,
+    check_places,
+    check_statistics,
+    check_table,
+)
 from diffplan.data.format.commit_record import CommitRecord, ShardRecord
 from diffplan.data.format.episodes import CORE, EpisodeTable, episodes_schema, make_episode_table, read_core
 from diffplan.data.format.manifest import SHARDS, SNAPSHOTS, Manifest, commit_name, snapshot_name
@@ -155,7 +161,12 @@ def read_snapshot(store: Store, manifest: Manifest, number: int) -> DatasetState
         _check_room(store, num_episodes)
 
         def load() -> pa.Table:
-            return _guard(path, lambda: _read_table(store, name, schema, num_episodes))
+            def read_whole() -> pa.Table:
+                table = _read_table(store, name, schema, num_episodes)
+                check_table(table, manifest)
+                return table
+
+            return _guard(path, read_whole)
 
         core = _read_table(store, name, pa.schema([schema.field(column) for column in CORE]), num_episodes)
         check_index({column: core.column(column).to_numpy() for column in CORE}, shards)

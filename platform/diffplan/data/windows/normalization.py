@@ -14,6 +14,7 @@ from diffplan.data.format.manifest import Column
 from diffplan.data.format.statistics import ColumnStatistics
 from diffplan.data.windows.quantile_map import KNOT_GAP, QuantileMap
 from diffplan.errors import CheckpointError, DataError
+from diffplan.files import parse_json
 
 RESOLUTION = 1e-4
 """Coarsest steps of float32 that still describe a column, as a share of its range."""
@@ -142,7 +143,7 @@ class Normalizer:
     def from_json(cls, text: str) -> Normalizer:
         """Read from JSON text, `affine` without a kind; raises `CheckpointError` if it is damaged."""
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise CheckpointError(f"normalization.json: expected JSON, got something else ({error})") from None
         if not isinstance(values, dict):

@@ -19,7 +19,6 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from diffplan.config import EnvConfig, config_from_dict, config_to_dict
-from diffplan.errors import CheckpointError, ConfigError
+from diffplan.config.codec import read_shape
+from diffplan.errors import CheckpointError, ConfigError, show_value
 from diffplan.files import parse_json, read_file
 from diffplan.storage.store import TEMPORARY_PREFIX
 
@@ -219,25 +219,33 @@ def load_offline_policy(path: str | Path) -> OfflinePolicy:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{path / WEIGHTS}: {error.strerror}; copy the policy or train it again") from None
-    except (KeyError, TypeError, ConfigError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError, SafetensorError) as error:
         raise CheckpointError(f"{where}: expected the description of a policy, got a bad one ({error})") from None
 
 
 def _describe(record: dict[str, Any]) -> PolicyDescription:
     if record["deterministic"] not in ("tanh", "clip"):
-        raise CheckpointError(f"deterministic: expected tanh or clip, got {record['deterministic']!r}")
-
-    def floats(values: Sequence[float]) -> tuple[float, ...]:
-        return tuple(float(value) for value in values)
-
-    return PolicyDescription(
+        raise CheckpointError(f"deterministic: expected tanh or clip, got {show_value(record['deterministic'])}")
+    description = PolicyDescription(
         algorithm=str(record["algorithm"]),
-        env=config_from_dict(EnvConfig, record["env"]),
-        goal=None if record["goal"] is None else floats(record["goal"]),
-        goal_dim=int(record["goal_dim"]),
-        action_low=floats(record["action_low"]),
-        action_high=floats(record["action_high"]),
-        action_margin=float(record["action_margin"]),
+        env=config_from_dict(EnvConfig, read_shape(dict[str, Any], record["env"])),
+        goal=None if record["goal"] is None else _read_numbers(record, "goal"),
+        goal_dim=read_shape(int, record["goal_dim"]),
+        action_low=_read_numbers(record, "action_low"),
+        action_high=_read_numbers(record, "action_high"),
+        action_margin=read_shape(float, record["action_margin"]),
         deterministic=record["deterministic"],
-        training=dict(record["training"]),
+        training=read_shape(dict[str, Any], record["training"]),
     )
+    if len(description.action_low) != len(description.action_high):
+        raise ValueError("as many lower as upper bounds of actions")
+    if not 0 <= description.action_margin < 1:
+        raise ValueError(f"action_margin in [0, 1), got {description.action_margin}")
+    return description
+
+
+def _read_numbers(record: dict[str, Any], name: str) -> tuple[float, ...]:
+    values = read_shape(list[float], record[name])
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name}: expected finite numbers")
+    return tuple(values)

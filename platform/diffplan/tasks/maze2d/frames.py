@@ -11,7 +11,6 @@ Maze2D:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from diffplan.config import EnvConfig
 from diffplan.data.format.manifest import Manifest
 from diffplan.errors import DataError
+from diffplan.files import parse_json
 from diffplan.tasks.maze2d.environment import complete_env
 from diffplan.types import Episode
 
@@ -111,7 +111,7 @@ def make_frame(env_spec: str | None) -> Maze2DFrame:
     Raises:
         DataError: the frame does not fit this environment.
     """
-    kwargs = json.loads(env_spec).get("kwargs", {}) if env_spec else {}
+    kwargs = parse_json(env_spec).get("kwargs", {}) if env_spec else {}
     maze_map = kwargs.get("maze_map")
     rows = maze_map if isinstance(maze_map, list) and all(isinstance(row, list) for row in maze_map) else []
     if not rows or {len(row) for row in rows} != {len(rows[0])}:

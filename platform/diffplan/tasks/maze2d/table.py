@@ -33,14 +33,17 @@ from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import Config, EnvConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm
 from diffplan.environments import get_episode_limit
-from diffplan.errors import ConfigError, unknown_name
+from diffplan.errors import ConfigError, DataError, unknown_name
 from diffplan.evaluation.baselines.offline_policy import load_offline_policy
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.scores import normalize_score
 from diffplan.evaluation.sources import BASELINE_PREFIX, PolicySource, find_policy
+from diffplan.files import parse_json, read_file
 from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
 from diffplan.runs.layout import CALIBRATION, POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
+from diffplan.runs.stages import read_json_object
+from diffplan.storage.opening import open_store
 from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze, get_reference_returns
 from diffplan.tasks.maze2d.table_page import (
     MAZES,
@@ -205,7 +208,7 @@ def begin(plan: Plan) -> None:
     asked = json.loads(json.dumps(asked))
     path = plan.out / TABLE1_BEGUN
     if path.exists():
-        begun = json.loads(path.read_text())
+        begun = read_json_object(open_store(plan.out), TABLE1_BEGUN)
         if changed := [name for name in asked if begun.get(name) != asked[name]]:
             raise ConfigError(
                 f"{plan.out}: the table there was begun with another {' and '.join(changed)}; give the same, or take "
@@ -251,7 +254,7 @@ class _Run:
             evaluate(
                 source, out, protocol=protocol, episodes=self._plan.size.episodes, seed=self._plan.seed, resume=True
             )
-        summary = json.loads((out / SUMMARY).read_text())
+        summary = read_json_object(open_store(out), SUMMARY)
         command = f"{self._plan.command} --tasks {self._maze} --methods {method}"
         return make_row(summary, maze=self._maze, method=method, training_seconds=seconds, command=command)
 
@@ -270,7 +273,7 @@ class _Run:
             returns = compute(np.array(table["start"]), np.array(table["goal"]), get_episode_limit(env))
             scores = [normalize_score(float(value), get_reference_returns(env)) for value in returns]
             path.write_text(json.dumps({"score_mean": float(np.mean(scores)), "episodes": len(scores)}) + "\n")
-        found = json.loads(path.read_text())
+        found = read_json_object(open_store(path.parent), path.name)
         command = f"{self._plan.command} --tasks {self._maze}"
         named = {"protocol": protocol, "task": self._maze, "method": "limit", "command": command}
         return [{**dict.fromkeys(ROW_KEYS), **named, **{name: found[name] for name in ("score_mean", "episodes")}}]
@@ -334,7 +337,10 @@ class _Run:
     def _seconds(self, checkpoint: Path) -> float | None:
         """Seconds that a training took; None if not known."""
         path = checkpoint / "training_seconds.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return float(parse_json(read_file(path))) if path.exists() else None
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: expected a number of seconds, got something else ({error}); delete it") from None
 
     def _search(self) -> Path:
         """Planner settings from tuning episodes of both protocols."""
