@@ -1,13 +1,15 @@
 """What settings from a file may name."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from diffplan.checkpoint import load_checkpoint, save_planning_checkpoint
 from diffplan.cli import main
 from diffplan.config import PlanningConfig, config_to_dict, with_overrides
 from diffplan.errors import ConfigError
-from diffplan.planning.trust import list_named, require_trust
+from diffplan.planning.trust import list_named, require_same_place, require_trust
 
 EXPRESSION = "2 * goal_distance() + keep_out([3, 4], 0.5)"
 
@@ -84,3 +86,121 @@ def test_the_page_of_a_run_that_names_a_function_needs_trust(tmp_path, capsys):
         in err
     )
     assert not (tmp_path / "report.html").exists()
+
+
+NAMES = {
+    "a function as a guide": {"guidance.guides": ("a_module:of_others",), "guidance.scale": 0.0},
+    "a function that ends the program": {"guidance.guides": ("sys:exit",)},
+    "a value at a URL": {"guidance.value": "memory://elsewhere/value"},
+    "a function as a controller": {"controller": "os:abort"},
+}
+
+
+@pytest.fixture(params=NAMES.values(), ids=NAMES)
+def named(request, tmp_path):
+    """A checkpoint whose own config names code or a place, and settings that do."""
+    checkpoint = load_checkpoint("pretrained:maze2d-umaze")
+    planning = with_overrides(checkpoint.config.planning, request.param)
+    config = replace(checkpoint.config, planning=planning)
+    save_planning_checkpoint(tmp_path / "checkpoint", replace(checkpoint, config=config))
+    (tmp_path / "settings.json").write_text(json.dumps(config_to_dict(planning)))
+    return tmp_path
+
+
+@pytest.fixture
+def imported(monkeypatch):
+    """The names of modules that are imported by import paths, and places that are opened."""
+    found = []
+    monkeypatch.setattr("diffplan.diffusion.guide_expressions._import_guide", found.append)
+    monkeypatch.setattr("diffplan.storage.opening.open_store", found.append)
+    return found
+
+
+PLAN = ("--start", "1", "1", "--goal", "3", "1")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("plan", "{root}/checkpoint", *PLAN),
+        ("plan", "{root}/checkpoint", *PLAN, "--guidance_scale", "0"),
+        ("plan", "pretrained:maze2d-umaze", *PLAN, "--settings", "{root}/settings.json"),
+        ("evaluate", "{root}/checkpoint", "--protocol", "maze2d", "--out", "{root}/out"),
+        ("evaluate", "pretrained:maze2d-umaze", "--protocol", "maze2d", "--out", "{root}/out")
+        + ("--settings", "{root}/settings.json"),
+        ("calibrate", "{root}/checkpoint"),
+        ("tune", "{root}/checkpoint", "--out", "{root}/out"),
+    ],
+    ids=lambda command: " ".join(command[:2]) + (" with settings" if "--settings" in command else ""),
+)
+def test_commands_use_no_code_and_no_place_that_only_a_file_names(named, imported, capsys, command):
+    assert main([word.format(root=named) for word in command]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "that only a file names, got planning." in err
+    assert err.rstrip().endswith("look at what it is, then add --trust")
+    assert imported == []
+    assert not (named / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("planning.guidance.value", {"among": ["memory://elsewhere/value"]}),
+        ("planning.controller.kind", {"among": ["os:abort"]}),
+        ("planning.controller", {"among": ["os:abort"]}),
+        ("planning.selection.rule", {"among": ["memory://x/y"], "also": ["planning.guidance.value"]}),
+    ],
+)
+def test_studies_name_no_code_and_no_place(tmp_path, capsys, field, values):
+    study = tmp_path / "own.json"
+    study.write_text(json.dumps({"vary": {field: values}}))
+    assert main(["tune", "pretrained:maze2d-umaze", "--out", str(tmp_path / "out"), "--study", str(study)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "that only a file names, got planning." in err
+
+
+@pytest.mark.parametrize("place", ["path", "uri"])
+def test_the_dataset_of_a_checkpoint_is_opened_in_the_store_of_the_checkpoint_only(tmp_path, capsys, place):
+    checkpoint = load_checkpoint("pretrained:maze2d-umaze")
+    save_planning_checkpoint(tmp_path, replace(checkpoint, dataset={place: "memory://elsewhere/data"}))
+    assert main(["calibrate", str(tmp_path)]) == 2
+    assert (
+        "expected no URL that only a file names, got the dataset 'memory://elsewhere/data'" in capsys.readouterr().err
+    )
+    require_same_place({place: "s3://bucket/data"}, "s3://bucket/checkpoint")
+    require_same_place({place: "data/umaze"}, "s3://bucket/checkpoint")
+    require_same_place({place: None}, "checkpoint")
+
+
+@pytest.mark.parametrize("env", [{"task": "os:abort"}, {"task": "sys:exit"}, {"env_id": "this:Is-v0", "task": None}])
+def test_environments_and_tasks_of_a_file_are_imported_but_never_called(tmp_path, capsys, env):
+    checkpoint = load_checkpoint("pretrained:maze2d-umaze")
+    config = with_overrides(checkpoint.config, {f"env.{name}": value for name, value in env.items()})
+    save_planning_checkpoint(tmp_path / "checkpoint", replace(checkpoint, config=config))
+    words = ["evaluate", str(tmp_path / "checkpoint"), "--protocol", "maze2d", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert err.startswith("error: ")
+
+
+@pytest.mark.parametrize("guide", ["sys:exit", "a_module_that_exits:guide", "os:getcwd"])
+def test_a_guide_that_ends_the_program_is_an_error(tmp_path, monkeypatch, capsys, guide):
+    (tmp_path / "a_module_that_exits.py").write_text("import sys\n\nsys.exit()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["plan", "pretrained:maze2d-umaze", *PLAN, "--guides", guide]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert f"guide {guide!r}" in captured.err
+    assert captured.out == ""
+
+
+def test_a_command_that_is_ended_from_within_is_an_error(monkeypatch, capsys):
+    def leave(name):
+        raise SystemExit(0)
+
+    monkeypatch.setattr("diffplan.cli.main.find_command", leave)
+    assert main(["plan"]) == 2
+    assert "expected plan to go on, got SystemExit" in capsys.readouterr().err

@@ -51,13 +51,17 @@ def run(call: Call[CalibrateArguments]) -> None:
     """Calibrate, and print the measurements."""
     from diffplan.checkpoint import load_checkpoint
     from diffplan.cli.settings import choose_settings
+    from diffplan.planning.trust import require_same_place
     from diffplan.runs.layout import CALIBRATION
     from diffplan.storage.opening import open_store
     from diffplan.training.companions import fit_companions
 
     arguments = call.arguments
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    if arguments.data is None and not arguments.trust:
+        require_same_place(checkpoint.dataset, arguments.checkpoint)
     settings = choose_settings(
-        load_checkpoint(arguments.checkpoint).config.planning,
+        checkpoint.config.planning,
         arguments.checkpoint,
         file=arguments.settings,
         overrides=call.overrides,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from diffplan.cli.command import AnyCommand, Group, Passthrough
 from diffplan.cli.output import show
 from diffplan.cli.parsing import parse
-from diffplan.errors import ConfigError, DiffplanError, Terminated, describe_refusal, unknown_name
+from diffplan.errors import ConfigError, DiffplanError, Terminated, describe_error, describe_refusal, unknown_name
 from diffplan.interrupts import is_heard, watch_start
 
 COMMANDS = (
@@ -63,6 +63,9 @@ def run_command(name: str, words: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         sys.stderr.write(f"interrupted{KEPT if name in RESUMABLE else ''}\n")
         return 143 if isinstance(interrupt, Terminated) else 130
+    except SystemExit as error:  # only code that files or options name ends the program itself
+        sys.stderr.write(f"error: expected {name} to go on, got {describe_error(error)} from code that it was given\n")
+        return 2
     except BrokenPipeError:  # the reader of our output has closed it, as in `diffplan data info DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a directory that was deleted or must not be written, a path too long

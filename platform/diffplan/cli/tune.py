@@ -102,7 +102,11 @@ def _find_study(arguments: TuneArguments) -> Study:
 
     study = find_study(arguments.study, _find_task(arguments))
     if arguments.study.endswith(".json") and not arguments.trust:
-        varied = {name: values.get("among") for name, values in config_to_dict(study)["vary"].items()}
+        varied = {
+            field: values.get("among")
+            for name, values in config_to_dict(study)["vary"].items()
+            for field in (name, *values["also"])
+        }
         require_trust(varied, arguments.study, prefix="")
     if arguments.cost_weight is not None:
         study = dataclasses.replace(study, cost_weight=arguments.cost_weight)

@@ -52,7 +52,7 @@ from diffplan.diffusion.plan_expressions import (
     reduce,
     take,
 )
-from diffplan.errors import ConfigError, unknown_name
+from diffplan.errors import ConfigError, describe_error, unknown_name
 from diffplan.importing import is_import_path, look_in_working_directory
 
 MAX_LENGTH, MAX_DEPTH, MAX_EXPONENT, MAX_INDEX = 2000, 50, 8, 10**6
@@ -113,6 +113,8 @@ def _import_guide(text: str) -> Guide:
         raise ConfigError(
             f"guide {quote(text)}: cannot import {module_path} ({error}); install it or add its folder to PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:  # whatever a module of the user raises
+        raise ConfigError(f"guide {quote(text)}: importing {module_path} failed: {describe_error(error)}") from error
     for name in attribute_path.split("."):
         if not hasattr(found, name):
             near = difflib.get_close_matches(name, dir(found), n=1)
@@ -125,6 +127,8 @@ def _import_guide(text: str) -> Guide:
         return as_guide(found() if _makes_guide(found) else found)
     except ValueError as error:
         raise ConfigError(f"guide {quote(text)}: {error}") from error
+    except (Exception, SystemExit) as error:  # `sys:exit` would end the program as if all were well
+        raise ConfigError(f"guide {quote(text)}: expected a guide, got {describe_error(error)}") from error
 
 
 def _makes_guide(found: Any) -> bool:

@@ -14,8 +14,8 @@ from diffplan.importing import is_import_path, load_object
 from diffplan.planning.control.registry import list_missing
 from diffplan.tasks.pretrained import PREFIX
 
-FIELDS = ("guides", "value", "kind")
-"""Last part of the dotted names of settings that may name code or a URL."""
+FIELDS = ("guides", "value", "kind", "controller")
+"""Last part of the dotted names of settings that may name code or a URL; `controller` is short for its kind."""
 
 
 def list_named(values: Mapping[str, Any], prefix: str = "planning") -> Iterator[tuple[str, str]]:
@@ -33,7 +33,7 @@ def list_named(values: Mapping[str, Any], prefix: str = "planning") -> Iterator[
             for text in value if isinstance(value, (list, tuple)) else (value,):
                 if not isinstance(text, str) or not _names_code_or_place(text.strip()):
                     continue
-                if not field.endswith("kind") or not _is_controller_class(text.strip()):
+                if not field.endswith(("kind", "controller")) or not _is_controller_class(text.strip()):
                     yield field, text
 
 
@@ -48,6 +48,31 @@ def _is_controller_class(path: str) -> bool:
     except ConfigError:
         return False
     return isinstance(found, type) and not list_missing(found)
+
+
+def require_same_place(dataset: Mapping[str, Any], checkpoint: str) -> None:
+    """Refuse a checkpoint whose dataset is at a URL in another store than the checkpoint itself.
+
+    Args:
+        dataset: what the checkpoint says of its dataset.
+        checkpoint: its path or URL, as the user named it.
+
+    Raises:
+        ConfigError: another store, which the user has not named.
+    """
+    for name in ("path", "uri"):
+        text = dataset.get(name)
+        if isinstance(text, str) and "://" in text and _find_store(text) != _find_store(checkpoint):
+            raise ConfigError(
+                f"{checkpoint}: expected no URL that only a file names, got the dataset {text!r}; look at what it is, "
+                "then give it by --data or add --trust"
+            )
+
+
+def _find_store(where: str) -> str:
+    """Scheme and bucket of a URL; empty for a path."""
+    scheme, separator, rest = where.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if separator else ""
 
 
 def require_trust(values: Mapping[str, Any], where: str, known: Collection[str] = (), prefix: str = "planning") -> None:
