@@ -52,7 +52,8 @@ class Plan:
         actions: float32[horizon, action_dim], or None where plans hold observations only.
         stride: environment steps between two plan steps.
         speed_error: largest |Δposition/Δtime - mean velocity| in the plan, units per second; how consistent it is.
-        consistent: whether `speed_error` and `departure` are within the planner's limits.
+            None where positions or velocities are not known.
+        consistent: whether `speed_error` and `departure` are within the planner's limits, as far as it has any.
         departure: largest distance of its path from the support of the data, in units of the positions; None if there
             is no limit on it.
         violation: by how much it violates the limits of the guides, in their units; 0 if it keeps them all.
@@ -64,7 +65,7 @@ class Plan:
     observations: np.ndarray
     actions: np.ndarray | None
     stride: int
-    speed_error: float
+    speed_error: float | None
     consistent: bool
     departure: float | None = None
     violation: float = 0.0
@@ -78,7 +79,8 @@ class Plan:
 
     def __repr__(self) -> str:
         parts = [f"{self.horizon} transitions, {self.stride} environment step{'s' if self.stride > 1 else ''} apart"]
-        parts.append("consistent" if self.consistent else f"not consistent (speed error {self.speed_error:.3g})")
+        error = "" if self.speed_error is None else f" (speed error {self.speed_error:.3g})"
+        parts.append("consistent" if self.consistent else f"not consistent{error}")
         if self.violation:
             parts.append(f"violation {self.violation:.3g}")
         if self.guide_score is not None:

@@ -6,9 +6,21 @@ import re
 import gymnasium
 import pytest
 
-from diffplan.config import Actions, Config, EnvConfig, Receding, Sooner, Tracking, config_from_json, config_to_json
+from diffplan.checkpoint import load_checkpoint
+from diffplan.config import (
+    Actions,
+    Config,
+    EnvConfig,
+    HorizonConfig,
+    Receding,
+    Sooner,
+    Tracking,
+    config_from_json,
+    config_to_json,
+)
 from diffplan.environments import make_env
 from diffplan.errors import ConfigError
+from diffplan.tasks.pretrained import list_pretrained
 from diffplan.tasks.registry import DEFAULT_TASK, find_preset, get_preset, list_presets, task_of
 from diffplan.training.cost import count_parameters
 
@@ -135,6 +147,19 @@ def test_presets_are_whole(name):
     assert task_of(config.env).presets[name].config == dataclasses.replace(
         config, env=dataclasses.replace(config.env, task=None)
     )
+
+
+def test_speed_errors_are_limited_only_in_the_units_of_the_environment():
+    assert HorizonConfig().max_speed_error is None
+    limits = {name: get_preset(name).planning.horizon.max_speed_error for name in list_presets()}
+    of_mazes = {name: limit for name, limit in limits.items() if "maze2d" in name}
+    assert {name: limit for name, limit in of_mazes.items() if limit != 10.0} == {
+        "maze2d-medium": 8.0,
+        "maze2d-large": 8.0,
+    }
+    assert {limit for name, limit in limits.items() if name not in of_mazes} == {None}
+    for name in list_pretrained():
+        assert load_checkpoint(f"pretrained:{name}").config.planning.horizon.max_speed_error > 8.0
 
 
 def test_the_generic_preset_leaves_to_the_environment_what_it_cannot_know():

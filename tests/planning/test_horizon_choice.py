@@ -1,5 +1,7 @@
 """Horizons: which are tried, what a horizon model changes, and batches of several."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -209,6 +211,10 @@ def test_first_horizon_of_a_model_that_is_consistent_and_near_the_data():
     assert [first(2.5, limit) for limit in (0.0, 0.5, 0.25)] == [1, 1, 2]
     # Where none keeps both limits, the one that exceeds its worse one by the smaller factor: 3 / 1, 4 / 1, 2 / 1.
     assert first(1.0, 0.1) == 2
+    # Without a limit of the speed error, the other one alone.
+    assert [first(math.inf, limit) for limit in (0.0, 0.5, 0.25)] == [0, 0, 0]
+    set_outputs(model, np.log([3.0, 2.0, 1.0]), np.log([0.6, 0.4, 0.2]))
+    assert [first(math.inf, limit) for limit in (0.0, 0.5, 0.25)] == [0, 1, 2]
 
 
 def test_a_foreseen_departure_is_not_tried_if_it_is_limited_and_known():

@@ -1,22 +1,28 @@
 """`diffplan calibrate` and `diffplan plan` as a user meets them."""
 
 import json
+import re
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import image
 from small_runs import collect, fit
 
 from diffplan.checkpoint import load_companion
 from diffplan.cli import main
-from diffplan.config import config_to_dict, with_overrides
+from diffplan.cli.plan import describe_departure
+from diffplan.config import Config, config_from_dict, config_to_dict, with_overrides
 from diffplan.data.format.dataset import open_dataset
 from diffplan.planning import calibration
 from diffplan.planning.companions.horizon_model import fit_horizon_model
+from diffplan.planning.companions.support import Support
 from diffplan.planning.loading import load_planner
+from diffplan.planning.planner import with_settings, with_support
 from diffplan.tasks.registry import get_preset
 from diffplan.training import inverse_dynamics
 from diffplan.training.inverse_dynamics import fit_action_model
@@ -119,7 +125,7 @@ def test_calibrate_takes_settings_that_want_what_it_makes(capsys, checkpoint, da
     assert load_planner(checkpoint).horizon_model.horizons == (4, 8, 12)
     code, out, _ = make_plan(capsys, checkpoint, "--settings", settings)
     assert code == 0
-    assert out.split(" transitions")[0] in ("4", "8", "12")
+    assert out.splitlines()[-1].split(" transitions")[0] in ("4", "8", "12")
 
 
 @pytest.mark.usefixtures("short_fits")
@@ -175,6 +181,69 @@ def test_plan_prints_one_line_of_facts(capsys, untouched):
     assert line.endswith("consistent)")
 
 
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        (["--start", *START, "--goal", 2.0, 1.0], "got [2.0, 1.0] in cell (2, 1), which is a wall or the outside"),
+        (["--start", 2.0, 1.0, 0.0, 0.0, "--goal", *GOAL], "got [2.0, 1.0] in cell (2, 1)"),
+        (["--start", *START, "--goal", *GOAL, "--via", 1.0, 2.0, 2.0, 1.0], "got [2.0, 1.0] in cell (2, 1)"),
+        (["--start", *START, "--goal", 67.0, 1.0], "got [67.0, 1.0] in cell (4, 1), which is a wall or the outside"),
+    ],
+)
+def test_plan_refuses_what_its_task_knows_to_be_out_of_reach(capsys, untouched, ends, words):
+    code, out, err = run(capsys, "plan", untouched, *ends)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+def with_config(checkpoint, **changes):
+    """The same model in another experiment."""
+    path = checkpoint / "config.json"
+    written = json.loads(path.read_text())
+    config = with_overrides(config_from_dict(Config, written["config"]), changes)
+    path.write_text(json.dumps({**written, "config": config_to_dict(config)}))
+    return checkpoint
+
+
+def test_plan_refuses_a_goal_in_another_room(capsys, checkpoint):
+    rooms = {"env.env_id": "diffplan/Maze2D-v1", "env.env_kwargs": {"maze": "#####/#OO##/#####/#OG##/#####"}}
+    code, _, err = make_plan(capsys, with_config(checkpoint, **rooms))
+    assert code == 2
+    assert "way between them, got none from [1.0, 1.0] in cell (1, 1) to [3.0, 1.0] in cell (3, 1)" in err
+
+
+def test_plan_says_first_that_it_leaves_the_data(capsys, checkpoint):
+    with_config(checkpoint, **{"env.task": "gymnasium"})  # which knows no walls
+    far = ["--start", *START, "--goal", 67.0, 1.0, "--horizon", 12]
+    code, out, _ = run(capsys, "plan", checkpoint, *far)
+    assert code == 0
+    assert re.match(r"leaves the data: a value is \d+\.\d times as far from their middle as most of them\n12 ", out)
+    places = np.arange(0.5, 4, 0.1)
+    support = Support(np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2))
+    planner = with_support(load_planner(checkpoint), support)
+    ends = np.array([[*START, 0, 0]]), np.array([[67.0, 1.0]])
+    (made,) = planner.plan_horizon(*ends, 12, torch.Generator().manual_seed(0))
+    line = describe_departure(planner, made)
+    assert re.fullmatch(r"leaves the data: up to \d\d\.\d\d away from the positions in them \(limit 0\.25\)", line)
+    near = replace(made, observations=np.tile(np.float32([*START, 0, 0]), (12, 1)))
+    assert describe_departure(planner, near) is None
+    assert describe_departure(with_settings(planner, {"horizon.max_departure": 0.0}), near) is None
+
+
+def test_plan_claims_no_consistency_that_nothing_checks(capsys, checkpoint, tmp_path):
+    arguments = ["--horizon", 12, "--out", tmp_path / "plan.json"]
+    code, out, _ = make_plan(capsys, checkpoint, *arguments, "--planning.horizon.max_speed_error", "None")
+    assert code == 0
+    assert re.search(r"; speed error \d+\.\d\d \(consistency unknown\)$", out.splitlines()[-2])
+    assert json.loads((tmp_path / "plan.json").read_text())["consistent"] is None
+    unknown = {"env.velocity_columns": [], "planning.controller.interpolation": "linear"}
+    code, out, _ = make_plan(capsys, with_config(checkpoint, **unknown), *arguments)
+    assert code == 0
+    assert out.splitlines()[-2].endswith("; consistency unknown")
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert (plan["consistent"], plan["speed_error"]) == (None, None)
+
+
 def test_plan_writes_json_and_a_picture(capsys, untouched, tmp_path):
     out_file, picture = tmp_path / "plan.json", tmp_path / "plan.png"
     code, out, _ = make_plan(capsys, untouched, "--horizon", 12, "--out", out_file, "--picture", picture)
@@ -210,10 +279,10 @@ def test_plan_follows_from_its_seed(capsys, untouched, tmp_path):
 
 def test_plan_passes_way_points_and_is_told_guides(capsys, untouched, tmp_path):
     ends = ["--start", *START, 0.5, -0.5, "--goal", *GOAL]
-    made = write(capsys, untouched, tmp_path / "plan.json", *ends, "--via", 1.5, 1.25, 2.5, 1.75)
+    made = write(capsys, untouched, tmp_path / "plan.json", *ends, "--via", 1.0, 2.0, 2.0, 3.0)
     observations = np.array(made["observations"])
     np.testing.assert_allclose(observations[0], [*START, 0.5, -0.5])
-    (first,), (second,) = (np.nonzero((observations[:, :2] == p).all(axis=1))[0] for p in ([1.5, 1.25], [2.5, 1.75]))
+    (first,), (second,) = (np.nonzero((observations[:, :2] == p).all(axis=1))[0] for p in ([1.0, 2.0], [2.0, 3.0]))
     assert 0 < first < second < len(observations) - 1
     guides = ["--guides", "mean(position[:, :, 0])", "speed_limit(0.001)", "--guidance_scale", 0.5]
     code, out, _ = run(capsys, "plan", untouched, *ends, "--horizon", 8, *guides, "--out", tmp_path / "guided.json")
@@ -241,7 +310,7 @@ def test_plan_needs_no_goal(capsys, untouched, tmp_path):
         (["--start", 1], ["--start", "got 1"]),
         (["--start", 1, "nan"], ["expected finite numbers"]),
         (["--start", 1, 1, "--goal", 1, 1, 1], ["goals: expected shape (1, 2), got (1, 3)"]),
-        (["--start", 1, 1, "--via", 2, 2], ["expected a time", "on the way to a goal"]),
+        (["--start", 1, 1, "--via", 1, 2], ["expected a time", "on the way to a goal"]),
         (["--start", 1, 1, "--goal", 3, 1, "--guides", "keep_ot([1, 1], 1)"], ["Did you mean 'keep_out'"]),
         (["--start", 1, 1, "--goal", 3, 1, "--guides", "no_such_module:guide"], ["cannot import no_such_module"]),
         (["--start", 1, 1, "--goal", 3, 1, "--horizon", 1], ["horizons: expected numbers of at least 2"]),

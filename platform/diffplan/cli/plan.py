@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from diffplan.types import Plan
 
 
+FAR_SHARE = 0.05
+"""Distance from the data at which a plan leaves them, as a share of their widest range, where no limit is set."""
+FAR_LEVEL = 5.0
+"""The same in model space, where the data reach about 1, for a model whose data are not known in more detail."""
+
+
 @dataclass(kw_only=True)
 class PlanArguments(Arguments):
     """Make one plan; print it, write it and draw it."""
@@ -73,20 +79,24 @@ def run(call: Call[PlanArguments]) -> None:
     )
     planner = load_planner(arguments.checkpoint, settings)
     start = _complete(planner, arguments.start)
+    vias = _split_positions(planner, arguments.via)
+    _check_way(planner, start, vias, arguments.goal)
     (made,) = planner.plan(
         start[None],
         None if arguments.goal is None else np.array([arguments.goal]),
         torch.Generator().manual_seed(arguments.seed),
-        constraints=[Fixed(values=position) for position in _split_positions(planner, arguments.via)],
+        constraints=[Fixed(values=position) for position in vias],
         guides=arguments.guides or None,
         guidance_scale=arguments.guidance_scale,
         horizons=None if arguments.horizon is None else (arguments.horizon,),
         num_candidates=arguments.num_candidates,
     )
+    if (line := describe_departure(planner, made)) is not None:
+        show(line)
     show("; ".join(_describe(planner, made, with_guides=bool(arguments.guides))))
     if arguments.out is not None:
         try:
-            arguments.out.write_text(json.dumps(_to_json(made), indent=2) + "\n")
+            arguments.out.write_text(json.dumps(_to_json(planner, made), indent=2) + "\n")
         except OSError as error:
             raise ConfigError(f"--out: expected a file that can be written, got {arguments.out} ({error})") from None
         show(f"plan: {arguments.out}")
@@ -99,15 +109,61 @@ def _describe(planner: Planner, made: Plan, *, with_guides: bool) -> list[str]:
     env_steps = (made.horizon - 1) * made.stride
     step_seconds = planner.config.env.step_seconds
     seconds = "" if step_seconds is None else f" ({env_steps * step_seconds:.2f} s)"
-    facts = [
-        f"{made.horizon} transitions, {env_steps} environment steps{seconds}",
-        f"speed error {made.speed_error:.2f} ({'consistent' if made.consistent else 'not consistent'})",
-    ]
+    facts = [f"{made.horizon} transitions, {env_steps} environment steps{seconds}"]
+    verdict = "consistency unknown"
+    if planner.judges_consistency:
+        verdict = "consistent" if made.consistent else "not consistent"
+    facts.append(verdict if made.speed_error is None else f"speed error {made.speed_error:.2f} ({verdict})")
     if made.departure is not None:
         facts.append(f"at most {made.departure:.2f} from the data")
     if with_guides:
         facts.append(f"violation {made.violation:.3g}")
     return facts
+
+
+def describe_departure(planner: Planner, made: Plan) -> str | None:
+    """A line about a plan that leaves the data that its model was trained on; None for one that does not.
+
+    Such a plan is a guess, however consistent it is with itself.
+    """
+    import numpy as np
+
+    model, columns = planner.model, list(planner.model.env.position_columns)
+    if planner.support is not None and columns:
+        lengths = np.array([made.horizon])
+        (distance,), _ = planner.support.departures(made.observations[None], model.env, model.step_seconds, lengths)
+        widest = float(np.ptp(planner.support.points, axis=0).max())
+        limit = planner.settings.horizon.max_departure or FAR_SHARE * widest
+        if distance > limit:
+            return f"leaves the data: up to {distance:.2f} away from the positions in them (limit {limit:.2f})"
+        return None
+    levels = model.normalize_observations(made.observations).abs().numpy()
+    level = float((levels[:, columns] if columns else levels).max())
+    if level > FAR_LEVEL:
+        return f"leaves the data: a value is {level:.1f} times as far from their middle as most of them"
+    return None
+
+
+def _check_way(
+    planner: Planner, start: np.ndarray, vias: list[tuple[float, ...]], goal: tuple[float, ...] | None
+) -> None:
+    """Raise `PlanningError` where the task knows that nothing can get there."""
+    import numpy as np
+
+    from diffplan.tasks.registry import task_of
+
+    env = planner.model.env
+    refuse, columns = task_of(env).refuse_way, list(env.position_columns)
+    if refuse is None or not columns:
+        return
+    positions = [start[columns], *vias]
+    values = dict(zip(planner.model.goal_columns, goal or (), strict=False))
+    if all(column in values for column in columns):
+        positions.append([values[column] for column in columns])
+    way = np.array(positions, dtype=np.float64)
+    reason = refuse(env, way) if np.isfinite(way).all() else None  # the planner refuses the others
+    if reason is not None:
+        raise PlanningError(f"plan: {reason}")
 
 
 def _split_positions(planner: Planner, values: tuple[float, ...]) -> list[tuple[float, ...]]:
@@ -134,13 +190,13 @@ def _complete(planner: Planner, start: tuple[float, ...]) -> np.ndarray:
     return observation
 
 
-def _to_json(made: Plan) -> dict[str, Any]:
+def _to_json(planner: Planner, made: Plan) -> dict[str, Any]:
     return {
         "observations": made.observations.tolist(),
         "actions": None if made.actions is None else made.actions.tolist(),
         "stride": made.stride,
         "speed_error": made.speed_error,
-        "consistent": made.consistent,
+        "consistent": made.consistent if planner.judges_consistency else None,
         "departure": made.departure,
         "violation": made.violation,
         "guide_score": made.guide_score,

@@ -58,8 +58,9 @@ class HorizonConfig:
     """`scan` plans with every horizon from the shortest up; `predict` starts at the horizon that the checkpoint's
     horizon model predicts to be consistent (`diffplan calibrate` fits one) and tries longer ones only if it is not;
     `auto` predicts if the checkpoint has such a model."""
-    max_speed_error: float = 10.0
-    """A plan is consistent if |Δposition/Δtime - mean velocity| is at most this at every step, in units per second."""
+    max_speed_error: float | None = None
+    """A plan is consistent if |Δposition/Δtime - mean velocity| is at most this at every step, in units per second;
+    None for no limit. It depends on the environment: `diffplan calibrate` measures the errors of its data."""
     max_departure: float = 0.0
     """Largest distance of a consistent plan from the positions in the data, in units of the positions; the distance of
     its start or goal, if that is larger. No limit if 0, or if the checkpoint has no support model (`diffplan calibrate`
@@ -71,7 +72,8 @@ class HorizonConfig:
         )
         require(self.max >= self.min, "planning.horizon.max", f"at least planning.horizon.min ({self.min})", self.max)
         for name in ("max_speed_error", "max_departure"):
-            require(getattr(self, name) >= 0, f"planning.horizon.{name}", "a number >= 0", getattr(self, name))
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"planning.horizon.{name}", "a number >= 0", value)
 
     @property
     def tried(self) -> tuple[int, ...]:

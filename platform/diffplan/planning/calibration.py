@@ -22,7 +22,7 @@ from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import PlanningError
 from diffplan.planning.companions.horizon_model import HorizonModel, fit_horizon_model
 from diffplan.planning.companions.support import Support
-from diffplan.planning.consistency import compute_speed_errors
+from diffplan.planning.consistency import compute_speed_errors, find_speed_limit
 from diffplan.planning.planner import Planner, with_settings
 from diffplan.seeding import Stream, make_generator, make_seed
 
@@ -158,7 +158,7 @@ def learn_horizons(
         part = slice(first, min(first + at_once, total))
         rung = number % len(horizons)
         plans = plain.plan_horizon(starts[part], goals[part], horizons[rung], generator)
-        chosen[part], errors[part] = rung, [plan.speed_error for plan in plans]
+        chosen[part], errors[part] = rung, [plan.speed_error or 0.0 for plan in plans]
         departures[part] = [plan.departure or 0.0 for plan in plans]
         if on_progress is not None:
             on_progress(part.stop, total)
@@ -179,7 +179,7 @@ def learn_horizons(
     with torch.no_grad():
         predicted = model(torch.from_numpy(starts[test]), torch.from_numpy(goals[test])).numpy()
     predicted = np.exp(predicted[np.arange(test.sum()), :, chosen[test]])
-    limits = settings.horizon.max_speed_error, settings.horizon.max_departure or math.inf
+    limits = find_speed_limit(settings), settings.horizon.max_departure or math.inf
     found = np.stack([errors[test], departures[test]], axis=1)
     consistent, expected = np.all(found <= limits, axis=1), np.all(predicted <= limits, axis=1)
     shares, accuracies = [], []

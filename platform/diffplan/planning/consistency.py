@@ -11,10 +11,12 @@ exceeds the acceleration that its velocities show. `diffplan calibrate` reports 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from diffplan.config import PlanningConfig
 from diffplan.planning.companions.support import Support
 from diffplan.planning.model import PlanningModel
 
@@ -33,6 +35,12 @@ class Consistency:
     speed_errors: np.ndarray
     departures: np.ndarray | None
     consistent: np.ndarray
+
+
+def find_speed_limit(settings: PlanningConfig) -> float:
+    """Largest speed error of a consistent plan; infinity for no limit."""
+    limit = settings.horizon.max_speed_error
+    return math.inf if limit is None else float(limit)
 
 
 def check_consistency(
@@ -79,7 +87,8 @@ def compute_speed_errors(
         lengths: steps of each plan where they differ, int[plans].
 
     Returns:
-        float[plans] in units per second; 0 where there are no velocities, so that every plan is consistent.
+        float[plans] in units per second; 0 where there are no velocities, so that every plan is consistent: the errors
+        are then not known.
     """
     if not velocity_columns:
         return np.zeros(len(observations))

@@ -158,7 +158,7 @@ def _join(legs: tuple[Plan, ...]) -> Plan:
         legs[0],
         observations=observations,
         actions=join("actions", 0, keep_last=False),  # the action at a way-point is that of the leg that begins there
-        speed_error=max(leg.speed_error for leg in legs),
+        speed_error=max((leg.speed_error for leg in legs if leg.speed_error is not None), default=None),
         consistent=all(leg.consistent for leg in legs),
         departure=max((leg.departure for leg in legs if leg.departure is not None), default=None),
         violation=0.0,

@@ -18,6 +18,7 @@ from diffplan.errors import PlanningError
 from diffplan.layout import Layout
 from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.companions.support import Support
+from diffplan.planning.consistency import find_speed_limit
 from diffplan.planning.guidance import GuideLike, choose_guide, score_plans, sum_own_guides
 from diffplan.planning.ladder import Ladder, choose_ladder, find_possible_horizons
 from diffplan.planning.legs import draw_in_legs
@@ -89,6 +90,13 @@ class Planner:
         self._own_guide = sum_own_guides(self.settings, value)
         schedule = self.model.denoiser.schedule
         self._steps = schedule.sampling_steps(self.settings.sampling.num_steps, self.settings.sampling.step_spacing)
+
+    @property
+    def judges_consistency(self) -> bool:
+        """Whether anything is known, and limited, that makes a plan inconsistent; if not, every plan is consistent."""
+        limits = self.settings.horizon
+        has_speeds = limits.max_speed_error is not None and bool(self.model.env.velocity_columns)
+        return has_speeds or (limits.max_departure > 0 and self.support is not None)
 
     def plan(
         self,
@@ -294,7 +302,7 @@ class Planner:
 
     def _limits(self, max_speed_errors: np.ndarray | None, num: int) -> np.ndarray:
         if max_speed_errors is None:
-            return np.full(num, float(self.settings.horizon.max_speed_error))
+            return np.full(num, find_speed_limit(self.settings))
         limits = np.asarray(max_speed_errors, dtype=np.float64)
         if limits.shape != (num,):
             raise PlanningError(

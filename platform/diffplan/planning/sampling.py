@@ -146,7 +146,7 @@ def sample_plans(
                 observations=observations[row, :length],
                 actions=transitions[row, :length, model.layout.actions] if model.layout.action_dim else None,
                 stride=model.stride,
-                speed_error=float(found.speed_errors[row]),
+                speed_error=float(found.speed_errors[row]) if model.env.velocity_columns else None,
                 consistent=bool(found.consistent[row]),
                 departure=None if found.departures is None else float(found.departures[row]),
                 violation=float(violations[row]),

@@ -31,10 +31,12 @@ def make_janner_training(*, num_steps: int, learning_rate: float = 2e-4) -> Trai
     )
 
 
-def make_janner_planning(*, horizon: int, num_diffusion_steps: int) -> PlanningConfig:
+def make_janner_planning(
+    *, horizon: int, num_diffusion_steps: int, max_speed_error: float | None = None
+) -> PlanningConfig:
     """The planning of a published row, apart from guide and controller: DDPM with all steps, one fixed horizon."""
     return PlanningConfig(
         sampling=SamplingConfig(sampler="ddpm", num_steps=num_diffusion_steps),
-        horizon=HorizonConfig(min=horizon, max=horizon, multiple=1),
+        horizon=HorizonConfig(min=horizon, max=horizon, multiple=1, max_speed_error=max_speed_error),
         selection=SelectionConfig(num_candidates=1),
     )

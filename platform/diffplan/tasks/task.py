@@ -97,6 +97,8 @@ class Task:
         objective: metric that a search maximises (or minimises, if less is better).
         references: returns that score 0 and 100; None if there are none for an environment.
         published: scores from the literature for an environment and a protocol.
+        refuse_way: for a task that knows its free space: why nothing can pass positions in this order, the first of
+            them a start, float[positions, size], in an environment; None if something can.
         figures: draw an environment's plans, rollouts and data; curves by default.
         text_map: the observations of a dataset as lines of text for a terminal, None for no map: from the environment,
             positions float[rows, positions], the width and `diffplan.terminal.Characters`.
@@ -121,6 +123,7 @@ class Task:
     objective: str = "return"
     references: Callable[[EnvConfig], tuple[float, float] | None] = lambda env: None
     published: Callable[[EnvConfig, str], tuple[PublishedScore, ...]] = lambda env, protocol: ()
+    refuse_way: Callable[[EnvConfig, np.ndarray], str | None] | None = None
     figures: Callable[[EnvConfig], Figures] | None = None
     text_map: Callable[..., list[str] | None] | None = None
     studies: Mapping[str, Study] = field(default_factory=dict)

@@ -18,6 +18,8 @@ NEARLY_AS_CONSISTENT = 1.1
 """Ratio of speed errors, or of departures, up to which plans are about as consistent as each other."""
 LEAST_ERROR, LEAST_DEPARTURE = 1e-6, 1e-3
 """Smaller values are raised to this, because logarithms are predicted."""
+NO_LIMIT = 1e30
+"""Stands for no limit of the speed error: differences of infinite logarithms are no numbers."""
 
 
 LEAST_FIT_STEPS, FIT_STEPS_PER_PLAN = 4_000, 0.06
@@ -109,7 +111,7 @@ class HorizonModel(nn.Module):
         """
         predicted = self(torch.from_numpy(observations), torch.from_numpy(goals)).numpy()
         # By how much each horizon exceeds the limits.
-        excess = predicted[:, 0] - np.log(np.maximum(max_speed_errors, LEAST_ERROR))[:, None]
+        excess = predicted[:, 0] - np.log(np.clip(max_speed_errors, LEAST_ERROR, NO_LIMIT))[:, None]
         if max_departure:
             excess = np.maximum(excess, predicted[:, 1] - np.log(max(max_departure, LEAST_DEPARTURE)))
         if horizons != self.horizons:

@@ -12,6 +12,7 @@ import torch
 
 from diffplan.config import Config, PlanningConfig
 from diffplan.errors import PlanningError
+from diffplan.planning.consistency import find_speed_limit
 from diffplan.planning.control.controllers import Controller
 from diffplan.planning.control.registry import PredictActions
 from diffplan.planning.problem import Bounds, Constraint, Fixed
@@ -130,7 +131,7 @@ class Episodes:
         num = len(observations)
         self.goals = None if goals is None or not self._planner.config.goal_value_columns else np.array(goals)
         self.env_steps, self.steps_on_plan, self.num_plans = np.zeros((3, num), dtype=int)
-        self.max_speed_errors = np.full(num, float(self._planner.settings.horizon.max_speed_error))
+        self.max_speed_errors = np.full(num, find_speed_limit(self._planner.settings))
         self.plan_seconds = 0.0
         self.plans = self._plan(observations, np.arange(num))
         self.controller.reset(self.plans)

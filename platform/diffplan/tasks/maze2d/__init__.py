@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffplan.config import EnvConfig
-from diffplan.tasks.maze2d.environment import complete_env, get_reference_returns
+from diffplan.tasks.maze2d.environment import complete_env, get_reference_returns, refuse_way
 from diffplan.tasks.maze2d.metrics import METRICS, measure
 from diffplan.tasks.maze2d.policies import BEHAVIORS, POLICIES
 from diffplan.tasks.maze2d.presets import PRESETS
@@ -60,6 +60,7 @@ TASK = Task(
     objective="score_less_misses",
     references=get_reference_returns,
     published=get_published_scores,
+    refuse_way=refuse_way,
     figures=_make_figures,
     text_map=_draw_text_map,
     studies=STUDIES,

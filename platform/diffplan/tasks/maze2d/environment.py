@@ -68,6 +68,22 @@ def require_ways(env: EnvConfig, what: str) -> Any:
     return maze
 
 
+def refuse_way(env: EnvConfig, positions: np.ndarray) -> str | None:
+    """Why a ball cannot pass positions float[positions, 2] one after the other; None if it can."""
+    maze = get_maze(env)
+    if maze is None:
+        return None
+    cells = maze.cell_at(positions)
+    named = [f"{p} in cell {tuple(cell)}" for p, cell in zip(positions.tolist(), cells.tolist(), strict=True)]
+    free = maze.is_free(positions)
+    if not free.all():
+        return f"expected positions in free cells, got {named[int(free.argmin())]}, which is a wall or the outside"
+    for i in range(1, len(cells)):
+        if maze.distances[*cells[i - 1], *cells[i]] < 0:
+            return f"expected positions with a way between them, got none from {named[i - 1]} to {named[i]}"
+    return None
+
+
 def find_benchmark_maze(env: EnvConfig) -> str | None:
     """The name of D4RL's maze that an environment equals, in its layout and its episode limit; None if there is none.
 

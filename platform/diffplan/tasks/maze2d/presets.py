@@ -102,7 +102,7 @@ def _janner_maze2d(maze: str, *, horizon: int, num_diffusion_steps: int, num_col
         diffusion=DiffusionConfig(num_diffusion_steps=num_diffusion_steps, prediction="clean", clip_denoised=True),
         training=make_janner_training(num_steps=2_000_000),
         planning=dataclasses.replace(
-            make_janner_planning(horizon=horizon, num_diffusion_steps=num_diffusion_steps),
+            make_janner_planning(horizon=horizon, num_diffusion_steps=num_diffusion_steps, max_speed_error=10.0),
             guidance=_GOAL,
             controller=Tracking(position_gain=1.0, velocity_gain=1.0),
         ),
