@@ -48,6 +48,7 @@ def measure(maze: str, variant: str, protocol: str, episodes: int, seed: int) ->
     planner = load_planner(f"pretrained:maze2d-{maze}")
     changes = dict(VARIANTS[variant])
     if "horizon.max_speed_error" in changes:
+        assert planner.settings.horizon.max_speed_error is not None
         changes["horizon.max_speed_error"] *= planner.settings.horizon.max_speed_error
     planner = with_settings(planner, changes)
     env = apply_protocol(protocol, planner.config.env)

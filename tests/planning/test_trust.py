@@ -126,8 +126,16 @@ PLAN = ("--start", "1", "1", "--goal", "3", "1")
         ("plan", "{root}/checkpoint", *PLAN, "--guidance_scale", "0"),
         ("plan", "pretrained:maze2d-umaze", *PLAN, "--settings", "{root}/settings.json"),
         ("evaluate", "{root}/checkpoint", "--protocol", "maze2d", "--out", "{root}/out"),
-        ("evaluate", "pretrained:maze2d-umaze", "--protocol", "maze2d", "--out", "{root}/out")
-        + ("--settings", "{root}/settings.json"),
+        (
+            "evaluate",
+            "pretrained:maze2d-umaze",
+            "--protocol",
+            "maze2d",
+            "--out",
+            "{root}/out",
+            "--settings",
+            "{root}/settings.json",
+        ),
         ("calibrate", "{root}/checkpoint"),
         ("tune", "{root}/checkpoint", "--out", "{root}/out"),
     ],
