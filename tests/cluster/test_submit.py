@@ -18,6 +18,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from diffplan.cli import main
 from diffplan.cli.submit import SUBMITTABLE, check_places
+from diffplan.cluster.jobs import job_server
 from diffplan.cluster.jobs import submit as submit_module
 from diffplan.cluster.jobs.job_server import Tail
 from diffplan.cluster.jobs.submit import EXCLUDES, Upload, check_upload, make_entrypoint, make_runtime_env
@@ -194,6 +195,20 @@ def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert main(["submit", "collect", PRESET, "--out", "/x", "--address", "127.0.0.1:1"]) == 2
     assert "127.0.0.1:1: expected the job server of a Ray cluster, got no answer" in capsys.readouterr().err
     assert time.monotonic() - since < 10
+
+
+def test_a_second_head_on_a_host_is_told_which_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def submit_job(self, **arguments: object) -> str:
+            raise RuntimeError("Request failed with status code 500: No available agent to submit job")
+
+    monkeypatch.setattr(job_server, "READY_SECONDS", 0)
+    monkeypatch.setattr(job_server, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(job_server.JobServer, "_require_node", lambda *_: None)
+    server = object.__new__(job_server.JobServer)
+    server.address, server._client = "http://127.0.0.1:8266", Client()  # type: ignore[assignment]
+    with pytest.raises(ClusterError, match=r"it has taken port 52365: start .* --dashboard-agent-listen-port PORT"):
+        server.submit("true", runtime_env={})
 
 
 def test_modules_are_looked_for_in_the_directory_that_is_uploaded(
