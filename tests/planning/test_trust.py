@@ -1,5 +1,6 @@
 """What settings from a file may name."""
 
+import importlib
 import json
 from dataclasses import replace
 
@@ -116,6 +117,7 @@ def imported(monkeypatch):
     return found
 
 
+ON_MAZE = ("--protocol", "maze2d", "--out", "{root}/out")
 PLAN = ("--start", "1", "1", "--goal", "3", "1")
 
 
@@ -125,17 +127,8 @@ PLAN = ("--start", "1", "1", "--goal", "3", "1")
         ("plan", "{root}/checkpoint", *PLAN),
         ("plan", "{root}/checkpoint", *PLAN, "--guidance_scale", "0"),
         ("plan", "pretrained:maze2d-umaze", *PLAN, "--settings", "{root}/settings.json"),
-        ("evaluate", "{root}/checkpoint", "--protocol", "maze2d", "--out", "{root}/out"),
-        (
-            "evaluate",
-            "pretrained:maze2d-umaze",
-            "--protocol",
-            "maze2d",
-            "--out",
-            "{root}/out",
-            "--settings",
-            "{root}/settings.json",
-        ),
+        ("evaluate", "{root}/checkpoint", *ON_MAZE),
+        ("evaluate", "pretrained:maze2d-umaze", *ON_MAZE, "--settings", "{root}/settings.json"),
         ("calibrate", "{root}/checkpoint"),
         ("tune", "{root}/checkpoint", "--out", "{root}/out"),
     ],
@@ -209,6 +202,6 @@ def test_a_command_that_is_ended_from_within_is_an_error(monkeypatch, capsys):
     def leave(name):
         raise SystemExit(0)
 
-    monkeypatch.setattr("diffplan.cli.main.find_command", leave)
+    monkeypatch.setattr(importlib.import_module("diffplan.cli.main"), "find_command", leave)
     assert main(["plan"]) == 2
     assert "expected plan to go on, got SystemExit" in capsys.readouterr().err
