@@ -20,7 +20,7 @@ from diffplan.cli import main
 from diffplan.cli.submit import SUBMITTABLE, check_places
 from diffplan.cluster.jobs import job_server
 from diffplan.cluster.jobs import submit as submit_module
-from diffplan.cluster.jobs.job_server import Tail
+from diffplan.cluster.jobs.job_server import Tail, protect_token
 from diffplan.cluster.jobs.submit import EXCLUDES, Upload, check_upload, make_entrypoint, make_runtime_env
 from diffplan.cluster.ray_private import make_exclusion
 from diffplan.errors import ClusterError, ConfigError
@@ -400,3 +400,25 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(submit_module, "walk_upload", refuse)
     with pytest.raises(ClusterError, match=r"closed: cannot be read \(Permission denied\); list it in \.rayignore"):
         check_upload(tmp_path)
+
+
+def test_a_token_is_readable_for_its_owner_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "auth_token"
+    protect_token(str(token))  # none there
+    token.write_text("secret")
+    for before in (0o644, 0o640, 0o600):
+        token.chmod(before)
+        protect_token(str(token))
+        assert token.stat().st_mode & 0o777 == 0o600
+    assert capsys.readouterr().err == ""
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    token.chmod(0o644)
+    monkeypatch.setattr("diffplan.cluster.jobs.job_server.os.chmod", refuse)
+    protect_token(str(token))
+    err = capsys.readouterr().err
+    assert err == f"{token}: others may read this token (Operation not permitted); make it readable for you only\n"

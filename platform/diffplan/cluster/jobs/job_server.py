@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,8 +50,24 @@ def _send_the_token_that_is_there() -> None:
     Ray reads the mode once, when it is imported.
     """
     where = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    if any(os.environ.get(name) for name in where) or os.path.exists(os.path.expanduser("~/.ray/auth_token")):
+    path = os.path.expanduser("~/.ray/auth_token")
+    if any(os.environ.get(name) for name in where) or os.path.exists(path):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    protect_token(path)
+
+
+def protect_token(path: str) -> None:
+    """Make a file with a token readable for its owner only; a line on standard error where that is not possible.
+
+    Ray writes its token with the mode 0644, and who can read it controls the cluster.
+    """
+    try:
+        if os.stat(path).st_mode & 0o077:
+            os.chmod(path, 0o600)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        sys.stderr.write(f"{path}: others may read this token ({error.strerror}); make it readable for you only\n")
 
 
 _send_the_token_that_is_there()
