@@ -22,11 +22,8 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import shutil
-import sys
 import uuid
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,27 +32,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
+from diffplan.checkpoint_record import (
+    CONFIG,
+    DATASET,
+    FORMAT_VERSION,
+    MODEL,
+    NORMALIZATION,
+    TRAINING_STATE,
+    check_part,
+    describe_part,
+    format_record,
+    parse_record,
+    read_part,
+)
 from diffplan.config import Config, config_from_dict, config_to_dict
-from diffplan.config.environment import MAX_COLUMNS
 from diffplan.data.format.cache import cache_directory
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import CheckpointError, ConfigError, StoreError, show_value
-from diffplan.files import parse_json, read_file
+from diffplan.files import parse_json
 from diffplan.layout import Layout
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore, Store
 from diffplan.tasks.pretrained import PREFIX, find_pretrained
-
-FORMAT_VERSION = 2
-CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE = (
-    "config.json",
-    "model.safetensors",
-    "normalization.json",
-    "dataset.json",
-    "training_state.pt",
-)
-COMPANION = re.compile(r"[A-Za-z0-9_]+\.safetensors", re.ASCII)
-"""Names of the files of companions. A record with any other name is refused, so that none leads out of a directory."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def _save(directory: Path, checkpoint: Checkpoint, training_state: dict[str, Any
         "observation_dim": checkpoint.layout.observation_dim,
         "action_dim": checkpoint.layout.action_dim,
         "return_range": None if checkpoint.return_range is None else list(checkpoint.return_range),
-        "files": {name: _describe((directory / name).read_bytes()) for name in names},
+        "files": {name: describe_part((directory / name).read_bytes()) for name in names},
         "config": config_to_dict(checkpoint.config),
     }
     _write_record(directory, record)
@@ -145,7 +143,7 @@ def save_companion(path: str | Path, name: str, tensors: dict[str, torch.Tensor]
     """
     store = open_store(path)
     try:
-        record = _parse_record(store.read(CONFIG), str(path))
+        record = parse_record(store.read(CONFIG), str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise _no_checkpoint(path) from None
     file_name = f"{name}.safetensors"
@@ -154,9 +152,9 @@ def save_companion(path: str | Path, name: str, tensors: dict[str, torch.Tensor]
     others = {key: value for key, value in record["files"].items() if key != file_name}
     if file_name in record["files"]:
         # Cut short between file and record, the checkpoint has none of that name rather than a wrong one.
-        store.replace(CONFIG, _format_record({**record, "files": others}))
+        store.replace(CONFIG, format_record({**record, "files": others}))
     store.replace(file_name, content)
-    store.replace(CONFIG, _format_record({**record, "files": {**others, file_name: _describe(content)}}))
+    store.replace(CONFIG, format_record({**record, "files": {**others, file_name: describe_part(content)}}))
 
 
 def load_companion(path: str | Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
@@ -169,7 +167,7 @@ def load_companion(path: str | Path, name: str) -> tuple[dict[str, torch.Tensor]
     record = _read_record(directory)
     if file_name not in record["files"]:
         return None
-    file = _checked(directory, record, file_name)
+    file = check_part(directory, record, file_name)
     try:
         with safe_open(file, framework="pt") as opened:
             settings = parse_json(opened.metadata()["settings"])
@@ -189,18 +187,10 @@ def _require_finite(tensors: dict[str, torch.Tensor]) -> None:
             raise ValueError(f"{name}: expected finite weights, got NaN or infinity")
 
 
-def _describe(content: bytes) -> dict[str, int]:
-    return {"num_bytes": len(content), "crc32": zlib.crc32(content)}
-
-
-def _format_record(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2) + "\n").encode()
-
-
 def _write_record(directory: Path, record: dict[str, Any]) -> None:
     temporary = directory / f".tmp-{uuid.uuid4().hex}"
     with temporary.open("wb") as file:
-        file.write(_format_record(record))
+        file.write(format_record(record))
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(directory / CONFIG)
@@ -222,9 +212,9 @@ def load_checkpoint(path: str | Path, *, map_location: str = "cpu") -> Checkpoin
     try:
         config = config_from_dict(Config, record["config"])
         layout = Layout(record["observation_dim"], record["action_dim"])
-        weights = load_file(_checked(directory, record, MODEL), device=map_location)
-        dataset = parse_json(_checked(directory, record, DATASET).read_bytes())
-        normalizer = Normalizer.from_json(_checked(directory, record, NORMALIZATION).read_text())
+        weights = load_file(check_part(directory, record, MODEL), device=map_location)
+        dataset = parse_json(check_part(directory, record, DATASET).read_bytes())
+        normalizer = Normalizer.from_json(check_part(directory, record, NORMALIZATION).read_text())
         if not isinstance(dataset, dict):
             raise ValueError(f"{DATASET}: expected an object, got {show_value(dataset)}")
         if normalizer.center.shape != (layout.transition_dim,):
@@ -256,15 +246,10 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
     if TRAINING_STATE not in record["files"]:
         raise CheckpointError(f"{path}: it is for planning alone and holds no training state; train a new one")
     try:
-        return torch.load(_checked(directory, record, TRAINING_STATE), map_location="cpu", weights_only=True)
+        return torch.load(check_part(directory, record, TRAINING_STATE), map_location="cpu", weights_only=True)
     except (LookupError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{directory / TRAINING_STATE}: expected a training state ({first})") from None
-
-
-def is_file_name(name: str) -> bool:
-    """Whether a checkpoint may have a file of this name."""
-    return name in (CONFIG, MODEL, NORMALIZATION, DATASET, TRAINING_STATE) or COMPANION.fullmatch(name) is not None
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -272,7 +257,7 @@ def is_checkpoint(path: Path) -> bool:
     try:
         record = _read_record(path)
         for name in record["files"]:
-            _checked(path, record, name)
+            check_part(path, record, name)
     except CheckpointError:
         return False
     return True
@@ -286,7 +271,7 @@ def publish_checkpoint(source: Path, target: Path) -> None:
     """
     record = _read_record(source)
     for name in record["files"]:
-        _checked(source, record, name)
+        check_part(source, record, name)
     target.mkdir(parents=True, exist_ok=True)
     (target / CONFIG).unlink(missing_ok=True)
     for name in [*record["files"], CONFIG]:
@@ -303,17 +288,17 @@ def upload_checkpoint(source: Path, store: Store, directory: str) -> None:
         StoreError: the store cannot be reached or refuses.
     """
     record = _read_record(source)
-    contents = {name: _checked(source, record, name).read_bytes() for name in record["files"]}
+    contents = {name: check_part(source, record, name).read_bytes() for name in record["files"]}
     store.delete(_join(directory, CONFIG))
     for name, content in contents.items():
         store.write(_join(directory, name), [content])
-    store.write(_join(directory, CONFIG), [_read(source / CONFIG)])
+    store.write(_join(directory, CONFIG), [read_part(source / CONFIG)])
 
 
 def read_record(store: Store) -> dict[str, Any]:
     """The description in the root of a store; raises `CheckpointError` if there is none or it is damaged."""
     try:
-        return _parse_record(store.read(CONFIG), store.uri)
+        return parse_record(store.read(CONFIG), store.uri)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise _no_checkpoint(store.uri) from None
 
@@ -321,7 +306,7 @@ def read_record(store: Store) -> dict[str, Any]:
 def is_uploaded(store: Store, directory: str) -> bool:
     """Whether a directory of an object store holds a whole checkpoint, as far as its listing tells."""
     try:
-        record = _parse_record(store.read(_join(directory, CONFIG)), store.locate(directory))
+        record = parse_record(store.read(_join(directory, CONFIG)), store.locate(directory))
         sizes = {stored.name: stored.num_bytes for stored in store.list(directory)}
         return all(sizes.get(_join(directory, n)) == file["num_bytes"] for n, file in record["files"].items())
     except (FileNotFoundError, CheckpointError):
@@ -350,7 +335,7 @@ def fetch_checkpoint(where: str | Path, *, training_state: bool = False) -> Path
         content = store.read(CONFIG)
     except FileNotFoundError:
         raise _no_checkpoint(where) from None
-    record = _parse_record(content, str(where))
+    record = parse_record(content, str(where))
     # The description holds the checksums of all files, so what has the same description is the same.
     target = cache_directory() / "checkpoints" / hashlib.sha256(content).hexdigest()[:32]
     try:
@@ -386,92 +371,7 @@ def _no_checkpoint(where: str | Path) -> CheckpointError:
 
 def _read_record(directory: Path) -> dict[str, Any]:
     try:
-        content = _read(directory / CONFIG)
+        content = read_part(directory / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_checkpoint(directory) from None
-    return _parse_record(content, str(directory))
-
-
-def _read(path: Path) -> bytes:
-    """A file of a checkpoint; a missing one raises `FileNotFoundError`."""
-    try:
-        return read_file(path, follow_links=False)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror or error}); put the file of the checkpoint there"
-        ) from None
-
-
-def _parse_record(content: bytes, where: str) -> dict[str, Any]:
-    path = f"{where}/{CONFIG}"
-    try:
-        record = parse_json(content)
-        version = record["format_version"]
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path}: expected the description of a checkpoint, got something else") from None
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected checkpoint version {FORMAT_VERSION}, got {version}, of another diffplan; train it again"
-        )
-    try:
-        _check_record(record)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}; copy the whole checkpoint again or train it again") from None
-    return record
-
-
-def _check_record(record: dict[str, Any]) -> None:
-    """Raise `ValueError` unless the fields of a record have their types, and its files plain names."""
-    for name, low, high in (("step", 0, 2**63), ("observation_dim", 1, MAX_COLUMNS), ("action_dim", 0, MAX_COLUMNS)):
-        if not _is_count(record.get(name), low, high):
-            raise ValueError(
-                f"{name}: expected a whole number from {low} to {high}, got {show_value(record.get(name))}"
-            )
-    if not isinstance(record.get("config"), dict):
-        raise ValueError(f"config: expected an object, got {show_value(record.get('config'))}")
-    given = record.get("return_range")
-    if given is not None and not (
-        isinstance(given, list)
-        and len(given) == 2
-        and all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in given)
-    ):
-        raise ValueError(f"return_range: expected two numbers or null, got {show_value(given)}")
-    files = record.get("files")
-    if not isinstance(files, dict):
-        raise ValueError(f"files: expected an object, got {show_value(files)}")
-    for name, file in files.items():
-        if name == CONFIG or not is_file_name(name):
-            raise ValueError(f"files: expected the names of files of a checkpoint, got {show_value(name)}")
-        for part, high in (("num_bytes", 2**63), ("crc32", 2**32)):
-            value = file.get(part) if isinstance(file, dict) else None
-            if not _is_count(value, 0, high):
-                raise ValueError(f"files: expected a number of {part} for {name}, got {show_value(value)}")
-
-
-def _is_count(value: Any, low: int, high: int) -> bool:
-    return type(value) is int and low <= value <= high  # not isinstance, for bool is a kind of int
-
-
-def _checked(directory: Path, record: dict[str, Any], name: str) -> Path:
-    """Path of a file after its size and checksum were compared with the record."""
-    path = directory / name
-    if name not in record["files"]:
-        raise CheckpointError(f"{directory / CONFIG}: expected {name} among its files, got none; train it again")
-    expected = record["files"][name]
-    try:
-        size = path.lstat().st_size
-        content = _read(path) if size == expected["num_bytes"] or path.is_symlink() else b""
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(
-            f"{path}: the file is missing; copy the whole checkpoint again or train it again"
-        ) from None
-    if size != expected["num_bytes"]:
-        raise CheckpointError(
-            f"{path}: expected {expected['num_bytes']} bytes, got {size}; the file is truncated or was "
-            "changed: copy the whole checkpoint again or train it again"
-        )
-    if zlib.crc32(content) != expected["crc32"]:
-        raise CheckpointError(f"{path}: its checksum does not match; copy the whole checkpoint again or train it again")
-    return path
+    return parse_record(content, str(directory))

@@ -29,6 +29,7 @@ import fsspec.core
 import pyarrow.fs
 
 from diffplan import checkpoint as checkpoints
+from diffplan.checkpoint_record import is_file_name
 from diffplan.cluster.store_variables import adopt_variables, find_variables
 from diffplan.errors import CheckpointError
 from diffplan.runs.layout import RUN_NAME, STEP_PREFIX
@@ -190,7 +191,7 @@ class StoreRun:
         with tempfile.TemporaryDirectory(prefix="diffplan-") as directory:
             for stored in self._store.list(name):
                 file_name = stored.name.rpartition("/")[2]
-                if checkpoints.is_file_name(file_name):
+                if is_file_name(file_name):
                     (Path(directory) / file_name).write_bytes(self._store.read(stored.name))
             yield Path(directory)
 
