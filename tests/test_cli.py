@@ -395,14 +395,14 @@ def test_a_new_package_is_begun(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, "new", "my_robot", "--out", "robot")
+    code, out, err = run(capsys, "new", "my_arm", "--out", "robot")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "package: robot"
-    assert (tmp_path / "robot" / "my_robot" / "task.py").is_file()
+    assert (tmp_path / "robot" / "my_arm" / "task.py").is_file()
     (command,) = re.findall(r"diffplan pipeline (\S+) ", out)
     monkeypatch.chdir(tmp_path / "robot")
     monkeypatch.syspath_prepend(tmp_path / "robot")
-    assert find_experiment(command).name == "my_robot-smoke"
+    assert find_experiment(command).name == "my_arm-smoke"
 
 
 def test_jobs_take_the_same_arguments_and_exit_codes() -> None:

@@ -110,10 +110,10 @@ def named(request, tmp_path):
 
 @pytest.fixture
 def imported(monkeypatch):
-    """The names of modules that are imported by import paths, and places that are opened."""
+    """The names of modules that are imported by import paths, and URLs that are opened."""
     found = []
     monkeypatch.setattr("diffplan.diffusion.guide_expressions._import_guide", found.append)
-    monkeypatch.setattr("diffplan.storage.opening.open_store", found.append)
+    monkeypatch.setattr("diffplan.storage.object_store.ObjectStore", found.append)
     return found
 
 

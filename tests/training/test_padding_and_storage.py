@@ -9,6 +9,7 @@ from torch import nn
 
 from diffplan.config import DiffusionConfig, with_overrides
 from diffplan.data.format.dataset import open_dataset
+from diffplan.data.format.manifest import new_dataset_uuid
 from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.data.maintenance.merging import Source, merge
 from diffplan.diffusion.constraints import endpoint_mask
@@ -169,7 +170,8 @@ def test_resumed_run_sees_the_batches_of_one_that_ran_on(dataset, storage):
 @pytest.mark.parametrize(("weights", "share"), [(None, 0.75), ((1.0, 1.0), 0.5), ((0.0, 1.0), 1.0)])
 @pytest.mark.parametrize("storage", ["memory", "mapped", "blocks"])
 def test_merged_datasets_train_by_their_weights(tmp_path, dataset, storage, weights, share):
-    manifest = create_dataset(tmp_path / "far", dataset.manifest)
+    manifest = dataclasses.replace(dataset.manifest, dataset_uuid=new_dataset_uuid())
+    manifest = create_dataset(tmp_path / "far", manifest)
     far = [make_straight_episode(i) for i in range(3)]
     far = [dataclasses.replace(e, observations=e.observations + np.float32(100)) for e in far]
     write_unit(tmp_path / "far", manifest, 0, far)

@@ -127,7 +127,7 @@ def _import_guide(text: str) -> Guide:
         return as_guide(found() if _makes_guide(found) else found)
     except ValueError as error:
         raise ConfigError(f"guide {quote(text)}: {error}") from error
-    except (Exception, SystemExit) as error:  # `sys:exit` would end the program as if all were well
+    except SystemExit as error:  # `sys:exit` would end the program as if all were well
         raise ConfigError(f"guide {quote(text)}: expected a guide, got {describe_error(error)}") from error
 
 

@@ -220,7 +220,7 @@ class LocalStore:
                         view = view[file.write(view) :]
                 os.fsync(file.fileno())
         except OSError as error:
-            if error.filename is None:  # a full disk does not say which
+            if error.filename is None and error.errno is not None:  # a full disk does not say which
                 error.filename = str(path.parent)
             raise
 
