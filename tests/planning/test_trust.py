@@ -113,7 +113,9 @@ def imported(monkeypatch):
     """The names of modules that are imported by import paths, and URLs that are opened."""
     found = []
     monkeypatch.setattr("diffplan.diffusion.guide_expressions._import_guide", found.append)
-    monkeypatch.setattr("diffplan.storage.object_store.ObjectStore", found.append)
+    monkeypatch.setattr(
+        "diffplan.storage.object_store.ObjectStore.__init__", lambda store, url, *rest: found.append(url)
+    )
     return found
 
 
