@@ -32,7 +32,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
-from diffplan.checkpoint_record import (
+from diffplan.config import Config, config_from_dict, config_to_dict
+from diffplan.data.format.cache import cache_directory
+from diffplan.data.windows.normalization import Normalizer
+from diffplan.errors import CheckpointError, ConfigError, StoreError, show_value
+from diffplan.files import parse_json
+from diffplan.layout import Layout
+from diffplan.runs.checkpoint_record import (
     CONFIG,
     DATASET,
     FORMAT_VERSION,
@@ -45,12 +51,6 @@ from diffplan.checkpoint_record import (
     parse_record,
     read_part,
 )
-from diffplan.config import Config, config_from_dict, config_to_dict
-from diffplan.data.format.cache import cache_directory
-from diffplan.data.windows.normalization import Normalizer
-from diffplan.errors import CheckpointError, ConfigError, StoreError, show_value
-from diffplan.files import parse_json
-from diffplan.layout import Layout
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import LocalStore, Store
 from diffplan.tasks.pretrained import PREFIX, find_pretrained

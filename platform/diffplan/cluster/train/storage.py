@@ -29,9 +29,9 @@ import fsspec.core
 import pyarrow.fs
 
 from diffplan import checkpoint as checkpoints
-from diffplan.checkpoint_record import is_file_name
 from diffplan.cluster.store_variables import adopt_variables, find_variables
 from diffplan.errors import CheckpointError
+from diffplan.runs.checkpoint_record import is_file_name
 from diffplan.runs.layout import RUN_NAME, STEP_PREFIX
 from diffplan.storage.object_store import ObjectStore
 from diffplan.storage.opening import open_store
