@@ -145,7 +145,7 @@ def count_remains(root: Path, collection: CollectionConfig) -> Remains:
     units = list_committed_units(store)
     commits = read_commits(store, read_manifest(store), units)
     found = Counter(episode.episode_index for commit in commits for episode in commit.episodes)
-    expected = Counter(range(collection.num_episodes))
+    expected = Counter(range(collection.num_units * collection.episodes_per_unit))
     stored = [
         o.name.rsplit("/", 1)[-1] for directory in ("", SHARDS, COMMITS, SNAPSHOTS) for o in store.list(directory)
     ]
