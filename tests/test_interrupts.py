@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from diffplan.interrupts import end_start, is_heard, watch_start
+from diffplan.runs.interrupts import end_start, is_heard, watch_start
 
 DEAF = """\
 import os, signal, sys, time
-from diffplan import interrupts
+from diffplan.runs import interrupts
 interrupts.END_SECONDS = 1.0
 with interrupts.watch_start():
     while True:  # as a library that swallows the exception
@@ -65,7 +65,7 @@ def test_one_that_ends_by_itself_keeps_its_words() -> None:
 
 
 def test_a_program_may_go_on_after_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffplan.interrupts.END_SECONDS", 0.2)
+    monkeypatch.setattr("diffplan.runs.interrupts.END_SECONDS", 0.2)
     with pytest.raises(KeyboardInterrupt), watch_start():
         interrupt_this_process()
     time.sleep(0.6)  # the process would have been ended

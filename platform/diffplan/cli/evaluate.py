@@ -62,7 +62,7 @@ class EvaluateArguments(Arguments):
 
 
 def check(call: Call[EvaluateArguments]) -> None:
-    """Raise `ConfigError` for numbers out of range, and for a baseline or a protocol that there is not."""
+    """Raise `ConfigError` for a number out of range, an unknown baseline or an unknown protocol."""
     arguments = call.arguments
     require_counts(arguments, "episodes", "num_workers", "episodes_per_unit")
     require_counts(arguments, "num_planners", least=0)

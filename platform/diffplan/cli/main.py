@@ -14,7 +14,7 @@ from diffplan.cli.command import AnyCommand, Group, Passthrough
 from diffplan.cli.output import show
 from diffplan.cli.parsing import parse
 from diffplan.errors import ConfigError, DiffplanError, Terminated, describe_error, describe_refusal, unknown_name
-from diffplan.interrupts import is_heard, watch_start
+from diffplan.runs.interrupts import is_heard, watch_start
 
 COMMANDS = (
     *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "status", "pipeline", "data"),

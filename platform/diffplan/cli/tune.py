@@ -47,7 +47,7 @@ class TuneArguments(Arguments):
 
 
 def check(call: Call[TuneArguments]) -> None:
-    """Raise `ConfigError` for numbers out of range, or a study that there is not."""
+    """Raise `ConfigError` for a number out of range or an unknown study."""
     _size(call, SearchConfig())
     require_counts(call.arguments, "num_training_steps")
     _check_study(call.arguments)

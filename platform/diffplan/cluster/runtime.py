@@ -34,8 +34,8 @@ from ray.util import placement_group_table  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 import diffplan_envs.physics  # noqa: E402, F401  (chooses how MuJoCo draws before anything else imports it)
-from diffplan import interrupts  # noqa: E402
 from diffplan.cluster.start import start_ray  # noqa: E402
+from diffplan.runs import interrupts  # noqa: E402
 
 
 @contextmanager

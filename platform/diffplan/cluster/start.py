@@ -11,9 +11,9 @@ import grpc
 import ray
 from ray.exceptions import AuthenticationError, GetTimeoutError, RpcError
 
-from diffplan import interrupts
 from diffplan.cluster.variables import FROM_OUTSIDE
 from diffplan.errors import ClusterError, describe_error
+from diffplan.runs import interrupts
 
 ADDRESS = "RAY_ADDRESS"
 ANSWER_SECONDS = 10.0

@@ -53,7 +53,7 @@ class NeededUnits:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the steps of all needed units are known, so that there are no others."""
+        """Whether the steps of all needed units are known; then no further unit is needed."""
         return self._num_known == self.end
 
     @property
