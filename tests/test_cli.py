@@ -421,3 +421,10 @@ def test_jobs_take_the_same_arguments_and_exit_codes() -> None:
     )
     assert result.returncode == 2
     assert result.stderr.startswith("error: expected a preset, or a task")
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "collect --help_all", "train --list"])
+def test_a_reader_that_closes_our_output_is_no_error(words: str) -> None:
+    command = f"{sys.executable} -m diffplan.cli {words} | true; exit ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

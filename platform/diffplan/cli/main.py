@@ -5,10 +5,11 @@ Each command is a module of this package, imported when the command is used; hea
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from diffplan.cli.command import AnyCommand, Group, Passthrough
 from diffplan.cli.output import show
@@ -37,20 +38,31 @@ def main(words: Sequence[str] | None = None) -> int:
     if not words or words[0] in (*HELP, "help"):
         from diffplan.cli.help import show_group_help
 
-        show_group_help("diffplan", _list_commands(), NOTE)
+        with _closed_output():
+            show_group_help("diffplan", _list_commands(), NOTE)
         return 0
     if words[0] == "--version":
         from importlib.metadata import version
 
-        show(version("diffplan"))
+        with _closed_output():
+            show(version("diffplan"))
         return 0
     return run_command(words[0], words[1:])
+
+
+@contextlib.contextmanager
+def _closed_output() -> Iterator[None]:
+    """Go on where the reader of our output has closed it, as in `diffplan data info DIR | head`."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_command(name: str, words: Sequence[str]) -> int:
     """Run one command with the words after its name and return its exit code; see `main`."""
     try:
-        with watch_start():
+        with _closed_output(), watch_start():
             try:
                 return _run(name, find_command(name), list(words))
             except Exception:
@@ -66,8 +78,6 @@ def run_command(name: str, words: Sequence[str]) -> int:
     except SystemExit as error:  # only code that files or options name ends the program itself
         sys.stderr.write(f"error: expected {name} to go on, got {describe_error(error)} from code that it was given\n")
         return 2
-    except BrokenPipeError:  # the reader of our output has closed it, as in `diffplan data info DIR | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a directory that was deleted or must not be written, a path too long
         if (line := describe_refusal(error)) is None:
             raise
