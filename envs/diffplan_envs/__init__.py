@@ -1,4 +1,4 @@
-"""Gymnasium environments of diffplan: D4RL's Maze2D on current MuJoCo, one at a time and in batches.
+"""Gymnasium environments of diffplan, one at a time and in batches: D4RL's Maze2D, and Gymnasium's walking robots.
 
 Installing the package is enough: `gymnasium.make("diffplan/Maze2D-Large-v1")` needs no import of this package.
 

@@ -9,19 +9,12 @@ force along either joint; here it is only drawn, which saves a contact in every 
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-
-if not os.environ.get("DISPLAY"):
-    with contextlib.suppress(OSError):  # importing mujoco fails if it is told to use an EGL that is not there
-        ctypes.CDLL("libEGL.so.1")
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported; without a screen only EGL can draw
-
-import mujoco
 import numpy as np
 
+import diffplan_envs.graphics  # noqa: F401  (before mujoco)
 from diffplan_envs.maze import BALL_RADIUS, Maze
+
+import mujoco  # isort: skip
 
 MAX_SPEED = 5.0
 """Speed limit of each axis in units per second, applied before each step (D4RL's `clip_velocity`)."""
