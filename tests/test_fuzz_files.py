@@ -23,6 +23,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from diffplan.behaviors.offline_policy import (
+    OfflinePolicy,
+    PolicyDescription,
+    load_offline_policy,
+    save_offline_policy,
+)
 from diffplan.checkpoint import (
     is_checkpoint,
     load_checkpoint,
@@ -44,12 +50,6 @@ from diffplan.data.format.snapshot import METADATA_KEY
 from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import DiffplanError
-from diffplan.evaluation.baselines.offline_policy import (
-    OfflinePolicy,
-    PolicyDescription,
-    load_offline_policy,
-    save_offline_policy,
-)
 from diffplan.evaluation.scores import EpisodeResult, results_to_rows, summarize
 from diffplan.evaluation.unit_results import UnitResults
 from diffplan.layout import Layout

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.behaviors.offline_policy import OfflinePolicy, load_offline_policy
 from diffplan.cli import main
 from diffplan.cluster.baselines.offline_rl import OfflineTrainer, train_offline_rl
 from diffplan.config import config_from_dict
 from diffplan.config.offline_rl import SETTINGS, Algorithm, CQLSettings, IQLSettings, OfflineRLSettings
 from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import CheckpointError, ConfigError, DataError
-from diffplan.evaluation.baselines.offline_policy import OfflinePolicy, load_offline_policy
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from diffplan.behaviors.offline_policy import load_offline_policy
 from diffplan.behaviors.policy_file import PolicyFileBehavior
 from diffplan.checkpoint import load_checkpoint
 from diffplan.config import Config, EnvConfig, config_from_json, config_to_json, with_overrides
@@ -14,7 +15,6 @@ from diffplan.config.offline_rl import CQLSettings
 from diffplan.data.exchange.d4rl import import_d4rl
 from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import CheckpointError, ConfigError, DataError, DiffplanError
-from diffplan.evaluation.baselines.offline_policy import load_offline_policy
 from diffplan.planning.settings import load_settings
 from diffplan.report.contents import read_run
 from diffplan.storage.opening import open_store

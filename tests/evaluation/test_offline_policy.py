@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.config import EnvConfig
-from diffplan.errors import CheckpointError, ConfigError
-from diffplan.evaluation.baselines.offline_policy import (
+from diffplan.behaviors.offline_policy import (
     OfflinePolicy,
     PolicyDescription,
     load_offline_policy,
     save_offline_policy,
 )
+from diffplan.config import EnvConfig
+from diffplan.errors import CheckpointError, ConfigError
 from diffplan.evaluation.rollout import evaluate_episodes
 
 OBSERVATIONS = np.array([[1.0, 2.0, 0.5, -0.5], [3.0, 1.0, 0.0, 0.0], [2.0, 2.0, -4.0, 9.0]])
@@ -100,7 +100,7 @@ def test_a_policy_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_loading_needs_no_ray(tmp_path: Path) -> None:
     save_offline_policy(tmp_path / "policy", make_policy())
     code = (
-        "import sys; from diffplan.evaluation.baselines.offline_policy import load_offline_policy;"
+        "import sys; from diffplan.behaviors.offline_policy import load_offline_policy;"
         f"load_offline_policy({str(tmp_path / 'policy')!r}); assert 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -88,6 +88,7 @@ class UnitCollector:
                 action_high=np.array([np.inf if v is None else v for v in high]),
                 action_noise=collection.action_noise,
                 max_goal_steps=collection.max_episode_steps,
+                switch_steps=collection.switch_steps,
             ),
         )
 

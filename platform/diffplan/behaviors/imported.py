@@ -153,6 +153,11 @@ class CheckedBehavior:
             raise ConfigError(f"{self._where}: expected finite actions, got NaN or infinity")
         return actions
 
+    def take_over(self, observations: np.ndarray, taken: np.ndarray) -> None:
+        """Begin to act in the middle of some episodes; raises `ConfigError` for whatever the behavior raises."""
+        if (take_over := getattr(self._behavior, "take_over", None)) is not None:
+            self._call("take_over", take_over, observations, taken)
+
     def columns(self) -> dict[str, np.ndarray]:
         """The columns that were announced; raises `ConfigError` if they are others, or of other sizes."""
         list_columns = getattr(self._behavior, "columns", dict)

@@ -1,4 +1,7 @@
-"""`policy:FILE`: a trained policy in a file, a perceptron in a NumPy archive.
+"""`policy:FILE`: a trained policy in a file.
+
+A file is a perceptron in a NumPy archive, in safetensors or in a zip of Stable-Baselines3; `policy:DIR` is a policy
+that `diffplan baseline train` wrote. `policy_options` says what may stand behind `?`. Arrays of a perceptron:
 
 | array | meaning |
 |---|---|
@@ -10,25 +13,45 @@
 | `obs_mean, obs_var` | optional: inputs become (input - mean) / sqrt(var + eps) |
 | `obs_eps, obs_clip` | optional: eps (1e-8 if not given), and what these inputs are clipped to, ±clip |
 
-Noise is added before `out`. Where `w0` is one wider than observations, `1 - step / episode_steps` is the last input.
+In safetensors, `act` and `out` are metadata, and single numbers may be. Noise is added before `out`. Where `w0` is one
+wider than observations, `1 - step / episode_steps` is the last input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from diffplan.behaviors.draws import BlockDraws
 from diffplan.behaviors.imported import FIELD
+from diffplan.behaviors.policy_formats import read_policy_arrays
+from diffplan.behaviors.policy_options import ACTIVATIONS, PolicyOptions, split_policy
+from diffplan.behaviors.varied_policy import VariedPolicy
 from diffplan.errors import ConfigError, describe_error
-from diffplan.files import read_arrays
-from diffplan.tasks.contracts import BehaviorContext
+from diffplan.tasks.contracts import Behavior, BehaviorContext
 
-PREFIX = "policy:"
 LOG_STD_RANGE = (-20.0, 2.0)
 DEFAULT_EPSILON = 1e-8
 _OPTIONAL = ("log_std", "obs_eps", "obs_clip")
+_NORM = ("obs_mean", "obs_var", "obs_eps", "obs_clip")
+
+
+def make_policy(name: str, context: BehaviorContext) -> Behavior:
+    """The behavior of `policy:FILE`, `policy:DIR`, or one of them with options.
+
+    Raises:
+        ConfigError: no policy there, one that does not fit the environment, or wrong options.
+    """
+    path, options = split_policy(name)
+    if Path(path).is_dir():
+        from diffplan.behaviors.trained_policy import TrainedPolicy  # late: PyTorch costs a second
+
+        policy: Behavior = TrainedPolicy.load(path, context, options)
+    else:
+        policy = PolicyFileBehavior.load(path, context, options)
+    return VariedPolicy(policy, options, context, f"{FIELD}: {name}") if options.varies else policy
 
 
 class PolicyFileBehavior:
@@ -54,7 +77,7 @@ class PolicyFileBehavior:
             if name not in arrays:
                 raise ConfigError(f"{where}: expected an array {name}, got none; see docs/tasks.md")
         self._activation, self._out = str(arrays["act"]), str(arrays["out"])
-        if self._activation not in ("relu", "tanh") or self._out not in ("tanh", "clip"):
+        if self._activation not in ACTIVATIONS or self._out not in ("tanh", "clip"):
             raise ConfigError(
                 f"{where}: expected act relu or tanh, and out tanh or clip, got act {self._activation} and out "
                 f"{self._out}"
@@ -92,14 +115,22 @@ class PolicyFileBehavior:
                 )
 
     @classmethod
-    def load(cls, path: str, context: BehaviorContext) -> PolicyFileBehavior:
-        """A behavior from a file; raises `ConfigError` if there is none, or something else in it."""
-        try:
-            arrays = read_arrays(path)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{FIELD}: expected a policy in {path} (.npz), got none ({describe_error(error)})"
-            ) from None
+    def load(cls, path: str, context: BehaviorContext, options: PolicyOptions | None = None) -> PolicyFileBehavior:
+        """A behavior from a file; raises `ConfigError` if there is none, or something else in it.
+
+        Args:
+            path: of the file.
+            context: of the collection.
+            options: `deterministic`, `activation` and `norm` are used.
+        """
+        options = options or PolicyOptions()
+        arrays = _read(path, "a policy")
+        if options.norm is not None:
+            arrays = _add_norm(arrays, options.norm, path)
+        if options.activation is not None:
+            arrays["act"] = np.array(options.activation)
+        if options.deterministic:
+            arrays = {name: array for name, array in arrays.items() if not name.startswith("log_std")}
         return cls(arrays, context, f"{FIELD}: {path}")
 
     def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
@@ -141,3 +172,20 @@ class PolicyFileBehavior:
     def columns(self) -> dict[str, np.ndarray]:
         """No further columns."""
         return {}
+
+
+def _read(path: str, what: str) -> dict[str, np.ndarray]:
+    try:
+        return read_policy_arrays(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{FIELD}: expected {what} in {path}, got none ({describe_error(error)})") from None
+
+
+def _add_norm(arrays: dict[str, np.ndarray], norm: str, path: str) -> dict[str, np.ndarray]:
+    """Arrays of a policy with the statistics of another file; raises `ConfigError` where there are some already."""
+    found = {name: array for name, array in _read(norm, "statistics of observations").items() if name in _NORM}
+    if "obs_mean" not in found or "obs_var" not in found:
+        raise ConfigError(f"{FIELD}: {norm}: expected arrays obs_mean and obs_var, got {', '.join(found) or 'neither'}")
+    if any(name in arrays for name in _NORM):
+        raise ConfigError(f"{FIELD}: {path}: expected no norm beside the obs_mean and obs_var of the policy itself")
+    return arrays | found

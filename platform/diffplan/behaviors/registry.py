@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 
 from diffplan.behaviors.imported import FIELD, CheckedBehavior, make_part
 from diffplan.behaviors.mixture import MixtureBehavior
-from diffplan.behaviors.policy_file import PREFIX as POLICY_PREFIX
-from diffplan.behaviors.policy_file import PolicyFileBehavior
+from diffplan.behaviors.policy_content import hash_policy
+from diffplan.behaviors.policy_file import make_policy
+from diffplan.behaviors.policy_options import PREFIX as POLICY_PREFIX
+from diffplan.behaviors.policy_options import split_policy
 from diffplan.behaviors.random import RandomBehavior
-from diffplan.errors import ConfigError, describe_error, unknown_name
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, load_object
 from diffplan.tasks.contracts import Behavior, BehaviorContext, BehaviorPart
 from diffplan.tasks.registry import task_of
@@ -76,17 +75,22 @@ def make_behavior(text: str, context: BehaviorContext) -> Behavior:
 
     Raises:
         ConfigError: as `parse_mixture`; the environment is not one that the behavior can act in; what an import path
-            names is no behavior.
+            names is no behavior; switching between less than two components.
     """
     task = task_of(context.env)
     weights = parse_mixture(text, task)
+    if context.switch_steps is not None and len(weights) == 1:
+        raise ConfigError(
+            f"collection.switch_steps: expected a mixture in collection.behavior to switch between, got {text!r}; "
+            "leave switch_steps out"
+        )
     parts = {name: _find_part(name, task) for name in weights}
     components = [
         CheckedBehavior(name, part.make(context), part.columns, len(context.action_low)) for name, part in parts.items()
     ]
     if len(components) == 1:
         return components[0]
-    return MixtureBehavior(components, list(weights.values()), list_columns(text, task))
+    return MixtureBehavior(components, list(weights.values()), list_columns(text, task), context.switch_steps)
 
 
 def list_columns(text: str, task: Task) -> dict[str, int]:
@@ -107,22 +111,24 @@ def list_columns(text: str, task: Task) -> dict[str, int]:
 
 
 def hash_policy_files(text: str, task: Task) -> dict[str, str]:
-    """SHA-256 of each policy file that a behavior or mixture names, by its path as it was given.
+    """SHA-256 of each policy file or directory that a behavior or mixture names, by its path as it was given.
+
+    Files of `norm=` are among them; other options are part of the behavior's name, which is recorded anyway.
 
     Raises:
-        ConfigError: as `parse_mixture`, or a file cannot be read.
+        ConfigError: as `parse_mixture` and `split_policy`, or a file cannot be read.
     """
-    paths = [name.removeprefix(POLICY_PREFIX) for name in parse_mixture(text, task) if name.startswith(POLICY_PREFIX)]
-    try:
-        return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
-    except OSError as error:
-        raise ConfigError(f"{FIELD}: expected a policy in a file, got none ({describe_error(error)})") from None
+    paths: list[str] = []
+    for name in parse_mixture(text, task):
+        if name.startswith(POLICY_PREFIX):
+            path, options = split_policy(name)
+            paths += [path] if options.norm is None else [path, options.norm]
+    return {path: hash_policy(path) for path in paths}
 
 
 def _find_part(name: str, task: Task) -> BehaviorPart:
     if (part := list_behaviors(task).get(name)) is not None:
         return part
     if name.startswith(POLICY_PREFIX):
-        path = name.removeprefix(POLICY_PREFIX)
-        return BehaviorPart(lambda context: PolicyFileBehavior.load(path, context))
+        return BehaviorPart(lambda context: make_policy(name, context))
     return make_part(name, load_object(name, FIELD))

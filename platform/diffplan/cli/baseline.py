@@ -66,8 +66,8 @@ def run_iql(call: Call[IQLArguments]) -> None:
 
 
 def _train(algorithm: Algorithm, call: Call[CQLArguments] | Call[IQLArguments]) -> None:
+    from diffplan.behaviors.offline_policy import load_offline_policy
     from diffplan.cluster.baselines.offline_rl import train_offline_rl
-    from diffplan.evaluation.baselines.offline_policy import load_offline_policy
 
     arguments = call.arguments
     out = train_offline_rl(

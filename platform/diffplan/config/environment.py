@@ -66,8 +66,11 @@ class CollectionConfig:
     """The collection of a dataset. Its content is a pure function of these settings and the environment."""
 
     behavior: str = "random"
-    """`random`, a behavior of the task, an import path such as `my_module:drive`, or `policy:FILE`; or a mixture with
-    weights, such as `random:0.2,my_module:drive:0.8`."""
+    """`random`, a behavior of the task, an import path such as `my_module:drive`, or `policy:FILE`, such as
+    `policy:sac.zip?noise=0.1`; or a mixture with weights, such as `random:0.2,my_module:drive:0.8`."""
+    switch_steps: int | None = None
+    """Mean steps after which another component of a mixture takes over (drawn by weight, at random times); None: each
+    episode keeps its component."""
     action_noise: float = 0.5
     """Standard deviation of the noise that noisy behaviors add to actions, in units of the action."""
     num_steps: int = 1_000_000
@@ -87,6 +90,7 @@ class CollectionConfig:
             num_steps=(1, 10**12),
             episodes_per_unit=(1, 10_000_000),
             episode_steps=(1, 1_000_000_000),
+            switch_steps=(1, 1_000_000_000),
             seed=(0, MAX_SEED),
         )
         require(0 <= self.action_noise < math.inf, "collection.action_noise", "a number >= 0", self.action_noise)

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diffplan.behaviors.offline_policy import DESCRIPTION, OfflinePolicy, load_offline_policy
 from diffplan.checkpoint import load_checkpoint
 from diffplan.config import EnvConfig, PlanningConfig, config_to_dict
 from diffplan.errors import CheckpointError, ConfigError, unknown_name
 from diffplan.evaluation.baselines.mppi import MppiSettings, follow_mppi
-from diffplan.evaluation.baselines.offline_policy import DESCRIPTION, OfflinePolicy, load_offline_policy
 from diffplan.evaluation.policies import follow_clone, follow_planner, list_scripted
 from diffplan.evaluation.protocol import BASELINE_PREFIX
 from diffplan.planning.loading import load_planner, load_policy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffplan.evaluation.baselines.offline_policy import DESCRIPTION as POLICY
+from diffplan.behaviors.offline_policy import DESCRIPTION as POLICY
 from diffplan.evaluation.unit_results import DESCRIPTION, UNITS
 from diffplan.runs.layout import SUMMARY
 from diffplan.runs.records import Summary, UnitsDescription

@@ -21,6 +21,10 @@ class Behavior(Protocol):
 
     Actions in one environment must not depend on the others in the batch: all random numbers for environment i come
     from generator i, so an episode is the same in every batch.
+
+    Where `collection.switch_steps` is set, a behavior is asked for actions at every step of every episode, also while
+    another one acts. One that follows a plan of its own may have a method `take_over(observations, taken)`, with taken
+    bool[num_envs]: called before `act` where it begins to act in the middle of an episode, so that it plans anew.
     """
 
     def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
@@ -49,6 +53,7 @@ class BehaviorContext:
         action_high: upper bounds of the actions, inf for none.
         action_noise: standard deviation of the noise of noisy behaviors.
         max_goal_steps: steps after which a goal is given up.
+        switch_steps: mean steps after which another component of a mixture takes over; None: never.
     """
 
     env: EnvConfig
@@ -56,6 +61,7 @@ class BehaviorContext:
     action_high: np.ndarray
     action_noise: float
     max_goal_steps: int
+    switch_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,18 @@ import gymnasium
 import numpy as np
 import torch
 
+from diffplan.behaviors.offline_policy import (
+    OfflinePolicy,
+    PolicyDescription,
+    check_new_directory,
+    save_offline_policy,
+)
 from diffplan.cluster import runtime  # noqa: F401  (sets what Ray reads from the environment)
 from diffplan.config import EnvConfig, config_to_dict
 from diffplan.config.offline_rl import SETTINGS, Algorithm, CQLSettings, IQLSettings, OfflineRLSettings
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.windows.relabeling import FixedGoal, HindsightGoals, TransitionSampler, load_transitions
 from diffplan.errors import ConfigError
-from diffplan.evaluation.baselines.offline_policy import (
-    OfflinePolicy,
-    PolicyDescription,
-    check_new_directory,
-    save_offline_policy,
-)
 from diffplan.evaluation.protocol import apply_protocol, choose_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.runs.progress import Progress
@@ -64,7 +64,7 @@ def train_offline_rl(
     num_selection_episodes: int = 0,
     protocol: str | None = None,
 ) -> Path:
-    """Train a policy on a dataset and write it, as `diffplan.evaluation.baselines.offline_policy` reads it.
+    """Train a policy on a dataset and write it, as `diffplan.behaviors.offline_policy` reads it.
 
     Args:
         dataset: the data, or their path or URL.

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan.behaviors.offline_policy import load_offline_policy
 from diffplan.checkpoint import is_checkpoint, load_checkpoint
 from diffplan.cluster.baselines.offline_rl import train_offline_rl
 from diffplan.cluster.collect.coordinator import collect
@@ -34,7 +35,6 @@ from diffplan.config import Config, EnvConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm
 from diffplan.environments import get_episode_limit
 from diffplan.errors import ConfigError, DataError, unknown_name
-from diffplan.evaluation.baselines.offline_policy import load_offline_policy
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.scores import normalize_score
 from diffplan.evaluation.sources import BASELINE_PREFIX, PolicySource, find_policy

@@ -81,6 +81,17 @@ class WaypointBehavior:
             actions = actions + self._action_noise * self._noise.next()
         return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
+    def take_over(self, observations: np.ndarray, taken: np.ndarray) -> None:
+        """Choose new goals where another behavior moved the ball; the way to the old one may be behind a wall now.
+
+        Args:
+            observations: float[num_envs, observation_dim].
+            taken: environments that this controller begins to act in, bool[num_envs].
+        """
+        for i in np.flatnonzero(taken):
+            goal = None if self._fixed_goals is None else self._fixed_goals[i]
+            self._pursue(int(i), observations[i, :2], goal)
+
     def columns(self) -> dict[str, np.ndarray]:
         """`goal`: the cell that is pursued."""
         return {"goal": self._goals.copy()}

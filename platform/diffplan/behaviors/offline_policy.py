@@ -28,6 +28,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from diffplan.behaviors.policy_content import DESCRIPTION
 from diffplan.config import EnvConfig, config_from_dict, config_to_dict
 from diffplan.config.codec import read_shape
 from diffplan.errors import CheckpointError, ConfigError, show_value
@@ -35,7 +36,7 @@ from diffplan.files import parse_json, read_file
 from diffplan.storage.store import TEMPORARY_PREFIX
 
 FORMAT_NAME, FORMAT_VERSION = "diffplan-offline-policy", 1
-WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
+WEIGHTS = "policy.safetensors"
 GOAL_TOLERANCE = 1e-6
 """Goals of episodes are that of the policy if no coordinate differs by more."""
 
