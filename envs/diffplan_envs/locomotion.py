@@ -114,6 +114,8 @@ class LocomotionVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.
             raise ValueError("autoreset_mode: expected NEXT_STEP or DISABLED, got SAME_STEP")
         # Any, for the settings of Gymnasium's environments are private attributes.
         self._single: Any = self.single_class(**kwargs)
+        self._drawn: list[tuple[np.ndarray, np.ndarray]] = []
+        self._single.set_state = lambda *state: self._drawn.append(state)  # `reset_model` ends there
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self.metadata = {**self._single.metadata, "autoreset_mode": autoreset_mode}
@@ -167,14 +169,15 @@ class LocomotionVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.
         """Put robots where Gymnasium's environment puts them, each by its own generator."""
         if not indices.size:
             return
+        self._drawn.clear()
+        for i in indices.tolist():
+            self._single.np_random = self._generators[i]
+            self._single.reset_model()
         # Also clears the solver's warm start, without which a reset environment would differ from a new one. Gymnasium
         # computes the forward dynamics now; a step does that first, and comes to the same numbers.
         self._batch.reset(ids=indices, stage=0)
-        single, data = self._single, self._single.data
-        for i in indices.tolist():
-            single.np_random = self._generators[i]
-            single.reset_model()
-            self._positions[i], self._velocities[i] = data.qpos, data.qvel
+        positions, velocities = zip(*self._drawn, strict=True)
+        self._positions[indices], self._velocities[indices] = positions, velocities
         self._episode_steps[indices] = 0
         self._ended[indices] = False
 

@@ -308,7 +308,7 @@ def test_protocol_adds_to_the_arguments_of_the_environment():
     assert env.env_kwargs == {"reward_type": "dense"}
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Hopper-v5", "my_module:Pushing-v0"])
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Reacher-v5", "my_module:Pushing-v0"])
 def test_nothing_is_added_to_the_arguments_of_other_environments(env_id):
     env = EnvConfig(env_id=env_id, env_kwargs={"gravity": 5.0})
     assert choose_protocols((), env) == ("default",)

@@ -19,7 +19,7 @@ from diffplan.errors import DataError
 from diffplan.tasks.maze2d.environment import complete_env
 
 MAZE = EnvConfig(env_id="diffplan/Maze2D-UMaze-v1")
-HOPPER = EnvConfig(env_id="Hopper-v5")
+HOPPER = EnvConfig(env_id="Hopper-v5", step_seconds=0.008)
 ANTMAZE = EnvConfig(env_id="absent/AntMaze-v0")  # of no package, so it cannot be made
 
 
@@ -102,7 +102,7 @@ def test_mujoco_with_next_observations_keeps_every_row(tmp_path: Path) -> None:
     assert source["num_dropped_rows"] == 0
     assert source["metadata"] == {"algorithm": "SAC", "iteration": "3"}
     assert dataset.episodes[0].behavior == "hopper-medium-v2"
-    assert dataset.env == HOPPER  # whose task says nothing of its columns
+    assert dataset.env == HOPPER  # whose task names no columns
     assert (dataset.manifest.action_low, dataset.manifest.action_high) == ([-1.0] * 3, [1.0] * 3)
 
 

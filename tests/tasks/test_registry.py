@@ -73,6 +73,7 @@ def test_a_task_is_found_by_name_and_by_import_path():
         (EnvConfig(env_id="diffplan/Maze2D-UMaze-v1"), "maze2d"),
         (EnvConfig(env_id="diffplan/Multi2D-Large-v1"), "maze2d"),
         (EnvConfig(env_id="Hopper-v5"), "locomotion"),
+        (EnvConfig(env_id="diffplan/HalfCheetah-v4"), "locomotion"),
         (EnvConfig(env_id="Pendulum-v1"), DEFAULT_TASK),
         (EnvConfig(env_id="gymnasium_robotics:PointMaze_UMaze-v3"), DEFAULT_TASK),
         (EnvConfig(env_id="diffplan/Maze2D-UMaze-v1", task=DEFAULT_TASK), DEFAULT_TASK),
@@ -129,7 +130,8 @@ ASKING = Task(name="asking", complete_env=complete_by_asking)
 def test_imports_know_what_a_family_knows_without_its_environment():
     maze = EnvConfig(env_id="diffplan/Maze2D-Large-v1")
     assert fill_roles(maze) == dataclasses.replace(ROLES, env_id=maze.env_id)
-    for env_id in ("AntMaze_UMaze-v5", "Hopper-v5", "Pendulum-v1", "no/Such-v0"):
+    assert fill_roles(EnvConfig(env_id="Hopper-v5")) == EnvConfig(env_id="Hopper-v5", step_seconds=0.008)
+    for env_id in ("AntMaze_UMaze-v5", "Pendulum-v1", "no/Such-v0"):
         assert fill_roles(EnvConfig(env_id=env_id)) == EnvConfig(env_id=env_id)
     asking = EnvConfig(env_id="Pendulum-v1", task=f"{HERE}:ASKING")
     assert fill_roles(asking) == dataclasses.replace(asking, position_columns=(0,))

@@ -1,11 +1,26 @@
-"""Locomotion of D4RL: Hopper, Walker2d and HalfCheetah. So far this task has only presets."""
+"""Locomotion of D4RL: Hopper, Walker2d and HalfCheetah."""
 
-from diffplan.tasks.locomotion.presets import PRESETS
-from diffplan.tasks.task import Task
+from __future__ import annotations
+
+from diffplan.tasks.locomotion.environment import complete_env, get_reference_returns
+from diffplan.tasks.locomotion.metrics import METRICS, measure
+from diffplan.tasks.locomotion.presets import DATASETS, PRESETS
+from diffplan.tasks.locomotion.published import get_published_scores
+from diffplan.tasks.task import Protocol, Task
+
+_ROBOTS = ("Hopper", "Walker2d", "HalfCheetah")
 
 TASK = Task(
     name="locomotion",
     description="locomotion of D4RL: Hopper, Walker2d, HalfCheetah",
-    env_ids=("Hopper-v*", "Walker2d-v*", "HalfCheetah-v*"),
+    env_ids=tuple(f"{namespace}{robot}-v*" for namespace in ("", "diffplan/") for robot in _ROBOTS),
     presets=PRESETS,
+    complete_env=complete_env,
+    protocols={name: Protocol(title=name, note=f"a planner trained on {name} data") for name in DATASETS},
+    metrics=METRICS,
+    measure=measure,
+    objective="score",
+    references=get_reference_returns,
+    published=get_published_scores,
 )
+"""A protocol names the data that a planner was trained on; the environment is the same in all."""
