@@ -91,8 +91,8 @@ class PlainLoop:
         )
         self.batches = iter(self.loader)
         torch.manual_seed(0)
-        self.network = make_network(items.buffer.shape[2], config.network).to(device)
-        self.average = make_network(items.buffer.shape[2], config.network).to(device)
+        self.network = make_network(items.buffer.shape[2], config.network, HORIZON).to(device)
+        self.average = make_network(items.buffer.shape[2], config.network, HORIZON).to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay

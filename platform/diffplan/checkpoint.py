@@ -211,7 +211,8 @@ def load_checkpoint(path: str | Path, *, map_location: str = "cpu") -> Checkpoin
     record = _read_record(directory)
     try:
         config = config_from_dict(Config, record["config"])
-        layout = Layout(record["observation_dim"], record["action_dim"])
+        has_flag = config.windows.has_flag and config.training.objective in ("diffusion", "value")
+        layout = Layout(record["observation_dim"], record["action_dim"], has_flag)
         weights = load_file(check_part(directory, record, MODEL), device=map_location)
         dataset = parse_json(check_part(directory, record, DATASET).read_bytes())
         normalizer = Normalizer.from_json(check_part(directory, record, NORMALIZATION).read_text())

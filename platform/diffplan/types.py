@@ -60,6 +60,11 @@ class Plan:
         guide_score: score of the guides; None without guides.
         denoising: float32[sampling.num_steps, horizon, observation_dim], the plan after each denoising step, if
             requested.
+        offsets: environment steps from the first plan step to each of the others, where they are not evenly spaced;
+            `stride` is then 1.
+        flags: whether the episode goes on at each step, float32[horizon] near 1 for yes and -1 for no; None where the
+            model knows nothing of ends.
+        action: the action to take at the first step, float32[action_dim], from an action head; None without one.
     """
 
     observations: np.ndarray
@@ -71,6 +76,16 @@ class Plan:
     violation: float = 0.0
     guide_score: float | None = None
     denoising: np.ndarray | None = None
+    offsets: tuple[int, ...] | None = None
+    flags: np.ndarray | None = None
+    action: np.ndarray | None = None
+
+    @property
+    def env_steps(self) -> np.ndarray:
+        """Environment steps from the first plan step to each plan step, int[horizon]."""
+        if self.offsets is None:
+            return np.arange(self.horizon) * self.stride
+        return np.array([0, *self.offsets])
 
     @property
     def horizon(self) -> int:
@@ -79,6 +94,8 @@ class Plan:
 
     def __repr__(self) -> str:
         parts = [f"{self.horizon} transitions, {self.stride} environment step{'s' if self.stride > 1 else ''} apart"]
+        if self.offsets is not None:
+            parts = [f"{self.horizon} transitions, at environment steps {', '.join(map(str, self.env_steps))}"]
         error = "" if self.speed_error is None else f" (speed error {self.speed_error:.3g})"
         parts.append("consistent" if self.consistent else f"not consistent{error}")
         if self.violation:

@@ -10,7 +10,7 @@ from diffplan.networks.transformer import TemporalTransformer
 
 @pytest.mark.parametrize(("kind", "expected"), [("unet", TemporalUnet), ("transformer", TemporalTransformer)])
 def test_network_is_of_the_kind_asked_for(kind, expected):
-    network = make_network(4, NetworkConfig(kind=kind))
+    network = make_network(4, NetworkConfig(kind=kind), 8)
     assert type(network) is expected
     assert network.min_horizon == NetworkConfig(kind=kind).min_horizon
     assert network(torch.zeros(2, 8, 4), torch.zeros(2, dtype=torch.long)).shape == (2, 8, 4)

@@ -20,7 +20,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="records CU
 
 def make(config=CONFIG):
     torch.manual_seed(0)
-    network = make_network(TRANSITION_DIM, config).eval()
+    network = make_network(TRANSITION_DIM, config, 2).eval()
     for parameter in network.parameters():  # some start as zeros
         torch.nn.init.normal_(parameter, std=0.1)
     return network
@@ -91,7 +91,7 @@ def test_filled_packings_are_packings_with_one_more_trajectory(lengths, spare):
 
 def test_on_a_cpu_networks_are_what_they_are():
     assert record_passes(NETWORK, "cpu") is NETWORK
-    transformer = make_network(TRANSITION_DIM, NetworkConfig(kind="transformer", dim=16, depth=1, num_heads=2))
+    transformer = make_network(TRANSITION_DIM, NetworkConfig(kind="transformer", dim=16, depth=1, num_heads=2), 2)
     assert record_passes(transformer, "cuda") is transformer
     x, lengths = torch.randn(2, 8, TRANSITION_DIM), torch.tensor([8, 5])
     with torch.no_grad():

@@ -112,12 +112,20 @@ class UnitCollector:
         while running.any():
             actions = self._behavior.act(observations)
             columns = self._behavior.columns()
-            next_observations, rewards, terminations, truncations, _ = vector_env.step(actions)
+            if hasattr(vector_env, "step_some") and not running.all():  # episodes that have ended are not stepped
+                stepped = np.flatnonzero(running)
+                next_observations, rewards = observations.copy(), np.zeros(len(indices))
+                terminations, truncations = np.zeros((2, len(indices)), dtype=bool)
+                found = vector_env.step_some(stepped, actions[stepped])  # pyright: ignore[reportAttributeAccessIssue]
+                for values, some in zip((next_observations, rewards, terminations, truncations), found, strict=False):
+                    values[stepped] = some
+            else:
+                next_observations, rewards, terminations, truncations, _ = vector_env.step(actions)
             recorder.record(observations, actions, rewards, terminations, truncations, columns, next_observations)
             ended = terminations | truncations
             running &= ~ended
             observations = next_observations
-            if running.any():
+            if running.any() and not hasattr(vector_env, "step_some"):
                 observations = restart_ended(vector_env, observations, ended)
         return recorder.episodes(indices, seeds, self._collection.behavior)
 
@@ -132,7 +140,7 @@ class UnitCollector:
 
 
 class _Recorder:
-    """Keeps the steps of a batch; environments go on with another episode after their first, which is cut off."""
+    """Keeps the steps of a batch; what comes after the first episode of an environment is cut off."""
 
     def __init__(self, max_steps: int) -> None:
         self._max_steps = max_steps

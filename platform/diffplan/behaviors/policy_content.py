@@ -9,12 +9,22 @@ from pathlib import Path
 from diffplan.behaviors.imported import FIELD
 from diffplan.errors import ConfigError, describe_error
 from diffplan.files import open_file
+from diffplan.tasks.task import Task
 
 DESCRIPTION = "policy.json"
 """File of a directory with a policy that diffplan wrote."""
 MAX_FILES = 1000
 MAX_BYTES = 2**32
 _BLOCK_BYTES = 2**20
+
+
+def find_policy_file(path: str, task: Task) -> str:
+    """The file of `policy:PATH`: at that path, or else a policy of that name that comes with the task."""
+    if not Path(path).exists() and task.trained_policies is not None:
+        own = task.trained_policies / f"{path}.npz"
+        if Path(path).name == path and own.is_file():
+            return str(own)
+    return path
 
 
 def hash_policy(path: str) -> str:

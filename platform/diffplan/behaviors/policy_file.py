@@ -26,11 +26,13 @@ import numpy as np
 
 from diffplan.behaviors.draws import BlockDraws
 from diffplan.behaviors.imported import FIELD
+from diffplan.behaviors.policy_content import find_policy_file
 from diffplan.behaviors.policy_formats import read_policy_arrays
 from diffplan.behaviors.policy_options import ACTIVATIONS, PolicyOptions, split_policy
 from diffplan.behaviors.varied_policy import VariedPolicy
 from diffplan.errors import ConfigError, describe_error
 from diffplan.tasks.contracts import Behavior, BehaviorContext
+from diffplan.tasks.registry import task_of
 
 LOG_STD_RANGE = (-20.0, 2.0)
 DEFAULT_EPSILON = 1e-8
@@ -44,7 +46,8 @@ def make_policy(name: str, context: BehaviorContext) -> Behavior:
     Raises:
         ConfigError: no policy there, one that does not fit the environment, or wrong options.
     """
-    path, options = split_policy(name)
+    given, options = split_policy(name)
+    path = find_policy_file(given, task_of(context.env))
     if Path(path).is_dir():
         from diffplan.behaviors.trained_policy import TrainedPolicy  # late: PyTorch costs a second
 

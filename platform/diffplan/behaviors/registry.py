@@ -6,7 +6,7 @@ import numpy as np
 
 from diffplan.behaviors.imported import FIELD, CheckedBehavior, make_part
 from diffplan.behaviors.mixture import MixtureBehavior
-from diffplan.behaviors.policy_content import hash_policy
+from diffplan.behaviors.policy_content import find_policy_file, hash_policy
 from diffplan.behaviors.policy_file import make_policy
 from diffplan.behaviors.policy_options import PREFIX as POLICY_PREFIX
 from diffplan.behaviors.policy_options import split_policy
@@ -123,7 +123,7 @@ def hash_policy_files(text: str, task: Task) -> dict[str, str]:
         if name.startswith(POLICY_PREFIX):
             path, options = split_policy(name)
             paths += [path] if options.norm is None else [path, options.norm]
-    return {path: hash_policy(path) for path in paths}
+    return {path: hash_policy(find_policy_file(path, task)) for path in paths}
 
 
 def _find_part(name: str, task: Task) -> BehaviorPart:

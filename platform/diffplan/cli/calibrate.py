@@ -33,6 +33,8 @@ class CalibrateArguments(Arguments):
     expectile: float = advanced(0.9)
     """Expectile of the action values in the data that is the value of an observation: 0.5 is their mean, towards 1
     the best action."""
+    value_steps: int = advanced(1)
+    """Rewards that the target of a value adds up before the value of the observation after them."""
     seed: int = 0
     """Seed of every random number."""
 
@@ -43,8 +45,9 @@ def check(call: Call[CalibrateArguments]) -> None:
     for name, value in (("quantile", arguments.quantile), ("expectile", arguments.expectile)):
         if not 0 < value < 1:
             raise ConfigError(f"calibrate: expected --{name} in (0, 1), got {value}")
-    if arguments.num_plans < 1:
-        raise ConfigError(f"calibrate: expected --num_plans >= 1, got {arguments.num_plans}")
+    for name, number in (("num_plans", arguments.num_plans), ("value_steps", arguments.value_steps)):
+        if number < 1:
+            raise ConfigError(f"calibrate: expected --{name} >= 1, got {number}")
 
 
 def run(call: Call[CalibrateArguments]) -> None:
@@ -74,6 +77,7 @@ def run(call: Call[CalibrateArguments]) -> None:
         num_plans=arguments.num_plans,
         quantile=arguments.quantile,
         expectile=arguments.expectile,
+        value_steps=arguments.value_steps,
         seed=arguments.seed,
     )
     show(_format_calibration(result))
@@ -98,6 +102,9 @@ def _format_calibration(result: dict[str, Any]) -> str:
                 lines.append(f"  horizon {horizon:4d}  {share:6.1%}  {accuracy:6.1%}")
     if (error := result["inverse_dynamics_error"]) is not None:
         lines.append(f"inverse dynamics: error {error:.1%} of the spread of actions")
+    if (errors := result["action_head_errors"]) is not None:
+        parts = ", ".join(f"{name} {error:.1%}" for name, error in errors.items())
+        lines.append(f"action heads: error of the spread of actions: {parts}")
     if (value := result["value"]) is not None:
         lines.append(
             f"value: error {value['value']:.1%} of the spread of values, of rewards {value['reward']:.1%} of theirs"

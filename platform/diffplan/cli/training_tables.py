@@ -115,7 +115,7 @@ def _describe_preset(name: str, throughput: float) -> list[str]:
         str(windows.stride),
         f"{layout.action_dim} + {layout.observation_dim}" if known else "of the data",
         str(config.diffusion.num_diffusion_steps),
-        f"{count_parameters(config.network, layout.transition_dim):,}" if known else "-",
+        f"{count_parameters(config.network, layout.transition_dim, config.windows.max_horizon):,}" if known else "-",
         f"{training.num_steps:,}",
         f"{passes}{training.batch_size}",
         "-" if seconds is None else format_duration(seconds),

@@ -87,12 +87,19 @@ class SelectionConfig:
 
     num_candidates: int = 2
     """Plans drawn for each horizon; the best is kept."""
-    rule: Literal["consistency", "guide"] = "consistency"
-    """The best candidate among those that violate no limit: the most consistent one, or the consistent one with the
-    highest score of the guides."""
+    rule: Literal["consistency", "guide", "soft", "mean"] = "consistency"
+    """`consistency`, `guide`: the best candidate among those that violate no limit, which is the most consistent one,
+    or the consistent one with the highest score of the guides. `soft`, `mean`: the average of the candidates, weighted
+    by the score of the guides or with equal weights, for plans that are followed for a step or two."""
+    temperature: float = 0.5
+    """Rule `soft`: a candidate's weight is the exponential of its score, in standard deviations of the candidates'
+    scores, divided by this."""
 
     def __post_init__(self) -> None:
         require_between(self, "planning.selection.", num_candidates=(1, 100_000))
+        require(
+            0 < self.temperature < math.inf, "planning.selection.temperature", "a positive number", self.temperature
+        )
 
 
 @config_dataclass
@@ -104,8 +111,9 @@ class GuidanceConfig:
     the import path of a guide, such as `my_package.guides:make_guide`. Used if `scale` is not 0, and by
     `planning.selection.rule guide`."""
     value: str | None = None
-    """A value function as another guide: `actions` or `observations` for the one that `diffplan calibrate` fits, on
-    these columns of a plan; or the checkpoint of a value function (`training.objective value`)."""
+    """A value function as another guide: `actions`, `observations`, `last` or `plan` for the one that `diffplan
+    calibrate` fits, which judges the actions of a plan, its observations, its last observation alone, or the plan as a
+    whole; or the checkpoint of a value function (`training.objective value`)."""
     scale: float = 0.0
     """Strength of the guides; 0 for no guidance."""
     num_steps: int = 1
@@ -152,7 +160,8 @@ class _Following:
     """The common fields of controllers that follow the observations of a plan."""
 
     kind: str
-    """`tracking`, `inverse_dynamics`, `actions`, one of the task, or an import path; each has its own fields."""
+    """`tracking`, `inverse_dynamics`, `actions`, `action_head`, one of the task, or an import path; each has its own
+    fields."""
     interpolation: Literal["linear", "hermite"] = "linear"
     """Interpolation between two plan steps: straight lines, or cubics that also match the planned velocities."""
     pace: float = 1.0
@@ -189,6 +198,19 @@ class Actions:
     """Controller: the planned actions, unchanged."""
 
     kind: Literal["actions"] = "actions"
+
+
+@config_dataclass
+class HeadControl:
+    """Controller: the action that a model predicts from the present observation and chosen planned ones.
+
+    With several candidates that are averaged, it is the average of their actions. Plans are made at every step.
+    """
+
+    kind: Literal["action_head"] = "action_head"
+    reads: Literal["next", "far", "all"] = "next"
+    """The planned observations that the action depends on: that of the first step after now, of the last step, or of
+    all steps."""
 
 
 @config_dataclass
@@ -237,7 +259,7 @@ class Receding:
         require(0 <= self.warm_start <= 1, "planning.replanning.warm_start", "a number in [0, 1]", self.warm_start)
 
 
-Controlling = Tracking | InverseDynamics | Actions | OwnController
+Controlling = Tracking | InverseDynamics | Actions | HeadControl | OwnController
 Replanning = Never | Sooner | Receding
 
 
@@ -269,4 +291,11 @@ class PlanningConfig:
             "planning.horizon.max and selection.num_candidates",
             f"a product of at most {MAX_ENTRIES:_}",
             entries,
+        )
+        require(
+            not isinstance(self.controller, HeadControl)
+            or (isinstance(self.replanning, Receding) and self.replanning.interval == 1),
+            "planning.replanning",
+            "receding with interval 1 where planning.controller is action_head, whose action is for one step",
+            f"{self.replanning.kind} {getattr(self.replanning, 'interval', '')}".strip(),
         )

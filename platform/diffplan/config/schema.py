@@ -25,6 +25,13 @@ class WindowConfig:
     """Drawn horizons are multiples of this, counted from `min_horizon`."""
     stride: int = 5
     """Environment steps between two steps of a window."""
+    offsets: tuple[int, ...] | None = None
+    """Environment steps from the first step of a window to each of the others, ascending, in place of `stride`: with
+    `1 8 32` windows have 4 steps, of which the first two are neighbours. Then both horizons are this number of
+    steps."""
+    deltas: bool = False
+    """Observations after the first step of a window are learned as changes from the first one, normalised for each
+    step; for windows of one horizon, normalised by `gaussian`."""
     columns: Literal["observations", "actions_observations"] = "observations"
     """Columns of a transition: the observation only, or the action and then the observation."""
     goal_columns: tuple[int, ...] | None = None
@@ -34,14 +41,18 @@ class WindowConfig:
     """`limits` maps the range of each column to [-1, 1]; `gaussian` normalises to mean 0, standard deviation 1;
     `quantile` maps to [-1, 1] by the distribution function of the column, so that values are uniform."""
 
-    padding: Literal["skip", "error", "short", "end"] = "skip"
+    padding: Literal["skip", "error", "short", "end", "terminal"] = "skip"
     """Episodes that are too short for a window: `skip` leaves them out, `error` refuses them, `short` gives each one
-    padded window, `end` begins a window at every step, padded past the end. Padded steps have no loss."""
+    padded window, `end` begins a window at every step, padded past the end; such padded steps have no loss. With
+    `terminal` the last observation of an episode counts, terminated episodes go on with it and a flag says at each step
+    whether the episode goes on, both learned; windows that a time limit cuts are left out."""
     storage: Literal["auto", "memory", "mapped", "blocks"] = "auto"
     """Source of the windows: a normalised copy in memory, the mapped shards, or a shuffled pool of blocks for data
     larger than memory or on an object store; `auto` takes the first that fits."""
     task_weights: tuple[float, ...] | None = None
     """Share of each task of a merged dataset; if not set, the shares given when it was merged."""
+    best_share: float = 1.0
+    """Windows come only from the episodes with the highest returns, which hold at least this share of the steps."""
 
     def __post_init__(self) -> None:
         require_between(
@@ -58,6 +69,48 @@ class WindowConfig:
             f"at least windows.min_horizon ({self.min_horizon})",
             self.max_horizon,
         )
+        require(0 < self.best_share <= 1, "windows.best_share", "a number in (0, 1]", self.best_share)
+        if self.offsets is not None:
+            require(
+                len(self.offsets) > 0
+                and list(self.offsets) == sorted(set(self.offsets))
+                and self.offsets[0] >= 1
+                and self.offsets[-1] <= 1_000_000,
+                "windows.offsets",
+                "ascending numbers of at least 1",
+                self.offsets,
+            )
+            steps = len(self.offsets) + 1
+            require(
+                self.min_horizon == self.max_horizon == steps,
+                "windows.min_horizon and max_horizon",
+                f"{steps}, the first step and those of windows.offsets",
+                (self.min_horizon, self.max_horizon),
+            )
+        require(
+            self.padding != "terminal" or self.normalization != "quantile",
+            "windows.normalization",
+            "limits or gaussian where windows.padding is terminal",
+            self.normalization,
+        )
+        if self.deltas:
+            require(
+                self.min_horizon == self.max_horizon,
+                "windows.max_horizon",
+                f"windows.min_horizon ({self.min_horizon}) where windows.deltas is set",
+                self.max_horizon,
+            )
+            require(
+                self.normalization == "gaussian",
+                "windows.normalization",
+                "gaussian where windows.deltas is set",
+                self.normalization,
+            )
+
+    @property
+    def has_flag(self) -> bool:
+        """Whether a step of a window ends with a flag that tells whether the episode goes on."""
+        return self.padding == "terminal"
 
     @property
     def horizons(self) -> tuple[int, ...]:
@@ -69,16 +122,18 @@ class WindowConfig:
 class NetworkConfig:
     """The network that denoises trajectories."""
 
-    kind: Literal["unet", "transformer"] = "unet"
-    """`unet`: temporal U-Net; `transformer`: diffusion transformer over the steps of a trajectory."""
+    kind: Literal["unet", "transformer", "mlp"] = "unet"
+    """`unet`: temporal U-Net; `transformer`: diffusion transformer over the steps of a trajectory; `mlp`: residual
+    perceptron of a whole trajectory, for plans of one short horizon."""
     dim: int = 32
-    """Channels of the first level (U-Net) or of every layer (transformer); a multiple of 8."""
+    """Channels of the first level (U-Net), of every layer (transformer) or units of every layer (perceptron); a
+    multiple of 8."""
     dim_mults: tuple[int, ...] = (1, 2, 4)
     """U-Net: channels of each level in units of `dim`."""
     attention: bool = False
     """U-Net: linear attention after the residual blocks of each level."""
     depth: int = 4
-    """Transformer: layers."""
+    """Transformer: layers; perceptron: residual blocks."""
     num_heads: int = 4
     """Transformer: attention heads; a divisor of `dim`."""
     condition: Literal["none", "returns", "task"] = "none"
@@ -107,7 +162,7 @@ class NetworkConfig:
         )
         require_between(self, "network.", depth=(1, 1_000), num_tasks=(0, 1_000_000), hidden_dim=(1, MAX_CHANNELS))
         require(
-            self.num_heads >= 1 and (self.kind == "unet" or self.dim % (2 * self.num_heads) == 0),
+            self.num_heads >= 1 and (self.kind != "transformer" or self.dim % (2 * self.num_heads) == 0),
             "network.num_heads",
             f"a number whose double divides network.dim ({self.dim})",
             self.num_heads,
@@ -174,6 +229,10 @@ class TrainingConfig:
     """Discount of the returns that a value function is fitted to."""
     termination_penalty: float = 0.0
     """Subtracted from the last reward of terminated episodes, for a value function; 100 in Janner et al. 2022."""
+    return_weight: float = 0.0
+    """Diffuser: a window's loss has the weight exp(return_weight * (v - 1)), where v is the discounted return from its
+    first step on, 0 for the lowest and 1 for the highest in the data; 0 for equal weights. Source: Lu et al. 2025
+    (Diffusion Veteran), where it is 2."""
     num_steps: int = 2_500
     """Optimizer steps."""
     batch_size: int = 64
@@ -248,6 +307,13 @@ class TrainingConfig:
             "training.termination_penalty",
             ">= 0",
             self.termination_penalty,
+        )
+        require(0 <= self.return_weight <= 100, "training.return_weight", "0 to 100", self.return_weight)
+        require(
+            self.return_weight == 0 or self.objective == "diffusion",
+            "training.return_weight",
+            f"0 where training.objective is {self.objective}",
+            self.return_weight,
         )
         require(self.patience >= 0, "training.patience", "at least 0", self.patience)
         require(
@@ -337,6 +403,28 @@ class Config:
             "false where windows.normalization is gaussian, or plans would lie within one standard deviation of the "
             "mean",
             self.diffusion.clip_denoised,
+        )
+        windows, tried = self.windows, self.planning.horizon
+        if windows.offsets is not None or windows.deltas or self.network.kind == "mlp":
+            what = "windows.offsets" if windows.offsets is not None else "windows.deltas"
+            require(
+                windows.min_horizon == windows.max_horizon,
+                "windows.max_horizon",
+                f"windows.min_horizon ({windows.min_horizon}), for network.kind mlp has one horizon",
+                windows.max_horizon,
+            )
+            require(
+                self.training.objective != "diffusion" or tried.min == tried.max == windows.max_horizon,
+                "planning.horizon.min and max",
+                f"{windows.max_horizon}, the only horizon with "
+                f"{'network.kind mlp' if windows.offsets is None and not windows.deltas else what}",
+                (tried.min, tried.max),
+            )
+        require(
+            windows.offsets is None or not self.env.velocity_columns,
+            "windows.offsets",
+            "none where env.velocity_columns are known, for consistency is measured between evenly spaced steps",
+            windows.offsets,
         )
         require(
             self.planning.horizon.min >= self.network.min_horizon,

@@ -75,6 +75,11 @@ class PlanBatch:
         return self.transitions[:, :, self.layout.actions]
 
     @property
+    def flags(self) -> Float[Tensor, "batch horizon"] | None:
+        """1 while the episode goes on and -1 after its end, at every step; None where plans have no such flag."""
+        return self.transitions[:, :, self.layout.flag] if self.layout.has_flag else None
+
+    @property
     def positions(self) -> Float[Tensor, "batch horizon position"]:
         """Positions at every step."""
         return self.transitions[:, :, self.layout.observation_columns(self.position_columns)]

@@ -73,6 +73,7 @@ def compute_loss(
     real: Bool[Tensor, "batch horizon"] | None = None,
     *,
     condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
+    row_weights: Float[Tensor, " batch"] | None = None,
     snr_weighting: SnrWeighting = "none",
 ) -> Float[Tensor, ""]:
     """Mean weighted squared error over the batch.
@@ -87,6 +88,7 @@ def compute_loss(
         weights: weight of each entry.
         real: steps that are not padding; None if there is no padding.
         condition: condition of each trajectory, for a conditioned network; None for no condition.
+        row_weights: weight of each trajectory; None if all are equal.
         snr_weighting: weighting of the errors by noise level.
 
     Returns:
@@ -101,6 +103,8 @@ def compute_loss(
     errors = torch.where(mask, 0.0, output - target).square() * weights
     if snr_weighting != "none":
         alpha_bar = denoiser.schedule.alpha_bar_on(diffusion_step.device)[diffusion_step]
-        row_weights = make_snr_weights(snr_weighting, denoiser.prediction, alpha_bar)
+        level_weights = make_snr_weights(snr_weighting, denoiser.prediction, alpha_bar)
+        errors = errors * level_weights.to(errors)[:, None, None]
+    if row_weights is not None:
         errors = errors * row_weights.to(errors)[:, None, None]
     return (errors if real is None else errors * real[:, :, None]).mean()

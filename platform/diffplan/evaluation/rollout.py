@@ -119,7 +119,7 @@ def _evaluate(
     num_plans = np.zeros(num_envs, dtype=int)
     running = np.ones(num_envs, dtype=bool)
     record = Record(observations)
-    never, knows_success = np.zeros(num_envs, dtype=bool), False
+    knows_success = False
     in_step = not (hasattr(policy, "act_some") and hasattr(vector_env, "step_some"))
     while running.any():
         if in_step:
@@ -130,8 +130,8 @@ def _evaluate(
             stepped, actions = policy.act_some(observations, running)  # pyright: ignore[reportAttributeAccessIssue]
             after, rewards, terminations, truncations, infos = vector_env.step_some(stepped, actions)  # pyright: ignore[reportAttributeAccessIssue]
             observations[stepped], ended, rows = after, terminations | truncations, slice(None)
-        success = np.asarray(infos.get("success", never))[rows]
-        record.add(stepped, after[rows], rewards[rows], success.astype(bool))
+        success = infos.get("success", np.zeros(len(rewards), dtype=bool))
+        record.add(stepped, after[rows], rewards[rows], np.asarray(success)[rows].astype(bool))
         knows_success |= "success" in infos
         num_plans = np.where(running, getattr(policy, "num_plans", num_plans), num_plans)
         running[stepped] = ~ended[rows]

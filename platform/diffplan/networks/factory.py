@@ -5,17 +5,21 @@ from __future__ import annotations
 from torch import nn
 
 from diffplan.config import NetworkConfig
+from diffplan.networks.perceptron import PerceptronDenoiser
 from diffplan.networks.temporal_unet import TemporalUnet
 from diffplan.networks.transformer import TemporalTransformer
 
 
-def make_network(transition_dim: int, config: NetworkConfig) -> nn.Module:
+def make_network(transition_dim: int, config: NetworkConfig, horizon: int) -> nn.Module:
     """A denoising network with fresh weights; called as (x, diffusion_step, *, lengths=None, condition=None).
 
     Args:
         transition_dim: columns of a transition.
         config: kind and sizes.
+        horizon: steps of the longest trajectory; the only horizon of a perceptron.
     """
+    if config.kind == "mlp":
+        return PerceptronDenoiser(transition_dim, config, horizon)
     kinds = {"unet": TemporalUnet, "transformer": TemporalTransformer}
     return kinds[config.kind](transition_dim, config)
 

@@ -54,7 +54,7 @@ def choose_guide(
     if not (np.isfinite(scale) and scale >= 0):
         raise PlanningError(f"guidance_scale: expected a number >= 0, got {scale}")
     if guides is None:
-        return (own if scale or settings.selection.rule == "guide" else None), scale
+        return (own if scale or settings.selection.rule in ("guide", "soft") else None), scale
     if isinstance(guides, str):
         raise PlanningError(f"guides: expected several in a list, got the text {guides!r}; write [{guides!r}]")
     try:
@@ -74,7 +74,7 @@ def make_guidance(
 
     def view(x: Tensor, rows: Tensor | None, diffusion_step: int) -> PlanBatch:
         return PlanBatch(
-            transitions=model.normalizer.unnormalize(x),
+            transitions=model.normalizer.unnormalize_windows(x),
             normalized=x,
             layout=model.layout,
             position_columns=model.env.position_columns,
@@ -107,8 +107,10 @@ def score_plans(
         transitions[0, :, model.layout.observations] = plan.observations
         if plan.actions is not None:
             transitions[0, :, model.layout.actions] = plan.actions
+        if plan.flags is not None:
+            transitions[0, :, model.layout.flag] = plan.flags
         guidance = make_guidance(model, settings, problem.take(np.array([row])), guide, 0.0)
-        x = torch.from_numpy(model.normalizer.normalize(transitions)).to(model.device)
+        x = model.normalize_plans(transitions).to(model.device)
         with torch.no_grad():
             violation, score = float(guidance.violation(x)[0]), float(guidance.score(x, -1)[0])
         scored.append(replace(plan, violation=np.inf if np.isnan(violation) else violation, guide_score=score))

@@ -28,7 +28,10 @@ def interpolate(plan: Plan, env: EnvConfig, env_steps: np.ndarray, kind: Interpo
         float64[times, observation_dim].
     """
     observations = plan.observations.astype(np.float64)
-    place = np.clip(np.asarray(env_steps, dtype=np.float64) / plan.stride, 0, plan.horizon - 1)
+    if plan.offsets is None:
+        place = np.clip(np.asarray(env_steps, dtype=np.float64) / plan.stride, 0, plan.horizon - 1)
+    else:
+        place = np.interp(env_steps, plan.env_steps, np.arange(plan.horizon))
     before = np.minimum(place.astype(int), max(plan.horizon - 2, 0))
     s = (place - before)[:, None]
     first, last = observations[before], observations[np.minimum(before + 1, plan.horizon - 1)]

@@ -19,6 +19,7 @@ from diffplan.networks.policy_network import PolicyNetwork
 from diffplan.networks.recorded import record_passes
 from diffplan.networks.value_network import ValueNetwork
 from diffplan.planning.cloned_policy import ClonedPolicy
+from diffplan.planning.companions.action_head import READS, ActionHead, ActionHeads, find_steps
 from diffplan.planning.companions.action_model import ActionModel
 from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.companions.support import Support
@@ -27,6 +28,7 @@ from diffplan.planning.planner import Planner
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT, VALUE = "horizon_model", "inverse_dynamics", "support", "value"
+ACTION_HEADS = "action_heads"
 """Names of the companions."""
 
 
@@ -52,7 +54,12 @@ def load_planner(
     """
     device = _find_device(device)
     checkpoint = _load(path, "diffusion")
-    network = _trained(lambda: make_network(checkpoint.layout.transition_dim, checkpoint.config.network), checkpoint)
+    network = _trained(
+        lambda: make_network(
+            checkpoint.layout.transition_dim, checkpoint.config.network, checkpoint.config.windows.max_horizon
+        ),
+        checkpoint,
+    )
     settings = checkpoint.config.planning if settings is None else settings
     value = _choose_value(settings.guidance.value, checkpoint, device, companions=companions)
     action_model = _load_action_model(checkpoint) if companions else None
@@ -67,6 +74,7 @@ def load_planner(
         support=_load_support(checkpoint) if companions else None,
         return_range=checkpoint.return_range,
         value=value,
+        action_heads=_load_action_heads(checkpoint) if companions else None,
         device=device,
     )
 
@@ -123,7 +131,17 @@ def _choose_value(value: str | None, diffuser: Checkpoint, device: torch.device,
         return _load_value(value, diffuser, device)
     if not companions:
         return None
-    if value == "actions" and (diffuser.layout.action_dim == 0 or diffuser.config.windows.stride > 1):
+    windows = diffuser.config.windows
+    if windows.offsets is not None and value in ("actions", "observations"):
+        raise PlanningError(
+            "planning.value: expected last or plan, for plans of this model have steps that are not evenly spaced, got "
+            f"{value}"
+        )
+    if value == "plan" and windows.min_horizon != windows.max_horizon:
+        raise PlanningError(
+            "planning.value: expected observations or last, for plans of this model have several horizons, got plan"
+        )
+    if value == "actions" and (diffuser.layout.action_dim == 0 or windows.stride > 1):
         raise PlanningError(
             "planning.value: expected observations, for plans of this model do not hold the action of every "
             "environment step, got actions"
@@ -179,6 +197,11 @@ def save_action_model(path: str | Path, model: ActionModel) -> None:
     save_companion(path, INVERSE_DYNAMICS, model.state_dict(), {})
 
 
+def save_action_heads(path: str | Path, heads: ActionHeads) -> None:
+    """Add action heads to a checkpoint."""
+    save_companion(path, ACTION_HEADS, heads.state_dict(), {})
+
+
 def save_support(path: str | Path, support: Support) -> None:
     """Add the support of the data to a checkpoint."""
     save_companion(path, SUPPORT, {"points": torch.from_numpy(support.points)}, {})
@@ -186,7 +209,12 @@ def save_support(path: str | Path, support: Support) -> None:
 
 def save_value(path: str | Path, model: ValueModel) -> None:
     """Add a value to a checkpoint."""
-    settings = {"discount": model.discount, "stride": model.stride}
+    settings = {
+        "discount": model.discount,
+        "stride": model.stride,
+        "offsets": None if model.offsets is None else list(model.offsets),
+        "has_flags": model.has_flags,
+    }
     save_companion(path, VALUE, model.state_dict(), settings)
 
 
@@ -196,7 +224,8 @@ def _load_value_model(checkpoint: Checkpoint) -> ValueModel | None:
         return None
     weights, settings = found
     model = _filled(lambda: ValueModel.from_weights(weights, **settings), weights, checkpoint)
-    layout, stride = checkpoint.layout, checkpoint.config.windows.stride
+    layout, windows = checkpoint.layout, checkpoint.config.windows
+    stride = windows.stride if windows.offsets is None else 1
     sizes = len(model.observation_center), model.stride, model.judges_actions
     wanted = layout.observation_dim, stride, layout.action_dim > 0
     if sizes != wanted or layout.action_dim not in (0, len(model.action_center)):
@@ -250,6 +279,28 @@ def _load_action_model(checkpoint: Checkpoint) -> ActionModel | None:
         weights,
         checkpoint,
     )
+
+
+def _load_action_heads(checkpoint: Checkpoint) -> ActionHeads | None:
+    found = load_companion(checkpoint.path, ACTION_HEADS)
+    if found is None:
+        return None
+    weights, horizon = found[0], checkpoint.config.windows.max_horizon
+
+    def make() -> ActionHeads:
+        heads = {}
+        for reads in READS:
+            own = {name.removeprefix(f"{reads}."): value for name, value in weights.items() if name.startswith(reads)}
+            heads[reads] = ActionHead.from_weights(own, find_steps(reads, horizon))
+        return ActionHeads(heads)
+
+    heads = _filled(make, weights, checkpoint)
+    if len(heads.find("next").observation_center) != checkpoint.layout.observation_dim:
+        raise CheckpointError(
+            f"{checkpoint.path}: a companion belongs to another model (action heads of other observations); run "
+            "`diffplan calibrate` again"
+        )
+    return heads
 
 
 def _trained(make: Callable[[], Model], checkpoint: Checkpoint) -> Model:

@@ -31,7 +31,9 @@ class PlanningModel:
         end_columns: observation columns that are fixed at the last step of a plan to a goal. Columns that the goal has
             no value for are fixed to 0: with velocities among them, plans end at rest. Empty for a model that was
             trained without a fixed end; goals then act only through guides.
-        stride: environment steps between two steps of a plan.
+        stride: environment steps between two steps of a plan; 1 where the offsets say it.
+        offsets: environment steps from the first step of a plan to each of the others, for plans whose steps are not
+            evenly spaced; None for those that are.
         shortest_horizon: transitions of the shortest plan that the network can hold.
         condition: what the network is conditioned on.
         num_tasks: number of labels, if it is conditioned on tasks.
@@ -47,6 +49,7 @@ class PlanningModel:
     goal_columns: tuple[int, ...]
     end_columns: tuple[int, ...]
     stride: int
+    offsets: tuple[int, ...] | None
     shortest_horizon: int
     condition: Literal["none", "returns", "task"]
     num_tasks: int
@@ -82,7 +85,8 @@ class PlanningModel:
             env=config.env,
             goal_columns=config.goal_value_columns,
             end_columns=config.goal_columns,
-            stride=config.windows.stride,
+            stride=config.windows.stride if config.windows.offsets is None else 1,
+            offsets=config.windows.offsets,
             shortest_horizon=max(config.network.min_horizon, 2),
             condition=config.network.condition,
             num_tasks=config.network.num_tasks,
@@ -92,8 +96,10 @@ class PlanningModel:
 
     @property
     def step_seconds(self) -> float | None:
-        """Seconds between two steps of a plan; None where that is not known."""
-        return None if self.env.step_seconds is None else self.stride * self.env.step_seconds
+        """Seconds between two steps of a plan; None where that is not known, or not the same for all steps."""
+        if self.env.step_seconds is None or self.offsets is not None:
+            return None
+        return self.stride * self.env.step_seconds
 
     @property
     def num_diffusion_steps(self) -> int:
@@ -101,9 +107,31 @@ class PlanningModel:
         return self.denoiser.schedule.num_diffusion_steps
 
     def normalize_observations(self, observations: np.ndarray) -> Tensor:
-        """Observations in model space, float32[batch, observation_dim], from those in environment units."""
-        if not self.layout.action_dim:
+        """First observations of plans in model space, float32[batch, observation_dim], from environment units."""
+        if self.layout.transition_dim == self.layout.observation_dim:
             return torch.from_numpy(self.normalizer.normalize(observations))
         transitions = np.zeros((len(observations), self.layout.transition_dim), dtype=np.float32)
         transitions[:, self.layout.observations] = observations
         return torch.from_numpy(self.normalizer.normalize(transitions)[:, self.layout.observations])
+
+    def normalize_at(self, observations: np.ndarray, steps: np.ndarray, first: np.ndarray) -> Tensor:
+        """Observations at given steps of plans in model space, float32[batch, observation_dim].
+
+        Args:
+            observations: in environment units, float32[batch, observation_dim].
+            steps: step of each plan, int[batch].
+            first: the first observations of the plans, float32[batch, observation_dim].
+        """
+        values, deltas = self.normalize_observations(observations), self.normalizer.deltas
+        if deltas is None:
+            return values
+        before = np.maximum(steps - 1, 0)
+        center, scale = (torch.from_numpy(values[before]) for values in (deltas.center, deltas.scale))
+        changes = (values - self.normalize_observations(first) - center) / scale
+        return torch.where(torch.from_numpy(steps > 0)[:, None], changes, values)
+
+    def normalize_plans(self, transitions: np.ndarray) -> Tensor:
+        """Plans in model space from those in environment units, float32[batch, horizon, transition_dim]."""
+        if self.normalizer.deltas is None:
+            return torch.from_numpy(self.normalizer.normalize(transitions))
+        return self.normalizer.normalize_windows(torch.from_numpy(transitions))

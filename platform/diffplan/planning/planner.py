@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffplan.config import Config, PlanningConfig, with_overrides
+from diffplan.config import Config, HeadControl, PlanningConfig, with_overrides
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.guidance import Guide
 from diffplan.errors import PlanningError
 from diffplan.layout import Layout
+from diffplan.planning.companions.action_head import ActionHead, ActionHeads
 from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.companions.support import Support
 from diffplan.planning.consistency import find_speed_limit
@@ -26,6 +27,7 @@ from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Constraint, Problem
 from diffplan.planning.sampling import PlanRequest, sample_plans
 from diffplan.planning.search import search_horizons
+from diffplan.planning.selection import AVERAGES
 from diffplan.planning.settings_check import check_settings
 from diffplan.planning.warm_start import keep_rest
 from diffplan.planning.waypoints import has_untimed, plan_untimed
@@ -49,6 +51,7 @@ class Planner:
             ignored.
         return_range: returns that were normalised to 0 and to 1, if the network is conditioned on returns.
         value: a learned value, added to the guides of the settings; on the device already.
+        action_heads: choose the actions of plans, for the controller of that name.
         device: where the model denoises. Inputs and outputs are on the CPU, and noise is drawn there too, so it is
             the same on every device.
 
@@ -72,6 +75,7 @@ class Planner:
         support: Support | None = None,
         return_range: tuple[float, float] | None = None,
         value: Guide | None = None,
+        action_heads: ActionHeads | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config
@@ -81,11 +85,13 @@ class Planner:
         self.inverse_dynamics = inverse_dynamics
         self.support = support
         self.value = value
+        self.action_heads = action_heads
         check_settings(
             self.model,
             self.settings,
             has_horizon_model=horizon_model is not None,
             has_inverse_dynamics=inverse_dynamics is not None,
+            has_action_heads=action_heads is not None,
         )
         self._own_guide = sum_own_guides(self.settings, value)
         schedule = self.model.denoiser.schedule
@@ -252,7 +258,7 @@ class Planner:
             max_speed_errors: as for `plan`.
 
         Returns:
-            A plan for each environment, of one candidate.
+            A plan for each environment: of one candidate, or of all where candidates are averaged.
 
         Raises:
             PlanningError: as for `plan`; as many plans and elapsed steps as observations are expected.
@@ -272,8 +278,10 @@ class Planner:
         first = max(round(warm_start * model.num_diffusion_steps) - 1, 0)
         num_steps = min(max(round(warm_start * settings.sampling.num_steps), 1), first + 1)
         steps = model.denoiser.schedule.sampling_steps(num_steps, settings.sampling.step_spacing, first)
-        request = self._request(generator, guides, guidance_scale, num_candidates=1)
-        shortest = model.shortest_horizon if goals is not None and model.end_columns else None
+        num = None if settings.selection.rule in AVERAGES else 1
+        request = self._request(generator, guides, guidance_scale, num_candidates=num)
+        keeps_arrival = goals is not None and model.end_columns and model.offsets is None
+        shortest = model.shortest_horizon if keeps_arrival else None
         rest, lengths = keep_rest(previous, elapsed_env_steps, model, shortest)
         return sample_plans(
             model,
@@ -283,7 +291,8 @@ class Planner:
             self._limits(max_speed_errors, len(problem)),
             replace(request, diffusion_steps=steps, repair=True),
             support=self.support,
-            initial=torch.from_numpy(model.normalizer.normalize(rest)),
+            initial=model.normalize_plans(rest),
+            action_head=self._get_head(),
         )
 
     def _request(
@@ -328,7 +337,14 @@ class Planner:
         ) -> list[Plan]:
             wanted = replace(request, repair=repair)
             return sample_plans(
-                self.model, self.settings, problem, lengths, max_speed_errors, wanted, support=self.support
+                self.model,
+                self.settings,
+                problem,
+                lengths,
+                max_speed_errors,
+                wanted,
+                support=self.support,
+                action_head=self._get_head(),
             )
 
         return search_horizons(
@@ -339,6 +355,12 @@ class Planner:
             num_candidates=request.num_candidates,
             may_repair=request.guidance_scale > 0,
         )
+
+    def _get_head(self) -> ActionHead | None:
+        controller = self.settings.controller
+        if self.action_heads is None or not isinstance(controller, HeadControl):
+            return None
+        return self.action_heads.find(controller.reads)
 
     def _rescore(self, guide: Guide | None, problem: Problem, plans: list[Plan]) -> list[Plan]:
         return plans if guide is None else score_plans(self.model, self.settings, problem, plans, guide)
@@ -383,5 +405,6 @@ def _copy(planner: Planner, settings: PlanningConfig, support: Support | None) -
         support=support,
         return_range=model.return_range,
         value=planner.value,
+        action_heads=planner.action_heads,
         device=model.device,
     )

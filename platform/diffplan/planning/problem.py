@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -268,7 +268,7 @@ class Problem:
         Raises:
             PlanningError: fixed values and bounds contradict each other.
         """
-        layout, normalize = model.layout, model.normalize_observations
+        layout = model.layout
         horizon, ragged = int(lengths.max()), bool((lengths != lengths[0]).any())
         constraints = no_constraints(
             len(self), horizon, layout.transition_dim, torch.from_numpy(lengths) if ragged else None
@@ -277,26 +277,41 @@ class Problem:
             for placed in self.place(lengths):
                 whole = np.zeros_like(self.observations)
                 whole[:, placed.columns] = placed.values
-                values = normalize(whole)[:, placed.columns]
+                values = model.normalize_at(whole, placed.steps, self.observations)[:, placed.columns]
                 steps = (
                     torch.from_numpy(placed.steps)
                     if ragged or (placed.steps != placed.steps[0]).any()
                     else int(placed.steps[0])
                 )
                 constraints = fix(constraints, steps, layout.observation_columns(tuple(placed.columns)), values)
+            if layout.has_flag:  # the episode goes on at the first step
+                constraints = fix(constraints, 0, [layout.flag], torch.ones(len(self), 1))
             for bounds in self.bounds:
                 columns = list(bounds.columns or ())
-                low, high = (
-                    torch.as_tensor(_normalized_bounds(limits, columns, self.observations.shape[1], normalize))
-                    for limits in (bounds.low, bounds.high)
-                )
-                stop = None if bounds.last_step is None else bounds.last_step + 1
-                constraints = bound(
-                    constraints, layout.observation_columns(tuple(columns)), low, high, slice(bounds.first_step, stop)
-                )
+                stop = horizon if bounds.last_step is None else min(bounds.last_step + 1, horizon)
+                parts = [slice(bounds.first_step, stop)]
+                if model.normalizer.deltas is not None:  # bounds on changes differ between steps and plans
+                    parts = [slice(step, step + 1) for step in range(bounds.first_step, stop)]
+                for steps in parts:
+                    low, high = (
+                        self._normalize_bounds(b, columns, steps.start, model) for b in (bounds.low, bounds.high)
+                    )
+                    constraints = bound(constraints, layout.observation_columns(tuple(columns)), low, high, steps)
         except ValueError as error:
             raise PlanningError(str(error)) from None
         return constraints
+
+    def _normalize_bounds(
+        self, limits: float | Sequence[float], columns: list[int], step: int, model: PlanningModel
+    ) -> Tensor:
+        """Bounds of columns at a step in model space, float[1 or batch, columns]; infinite ones stay infinite."""
+        first = self.observations[:1] if model.normalizer.deltas is None else self.observations
+        values = np.broadcast_to(np.asarray(limits, dtype=np.float32), (len(columns),))
+        whole = np.zeros_like(first)
+        whole[:, columns] = np.where(np.isfinite(values), values, 0.0)
+        normalized = model.normalize_at(whole, np.full(len(first), step), first)[:, columns]
+        infinite = torch.from_numpy(np.where(np.isfinite(values), 0.0, values).astype(np.float32))[None]
+        return torch.where(torch.isinf(infinite), infinite, normalized)
 
     def impose(self, plans: np.ndarray, lengths: np.ndarray) -> None:
         """Write fixed values and bounds into plans again, in place: normalising and back loses the last bits.
@@ -313,18 +328,6 @@ class Problem:
         rows = np.arange(len(plans))
         for placed in self.place(lengths):
             plans[rows[:, None], placed.steps[:, None], placed.columns] = placed.values
-
-
-def _normalized_bounds(
-    limits: float | Sequence[float], columns: list[int], observation_dim: int, normalize: Callable[[np.ndarray], Tensor]
-) -> Tensor:
-    """Bounds of columns in model space, float[1, columns]; infinite ones stay infinite."""
-    values = np.broadcast_to(np.asarray(limits, dtype=np.float32), (len(columns),))
-    whole = np.zeros((1, observation_dim), dtype=np.float32)
-    whole[:, columns] = np.where(np.isfinite(values), values, 0.0)
-    normalized = normalize(whole)[:, columns]
-    infinite = torch.from_numpy(np.where(np.isfinite(values), 0.0, values).astype(np.float32))[None]
-    return torch.where(torch.isinf(infinite), infinite, normalized)
 
 
 def _columns(

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from diffplan.config import PlanningConfig
-from diffplan.diffusion.guidance import Guide
+from diffplan.diffusion.guidance import Guidance, Guide
 from diffplan.diffusion.samplers import SAMPLERS, Callback
 from diffplan.errors import PlanningError
+from diffplan.planning.companions.action_head import ActionHead
 from diffplan.planning.companions.support import Support
 from diffplan.planning.condition import make_conditioned_denoiser
 from diffplan.planning.consistency import check_consistency
 from diffplan.planning.guidance import make_guidance
 from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Problem
-from diffplan.planning.selection import rank
+from diffplan.planning.selection import AVERAGES, rank, weigh
 from diffplan.types import Plan
 
 
@@ -74,8 +75,9 @@ def sample_plans(
     *,
     support: Support | None = None,
     initial: Tensor | None = None,
+    action_head: ActionHead | None = None,
 ) -> list[Plan]:
-    """The best of the candidates of one horizon for each environment.
+    """The best of the candidates of one horizon for each environment, or their average.
 
     Args:
         model: the diffusion model.
@@ -85,7 +87,8 @@ def sample_plans(
         max_speed_errors: largest speed error of a consistent plan, float[batch].
         request: the other arguments of the call.
         support: positions that the data have visited; None if not known.
-        initial: clean plans to start from in model space, one candidate each; None to start from noise.
+        initial: clean plans to start from in model space, one for each environment; None to start from noise.
+        action_head: chooses the actions of the plans; None for none.
 
     Raises:
         PlanningError: fixed values and bounds contradict each other, or guides or weights lead to infinity.
@@ -105,7 +108,7 @@ def sample_plans(
         constraints,
         request.generator,
         request.diffusion_steps,
-        initial=initial,
+        initial=initial if initial is None or num == 1 else initial.repeat_interleave(num, dim=0),
         guidance=guidance if request.guidance_scale else None,
         temperature=settings.sampling.temperature,
         repeats=settings.sampling.num_repeats,
@@ -113,12 +116,19 @@ def sample_plans(
     )
     if guidance is not None and request.guidance_scale and request.repair:
         x = guidance.repair(x, constraints.project_clean, constraints.lengths)
-    transitions = model.normalizer.unnormalize(x.cpu()).numpy()
-    if not np.isfinite(transitions).all():
-        cure = "lower guidance_scale or mend the guides" if request.guidance_scale else "train the model again"
-        raise PlanningError(f"plans: expected finite numbers, got NaN or infinity; {cure}")
-    observations = transitions[:, :, model.layout.observations]
-    candidates.impose(observations, row_lengths)
+    transitions, observations = _to_environment_units(model, candidates, row_lengths, x, request)
+    actions = None if action_head is None else action_head.predict(observations)
+    if num > 1 and settings.selection.rule in AVERAGES:
+        weights = _weigh(model, settings, guidance, transitions, constraints.lengths, num)
+        x = average(x, torch.from_numpy(weights).to(x))
+        actions = None if actions is None else average(torch.from_numpy(actions), torch.from_numpy(weights)).numpy()
+        rows, num, candidates, row_lengths = np.arange(len(problem)), 1, problem, lengths
+        kept = [average(step, torch.from_numpy(weights).to(x)) for step in kept]
+        if guidance is not None:
+            constraints = candidates.constrain(row_lengths, model).to(model.device)
+            assert request.guide is not None
+            guidance = make_guidance(model, settings, candidates, request.guide, request.guidance_scale)
+        transitions, observations = _to_environment_units(model, candidates, row_lengths, x, request)
     found = check_consistency(
         model, observations, row_lengths, max_speed_errors[rows], support, settings.horizon.max_departure
     )
@@ -126,7 +136,7 @@ def sample_plans(
     if guidance is not None:
         with torch.no_grad():
             # Score the plans exactly as they are returned.
-            exact = torch.from_numpy(model.normalizer.normalize(transitions)).to(model.device)
+            exact = model.normalize_plans(transitions).to(model.device)
             violations = guidance.violation(exact, constraints.lengths).cpu().numpy()
             violations = np.nan_to_num(violations, nan=np.inf)  # a limit that cannot be evaluated is not kept
             scores = guidance.score(exact, -1, constraints.lengths).cpu().numpy()
@@ -137,7 +147,10 @@ def sample_plans(
         None if scores is None else scores.reshape(-1, num),
         settings.selection.rule,
     )[:, 0]
-    noisy = model.normalizer.unnormalize(torch.stack(kept, dim=1).cpu()).numpy() if kept else None
+    noisy = None
+    if kept:
+        steps = [model.normalizer.unnormalize_windows(step.cpu()) for step in kept]
+        noisy = torch.stack(steps, dim=1).numpy()
     plans = []
     for i, (candidate, length) in enumerate(zip(best, lengths, strict=True)):
         row = i * num + candidate
@@ -152,6 +165,51 @@ def sample_plans(
                 violation=float(violations[row]),
                 guide_score=None if scores is None else float(scores[row]),
                 denoising=None if noisy is None else noisy[row, :, :length, model.layout.observations],
+                offsets=model.offsets,
+                flags=transitions[row, :length, model.layout.flag] if model.layout.has_flag else None,
+                action=None if actions is None else actions[row],
             )
         )
     return plans
+
+
+def average(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted averages over candidates, float[batch, …].
+
+    Args:
+        values: float[batch * candidates, …], the candidates of each environment side by side.
+        weights: float[batch, candidates], each row with the sum 1.
+    """
+    apart = values.unflatten(0, weights.shape)
+    return torch.einsum("bc,bc...->b...", weights.to(values), apart)
+
+
+def _to_environment_units(
+    model: PlanningModel, problem: Problem, lengths: np.ndarray, x: Tensor, request: PlanRequest
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plans in environment units, float32[plans, horizon, transition_dim], and their observations, a view of them."""
+    transitions = model.normalizer.unnormalize_windows(x.cpu()).numpy()
+    if not np.isfinite(transitions).all():
+        cure = "lower guidance_scale or mend the guides" if request.guidance_scale else "train the model again"
+        raise PlanningError(f"plans: expected finite numbers, got NaN or infinity; {cure}")
+    observations = transitions[:, :, model.layout.observations]
+    problem.impose(observations, lengths)
+    return transitions, observations
+
+
+@torch.no_grad()
+def _weigh(
+    model: PlanningModel,
+    settings: PlanningConfig,
+    guidance: Guidance | None,
+    transitions: np.ndarray,
+    lengths: Tensor | None,
+    num: int,
+) -> np.ndarray:
+    """Weights of the candidates in the average of each environment, float64[batch, candidates]."""
+    violations, scores = np.zeros((len(transitions) // num, num)), None
+    if guidance is not None:
+        x = model.normalize_plans(transitions).to(model.device)
+        violations = np.nan_to_num(guidance.violation(x, lengths).cpu().numpy(), nan=np.inf).reshape(-1, num)
+        scores = guidance.score(x, -1, lengths).cpu().numpy().reshape(-1, num)
+    return weigh(violations, scores, settings.selection.rule, settings.selection.temperature)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 
-from diffplan.config import Actions, InverseDynamics, PlanningConfig
+from diffplan.config import Actions, HeadControl, InverseDynamics, PlanningConfig
 from diffplan.errors import PlanningError
 from diffplan.planning.model import PlanningModel
 
 
 def check_settings(
-    model: PlanningModel, settings: PlanningConfig, *, has_horizon_model: bool, has_inverse_dynamics: bool
+    model: PlanningModel,
+    settings: PlanningConfig,
+    *,
+    has_horizon_model: bool,
+    has_inverse_dynamics: bool,
+    has_action_heads: bool,
 ) -> None:
     """Raise `PlanningError` for settings that a model with these companions does not support."""
     shortest = model.shortest_horizon
@@ -33,6 +38,11 @@ def check_settings(
     if isinstance(settings.controller, InverseDynamics) and not has_inverse_dynamics:
         raise PlanningError(
             "planning.controller: expected tracking or actions, for this checkpoint has no inverse dynamics"
+        )
+    if isinstance(settings.controller, HeadControl) and not has_action_heads:
+        raise PlanningError(
+            "planning.controller: expected inverse_dynamics or actions, for this checkpoint has no action heads; fit "
+            "them with `diffplan calibrate`"
         )
     if isinstance(settings.controller, Actions) and not model.layout.action_dim:
         raise PlanningError(

@@ -38,15 +38,19 @@ def keep_rest(
     if shortest is not None:
         lengths = np.maximum(lengths - np.asarray(elapsed_env_steps) // stride, shortest)
     rest = np.zeros((len(previous), int(lengths.max()), layout.transition_dim), dtype=np.float32)
+    offsets = None if model.offsets is None else np.array([0, *model.offsets])
     for i, (plan, elapsed, length) in enumerate(zip(previous, elapsed_env_steps, lengths, strict=True)):
-        last = (plan.horizon - 1) * plan.stride
-        times = (
-            elapsed + stride * np.arange(length)
-            if shortest is None
-            else np.linspace(elapsed, max(last, elapsed), length)
-        )
+        last = int(plan.env_steps[-1])
+        if offsets is not None:
+            times = elapsed + offsets
+        elif shortest is None:
+            times = elapsed + stride * np.arange(length)
+        else:
+            times = np.linspace(elapsed, max(last, elapsed), length)
         rest[i, :length, layout.observations] = interpolate(plan, model.env, times, "hermite")
         if plan.actions is not None:
-            steps = np.minimum(times // plan.stride, plan.horizon - 1).astype(int)
+            steps = np.searchsorted(plan.env_steps, times, side="right") - 1
             rest[i, :length, layout.actions] = plan.actions[steps]
+        if plan.flags is not None:
+            rest[i, :length, layout.flag] = np.interp(times, plan.env_steps, plan.flags)
     return rest, lengths

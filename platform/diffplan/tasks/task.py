@@ -52,7 +52,8 @@ class Preset:
         """Columns of a transition; None if the sizes are not known."""
         if self.observation_dim is None or self.action_dim is None:
             return None
-        return Layout.make(self.config.windows.columns, self.observation_dim, self.action_dim)
+        windows = self.config.windows
+        return Layout.make(windows.columns, self.observation_dim, self.action_dim, has_flag=windows.has_flag)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,8 @@ class Task:
             goals in Dict observations, and nothing else.
         protocols: how its environments are evaluated.
         behaviors: policies that collect data, beside `random`.
+        trained_policies: directory with policies that come with the task: `policy:NAME` is the file NAME.npz there, if
+            there is no file NAME.
         policies: untrained policies that planners are compared with, beside `random`.
         controllers: from plans to actions, beside those of `diffplan.planning.control`.
         ask: goals, constraints and guides for planning, by default the `goal` of the infos. Takes the environment,
@@ -115,6 +118,7 @@ class Task:
     complete_env: Callable[[EnvConfig], EnvConfig] | None = None
     protocols: Mapping[str, Protocol] = field(default_factory=_one_protocol)
     behaviors: Mapping[str, BehaviorPart] = field(default_factory=dict)
+    trained_policies: Path | None = None
     policies: Mapping[str, MakePolicy] = field(default_factory=dict)
     controllers: Mapping[str, Any] = field(default_factory=dict)
     ask: Callable[[EnvConfig, np.ndarray, Mapping[str, Any]], Ask] | None = None

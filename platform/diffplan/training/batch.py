@@ -26,6 +26,7 @@ class TrainingBatch:
         target: value of each row, its return normalised by `TrainingBatches.return_range`, float32[rows]; None if no
             value function is trained.
         goal: later observations of the episodes, float32[rows, observation_dim]; None if the objective has no goals.
+        weight: weight of the loss of each row, float32[rows]; None if all are equal.
     """
 
     x_clean: Tensor
@@ -35,6 +36,7 @@ class TrainingBatch:
     condition: Tensor | None = None
     target: Tensor | None = None
     goal: Tensor | None = None
+    weight: Tensor | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The batch on a device."""

@@ -6,6 +6,8 @@ each of many workers takes its rows of the global batch that a single worker wou
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch import Tensor
 from diffplan.config import Config, TrainingConfig
 from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.data.windows.conditions import WindowBatch
-from diffplan.data.windows.normalization import Normalizer
+from diffplan.data.windows.normalization import Deltas, Normalizer
 from diffplan.data.windows.readers import WindowReader, make_window_reader
 from diffplan.data.windows.window_index import WindowIndex
 from diffplan.errors import DataError
@@ -22,6 +24,9 @@ from diffplan.seeding import Stream, make_generator, make_seed
 from diffplan.training.batch import TrainingBatch
 from diffplan.training.conditions import check_condition, fit_return_range, make_condition
 from diffplan.training.objectives import make_objective
+
+NUM_MEASURED_WINDOWS = 40_000
+"""Windows that the scales of changes are measured on."""
 
 
 class TrainingBatches:
@@ -65,9 +70,11 @@ class TrainingBatches:
         manifest = dataset.manifest
         objective = make_objective(config)
         self._windows = windows = objective.windows
-        self.layout = Layout.make(windows.columns, manifest.observation_dim, manifest.action_dim)
+        self.layout = Layout.make(
+            windows.columns, manifest.observation_dim, manifest.action_dim, has_flag=windows.has_flag
+        )
         names = ("action", "observation") if self.layout.action_dim else ("observation",)
-        self.normalizer = Normalizer.fit(
+        self.normalizer = row_normalizer = Normalizer.fit(
             [dataset.statistics[n] for n in names], windows.normalization, [manifest.column(n) for n in names]
         )
         index = index_windows(dataset, config, held_out=False)
@@ -82,7 +89,7 @@ class TrainingBatches:
             dataset,
             names,
             index,
-            self.normalizer,
+            row_normalizer,
             storage=windows.storage,
             conditions=objective.conditions,
             device=device,
@@ -92,13 +99,18 @@ class TrainingBatches:
             rank=rank,
             world_size=world_size,
         )
+        if windows.has_flag:
+            self.normalizer = self.normalizer.with_flag()
+        if windows.deltas:  # from the same windows for every worker
+            x = self._read(self.reader, 0, NUM_MEASURED_WINDOWS, windows.max_horizon, self._make_sample_generator()).x
+            self.normalizer = replace(self.normalizer, deltas=Deltas.fit(x, self.layout.observations))
         self._validation_reader = None
         if config.training.validation_fraction:
             self._validation_reader = make_window_reader(
                 dataset,
                 names,
                 index_windows(dataset, config, held_out=True),
-                self.normalizer,
+                row_normalizer,
                 storage="mapped" if dataset.store.is_local else "blocks",  # read once, so no copy is worth its memory
                 conditions=objective.conditions,
                 device=device,
@@ -144,21 +156,50 @@ class TrainingBatches:
         network, withheld = self._config.network, torch.zeros(num_windows, dtype=torch.bool)
         if network.condition != "none":  # the last to be drawn, so that noise is the same with and without conditions
             withheld = torch.rand(num_windows, generator=torch_generator) < network.condition_dropout
-        batch = reader.read(step, num_windows, horizon, generator, self._rows)
+        batch = self._read(reader, step, num_windows, horizon, generator, self._rows)
         return TrainingBatch(
-            batch.x,
+            batch.x if self.normalizer.deltas is None else self.normalizer.deltas.apply(batch.x),
             noise[self._rows],
             diffusion_step[self._rows],
             batch.mask,
             make_condition(network, batch, self.return_range, withheld[self._rows]),
             self._make_target(batch),
             batch.goal,
+            self._make_weight(batch),
         )
+
+    def _read(
+        self,
+        reader: WindowReader,
+        step: int,
+        num_windows: int,
+        horizon: int,
+        generator: np.random.Generator,
+        rows: slice = slice(None),
+    ) -> WindowBatch:
+        """Windows with their flags, if they have any; see `WindowReader.read`."""
+        batch = reader.read(step, num_windows, horizon, generator, rows)
+        if batch.goes_on is None:
+            return batch
+        flags = torch.where(batch.goes_on, 1.0, -1.0)[:, :, None]
+        return replace(batch, x=torch.cat([batch.x, flags], dim=2))
 
     def sample(self, num_windows: int, horizon: int) -> Tensor:
         """Windows in model space, float32[windows, horizon, transition_dim]; the same for every worker."""
-        generator = make_generator(self._config.training.seed, Stream.TRAINING)
-        return self.reader.read(0, num_windows, horizon, generator).x
+        x = self._read(self.reader, 0, num_windows, horizon, self._make_sample_generator()).x
+        return x if self.normalizer.deltas is None else self.normalizer.deltas.apply(x)
+
+    def _make_sample_generator(self) -> np.random.Generator:
+        return make_generator(self._config.training.seed, Stream.TRAINING)
+
+    def _make_weight(self, batch: WindowBatch) -> Tensor | None:
+        strength = self._config.training.return_weight
+        if not strength:
+            return None
+        assert batch.returns_to_go is not None
+        assert self.return_range is not None
+        low, high = self.return_range
+        return torch.exp(strength * ((batch.returns_to_go - low) / (high - low) - 1)).clamp(max=1.0)
 
     def _make_target(self, batch: WindowBatch) -> Tensor | None:
         if self._config.training.objective != "value":
@@ -181,10 +222,25 @@ def index_windows(dataset: TrajectoryDataset, config: Config, *, held_out: bool)
     among = None
     if training.validation_fraction:
         among = _draw_held_out(dataset, training) == held_out
-    index = WindowIndex(dataset, windows.stride, windows.padding, windows.task_weights, among=among)
+    if windows.best_share < 1:
+        best = find_best(dataset, windows.best_share)
+        among = best if among is None else among & best
+    index = WindowIndex(
+        dataset, windows.stride, windows.padding, windows.task_weights, among=among, offsets=windows.offsets
+    )
     for horizon in windows.horizons:
         index.count(horizon)  # raises now, not in the middle of a run, if episodes are too short
     return index
+
+
+def find_best(dataset: TrajectoryDataset, share: float) -> np.ndarray:
+    """The episodes with the highest returns, as few as hold a share of all steps, bool[episodes]."""
+    lengths = dataset.episodes.length.astype(np.int64)
+    order = np.argsort(-dataset.episodes.column("undiscounted_return"), kind="stable")
+    before = np.cumsum(lengths[order]) - lengths[order]
+    best = np.zeros(len(lengths), dtype=bool)
+    best[order[before < share * lengths.sum()]] = True
+    return best
 
 
 def _draw_held_out(dataset: TrajectoryDataset, training: TrainingConfig) -> np.ndarray:

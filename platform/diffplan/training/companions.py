@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.config import Config, PlanningConfig
+from diffplan.config import Config, HeadControl, PlanningConfig
 from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
 from diffplan.planning.companions.value_fit import fit_value
 from diffplan.planning.companions.value_model import JUDGES
 from diffplan.planning.loading import (
+    ACTION_HEADS,
     HORIZON_MODEL,
     INVERSE_DYNAMICS,
     SUPPORT,
     VALUE,
     load_planner,
+    save_action_heads,
     save_action_model,
     save_horizon_model,
     save_support,
@@ -32,6 +34,7 @@ from diffplan.runs.progress import follow
 from diffplan.runs.usage import record_usage
 from diffplan.storage.opening import open_store
 from diffplan.training import inverse_dynamics
+from diffplan.training.action_heads import fit_action_heads
 
 
 def fit_companions(
@@ -42,6 +45,7 @@ def fit_companions(
     num_plans: int = 40_000,
     quantile: float = 0.65,
     expectile: float = 0.9,
+    value_steps: int = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Fit the companions that the settings use, and add them to a checkpoint.
@@ -53,6 +57,7 @@ def fit_companions(
         num_plans: plans that the horizon model learns from.
         quantile: what the horizon model predicts of the speed errors of a horizon.
         expectile: the value of an observation is this expectile of the values of the actions in the data.
+        value_steps: rewards that the target of a value adds up before the value of the observation after them.
         seed: of everything random in it.
 
     Returns:
@@ -73,7 +78,9 @@ def fit_companions(
     needed = find_needed(loaded.config, settings)
     planner = load_planner(checkpoint, without_companions(settings), companions=False)
     config, dataset, store = planner.config, open_dataset(uri), open_store(checkpoint)
-    result: dict[str, Any] = dict.fromkeys(("data", "plans", "inverse_dynamics_error", "support_points", "value"), None)
+    result: dict[str, Any] = dict.fromkeys(
+        ("data", "plans", "inverse_dynamics_error", "action_head_errors", "support_points", "value"), None
+    )
     usage_store = open_store(store.locate(CALIBRATION_USAGE))
     total, unit = (num_plans, "plans") if HORIZON_MODEL in needed else (0, "steps")
     with record_usage(usage_store, "calibrate", cpus=1, total=total, unit=unit) as usage:
@@ -102,9 +109,21 @@ def fit_companions(
                     dataset, seed=seed, on_progress=report
                 )
             save_action_model(checkpoint, action_model)
+        if ACTION_HEADS in needed:
+            with follow("action heads", "steps") as report:
+                heads, result["action_head_errors"] = fit_action_heads(dataset, config, seed=seed, on_progress=report)
+            save_action_heads(checkpoint, heads)
         if VALUE in needed:
             with follow("value", "steps") as report:
-                value, errors = fit_value(dataset, config, expectile=expectile, seed=seed, on_progress=report)
+                value, errors = fit_value(
+                    dataset,
+                    config,
+                    expectile=expectile,
+                    num_ahead=value_steps,
+                    whole_plans=settings.guidance.value == "plan" or config.windows.offsets is not None,
+                    seed=seed,
+                    on_progress=report,
+                )
             save_value(checkpoint, value)
             result["value"] = {**dataclasses.asdict(errors), "expectile": expectile, "discount": value.discount}
         if support is not None:
@@ -122,7 +141,9 @@ def find_needed(config: Config, settings: PlanningConfig) -> set[str]:
         needed.add(SUPPORT)
     if env.velocity_columns and config.goal_columns and settings.horizon.rule != "scan":
         needed.add(HORIZON_MODEL)
-    if config.windows.columns == "observations" or settings.controller.kind != "actions":
+    if isinstance(settings.controller, HeadControl):
+        needed.add(ACTION_HEADS)
+    elif config.windows.columns == "observations" or settings.controller.kind != "actions":
         needed.add(INVERSE_DYNAMICS)
     if settings.guidance.value in JUDGES:
         needed.add(VALUE)

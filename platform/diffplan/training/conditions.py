@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.config import NetworkConfig
+from diffplan.config import Config, NetworkConfig
 from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.data.format.shard_reader import ShardReader
 from diffplan.data.windows.conditions import Conditions, WindowBatch
@@ -49,9 +49,19 @@ def check_condition(network: NetworkConfig, dataset: TrajectoryDataset) -> None:
         )
 
 
-def make_reader_conditions(network: NetworkConfig) -> Conditions:
-    """The conditions that readers return with the windows, for a network; they always return task numbers."""
-    return Conditions(returns_to_go=network.condition == "returns")
+def make_reader_conditions(config: Config) -> Conditions:
+    """The conditions that readers return with the windows for a diffuser; they always return task numbers.
+
+    Returns that condition a network are not discounted; those that only weight its loss are.
+    """
+    if config.network.condition == "returns":
+        return Conditions(returns_to_go=True)
+    training = config.training
+    if training.return_weight:
+        return Conditions(
+            returns_to_go=True, discount=training.discount, termination_penalty=training.termination_penalty
+        )
+    return Conditions()
 
 
 def fit_return_range(

@@ -142,9 +142,9 @@ def estimate_cost(config: Config, dataset: TrajectoryDataset, device: torch.devi
 
 
 @functools.cache
-def count_parameters(network: NetworkConfig, transition_dim: int) -> int:
-    """Trainable weights of a network, without making them."""
-    return factory.count_parameters(_make_meta_network(network, transition_dim))
+def count_parameters(network: NetworkConfig, transition_dim: int, horizon: int = 2) -> int:
+    """Trainable weights of a network, without making them; the horizon counts for a perceptron alone."""
+    return factory.count_parameters(_make_meta_network(network, transition_dim, horizon))
 
 
 @functools.cache
@@ -156,7 +156,7 @@ def count_window_flops(network: NetworkConfig, transition_dim: int, horizon: int
     """
     # One window is computed, with uninitialised weights: on the `meta` device the count takes five times as long, since
     # torch decomposes normalisations and activations there.
-    model = _make_meta_network(network, transition_dim).to_empty(device="cpu")
+    model = _make_meta_network(network, transition_dim, horizon).to_empty(device="cpu")
     x, diffusion_step = torch.zeros(1, horizon, transition_dim), torch.zeros(1, dtype=torch.long)
     # The counter does not support fused attention on CPUs; the one of matrix products has the same arithmetic.
     with _one_thread(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -210,9 +210,9 @@ def _windows_per_step(config: Config) -> int:
     return config.training.batch_size * config.training.accumulation_steps
 
 
-def _make_meta_network(network: NetworkConfig, transition_dim: int) -> nn.Module:
+def _make_meta_network(network: NetworkConfig, transition_dim: int, horizon: int) -> nn.Module:
     with torch.device("meta"), torch.random.fork_rng(devices=[]):  # initialisers advance the random state even there
-        return factory.make_network(transition_dim, network)
+        return factory.make_network(transition_dim, network, horizon)
 
 
 @contextmanager

@@ -59,14 +59,14 @@ class DiffusionObjective:
 
     def __init__(self, config: Config) -> None:
         self.windows = config.windows
-        self.conditions = make_reader_conditions(config.network)
+        self.conditions = make_reader_conditions(config)
         self.recordable = True
         self._config = config
         self._fixed: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def make_network(self, layout: Layout) -> nn.Module:
         """The network of the config."""
-        network = make_network(layout.transition_dim, self._config.network)
+        network = make_network(layout.transition_dim, self._config.network, self.windows.max_horizon)
         self.denoiser = Denoiser.make(network, self._config.diffusion)
         return network
 
@@ -86,6 +86,7 @@ class DiffusionObjective:
             weights,
             batch.mask,
             condition=batch.condition,
+            row_weights=batch.weight,
             snr_weighting=self._config.diffusion.snr_weighting,
         )
 
@@ -201,7 +202,9 @@ def make_objective(config: Config) -> Objective:
 
 def _known(config: Config, layout: Layout, horizon: int) -> Tensor:
     """Mask of the entries that are known in planning: the whole first step, and the goal at the last."""
-    start = range(layout.action_dim, layout.transition_dim)
+    start = [*range(layout.action_dim, layout.action_dim + layout.observation_dim)]
+    if layout.has_flag:
+        start.append(layout.flag)
     return endpoint_mask(horizon, layout.transition_dim, start, layout.observation_columns(config.goal_columns))
 
 
@@ -213,6 +216,8 @@ def _pairs(config: Config) -> WindowConfig:
         max_horizon=2,
         horizon_multiple=1,
         stride=1,
+        offsets=None,
+        deltas=False,
         columns="actions_observations",
         normalization="gaussian",
         padding="skip",

@@ -139,7 +139,7 @@ def _check_repeated_rows(dataset: TrajectoryDataset) -> Iterator[str]:
 
 
 def _check_windows(dataset: TrajectoryDataset, windows: WindowConfig) -> Iterator[str]:
-    index = WindowIndex(dataset, windows.stride, windows.padding, windows.task_weights)
+    index = WindowIndex(dataset, windows.stride, windows.padding, windows.task_weights, offsets=windows.offsets)
     horizon = windows.horizons[-1]
     lengths = dataset.episodes.length.astype(np.int64)
     without = index.starts_of(slice(None), horizon) == 0
@@ -147,7 +147,7 @@ def _check_windows(dataset: TrajectoryDataset, windows: WindowConfig) -> Iterato
     if lost > WINDOWLESS_SHARE * lengths.sum():
         yield (
             f"windows: {without.sum():,} of {len(without):,} episodes, with {lost / lengths.sum():.0%} of the steps, "
-            f"are shorter than a window of horizon {horizon} and stride {windows.stride} ({index.span(horizon)} steps) "
+            f"are shorter than a window of horizon {horizon} and {index.spacing} ({index.span(horizon)} steps) "
             "and left out; take a shorter windows.max_horizon, or windows.padding end"
         )
 

@@ -30,7 +30,7 @@ from diffplan.data.format.commit_record import ShardRecord
 from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.data.format.shard_reader import ShardReader
 from diffplan.data.windows.conditions import Conditions, WindowBatch
-from diffplan.data.windows.flat_windows import gather_rows, gather_windows
+from diffplan.data.windows.flat_windows import gather_rows, gather_windows, put_final_observations
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.data.windows.returns import compute_returns_to_go
 from diffplan.data.windows.window_index import WindowIndex
@@ -167,13 +167,15 @@ class BlockReader:
         piece, first_rows = self._draw(num_windows, horizon, generator)
         piece, first_rows = piece[rows], first_rows[rows]
         episodes, offsets = self._pieces["episodes"][piece], self._pieces["offsets"][piece]
-        if self.index.padding in ("short", "end"):
+        if not self.index.is_even:
             flat_rows = offsets[:, None] + self.index.rows(episodes, first_rows, horizon)
             x = gather_rows(self._flat, torch.from_numpy(flat_rows * self._size), self._size)
         else:
             starts = torch.from_numpy((offsets + first_rows) * self._size)
             x = gather_windows(self._flat, starts, horizon, self._size, self.index.stride)
         x = x.to(self._device)
+        if (is_final := self._to_device(self.index.is_final(episodes, first_rows, horizon))) is not None:
+            x = put_final_observations(x, is_final, self._get_final(episodes), self._observation)
         mask = self.index.mask(episodes, first_rows, horizon)
         returns = self._returns[offsets + first_rows] if self.conditions.returns_to_go else None
         tasks = self.dataset.episodes.task[episodes].astype(np.int64) if self.dataset.manifest.tasks else None
@@ -183,6 +185,7 @@ class BlockReader:
             goal=self._goals(x, episodes),
             returns_to_go=self._to_device(returns),
             task=self._to_device(tasks),
+            goes_on=self._to_device(self.index.goes_on(episodes, first_rows, horizon)),
         )
 
     def _to_device(self, values: np.ndarray | None) -> torch.Tensor | None:
@@ -193,9 +196,14 @@ class BlockReader:
             return None
         if self.conditions.goal == "window_end":
             return x[:, -1, self._observation]
+        return self._get_final(episodes)
+
+    def _get_final(self, episodes: np.ndarray) -> torch.Tensor:
+        """Observations after the last action of episodes, in model space."""
         padded = np.zeros((len(episodes), self._size), np.float32)
         padded[:, self._observation] = self._final_observations[episodes]
-        return self._to_device(np.asarray(self._normalizer.normalize(padded), np.float32)[:, self._observation].copy())
+        normalized = np.asarray(self._normalizer.normalize(padded), np.float32)[:, self._observation].copy()
+        return torch.from_numpy(normalized).to(self._device)
 
     @functools.cached_property
     def _final_observations(self) -> np.ndarray:

@@ -45,6 +45,8 @@ class WindowBatch:
         goal: goal observations in model space, float32[windows, observation_dim]; None unless requested.
         returns_to_go: returns-to-go in units of reward, float32[windows]; None unless requested.
         task: number of each window's task, int64[windows]; None if the dataset has no tasks.
+        goes_on: steps at which the episode has not terminated, bool[windows, horizon]; None unless windows go on with
+            the last observation of terminated episodes.
     """
 
     x: Tensor
@@ -52,3 +54,4 @@ class WindowBatch:
     goal: Tensor | None = None
     returns_to_go: Tensor | None = None
     task: Tensor | None = None
+    goes_on: Tensor | None = None

@@ -73,7 +73,7 @@ class Windows:
         if (now := time.monotonic()) - self._checked_at > SIZE_CHECK_SECONDS:
             self.dataset.check_sizes()
             self._checked_at = now
-        if self.index.padding in ("short", "end"):  # windows may be padded
+        if not self.index.is_even:
             rows = self.index.rows(episodes, first_rows, horizon)
             parts = [gather_rows(v.flat, v.starts(episodes[:, None], rows), v.size) for v in self._views]
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +16,50 @@ from diffplan.data.windows.quantile_map import KNOT_GAP, QuantileMap
 from diffplan.errors import CheckpointError, DataError
 from diffplan.files import parse_json
 
+MIN_SPREAD = 1e-6
+"""Standard deviation of a change in model space below which it counts as constant."""
 RESOLUTION = 1e-4
 """Coarsest steps of float32 that still describe a column, as a share of its range."""
+
+
+@dataclass(frozen=True)
+class Deltas:
+    """Observations of later steps of a window as changes from its first one, normalised for each step.
+
+    Attributes:
+        center: mean of each change in model space, float32[horizon - 1, observation_dim].
+        scale: its standard deviation, positive, of the same shape.
+        observation: columns of the observation in a transition.
+    """
+
+    center: np.ndarray
+    scale: np.ndarray
+    observation: slice
+
+    @classmethod
+    def fit(cls, windows: torch.Tensor, observation: slice) -> Deltas:
+        """Fit to windows in model space, float[windows, horizon, transition_dim]; changes without spread stay."""
+        changes = (windows[:, 1:, observation] - windows[:, :1, observation]).double()
+        scale = changes.std(dim=0, correction=0)
+        scale = torch.where(scale > MIN_SPREAD, scale, 1.0)
+        return cls(changes.mean(dim=0).float().cpu().numpy(), scale.float().cpu().numpy(), observation)
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """From normalised windows float[windows, horizon, transition_dim] to those with changes; differentiable."""
+        center, scale = x.new_tensor(self.center), x.new_tensor(self.scale)
+        first = x[:, :1, self.observation]
+        return self._put(x, (x[:, 1:, self.observation] - first - center) / scale)
+
+    def revert(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse of `apply`."""
+        center, scale = x.new_tensor(self.center), x.new_tensor(self.scale)
+        first = x[:, :1, self.observation]
+        return self._put(x, x[:, 1:, self.observation] * scale + center + first)
+
+    def _put(self, x: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+        columns = self.observation
+        later = torch.cat([x[:, 1:, : columns.start], later, x[:, 1:, columns.stop :]], dim=2)
+        return torch.cat([x[:, :1], later], dim=1)
 
 
 @dataclass(frozen=True)
@@ -29,11 +71,14 @@ class Normalizer:
         scale: float32[transition_dim], positive.
         quantile_map: replaces the affine map within the range of the data and continues it beyond; None for the affine
             map everywhere.
+        deltas: for windows whose later observations are changes from the first one; None for windows whose rows are
+            all normalised alike.
     """
 
     center: np.ndarray
     scale: np.ndarray
     quantile_map: QuantileMap | None = None
+    deltas: Deltas | None = None
     _tensors: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -125,6 +170,23 @@ class Normalizer:
         center, scale = self._like(normalized_values)
         return normalized_values * scale + center
 
+    def normalize_windows(self, windows: torch.Tensor) -> torch.Tensor:
+        """Windows or plans, float[windows, horizon, transition_dim], from environment units to model space."""
+        x = self.normalize(windows)
+        return x if self.deltas is None else self.deltas.apply(x)
+
+    def unnormalize_windows(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse of `normalize_windows`."""
+        return self.unnormalize(x if self.deltas is None else self.deltas.revert(x))
+
+    def with_flag(self) -> Normalizer:
+        """The same for transitions with a flag as their last column, which stays as it is."""
+        return replace(
+            self,
+            center=np.append(self.center, np.float32(0.0)),
+            scale=np.append(self.scale, np.float32(1.0)),
+        )
+
     def _like(self, values: Any) -> tuple[Any, Any]:
         if isinstance(values, np.ndarray):
             return self.center, self.scale
@@ -137,7 +199,15 @@ class Normalizer:
         """JSON text; the inverse of `from_json`."""
         if self.quantile_map is not None:
             return json.dumps({"kind": "quantile", "knots": self.quantile_map.knots.tolist()})
-        return json.dumps({"kind": "affine", "center": self.center.tolist(), "scale": self.scale.tolist()})
+        record = {"kind": "affine", "center": self.center.tolist(), "scale": self.scale.tolist()}
+        if self.deltas is not None:
+            columns = self.deltas.observation
+            record["deltas"] = {
+                "center": self.deltas.center.tolist(),
+                "scale": self.deltas.scale.tolist(),
+                "columns": [columns.start, columns.stop],
+            }
+        return json.dumps(record)
 
     @classmethod
     def from_json(cls, text: str) -> Normalizer:
@@ -149,6 +219,7 @@ class Normalizer:
         if not isinstance(values, dict):
             raise CheckpointError(f"normalization.json: expected an object, got a {type(values).__name__}")
         kind = values.pop("kind", "affine")
+        deltas = values.pop("deltas", None)
         names = {"affine": {"center", "scale"}, "quantile": {"knots"}}.get(kind) if isinstance(kind, str) else None
         if names is None:
             raise CheckpointError(f"normalization.json: expected the kind affine or quantile, got {str(kind)[:40]!r}")
@@ -169,7 +240,7 @@ class Normalizer:
         finite = np.isfinite(center).all() and np.isfinite(scale).all()
         if center.ndim != 1 or center.shape != scale.shape or not finite or not (scale > 0).all():
             raise CheckpointError("normalization.json: expected finite centers and as many positive scales")
-        return cls(center, scale)
+        return cls(center, scale, deltas=None if deltas is None else _read_deltas(deltas, len(center)))
 
 
 def find_coarse(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
@@ -199,6 +270,24 @@ def _require_resolution(statistics: Sequence[ColumnStatistics], kind: str, colum
                 f"{low!r} to {high!r}, a range of {high - low:.3g} where float32 has steps of "
                 f"{np.spacing(np.float32(high)):.3g}; {cure}subtract a constant from it and make the dataset again"
             )
+
+
+def _read_deltas(values: Any, transition_dim: int) -> Deltas:
+    """Deltas from JSON values; raises `CheckpointError` if they are damaged."""
+    problem = "normalization.json: expected deltas with center, scale and columns that fit one another"
+    if not isinstance(values, dict) or set(values) != {"center", "scale", "columns"}:
+        raise CheckpointError(problem)
+    center, scale, columns = values["center"], values["scale"], values["columns"]
+    if not (isinstance(columns, list) and len(columns) == 2 and all(isinstance(c, int) for c in columns)):
+        raise CheckpointError(problem)
+    center, scale = _read_numbers(values, "center"), _read_numbers(values, "scale")
+    first, stop = columns
+    fits = center.ndim == 2 and center.shape == scale.shape and center.shape[1] == stop - first
+    if not (fits and 0 <= first < stop <= transition_dim and np.isfinite(center).all() and (scale > 0).all()):
+        raise CheckpointError(problem)
+    if not np.isfinite(scale).all():
+        raise CheckpointError(problem)
+    return Deltas(center, scale, slice(first, stop))
 
 
 def _read_numbers(values: dict[str, Any], name: str) -> np.ndarray:

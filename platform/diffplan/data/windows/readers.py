@@ -20,7 +20,7 @@ from torch import Tensor
 from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.data.format.shard_reader import ShardReader
 from diffplan.data.windows.conditions import Conditions, WindowBatch
-from diffplan.data.windows.flat_windows import gather_rows, gather_windows
+from diffplan.data.windows.flat_windows import gather_rows, gather_windows, put_final_observations
 from diffplan.data.windows.mapped_windows import Windows
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.data.windows.returns import compute_returns_to_go
@@ -102,15 +102,24 @@ class IndexedReader:
         uniform = generator.random(num_windows) if self.conditions.goal == "future" else None
         episodes, first_rows = self.index.locate(numbers[rows], horizon)
         x = self.gather(episodes, first_rows, horizon)
-        mask = self.index.mask(episodes, first_rows, horizon)
+        mask, goes_on = (
+            self._to_device(m(episodes, first_rows, horizon)) for m in (self.index.mask, self.index.goes_on)
+        )
+        if (is_final := self._to_device(self.index.is_final(episodes, first_rows, horizon))) is not None:
+            final = self._final_observations[torch.from_numpy(episodes).to(self.device)]
+            x = put_final_observations(x, is_final, final, self._observation)
         goal = self._goals(x, episodes, first_rows, None if uniform is None else uniform[rows])
         return WindowBatch(
             x=x,
-            mask=None if mask is None else torch.from_numpy(mask).to(self.device),
+            mask=mask,
             goal=goal,
             returns_to_go=self._returns_of(episodes, first_rows),
             task=self._tasks_of(episodes),
+            goes_on=goes_on,
         )
+
+    def _to_device(self, values: np.ndarray | None) -> Tensor | None:
+        return None if values is None else torch.from_numpy(values).to(self.device)
 
     def gather(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> Tensor:
         """Normalised windows that begin at rows of episodes."""
@@ -230,7 +239,7 @@ class MemoryReader(IndexedReader):
 
     def gather(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> Tensor:
         """Normalised windows that begin at rows of episodes."""
-        if self.index.padding in ("short", "end"):
+        if not self.index.is_even:
             rows = self._episode_starts[episodes][:, None] + self.index.rows(episodes, first_rows, horizon)
             return gather_rows(self._flat, torch.from_numpy(rows * self.size).to(self.device), self.size)
         starts = torch.from_numpy((self._episode_starts[episodes] + first_rows) * self.size).to(self.device)

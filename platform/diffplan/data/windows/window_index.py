@@ -11,7 +11,7 @@ from diffplan.errors import DataError
 
 MAX_TABLE_BYTES = 32 * 2**20
 """Memory for cached cumulative counts of more than one horizon, in bytes; dropped ones are computed again."""
-Padding = Literal["skip", "error", "short", "end"]
+Padding = Literal["skip", "error", "short", "end", "terminal"]
 
 
 class WindowIndex:
@@ -23,9 +23,13 @@ class WindowIndex:
         padding: treatment of episodes that are shorter than a window. `skip`: they have no windows. `error`: they raise
             an error. `short`: they have one window, from their first row. `end`: every step of every episode begins a
             window, as with `use_padding` of Janner et al. Rows past the end repeat the last row and are masked.
+            `terminal`: every step of a terminated episode begins a window, and rows from its length on stand for the
+            observation after its last action; windows of other episodes end there at the latest.
         task_weights: share of each task in the drawn windows; None for those of the manifest, or in proportion to the
             windows if it has no tasks.
         among: mask of the episodes with windows, bool[episodes]; None for all.
+        offsets: environment steps from the first row of a window to each of the others, ascending, in place of the
+            stride; windows then have one row more than there are offsets.
 
     Raises:
         DataError: weights do not fit the tasks.
@@ -39,10 +43,13 @@ class WindowIndex:
         task_weights: tuple[float, ...] | None = None,
         *,
         among: np.ndarray | None = None,
+        offsets: tuple[int, ...] | None = None,
     ) -> None:
         self.dataset = dataset
         self.stride = stride
+        self.offsets = None if offsets is None else np.array([0, *offsets])
         self.padding = padding
+        self._terminated = dataset.episodes.column("terminated").astype(bool) if padding == "terminal" else None
         self.lengths = dataset.episodes.length
         self.among = among
         self._cumulative: dict[int, np.ndarray] = {}
@@ -57,7 +64,26 @@ class WindowIndex:
 
     def span(self, horizon: int) -> int:
         """Rows from the first to the last of a window."""
-        return (horizon - 1) * self.stride + 1
+        return int(self.offsets_of(horizon)[-1]) + 1
+
+    def offsets_of(self, horizon: int) -> np.ndarray:
+        """Rows from the first of a window to each of its rows, int[horizon].
+
+        Raises:
+            ValueError: another horizon than that of the offsets.
+        """
+        if self.offsets is None:
+            return np.arange(horizon) * self.stride
+        if horizon == 1:  # a single row, whatever the offsets
+            return self.offsets[:1]
+        if horizon != len(self.offsets):
+            raise ValueError(f"horizon: expected {len(self.offsets)}, that of the offsets, got {horizon}")
+        return self.offsets
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows of a window are of its episode and evenly spaced."""
+        return self.offsets is None and self.padding in ("skip", "error")
 
     def count(self, horizon: int) -> int:
         """Number of windows of a horizon.
@@ -82,7 +108,7 @@ class WindowIndex:
             cumulative = np.cumsum(self.starts_of(slice(None), horizon), dtype=np.int64)
             if cumulative[-1] == 0:
                 raise DataError(
-                    f"{self.dataset.uri}: a window of horizon {horizon} and stride {self.stride} spans {span} steps, "
+                    f"{self.dataset.uri}: a window of horizon {horizon} and {self.spacing} spans {span} steps, "
                     f"but the longest episode has {lengths.max(initial=0)}; take a shorter horizon or longer episodes, "
                     "or the padding short"
                 )
@@ -91,15 +117,25 @@ class WindowIndex:
             self._cumulative[horizon] = cumulative
         return self._cumulative[horizon]
 
+    @property
+    def spacing(self) -> str:
+        """Its stride or offsets, for messages."""
+        return f"stride {self.stride}" if self.offsets is None else f"offsets {self.offsets[1:].tolist()}"
+
     def num_starts(self, lengths: np.ndarray, horizon: int) -> np.ndarray:
-        """Number of possible first rows of windows of a horizon, in episodes of these lengths."""
+        """Number of possible first rows of windows, in episodes of these lengths that did not terminate."""
         if self.padding == "end":
             return lengths
+        if self.padding == "terminal":  # the observation after the last action is a row, but no first one
+            return np.clip(lengths - self.span(horizon) + 2, 0, lengths)
         return np.maximum(lengths - self.span(horizon) + 1, 1 if self.padding == "short" else 0)
 
     def starts_of(self, episodes: np.ndarray | slice, horizon: int) -> np.ndarray:
         """Number of possible first rows of windows, in episodes by number; 0 in episodes that are left out."""
-        starts = self.num_starts(self.lengths[episodes], horizon)
+        lengths = self.lengths[episodes]
+        starts = self.num_starts(lengths, horizon)
+        if self._terminated is not None:
+            starts = np.where(self._terminated[episodes], lengths, starts)
         return starts if self.among is None else np.where(self.among[episodes], starts, 0)
 
     @property
@@ -137,13 +173,32 @@ class WindowIndex:
 
     def rows(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray:
         """Rows of windows within their episodes, int64[windows, horizon]."""
-        rows = first_rows[:, None] + np.arange(horizon) * self.stride
-        if self.padding in ("short", "end"):
+        rows = first_rows[:, None] + self.offsets_of(horizon)
+        if self.padding in ("short", "end", "terminal"):
             return np.minimum(rows, self.lengths[episodes][:, None] - 1)
         return rows
 
+    def is_final(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray | None:
+        """Rows of windows that stand for the observation after the last action, bool[windows, horizon].
+
+        None unless the padding is `terminal`.
+        """
+        if self._terminated is None:
+            return None
+        return first_rows[:, None] + self.offsets_of(horizon) >= self.lengths[episodes][:, None]
+
+    def goes_on(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray | None:
+        """Rows of windows at which their episode has not terminated, bool[windows, horizon].
+
+        None unless the padding is `terminal`.
+        """
+        final = self.is_final(episodes, first_rows, horizon)
+        if final is None or self._terminated is None:
+            return None
+        return ~(final & self._terminated[episodes][:, None])
+
     def mask(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray | None:
         """Mask of steps that are not padding, bool[windows, horizon]; None if there is no padding by construction."""
-        if self.padding in ("skip", "error"):
+        if self.padding in ("skip", "error", "terminal"):
             return None
-        return first_rows[:, None] + np.arange(horizon) * self.stride < self.lengths[episodes][:, None]
+        return first_rows[:, None] + self.offsets_of(horizon) < self.lengths[episodes][:, None]

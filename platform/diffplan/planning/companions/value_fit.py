@@ -2,7 +2,8 @@
 
 Source: Kostrikov et al. 2021 (implicit Q-learning), section 4: the value of an observation is an expectile of the
 values of the actions that the data took there, so that actions outside the data are never evaluated. Additions: the
-fit begins with the returns in the data as targets, and also learns the reward and the termination of a plan step.
+fit begins with the returns in the data as targets, which may add up several rewards; terminal observations are pinned
+to 0; and the reward and the termination of a plan step are learned too, with the value of whole plans of one horizon.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ WARM_START_SHARE = 0.2
 few steps to carry rewards over a whole episode."""
 TARGET_RATE = 0.05
 """Rate at which the target networks follow the fitted ones (exponential moving average)."""
+TERMINAL_WEIGHT = 0.1
+"""Weight of the squared value of terminal observations in the loss."""
 TEST_SHARE = 0.1
 """Share of the episodes that is held out to measure errors."""
 _NUM_MEASURED_STEPS = 20_000
@@ -60,6 +63,8 @@ def fit_value(
     config: Config,
     *,
     expectile: float = 0.9,
+    num_ahead: int = 1,
+    whole_plans: bool = False,
     num_steps: int | None = None,
     batch_size: int = 256,
     hidden_dim: int = 128,
@@ -76,6 +81,9 @@ def fit_value(
         config: the experiment: columns and stride of its plans, discount and penalty of its returns.
         expectile: the value of an observation is this expectile of the values of actions in the data: 0.5 for their
             mean, towards 1 for the best of them.
+        num_ahead: rewards that a target adds up before the value of the observation after them. More than one carries
+            rewards over an episode sooner, but the target is then the return of the data's actions and not of the best.
+        whole_plans: also fit the value of whole plans, which must have one horizon.
         num_steps: optimizer steps; None to choose them by the size of the data.
         batch_size: environment steps, and also plan steps, in an optimizer step.
         hidden_dim: width of the networks.
@@ -92,9 +100,13 @@ def fit_value(
     """
     if not 0 < expectile < 1:
         raise ValueError(f"expectile: expected a number in (0, 1), got {expectile}")
+    if num_ahead < 1:
+        raise ValueError(f"num_ahead: expected at least 1, got {num_ahead}")
     if num_steps is None:
         num_steps = int(np.clip(FIT_PASSES * dataset.num_steps / batch_size, MIN_FIT_STEPS, MAX_FIT_STEPS))
-    steps = _Steps.read(dataset, config, make_generator(seed, Stream.CALIBRATION, 3))
+    steps = _Steps.read(
+        dataset, config, make_generator(seed, Stream.CALIBRATION, 3), num_ahead, whole_plans=whole_plans
+    )
     has_actions = config.windows.columns == "actions_observations"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_seed(seed, Stream.CALIBRATION, 4))
@@ -102,9 +114,11 @@ def fit_value(
             steps.observations.shape[1],
             steps.actions.shape[1],
             discount=config.training.discount,
-            stride=config.windows.stride,
+            stride=steps.stride,
             judges_actions=has_actions,
             has_terminations=bool(steps.terminates.any()),
+            offsets=steps.offsets,
+            has_flags=config.windows.has_flag,
             hidden_dim=hidden_dim,
         )
     steps.measure(model)
@@ -128,6 +142,13 @@ def fit_value(
         for network in model.action_values:
             loss = loss + F.mse_loss(network(inputs)[:, 0], target)
         loss = loss + _outcome_loss(model, steps, steps.draw(steps.training_plan_rows, batch_size, generator))
+        if len(steps.terminal_places):
+            terminal = steps.observations[steps.draw(steps.terminal_places, batch_size // 8, generator)]
+            pinned = model.value(model.normalize_observations(terminal))[:, 0] * model.value_scale + model.value_center
+            loss = loss + TERMINAL_WEIGHT * (pinned / model.value_scale).square().mean()
+        if steps.offsets is not None:
+            is_early = step <= WARM_START_SHARE * num_steps
+            loss = loss + _plan_loss(model, steps, steps.draw(steps.window_rows, batch_size, generator), is_early)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
@@ -161,6 +182,12 @@ class _Steps:
         remaining: steps to the end of the episode, including this one, int64[steps].
         terminates: whether the episode of each step terminated, bool[steps].
         plan_rewards: discounted sum of the rewards of a plan step from here on, float32[steps].
+        num_ahead: rewards in the target of a value.
+        ahead_rewards: discounted sum of the next `num_ahead` rewards, float32[steps].
+        window_rewards: discounted sum of the rewards within a plan of one horizon, float32[steps]; empty without one.
+        offsets: environment steps from the first step of such a plan to each of the others; None without one.
+        window_rows: training rows that such a plan begins at, int64[rows].
+        terminal_places: rows of `observations` at which training episodes terminated, int64[episodes].
         stride: environment steps of a plan step.
         discount: of an environment step.
         training_rows: steps to fit to, int64[rows].
@@ -177,6 +204,12 @@ class _Steps:
     remaining: Tensor
     terminates: Tensor
     plan_rewards: Tensor
+    num_ahead: int
+    ahead_rewards: Tensor
+    window_rewards: Tensor
+    offsets: tuple[int, ...] | None
+    window_rows: Tensor
+    terminal_places: Tensor
     stride: int
     discount: float
     training_rows: Tensor
@@ -185,7 +218,15 @@ class _Steps:
     test_plan_rows: Tensor
 
     @classmethod
-    def read(cls, dataset: TrajectoryDataset, config: Config, generator: np.random.Generator) -> _Steps:
+    def read(
+        cls,
+        dataset: TrajectoryDataset,
+        config: Config,
+        generator: np.random.Generator,
+        num_ahead: int,
+        *,
+        whole_plans: bool,
+    ) -> _Steps:
         """Read whole episodes; a random subset if they are too many."""
         order = np.arange(len(dataset.episodes))
         if dataset.num_steps > MAX_STEPS:
@@ -203,7 +244,11 @@ class _Steps:
         whole = np.empty((num + len(order), observations.shape[1]), dtype=np.float32)
         whole[places] = observations
         whole[ends + np.arange(len(order))] = finals
-        discount, stride = config.training.discount, config.windows.stride
+        windows, discount = config.windows, config.training.discount
+        stride = windows.stride if windows.offsets is None else 1
+        offsets = windows.offsets if whole_plans else None
+        if whole_plans and offsets is None:
+            offsets = tuple(windows.stride * step for step in range(1, windows.max_horizon))
         rewards[ends[terminated] - 1] -= config.training.termination_penalty
         remaining = ends[episode] - np.arange(num)
         returns = compute_returns_to_go(rewards, lengths, discount)
@@ -230,6 +275,14 @@ class _Steps:
             remaining=torch.from_numpy(remaining),
             terminates=torch.from_numpy(terminated[episode]),
             plan_rewards=torch.from_numpy(_sum_ahead(rewards, remaining, stride, discount)),
+            num_ahead=num_ahead,
+            ahead_rewards=torch.from_numpy(_sum_ahead(rewards, remaining, num_ahead, discount)),
+            window_rewards=torch.from_numpy(
+                _sum_ahead(rewards, remaining, offsets[-1], discount) if offsets else np.zeros(0, np.float32)
+            ),
+            offsets=offsets,
+            window_rows=rows(~held_out & ((remaining >= (offsets or (1,))[-1]) | terminated[episode])),
+            terminal_places=torch.from_numpy((places + 1)[(remaining == 1) & terminated[episode] & ~held_out]),
             stride=stride,
             discount=discount,
             training_rows=rows(~held_out),
@@ -254,6 +307,12 @@ class _Steps:
             getattr(model, f"{name}_center").copy_(values.double().mean(dim=0))
             getattr(model, f"{name}_scale").copy_(_find_scale(values))
         model.change_scale.copy_(_find_scale(changes))
+        if self.offsets is not None and len(self.window_rows):
+            rows = self.window_rows[:: max(len(self.window_rows) // _NUM_MEASURED_STEPS, 1)]
+            windows, _ = self.get_windows(rows)
+            of_plans = windows[:, 1:] - windows[:, :1]
+            model.plan_change_center.copy_(of_plans.double().mean(dim=0))
+            model.plan_change_scale.copy_(_find_scale(of_plans))
 
     def draw(self, rows: Tensor, num: int, generator: torch.Generator) -> Tensor:
         """Draw some of the rows, with replacement."""
@@ -263,16 +322,43 @@ class _Steps:
         """Observations after a plan step, or the final ones of episodes that end earlier."""
         return self.observations[self.places[rows] + self.remaining[rows].clamp(max=self.stride)]
 
+    def get_windows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations of plans of one horizon, float32[rows, horizon, observation_dim], and their flags.
+
+        After its end an episode stays at its last observation.
+        """
+        assert self.offsets is not None
+        offsets = torch.tensor([0, *self.offsets])
+        remaining = self.remaining[rows][:, None]
+        places = self.places[rows][:, None] + torch.minimum(remaining, offsets)
+        is_over = self.terminates[rows][:, None] & (remaining <= offsets)
+        return self.observations[places], torch.where(is_over, -1.0, 1.0)
+
     def ends_within(self, rows: Tensor) -> Tensor:
         """Whether an episode terminates within a plan step, bool[rows]."""
         return self.terminates[rows] & (self.remaining[rows] <= self.stride)
 
 
 def _look_ahead(model: ValueModel, steps: _Steps, rows: Tensor) -> Tensor:
-    """Reward of an environment step and the discounted value of the next observation, which is 0 if it is terminal."""
-    terminal = steps.terminates[rows] & (steps.remaining[rows] == 1)
-    following = model.compute_values(steps.observations[steps.places[rows] + 1])
-    return steps.rewards[rows] + steps.discount * following.masked_fill(terminal, 0.0)
+    """The next rewards and the discounted value of the observation after them, which is 0 if it is terminal."""
+    num = steps.remaining[rows].clamp(max=steps.num_ahead)
+    terminal = steps.terminates[rows] & (steps.remaining[rows] <= steps.num_ahead)
+    following = model.compute_values(steps.observations[steps.places[rows] + num])
+    return steps.ahead_rewards[rows] + steps.discount**num * following.masked_fill(terminal, 0.0)
+
+
+def _plan_loss(model: ValueModel, steps: _Steps, rows: Tensor, is_early: bool) -> Tensor:
+    """Error of the values of whole plans; early in the fit their targets are the returns in the data."""
+    observations, flags = steps.get_windows(rows)
+    if is_early:
+        target = steps.returns[rows]
+    else:
+        assert steps.offsets is not None
+        with torch.no_grad():
+            last = model.compute_values(observations[:, -1]).masked_fill(flags[:, -1] < 0, 0.0)
+        target = steps.window_rewards[rows] + steps.discount ** steps.offsets[-1] * last
+    predicted = model.compute_plan_values(observations, flags if model.has_flags else None)
+    return ((predicted - target) / model.value_scale).square().mean()
 
 
 def _outcome_loss(model: ValueModel, steps: _Steps, rows: Tensor) -> Tensor:

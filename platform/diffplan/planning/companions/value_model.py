@@ -5,14 +5,20 @@ did there (Kakade and Langford 2002, lemma 6.1):
 
     J(plan) = V(s_0) + Σ_t discount^t A_t
 
-A step is judged in one of two ways.
+A step is judged in one of these ways.
 
 * `actions`: A_t = Q(s_t, a_t) - V(s_t). Only the planned action counts, not the next observation, so a plan cannot
   gain by observations that do not follow from one another. For plans of every environment step that hold actions.
 * `observations`: A_t = r(s_t, a_t, s_t+1) + discount V(s_t+1) - V(s_t), so that J is the planned rewards and the value
   of the last observation. For plans of observations, and for strides. It assumes that the plan is what will happen.
 
-Steps count by the predicted probability that the episode has not terminated before them.
+Two further ways are for plans of few steps that are far apart.
+
+* `last`: J = V(s_H), the value of the last observation.
+* `plan`: J is predicted from the whole plan, as the rewards on the way and the value of the last observation.
+
+Steps count by the predicted probability that the episode has not terminated before them; the last observation, by the
+flag of the plan where it has one.
 """
 
 from __future__ import annotations
@@ -28,8 +34,8 @@ from torch import Tensor, nn
 
 from diffplan.diffusion.guidance import PlanBatch
 
-Judge = Literal["actions", "observations"]
-JUDGES: tuple[Judge, ...] = ("actions", "observations")
+Judge = Literal["actions", "observations", "last", "plan"]
+JUDGES: tuple[Judge, ...] = ("actions", "observations", "last", "plan")
 NUM_ACTION_VALUES = 2
 """Networks for the value of an action; the minimum is used. Source: Fujimoto et al. 2018 (TD3), section 4."""
 
@@ -44,6 +50,9 @@ class ValueModel(nn.Module):
         stride: environment steps between two steps of a plan.
         judges_actions: whether rewards are also predicted from the action of a plan step; False if plans have none.
         has_terminations: whether episodes of the data terminated, so that terminations are predicted.
+        offsets: environment steps from the first plan step to each of the others, for plans of one horizon, which are
+            also judged as a whole; None for plans of several horizons.
+        has_flags: whether plans have flags for the end of episodes.
         hidden_dim: width of the networks.
     """
 
@@ -52,6 +61,8 @@ class ValueModel(nn.Module):
     action_center: Tensor
     action_scale: Tensor
     change_scale: Tensor
+    plan_change_center: Tensor
+    plan_change_scale: Tensor
     reward_center: Tensor
     reward_scale: Tensor
     value_center: Tensor
@@ -67,9 +78,13 @@ class ValueModel(nn.Module):
         stride: int = 1,
         judges_actions: bool = True,
         has_terminations: bool = False,
+        offsets: Sequence[int] | None = None,
+        has_flags: bool = False,
         hidden_dim: int = 128,
     ) -> None:
         super().__init__()
+        self.offsets = None if offsets is None else tuple(offsets)
+        self.has_flags = has_flags
         self.discount = discount
         self.stride = stride
         self.judges_actions = judges_actions
@@ -88,9 +103,23 @@ class ValueModel(nn.Module):
             _perceptron(observation_dim + action_dim, hidden_dim, 1) for _ in range(NUM_ACTION_VALUES)
         )
         self.outcome = _perceptron(step_dim, hidden_dim, 2 if has_terminations else 1)
+        if self.offsets is not None:
+            shape = len(self.offsets), observation_dim
+            self.register_buffer("plan_change_center", torch.zeros(shape))
+            self.register_buffer("plan_change_scale", torch.ones(shape))
+            plan_dim = observation_dim + len(self.offsets) * (observation_dim + has_flags)
+            self.plan_value = _perceptron(plan_dim, hidden_dim, 1)
 
     @classmethod
-    def from_weights(cls, weights: Mapping[str, Tensor], *, discount: float, stride: int) -> ValueModel:
+    def from_weights(
+        cls,
+        weights: Mapping[str, Tensor],
+        *,
+        discount: float,
+        stride: int,
+        offsets: Sequence[int] | None = None,
+        has_flags: bool = False,
+    ) -> ValueModel:
         """A model with the layer sizes of these weights. It does not load them.
 
         Raises:
@@ -104,6 +133,8 @@ class ValueModel(nn.Module):
             stride=stride,
             judges_actions=weights["outcome.0.weight"].shape[1] > 2 * observation_dim,
             has_terminations=len(weights["outcome.6.bias"]) > 1,
+            offsets=offsets,
+            has_flags=has_flags,
             hidden_dim=len(weights["outcome.0.bias"]),
         )
 
@@ -146,6 +177,18 @@ class ValueModel(nn.Module):
         going_on = torch.sigmoid(-outputs[..., 1]) if self.has_terminations else torch.ones_like(rewards)
         return rewards, going_on
 
+    def compute_plan_values(
+        self, observations: Float[Tensor, "*batch horizon observation"], flags: Float[Tensor, "*batch horizon"] | None
+    ) -> Float[Tensor, "*batch"]:
+        """Values of whole plans, in units of the reward; flags are 1 while the episode goes on and -1 after its end."""
+        first = observations[..., :1, :]
+        changes = (observations[..., 1:, :] - first - self.plan_change_center) / self.plan_change_scale
+        inputs = [self.normalize_observations(first[..., 0, :]), changes.flatten(-2)]
+        if self.has_flags:
+            assert flags is not None
+            inputs.append(flags[..., 1:].clamp(-1.0, 1.0))
+        return self.plan_value(torch.cat(inputs, dim=-1))[..., 0] * self.value_scale + self.value_center
+
     def normalize_observations(self, observations: Tensor) -> Tensor:
         """Observations as the networks take them."""
         return (observations - self.observation_center) / self.observation_scale
@@ -179,9 +222,20 @@ class LearnedValue:
 
         In this unit a guidance scale means much the same in every environment.
         """
-        model, within = self.model, plans.within()
-        returns = self._sum_actions(plans, within) if self.judge == "actions" else self._sum_rewards(plans, within)
-        return (returns - model.value_center) / model.advantage_scale
+        model = self.model
+        return (self._compute_returns(plans) - model.value_center) / model.advantage_scale
+
+    def _compute_returns(self, plans: PlanBatch) -> Tensor:
+        if self.judge == "actions":
+            return self._sum_actions(plans, plans.within())
+        if self.judge == "observations":
+            return self._sum_rewards(plans, plans.within())
+        if self.judge == "plan":
+            return self.model.compute_plan_values(plans.observations, plans.flags)
+        ends, rows = plans.ends(), torch.arange(len(plans.observations), device=plans.observations.device)
+        last = (rows, torch.full_like(rows, plans.observations.shape[1] - 1) if ends is None else ends)
+        values = self.model.compute_values(plans.observations[last])
+        return values if plans.flags is None else values * ((plans.flags[last] + 1) / 2).clamp(0.0, 1.0)
 
     def _sum_actions(self, plans: PlanBatch, within: Tensor | None) -> Tensor:
         model, observations, actions = self.model, plans.observations, plans.actions

@@ -153,7 +153,7 @@ class PlanFollower(ABC):
 
     def count_env_steps(self, plan: Plan) -> int:
         """Environment steps that it takes to follow a plan."""
-        return math.ceil((plan.horizon - 1) * plan.stride / self._pace)
+        return math.ceil(int(plan.env_steps[-1]) / self._pace)
 
     def sooner_horizons(self, envs: np.ndarray) -> np.ndarray:
         """Horizons of the longest plans, of the same stride, that end before those of some environments, int[num]."""
@@ -314,7 +314,7 @@ class ActionController(PlanFollower):
 
     def has_ended(self, envs: np.ndarray) -> np.ndarray:
         """Whether all actions of the plans of some environments have been executed, bool[num]."""
-        return np.array([self._env_steps[env] >= self._plans[env].horizon * self._plans[env].stride for env in envs])
+        return np.array([self._env_steps[env] >= _count_action_steps(self._plans[env]) for env in envs])
 
     def compute_actions(self, observations: np.ndarray, targets: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """The planned actions."""
@@ -323,5 +323,74 @@ class ActionController(PlanFollower):
             plan = self._plans[env]
             if plan.actions is None:
                 raise ValueError("plans: expected planned actions, got plans of observations only")
-            actions.append(plan.actions[min(int(self._env_steps[env] - 1) // plan.stride, plan.horizon - 1)])
+            step = np.searchsorted(plan.env_steps, int(self._env_steps[env]) - 1, side="right") - 1
+            actions.append(plan.actions[step])
         return np.stack(actions)
+
+
+def _count_action_steps(plan: Plan) -> int:
+    """Environment steps of the actions of a plan; the last one lasts as long as the one before."""
+    steps = plan.env_steps
+    return int(steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else plan.stride))
+
+
+class ActionHeadController:
+    """Executes the action that the planner's action head chose for the first step of each plan.
+
+    It holds for one environment step, so plans must be made at every step.
+
+    Args:
+        action_low: lower bounds of the action.
+        action_high: upper bounds of the action.
+    """
+
+    can_hold = False
+
+    def __init__(self, action_low: np.ndarray | float = -1.0, action_high: np.ndarray | float = 1.0) -> None:
+        self._bounds = action_low, action_high
+
+    def reset(self, plans: list[Plan]) -> None:
+        """Follow new plans."""
+        self._actions = np.stack([self._get_action(plan) for plan in plans])
+        self._env_steps = np.zeros(len(plans), dtype=int)
+
+    def replace(self, i: int, plan: Plan) -> None:
+        """Follow a new plan in one environment."""
+        self._actions[i] = self._get_action(plan)
+        self._env_steps[i] = 0
+
+    def remaining_env_steps(self) -> np.ndarray:
+        """1 until the action has been executed, then 0, int[num_envs]."""
+        return np.maximum(1 - self._env_steps, 0)
+
+    def elapsed_env_steps(self) -> np.ndarray:
+        """Environment steps since each plan was made, int[num_envs]."""
+        return self._env_steps.copy()
+
+    def has_ended(self, envs: np.ndarray) -> np.ndarray:
+        """Whether the actions of some environments have been executed, bool[num]."""
+        return self._env_steps[envs] >= 1
+
+    def sooner_horizons(self, envs: np.ndarray) -> np.ndarray:
+        """0: no plan ends sooner, int[num]."""
+        return np.zeros(len(envs), dtype=int)
+
+    def deviations(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+        """0: a plan begins where the environment is, float[num]."""
+        return np.zeros(len(observations))
+
+    def waited_env_steps(self, envs: np.ndarray) -> np.ndarray:
+        """0: plans are never paused, int[num]."""
+        return np.zeros(len(envs), dtype=int)
+
+    def act(self, observations: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+        """Actions float32[num, action_dim]; see `Controller.act`."""
+        chosen = slice(None) if envs is None else envs
+        self._env_steps[chosen] += 1
+        return np.clip(self._actions[chosen], *self._bounds).astype(np.float32)
+
+    @staticmethod
+    def _get_action(plan: Plan) -> np.ndarray:
+        if plan.action is None:
+            raise ValueError("plans: expected the action of an action head, got none")
+        return plan.action

@@ -13,6 +13,7 @@ from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, load_object
 from diffplan.planning.control.controllers import (
     ActionController,
+    ActionHeadController,
     Controller,
     InverseDynamicsController,
     TrackingController,
@@ -79,10 +80,15 @@ def _make_actions(context: ControllerContext) -> Controller:
     return ActionController(context.env, context.action_low, context.action_high)
 
 
+def _make_action_head(context: ControllerContext) -> Controller:
+    return ActionHeadController(context.action_low, context.action_high)
+
+
 CONTROLLERS: dict[str, MakeController] = {
     "tracking": _make_tracking,
     "inverse_dynamics": _make_inverse_dynamics,
     "actions": _make_actions,
+    "action_head": _make_action_head,
 }
 """The built-in controllers; tasks add their own."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from diffplan.tasks.locomotion.environment import complete_env, get_reference_returns
 from diffplan.tasks.locomotion.metrics import METRICS, measure
 from diffplan.tasks.locomotion.presets import DATASETS, PRESETS
@@ -16,6 +18,7 @@ TASK = Task(
     env_ids=tuple(f"{namespace}{robot}-v*" for namespace in ("", "diffplan/") for robot in _ROBOTS),
     presets=PRESETS,
     complete_env=complete_env,
+    trained_policies=Path(__file__).parent / "policies",
     protocols={name: Protocol(title=name, note=f"a planner trained on {name} data") for name in DATASETS},
     metrics=METRICS,
     measure=measure,

@@ -1,19 +1,21 @@
 """Locomotion of D4RL: three robots, three datasets each.
 
-The data come from elsewhere: `diffplan data import d4rl hopper_medium-v2.hdf5 --preset hopper-medium --out DIR`, or
-Minari's. The environments are Gymnasium's v4, with the physics that the v2 data of D4RL were made with; v5 has a
-different friction in Walker2d. The robots run forward without a target, so there are no position columns and no goals.
-Plans are guided by a value function, trained with `--training.objective value` and set in `planning.guidance.value`.
+Data are collected by policies that come with the task, or come from elsewhere: `diffplan data import d4rl
+hopper_medium-v2.hdf5 --preset hopper-medium --out DIR`, or Minari's. The environments have Gymnasium's v4 physics,
+which the v2 data of D4RL were made with; v5 has a different friction in Walker2d. The robots run forward without a
+target, so there are no position columns and no goals.
 
-`janner-*` are `config/locomotion.py` of the code release of Janner et al. 2022. Differences that the config does not
-show:
+The small presets plan a few jumps ahead: changes of the state at chosen offsets, by a perceptron, with a flag for
+falls. Windows are weighted by the return that followed, candidates are averaged, and an action head acts.
+
+`janner-*` are `config/locomotion.py` of the code release of Janner et al. 2022. Their plans are guided by a value
+function, trained with `--training.objective value` and set in `planning.guidance.value`. Differences that the config
+does not show:
 
 * the value function (`--training.objective value`) is trained for 200,000 steps. Presets cannot name its checkpoint,
   so without `planning.guidance.value` the strength and the steps of the guide have no effect;
 * the release pads terminated episodes with zeros, which count in the loss, and does not pad full episodes;
   `padding="end"` pads every episode with its last step, which does not count.
-
-The others are small models of the same tasks, with the same windows and the same way of acting, not yet tuned.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import dataclasses
 
 from diffplan.config import (
     Actions,
+    CollectionConfig,
     Config,
     DiffusionConfig,
     EnvConfig,
     GuidanceConfig,
+    HeadControl,
     HorizonConfig,
     NetworkConfig,
     PlanningConfig,
@@ -54,6 +58,7 @@ class _Robot:
     attention: bool = False
     guidance_scale: float = 0.1
     guide_stop_step: int = 2
+    offsets: tuple[int, ...] = (1, 8, 32)
 
     @property
     def env(self) -> EnvConfig:
@@ -74,10 +79,10 @@ class _Robot:
 
 
 _ROBOTS = {
-    "hopper": _Robot(env_id="Hopper-v4", observation_dim=11, action_dim=3),
-    "walker2d": _Robot(env_id="Walker2d-v4", observation_dim=17, action_dim=6),
+    "hopper": _Robot(env_id="diffplan/Hopper-v4", observation_dim=11, action_dim=3),
+    "walker2d": _Robot(env_id="diffplan/Walker2d-v4", observation_dim=17, action_dim=6),
     "halfcheetah": _Robot(
-        env_id="HalfCheetah-v4",
+        env_id="diffplan/HalfCheetah-v4",
         observation_dim=17,
         action_dim=6,
         step_seconds=0.05,
@@ -86,8 +91,21 @@ _ROBOTS = {
         attention=True,
         guidance_scale=0.001,
         guide_stop_step=4,
+        offsets=(1, 4, 16),
     ),
 }
+BEHAVIORS = {
+    "hopper-medium": "policy:sac-hopper",
+    "hopper-medium-expert": "policy:sac-hopper:0.7,policy:trpo-hopper?deterministic:0.3",
+    "walker2d-medium": "policy:ppo-walker2d",
+    "walker2d-medium-expert": "policy:ppo-walker2d:0.6,policy:tqc-walker2d?deterministic:0.4",
+    "halfcheetah-medium": "policy:sac-halfcheetah?deterministic&noise=0.1&scale=0.5..0.9",
+    "halfcheetah-medium-expert": (
+        "policy:sac-halfcheetah?deterministic&noise=0.1&scale=0.5..0.9:0.5,policy:tqc-halfcheetah?deterministic:0.5"
+    ),
+}
+"""What collects each dataset. The policy of HalfCheetah is scaled anew in each episode, so that some episodes are much
+better than others; weights count episodes, and in the mixtures about half of the steps are of the expert."""
 
 
 def _guide(planning: PlanningConfig, robot: _Robot) -> PlanningConfig:
@@ -123,17 +141,38 @@ def _janner(robot: _Robot) -> Config:
 
 
 def _small(robot: _Robot) -> Config:
-    planning = PlanningConfig(
-        sampling=SamplingConfig(num_steps=4),
-        horizon=HorizonConfig(min=robot.horizon, max=robot.horizon, multiple=1),
-        selection=SelectionConfig(num_candidates=16),
-    )
+    horizon = len(robot.offsets) + 1
     return Config(
         env=robot.env,
-        windows=robot.windows,
-        diffusion=DiffusionConfig(num_diffusion_steps=16, clip_denoised=False, action_weight=10.0),
-        training=TrainingConfig(num_steps=10_000),
-        planning=_guide(planning, robot),
+        windows=WindowConfig(
+            min_horizon=horizon,
+            max_horizon=horizon,
+            offsets=robot.offsets,
+            deltas=True,
+            goal_columns=(),
+            normalization="gaussian",
+            padding="terminal",
+        ),
+        network=NetworkConfig(kind="mlp", dim=256, depth=2),
+        diffusion=DiffusionConfig(num_diffusion_steps=64, prediction="velocity", clip_denoised=False),
+        training=TrainingConfig(
+            num_steps=20_000,
+            batch_size=256,
+            optimizer="adam",
+            weight_decay=0.0,
+            max_gradient_norm=5.0,
+            ema_decay=0.999,
+            return_weight=6.0,
+            checkpoint_interval=5_000,
+            picture_interval=10_000,
+        ),
+        planning=PlanningConfig(
+            sampling=SamplingConfig(num_steps=3),
+            horizon=HorizonConfig(min=horizon, max=horizon, multiple=1),
+            selection=SelectionConfig(num_candidates=32, rule="mean"),
+            controller=HeadControl(),
+            replanning=Receding(interval=1),
+        ),
     )
 
 
@@ -145,8 +184,11 @@ def _make_presets() -> dict[str, Preset]:
             if (name, dataset) == ("hopper", "medium-expert"):  # the one row with a guide of its own
                 guided = dataclasses.replace(robot, guidance_scale=0.0001, guide_stop_step=4)
             for prefix, make in (("", _small), ("janner-", _janner)):
+                config = make(guided)
+                if (behavior := BEHAVIORS.get(f"{name}-{dataset}")) is not None:
+                    config = dataclasses.replace(config, collection=CollectionConfig(behavior=behavior))
                 presets[f"{prefix}{name}-{dataset}"] = Preset(
-                    config=make(guided), observation_dim=robot.observation_dim, action_dim=robot.action_dim
+                    config=config, observation_dim=robot.observation_dim, action_dim=robot.action_dim
                 )
     return presets
 

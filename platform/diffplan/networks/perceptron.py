@@ -1,0 +1,73 @@
+"""A residual perceptron over a whole trajectory, for plans of one short horizon.
+
+A trajectory of few steps that are far apart has no order in time that convolutions or attention could use, and its
+perceptron takes a tenth of their time.
+
+Source: Hansen-Estruch et al. 2023 (IDQL), section 5.1 and appendix (the residual network with layer normalisation).
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffplan.config import NetworkConfig
+from diffplan.networks.blocks import SinusoidalEmbedding
+from diffplan.networks.condition import ConditionEmbedding
+
+
+class PerceptronDenoiser(nn.Module):
+    """Denoises trajectories of one horizon; its initial prediction is 0.
+
+    Args:
+        transition_dim: columns of a transition.
+        config: sizes; `dim` and `depth` are used.
+        horizon: steps of a trajectory.
+    """
+
+    def __init__(self, transition_dim: int, config: NetworkConfig, horizon: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.horizon = horizon
+        self.embedding = nn.Sequential(SinusoidalEmbedding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.to_hidden = nn.Linear(horizon * transition_dim, dim)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+            for _ in range(config.depth)
+        )
+        self.to_output = nn.Sequential(nn.LayerNorm(dim), nn.SiLU(), nn.Linear(dim, horizon * transition_dim))
+        last = self.to_output[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.condition = ConditionEmbedding(config, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch horizon transition"],
+        diffusion_step: Int[Tensor, " #batch"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch horizon transition"]:
+        """Predict for noisy trajectories.
+
+        Args:
+            x: noisy trajectories in model space, of the network's horizon.
+            diffusion_step: noise level of each trajectory; one number if all are equal.
+            lengths: None, for all trajectories have one horizon.
+            condition: return or task of each trajectory; see `ConditionEmbedding`.
+
+        Returns:
+            The prediction of the network, in model space.
+
+        Raises:
+            ValueError: another horizon, or the network does not take this condition.
+        """
+        if x.shape[1] != self.horizon or lengths is not None:
+            raise ValueError(f"horizon: expected {self.horizon} steps, the only horizon of this network, got others")
+        embedding = self.condition(self.embedding(diffusion_step), condition)
+        hidden = self.to_hidden(x.flatten(1)) + embedding
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.to_output(hidden).unflatten(1, x.shape[1:])
