@@ -12,7 +12,7 @@ GIVEN = {"returns": torch.tensor([0.0, 0.3, 1.0]), "task": torch.tensor([0, 1, 2
 def make(kind, condition):
     torch.manual_seed(0)
     num_tasks = 3 if condition == "task" else 0
-    network = make_network(4, NetworkConfig(kind=kind, dim=16, depth=2, condition=condition, num_tasks=num_tasks))
+    network = make_network(4, NetworkConfig(kind=kind, dim=16, depth=2, condition=condition, num_tasks=num_tasks), 8)
     with torch.no_grad():  # as after some training: what starts at 0 does so no longer
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -4,11 +4,14 @@ from torch import nn
 
 from diffplan.config import NetworkConfig
 from diffplan.networks.factory import count_parameters, make_network
+from diffplan.networks.perceptron import PerceptronDenoiser
 from diffplan.networks.temporal_unet import TemporalUnet
 from diffplan.networks.transformer import TemporalTransformer
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("unet", TemporalUnet), ("transformer", TemporalTransformer)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("unet", TemporalUnet), ("transformer", TemporalTransformer), ("mlp", PerceptronDenoiser)]
+)
 def test_network_is_of_the_kind_asked_for(kind, expected):
     network = make_network(4, NetworkConfig(kind=kind), 8)
     assert type(network) is expected

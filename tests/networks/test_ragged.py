@@ -26,7 +26,9 @@ CONFIGS = {
 def make(name):
     torch.manual_seed(0)
     config = CONFIGS[name]
-    network = ValueNetwork(TRANSITION_DIM, config) if name.startswith("value") else make_network(TRANSITION_DIM, config, 2)
+    network = (
+        ValueNetwork(TRANSITION_DIM, config) if name.startswith("value") else make_network(TRANSITION_DIM, config, 2)
+    )
     with torch.no_grad():  # as after some training: what starts at 0 does so no longer
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

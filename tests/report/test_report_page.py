@@ -64,7 +64,7 @@ def write_a_dataset(root: Path) -> None:
 
 def write_a_checkpoint(directory: Path, config: Config = CONFIG) -> None:
     layout = Layout(observation_dim=4)
-    weights = make_network(layout.transition_dim, config.network).state_dict()
+    weights = make_network(layout.transition_dim, config.network, config.windows.max_horizon).state_dict()
     save_checkpoint(
         directory,
         config=config,

@@ -79,7 +79,7 @@ def test_arithmetic_of_attention_is_counted():
 
 @pytest.mark.parametrize("network", [UNET, dataclasses.replace(UNET, kind="transformer"), NetworkConfig(dim=8)])
 def test_weights_are_counted_without_making_them(network):
-    made = make_network(7, network)
+    made = make_network(7, network, 2)
     assert count_parameters(network, 7) == sum(parameter.numel() for parameter in made.parameters())
 
 

@@ -29,6 +29,7 @@ class PerceptronDenoiser(nn.Module):
         super().__init__()
         dim = config.dim
         self.horizon = horizon
+        self.min_horizon = config.min_horizon
         self.embedding = nn.Sequential(SinusoidalEmbedding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.to_hidden = nn.Linear(horizon * transition_dim, dim)
         self.blocks = nn.ModuleList(
