@@ -84,7 +84,9 @@ def test_calibrate_leaves_companions_and_what_it_measured(capsys, checkpoint, da
     code, out, _ = run(capsys, "calibrate", checkpoint, "--num_plans", 120)
     assert code == 0
     written = json.loads((checkpoint / "calibration.json").read_text())
-    assert set(written) == {"data", "plans", "inverse_dynamics_error", "value", "support_points", "dataset"}
+    assert set(written) == {
+        *("data", "plans", "inverse_dynamics_error", "action_head_errors", "value", "support_points", "dataset")
+    }
     assert written["data"]["horizons"] == list(CONFIG.windows.horizons)
     errors = np.array(written["data"]["speed_errors"])
     assert (errors >= 0).all()

@@ -29,7 +29,7 @@ from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.diffusion.guidance import PlanBatch
 from diffplan.errors import CheckpointError, DataError, PlanningError
 from diffplan.layout import Layout
-from diffplan.planning.companions import value_fit
+from diffplan.planning.companions import value_steps
 from diffplan.planning.companions.value_fit import fit_value
 from diffplan.planning.companions.value_model import JUDGES, LearnedValue, ValueModel
 from diffplan.planning.loading import load_planner, save_value
@@ -159,7 +159,7 @@ def test_a_stride_discounts_a_plan_step_more():
     np.testing.assert_allclose(scores, ((4 + 4) + 0.25 * (8 + 6) + 0.25**2 * 60 - 3) / 4, rtol=1e-6)
 
 
-@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("judge", [judge for judge in JUDGES if judge != "plan"])  # which is of one horizon
 def test_plans_of_several_horizons_are_scored_as_each_by_itself(judge):
     guide = LearnedValue(KnownModel(), judge)
     plans = np.abs(np.random.default_rng(0).normal(size=(3, 5, 2)))
@@ -221,7 +221,7 @@ def test_a_fit_follows_from_its_seed(tmp_path, monkeypatch):
         assert torch.equal(weights, again[0].state_dict()[name])
     assert progress[:2] == [(100, 120), (120, 120)]
     # Of more data than are kept in memory, whole episodes are.
-    monkeypatch.setattr(value_fit, "MAX_STEPS", 20)
+    monkeypatch.setattr(value_steps, "MAX_STEPS", 20)
     part, _ = fit_value(dataset, CONFIG, num_steps=2, hidden_dim=8)
     assert np.isfinite(float(part.value_scale))
 
@@ -273,6 +273,7 @@ def test_calibration_fits_what_the_settings_use(checkpoint):
         "data",
         "plans",
         "inverse_dynamics_error",
+        "action_head_errors",
         "support_points",
     }
     assert set(measured["value"]) == {"reward", "value", "expectile", "discount"}
@@ -304,7 +305,7 @@ def test_companions_that_are_needed():
 @pytest.mark.usefixtures("short_fit")
 @pytest.mark.parametrize("judge", JUDGES)
 def test_the_candidate_of_the_highest_value_is_taken(checkpoint, judge):
-    fit_companions(checkpoint)
+    fit_companions(checkpoint, settings=with_overrides(CONFIG.planning, {"guidance.value": judge}))
     planner = load_planner(checkpoint, with_overrides(CONFIG.planning, {"guidance.value": judge}))
     observations = np.array([[0.5, -0.5], [1.0, 1.0]], dtype=np.float32)
     chosen = planner.plan(observations, None, torch.Generator().manual_seed(0))
@@ -321,15 +322,19 @@ def test_the_candidate_of_the_highest_value_is_taken(checkpoint, judge):
 
 def test_a_value_comes_back_with_its_planner(checkpoint):
     torch.manual_seed(0)
-    model = ValueModel(2, 2, discount=0.7, has_terminations=True, hidden_dim=8)
+    model = ValueModel(2, 2, discount=0.7, has_terminations=True, offsets=(1, 2, 3), hidden_dim=8)
     model.observation_scale.fill_(2.0)
     model.advantage_scale.fill_(0.5)
+    model.plan_change_scale.fill_(3.0)
     save_value(checkpoint, model)
     plans = make_plans(np.random.default_rng(0).normal(size=(3, 4, 4)), action_dim=2)
     for judge in JUDGES:
         planner = load_planner(checkpoint, with_overrides(CONFIG.planning, {"guidance.value": judge}))
         assert torch.equal(planner.value.score(plans), LearnedValue(model, judge).score(plans))
     assert load_planner(checkpoint, companions=False).value is None
+    save_value(checkpoint, ValueModel(2, 2, discount=0.7, hidden_dim=8))
+    with pytest.raises(PlanningError, match="fitted without whole plans"):
+        load_planner(checkpoint, with_overrides(CONFIG.planning, {"guidance.value": "plan"}))
 
 
 def test_a_value_that_does_not_fit_is_refused_in_one_line(checkpoint):

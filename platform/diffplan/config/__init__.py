@@ -34,8 +34,8 @@ from diffplan.config.schema import (
     NetworkConfig,
     SearchConfig,
     TrainingConfig,
-    WindowConfig,
 )
+from diffplan.config.windows import WindowConfig
 
 __all__ = [
     "Actions",

@@ -152,6 +152,11 @@ def _choose_value(value: str | None, diffuser: Checkpoint, device: torch.device,
             f"planning.value: expected none, for this checkpoint has no value, got {value}; fit one with "
             f"`diffplan calibrate {diffuser.path}`"
         )
+    if value == "plan" and model.offsets is None:
+        raise PlanningError(
+            "planning.value: expected actions, observations or last, for the value of this checkpoint was fitted "
+            f"without whole plans, got plan; run `diffplan calibrate {diffuser.path} --planning.guidance.value plan`"
+        )
     return LearnedValue(model.requires_grad_(False).to(device), value)
 
 

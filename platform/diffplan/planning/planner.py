@@ -16,7 +16,7 @@ from diffplan.diffusion.denoiser import Denoiser
 from diffplan.diffusion.guidance import Guide
 from diffplan.errors import PlanningError
 from diffplan.layout import Layout
-from diffplan.planning.companions.action_head import ActionHead, ActionHeads
+from diffplan.planning.companions.action_head import ActionHeads
 from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.companions.support import Support
 from diffplan.planning.consistency import find_speed_limit
@@ -29,15 +29,13 @@ from diffplan.planning.sampling import PlanRequest, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.selection import AVERAGES
 from diffplan.planning.settings_check import check_settings
-from diffplan.planning.warm_start import keep_rest
+from diffplan.planning.warm_start import check_previous, choose_steps, keep_rest
 from diffplan.planning.waypoints import has_untimed, plan_untimed
 from diffplan.types import Plan
 
 
 class Planner:
-    """Plans with a trained model, for a batch of environments at once.
-
-    It joins the parts of this package and hands each the model, the settings and the companions that it needs.
+    """Plans with a trained model, for a batch of environments; hands each part of this package what it needs.
 
     Args:
         config: the experiment that the model was trained in.
@@ -51,7 +49,7 @@ class Planner:
             ignored.
         return_range: returns that were normalised to 0 and to 1, if the network is conditioned on returns.
         value: a learned value, added to the guides of the settings; on the device already.
-        action_heads: choose the actions of plans, for the controller of that name.
+        action_heads: for the controller `action_head`.
         device: where the model denoises. Inputs and outputs are on the CPU, and noise is drawn there too, so it is
             the same on every device.
 
@@ -94,8 +92,8 @@ class Planner:
             has_action_heads=action_heads is not None,
         )
         self._own_guide = sum_own_guides(self.settings, value)
-        schedule = self.model.denoiser.schedule
-        self._steps = schedule.sampling_steps(self.settings.sampling.num_steps, self.settings.sampling.step_spacing)
+        sampling, schedule = self.settings.sampling, self.model.denoiser.schedule
+        self._steps = schedule.sampling_steps(sampling.num_steps, sampling.step_spacing)
 
     @property
     def judges_consistency(self) -> bool:
@@ -264,35 +262,19 @@ class Planner:
             PlanningError: as for `plan`; as many plans and elapsed steps as observations are expected.
         """
         problem = Problem.make(observations, goals, constraints, self.model)
-        if not len(previous) == len(elapsed_env_steps) == len(problem):
-            raise PlanningError(
-                f"replan: expected {len(problem)} plans and elapsed steps, one for each observation, "
-                f"got {len(previous)} and {len(elapsed_env_steps)}"
-            )
+        check_previous(previous, elapsed_env_steps, len(problem))
         _refuse_untimed(problem, "replan")
-        if np.min(elapsed_env_steps, initial=0) < 0:
-            raise PlanningError(f"replan: expected elapsed steps of at least 0, got {np.min(elapsed_env_steps)}")
         model, settings = self.model, self.settings
-        if not 0 < warm_start <= 1:
-            raise PlanningError(f"warm_start: expected a share of the noise in (0, 1], got {warm_start}")
-        first = max(round(warm_start * model.num_diffusion_steps) - 1, 0)
-        num_steps = min(max(round(warm_start * settings.sampling.num_steps), 1), first + 1)
-        steps = model.denoiser.schedule.sampling_steps(num_steps, settings.sampling.step_spacing, first)
+        steps = choose_steps(model, settings, warm_start)
         num = None if settings.selection.rule in AVERAGES else 1
         request = self._request(generator, guides, guidance_scale, num_candidates=num)
-        keeps_arrival = goals is not None and model.end_columns and model.offsets is None
-        shortest = model.shortest_horizon if keeps_arrival else None
-        rest, lengths = keep_rest(previous, elapsed_env_steps, model, shortest)
-        return sample_plans(
-            model,
-            settings,
+        rest, lengths = keep_rest(previous, elapsed_env_steps, model, has_goals=goals is not None)
+        return self._sample(
             problem,
             lengths,
             self._limits(max_speed_errors, len(problem)),
             replace(request, diffusion_steps=steps, repair=True),
-            support=self.support,
             initial=model.normalize_plans(rest),
-            action_head=self._get_head(),
         )
 
     def _request(
@@ -335,17 +317,7 @@ class Planner:
         def draw(
             problem: Problem, lengths: np.ndarray, max_speed_errors: np.ndarray, *, repair: bool = False
         ) -> list[Plan]:
-            wanted = replace(request, repair=repair)
-            return sample_plans(
-                self.model,
-                self.settings,
-                problem,
-                lengths,
-                max_speed_errors,
-                wanted,
-                support=self.support,
-                action_head=self._get_head(),
-            )
+            return self._sample(problem, lengths, max_speed_errors, replace(request, repair=repair))
 
         return search_horizons(
             partial(draw_in_legs, self.model, draw, partial(self._rescore, request.guide)),
@@ -356,11 +328,28 @@ class Planner:
             may_repair=request.guidance_scale > 0,
         )
 
-    def _get_head(self) -> ActionHead | None:
-        controller = self.settings.controller
-        if self.action_heads is None or not isinstance(controller, HeadControl):
-            return None
-        return self.action_heads.find(controller.reads)
+    def _sample(
+        self,
+        problem: Problem,
+        lengths: np.ndarray,
+        max_speed_errors: np.ndarray,
+        request: PlanRequest,
+        initial: torch.Tensor | None = None,
+    ) -> list[Plan]:
+        controller, head = self.settings.controller, None
+        if self.action_heads is not None and isinstance(controller, HeadControl):
+            head = self.action_heads.find(controller.reads)
+        return sample_plans(
+            self.model,
+            self.settings,
+            problem,
+            lengths,
+            max_speed_errors,
+            request,
+            support=self.support,
+            initial=initial,
+            action_head=head,
+        )
 
     def _rescore(self, guide: Guide | None, problem: Problem, plans: list[Plan]) -> list[Plan]:
         return plans if guide is None else score_plans(self.model, self.settings, problem, plans, guide)
