@@ -28,7 +28,7 @@ from diffplan.config import (
 from diffplan.data.format.dataset import open_dataset
 from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
 from diffplan.data.format.writer import create_dataset, write_unit
-from diffplan.errors import ConfigError, PlanningError
+from diffplan.errors import PlanningError
 from diffplan.networks.factory import make_network
 from diffplan.planning.companions.action_head import READS
 from diffplan.planning.control.controllers import ActionController, ActionHeadController
@@ -300,8 +300,9 @@ def test_policies_act_by_the_head_and_plan_at_every_step(planner):
 
 
 def test_a_head_needs_plans_at_every_step_and_its_companion(checkpoint, planner):
-    with pytest.raises(ConfigError, match=r"planning\.replanning: expected receding with interval 1"):
-        with_overrides(CONFIG.planning, {"replanning.interval": 2})
+    for replanning in ({"replanning.interval": 2}, {"replanning": "never"}, {"replanning": "sooner"}):
+        with pytest.raises(PlanningError, match=r"planning\.replanning: expected receding with interval 1"):
+            with_settings(planner, replanning)
     with pytest.raises(PlanningError, match="no action heads; fit them with `diffplan calibrate`"):
         load_planner(checkpoint, companions=False)
     assert "action_heads" in find_needed(CONFIG, CONFIG.planning)

@@ -118,7 +118,7 @@ def test_a_controller_of_ones_own_follows_plans(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("trackin", r"planning.controller: expected one of actions, half, .* Did you mean 'tracking'\?"),
+        ("trackin", r"planning.controller: expected one of action_head, actions, half, .* Did you mean 'tracking'\?"),
         ("test_roles:Quarter", r"planning.controller: expected 'Quarter' in test_roles"),
         ("test_roles:GOALS", r"expected a class or a function of a ControllerContext at test_roles:GOALS, got ndarray"),
         ("test_roles:is_no_controller", r"expected a controller from test_roles:is_no_controller, got int without"),

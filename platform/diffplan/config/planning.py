@@ -292,10 +292,3 @@ class PlanningConfig:
             f"a product of at most {MAX_ENTRIES:_}",
             entries,
         )
-        require(
-            not isinstance(self.controller, HeadControl)
-            or (isinstance(self.replanning, Receding) and self.replanning.interval == 1),
-            "planning.replanning",
-            "receding with interval 1 where planning.controller is action_head, whose action is for one step",
-            f"{self.replanning.kind} {getattr(self.replanning, 'interval', '')}".strip(),
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from diffplan.config import Actions, HeadControl, InverseDynamics, PlanningConfig
+from diffplan.config import Actions, HeadControl, InverseDynamics, PlanningConfig, Receding
 from diffplan.errors import PlanningError
 from diffplan.planning.model import PlanningModel
 
@@ -43,6 +43,13 @@ def check_settings(
         raise PlanningError(
             "planning.controller: expected inverse_dynamics or actions, for this checkpoint has no action heads; fit "
             "them with `diffplan calibrate`"
+        )
+    if isinstance(settings.controller, HeadControl) and settings.replanning != Receding(
+        interval=1, warm_start=getattr(settings.replanning, "warm_start", 0.0)
+    ):
+        raise PlanningError(
+            "planning.replanning: expected receding with interval 1, for the action of an action head is for one step, "
+            f"got {settings.replanning}"
         )
     if isinstance(settings.controller, Actions) and not model.layout.action_dim:
         raise PlanningError(
