@@ -42,7 +42,7 @@ def _read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     content = read_file(path, max_bytes=MAX_ARRAYS_BYTES)
     try:
         tensors = load(content)
-    except Exception as error:  # safetensors raises errors of its own kind
+    except Exception as error:  # whatever safetensors raises
         raise ValueError(f"{type(error).__name__}: {error}") from None
     arrays = {name: _to_array(tensor) for name, tensor in tensors.items()}
     header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
