@@ -15,7 +15,7 @@ import jaxtyping
 import pytest
 
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=400)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=200)
 hypothesis.settings.load_profile("quick")  # --hypothesis-profile chooses another
 
 SHAPE_CHECKED = ("diffusion", "networks")

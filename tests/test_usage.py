@@ -128,7 +128,7 @@ def test_the_rate_is_that_of_the_last_minute(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_table_has_the_stages_that_were_begun_for_each_maze(tmp_path: Path) -> None:
-    (tmp_path / "table1_begun.json").write_text("{}")
+    (tmp_path / "table_begun.json").write_text("{}")
     for directory, name, text in (
         ("umaze/search", "best.json", '{"num_trials": 8}'),
         ("umaze/policies/iql-maze2d", "policy.json", "{}"),

@@ -31,6 +31,7 @@ def tiny_config() -> Config:
             "training.picture_interval": 12,
             "training.num_warmup_steps": 2,
             "training.ema_start_step": 2,
+            "calibration.num_plans": 200,
             "planning.horizon.max": 16,
             "planning.sampling.num_steps": 2,
             "planning.selection.num_candidates": 1,

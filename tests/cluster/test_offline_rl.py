@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import collect
 
 from diffplan.behaviors.offline_policy import OfflinePolicy, load_offline_policy
 from diffplan.cli import main
 from diffplan.cluster.baselines.offline_rl import OfflineTrainer, train_offline_rl
-from diffplan.config import config_from_dict
+from diffplan.config import CollectionConfig, EnvConfig, config_from_dict
 from diffplan.config.offline_rl import SETTINGS, Algorithm, CQLSettings, IQLSettings, OfflineRLSettings
 from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import CheckpointError, ConfigError, DataError
@@ -111,12 +112,35 @@ def test_a_run_leaves_a_policy_that_repeats_and_can_be_evaluated(tiny_dataset: P
     assert all(np.isfinite(result.score or 0.0) for result in results)
 
 
+@pytest.mark.parametrize("algorithm", ["cql", "iql"])
+def test_without_goals_the_rewards_in_the_data_are_learned_from(tmp_path: Path, algorithm: Algorithm) -> None:
+    root = collect(
+        EnvConfig(env_id="diffplan/Hopper-v4"), CollectionConfig(num_steps=300, episodes_per_unit=8), tmp_path / "data"
+    )
+    settings = replace(SMALL[algorithm], normalize_rewards=True)
+    trainer = OfflineTrainer(open_dataset(root), algorithm=algorithm, settings=settings)
+    assert not trainer.is_goal_conditioned
+    batch = trainer._make_batch()
+    assert batch["terminateds"].dtype == torch.bool
+    out = train_offline_rl(root, tmp_path / "policy", algorithm=algorithm, num_updates=3, settings=settings)
+    policy = load_offline_policy(out)
+    assert (policy.description.goal_dim, policy.description.training["goal"]) == (0, "none")
+    results, _ = evaluate_episodes(lambda context: policy, policy.description.env, range(2), seed=0)
+    assert all(np.isfinite(result.score) for result in results)
+    with pytest.raises(ConfigError, match="expected episodes without a goal, got one"):
+        policy.reset(np.zeros((1, 11)), np.zeros((1, 2)))
+    with pytest.raises(ConfigError, match="goal_columns: expected the columns"):
+        OfflineTrainer(open_dataset(root), algorithm=algorithm, goal=GOAL)
+
+
 def test_bad_arguments_are_named(tiny_dataset: Path, tmp_path: Path) -> None:
     def train(**arguments: object) -> None:
         train_offline_rl(tiny_dataset, tmp_path / "policy", **{"algorithm": "iql", **arguments})  # pyright: ignore
 
     with pytest.raises(ConfigError, match="goal: expected 2 finite numbers"):
         train(goal=(1.0,))
+    with pytest.raises(ConfigError, match="normalize_rewards: expected false"):
+        train(settings=IQLSettings(normalize_rewards=True))
     with pytest.raises(DataError, match="expected steps of the data that end within"):
         train(goal=(90.0, 1.0))
     with pytest.raises(ConfigError, match="expected IQLSettings, got CQLSettings"):

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 @pytest.fixture(scope="module")
 def run(short_fits: None, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("pipeline") / "run"
-    run_pipeline(tiny_config, run, preset="tiny", command="this test", episodes=4, num_plans=200)
+    run_pipeline(tiny_config, run, preset="tiny", command="this test", episodes=4)
     return run
 
 

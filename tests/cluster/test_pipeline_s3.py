@@ -37,7 +37,7 @@ def make_bucket(server: S3Server) -> None:
 
 @pytest.fixture(scope="module")
 def run(url: str, short_fits: None, tiny_config: Config) -> Store:
-    run_pipeline(tiny_config, url, preset="tiny", command="this test", episodes=4, num_plans=200)
+    run_pipeline(tiny_config, url, preset="tiny", command="this test", episodes=4)
     return open_store(url)
 
 

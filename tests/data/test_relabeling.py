@@ -15,6 +15,7 @@ from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.data.windows.relabeling import (
     FixedGoal,
     HindsightGoals,
+    RecordedRewards,
     Transitions,
     compute_sparse_rewards,
     load_transitions,
@@ -65,6 +66,34 @@ def test_every_step_is_a_transition_and_the_last_one_leads_to_the_final_observat
     assert data.last_steps.tolist() == [4] * 5 + [11] * 7 + [12] + [18] * 6
     taken = np.concatenate([e.actions for e in episodes])
     np.testing.assert_allclose(data.actions, (taken - [0, -1]) / [1, 3], atol=1e-6)  # -4 to 2 becomes -1 to 1
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_recorded_rewards_and_terminations_are_those_of_the_data(tmp_path: Path, normalize: bool) -> None:
+    root = tmp_path / "dataset"
+    manifest = create_dataset(root, replace(make_manifest(), action_low=[-1.0, -4.0], action_high=[1.0, 2.0]))
+    episodes = [make_episode(i, n, terminated=i == 1, truncated=i != 1) for i, n in enumerate((5, 7, 3))]
+    write_unit(root, manifest, 0, episodes)
+    dataset = open_dataset(root)
+    data = load_transitions(dataset)
+    batch = RecordedRewards(data, dataset, normalize=normalize).sample(400, np.random.default_rng(0))
+    returns = [float(e.rewards.sum(dtype=np.float64)) for e in episodes]
+    scale = 1000 / (max(returns) - min(returns)) if normalize else 1.0
+    rewards = np.concatenate([e.rewards for e in episodes]) * scale
+    rows = [int(np.flatnonzero((data.observations == o).all(axis=1))[0]) for o in batch.observations]
+    assert set(rows) == set(range(15))
+    np.testing.assert_allclose(batch.rewards, rewards[rows], rtol=1e-5)
+    np.testing.assert_array_equal(batch.next_observations, data.next_observations[rows])
+    assert batch.terminates.tolist() == [row == 11 for row in rows]  # the last step of the second episode
+
+
+def test_rewards_that_tell_nothing_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    manifest = create_dataset(root, replace(make_manifest(), action_low=[-1.0, -4.0], action_high=[1.0, 2.0]))
+    write_unit(root, manifest, 0, [replace(make_episode(0, 5), rewards=np.ones(5, np.float32))])
+    dataset = open_dataset(root)
+    with pytest.raises(DataError, match="expected rewards to learn from, got 1 at every step"):
+        RecordedRewards(load_transitions(dataset), dataset, normalize=False)
 
 
 @given(seed=st.integers(0, 2**31), goal=st.tuples(st.floats(0, 4), st.floats(0, 4)))

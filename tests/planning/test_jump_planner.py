@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from diffplan.checkpoint import Checkpoint, save_planning_checkpoint
 from diffplan.config import (
+    CalibrationConfig,
     Config,
     DiffusionConfig,
     EnvConfig,
@@ -120,7 +121,7 @@ def checkpoint(tmp_path_factory):
         out, Checkpoint(out, CONFIG, batches.layout, 400, batches.normalizer, weights, source, None)
     )
     settings = with_overrides(CONFIG.planning, {"guidance.value": "plan"})
-    result = fit_companions(out, settings=settings, value_steps=5)
+    result = fit_companions(out, settings=settings, calibration=CalibrationConfig(value_steps=5))
     assert max(result["action_head_errors"].values()) < 0.6
     return out
 

@@ -150,9 +150,9 @@ def test_calibrate_cures_a_damaged_companion(capsys, checkpoint, name):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--quantile", 1.0], ["--quantile in (0, 1)", "got 1.0"]),
-        (["--quantile", 0.0], ["--quantile in (0, 1)"]),
-        (["--num_plans", 0], ["--num_plans >= 1", "got 0"]),
+        (["--quantile", 1.0], ["calibration.quantile", "number in (0, 1)", "got 1.0"]),
+        (["--quantile", 0.0], ["calibration.quantile", "number in (0, 1)"]),
+        (["--num_plans", 0], ["calibration.num_plans", "at least 1", "got 0"]),
         (["--data", "no/such"], ["no/such", "diffplan collect"]),
         (["--settings", "no/such.json"], ["no/such.json", "expected a settings file"]),
     ],

@@ -9,9 +9,10 @@ from diffplan.cli.parsing import parse
 from diffplan.cli.table import COMMAND, describe_request
 from diffplan.errors import ConfigError
 from diffplan.tasks.maze2d.table import METHODS, Maze2DTable, Plan, begin
-from diffplan.tasks.maze2d.table_page import METHOD_TITLES, average_rows, format_page, make_row
+from diffplan.tasks.maze2d.table_page import METHOD_TITLES, format_page
 from diffplan.tasks.registry import find_task
 from diffplan.tasks.table import ROW_KEYS, TableRequest
+from diffplan.tasks.table_rows import average_rows, make_row
 
 TABLE = Maze2DTable()
 
@@ -32,7 +33,7 @@ def summary(protocol="maze2d", score=150.04, plan_seconds=0.0123, **config):
 
 
 def row(found, method, seconds, maze="umaze"):
-    return make_row(found, maze=maze, method=method, training_seconds=seconds, command="diffplan table maze2d")
+    return make_row(found, task=maze, method=method, training_seconds=seconds, command="diffplan table maze2d")
 
 
 @pytest.fixture

@@ -48,8 +48,8 @@ class PolicyDescription:
     Attributes:
         algorithm: `cql` or `iql`.
         env: the environment of the data.
-        goal: the goal that it was trained for, or None for one that is told its goal.
-        goal_dim: coordinates of a goal.
+        goal: the goal that it was trained for, or None for one that is told its goal or has none.
+        goal_dim: coordinates of a goal; 0 for a policy without goals.
         action_low: lower bounds of the environment's actions.
         action_high: upper bounds of the environment's actions.
         action_margin: the bounds lie at ±(1 - margin) of the policy's range.
@@ -98,7 +98,7 @@ class OfflinePolicy:
 
     @property
     def goal_dim_told(self) -> int:
-        """Coordinates of the goal that an observation is given besides; 0 for a policy of one goal."""
+        """Coordinates of the goal that an observation is given besides; 0 for a policy of one goal or of none."""
         return self.description.goal_dim if self.description.goal is None else 0
 
     def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
@@ -106,14 +106,16 @@ class OfflinePolicy:
 
         Args:
             observations: float[num_envs, observation_dim].
-            goals: float[num_envs, goal_dim].
+            goals: float[num_envs, goal_dim]; None for episodes without a goal.
 
         Raises:
-            ConfigError: the policy was trained for another goal, or for other observations, or there is no goal.
+            ConfigError: the policy was trained for another goal, or for other observations; there is no goal, or one
+                for a policy without goals.
         """
-        if goals is None:
-            raise ConfigError(f"{self.description.algorithm} policy: expected episodes with a goal, got none")
-        goals = np.asarray(goals, np.float64)
+        if (goals is None) != (self.description.goal_dim == 0):
+            wanted, got = ("without", "one") if goals is not None else ("with", "none")
+            raise ConfigError(f"{self.description.algorithm} policy: expected episodes {wanted} a goal, got {got}")
+        goals = np.zeros((len(observations), 0)) if goals is None else np.asarray(goals, np.float64)
         goal, told = self.description.goal, self.goal_dim_told
         if goals.shape[1] != self.description.goal_dim or observations.shape[1] + told != len(self._center):
             raise ConfigError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diffplan.cli.command import Arguments, Call, Command, advanced
+from diffplan.cli.command import Arguments, Call, Command
 from diffplan.cli.output import show
-from diffplan.config import PlanningConfig
-from diffplan.errors import ConfigError
+from diffplan.cli.overrides import override_section
+from diffplan.config import CalibrationConfig, PlanningConfig
 
 
 @dataclass(kw_only=True)
@@ -26,28 +27,13 @@ class CalibrateArguments(Arguments):
     of the checkpoint if not given."""
     trust: bool = False
     """Allow settings and checkpoint to name functions and URLs."""
-    num_plans: int = 40_000
-    """Plans to train the horizon model on."""
-    quantile: float = advanced(0.65)
-    """Quantile of the speed errors that the horizon model predicts: 0.5 is the median; higher is more cautious."""
-    expectile: float = advanced(0.9)
-    """Expectile of the action values in the data that is the value of an observation: 0.5 is their mean, towards 1
-    the best action."""
-    value_steps: int = advanced(1)
-    """Rewards that the target of a value adds up before the value of the observation after them."""
     seed: int = 0
     """Seed of every random number."""
 
 
 def check(call: Call[CalibrateArguments]) -> None:
     """Raise `ConfigError` for numbers out of range."""
-    arguments = call.arguments
-    for name, value in (("quantile", arguments.quantile), ("expectile", arguments.expectile)):
-        if not 0 < value < 1:
-            raise ConfigError(f"calibrate: expected --{name} in (0, 1), got {value}")
-    for name, number in (("num_plans", arguments.num_plans), ("value_steps", arguments.value_steps)):
-        if number < 1:
-            raise ConfigError(f"calibrate: expected --{name} >= 1, got {number}")
+    override_section(CalibrationConfig(), call.overrides, "calibration")
 
 
 def run(call: Call[CalibrateArguments]) -> None:
@@ -74,10 +60,7 @@ def run(call: Call[CalibrateArguments]) -> None:
         arguments.checkpoint,
         data=arguments.data,
         settings=settings,
-        num_plans=arguments.num_plans,
-        quantile=arguments.quantile,
-        expectile=arguments.expectile,
-        value_steps=arguments.value_steps,
+        calibration=override_section(checkpoint.config.calibration, call.overrides, "calibration"),
         seed=arguments.seed,
     )
     show(_format_calibration(result))
@@ -118,5 +101,6 @@ COMMAND = Command(
     arguments=CalibrateArguments,
     run=run,
     check=check,
-    sections={"planning": PlanningConfig},
+    sections={"calibration": CalibrationConfig, "planning": PlanningConfig},
+    aliases={f.name: f"calibration.{f.name}" for f in dataclasses.fields(CalibrationConfig)},
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffplan.cli.command import Call, Command, ExperimentArguments, advanced
+from diffplan.cli.command import Call, Command, ExperimentArguments
 from diffplan.cli.experiments import find_config, find_config_to_collect, require_counts
 from diffplan.cli.output import plain_warnings, show
 from diffplan.config import (
+    CalibrationConfig,
     CollectionConfig,
     DiffusionConfig,
     EnvConfig,
@@ -37,8 +38,6 @@ class PipelineArguments(ExperimentArguments):
     """Actors of collection and evaluation; one per CPU if not given."""
     use_gpu: bool | None = None
     """As `--use_gpu` of train."""
-    num_plans: int = advanced(40_000)
-    """Plans to train the horizon model on."""
     trust: bool = False
     """Allow the files of a resumed run to name functions and URLs that the experiment does not name."""
 
@@ -49,7 +48,7 @@ def check(call: Call[PipelineArguments]) -> None:
     arguments = call.arguments
     if arguments.resume and arguments.out is None:
         raise ConfigError("--resume: expected --out DIR, the run to go on with, got none")
-    require_counts(arguments, "num_plans", "episodes", "num_workers")
+    require_counts(arguments, "episodes", "num_workers")
 
 
 def run(call: Call[PipelineArguments]) -> None:
@@ -70,7 +69,6 @@ def run(call: Call[PipelineArguments]) -> None:
             seed=arguments.seed,
             num_workers=arguments.num_workers,
             use_gpu=arguments.use_gpu,
-            num_plans=arguments.num_plans,
             resume=arguments.resume,
             trust=arguments.trust,
             announce=show,
@@ -91,10 +89,15 @@ COMMAND = Command(
         "windows": WindowConfig,
         "network": NetworkConfig,
         "diffusion": DiffusionConfig,
+        "calibration": CalibrationConfig,
         "planning": PlanningConfig,
         "search": SearchConfig,
         "env": EnvConfig,
     },
-    aliases={"num_steps": "collection.num_steps", "behavior": "collection.behavior"},
+    aliases={
+        "num_steps": "collection.num_steps",
+        "behavior": "collection.behavior",
+        "num_plans": "calibration.num_plans",
+    },
     places=("out",),
 )

@@ -21,7 +21,7 @@ from diffplan.runs.layout import (
     POLICIES,
     REPORT,
     SEARCH,
-    TABLE1_BEGUN,
+    TABLE_BEGUN,
 )
 from diffplan.runs.stages import (
     StageOutput,
@@ -58,7 +58,7 @@ def read_status(where: str | Path, now: float | None = None) -> list[StageStatus
     store = open_store(where)
     files = {stored.name for stored in store.list("")}
     directories = set(store.list_directories(""))
-    if TABLE1_BEGUN in files:
+    if TABLE_BEGUN in files:
         return [stage for name in sorted(directories) for stage in _read_table_task(store, name, now)]
     for stage in STAGES:
         if stage.recognizes(files, directories):

@@ -13,8 +13,8 @@ from tyro.conf import Positional, arg
 from diffplan.cli.command import Arguments, Call, Command, advanced
 from diffplan.cli.experiments import find_config_of, require_counts
 from diffplan.cli.output import plain_warnings, show
-from diffplan.cli.overrides import override_section
-from diffplan.config import SearchConfig, config_to_dict
+from diffplan.cli.overrides import list_section, override_section
+from diffplan.config import PlanningConfig, SearchConfig, config_to_dict
 from diffplan.config.study import Study
 from diffplan.errors import ConfigError, unknown_name
 
@@ -38,6 +38,9 @@ class TuneArguments(Arguments):
     """Experiment that a training study varies."""
     num_training_steps: int | None = None
     """Training steps of each trial of a training study; a quarter of the preset's if not given."""
+    settings: str | None = None
+    """Path or URL of planner settings, all or some, that a planner study varies; those of the checkpoint if not
+    given."""
     cost_weight: float | None = advanced(None)
     """Cost of one second of planning in an episode, in points of the score, in the choice of the best trial."""
     trust: bool = False
@@ -76,6 +79,7 @@ def _check_study(arguments: TuneArguments) -> None:
 
 
 def _refuse_training_options(arguments: TuneArguments) -> None:
+    """Raise `ConfigError` for options that a study of kind planner does not have."""
     for name in ("preset", "num_training_steps"):
         if getattr(arguments, name) is not None:
             raise ConfigError(f"--{name}: expected none with a study of kind planner, got {getattr(arguments, name)}")
@@ -136,14 +140,28 @@ def _tune_planner(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
     from diffplan.tuning.studies import size_search
 
     config = load_checkpoint(arguments.source).config
-    choose_settings(config.planning, arguments.source, file=None, overrides={}, trust=arguments.trust)
+    settings = choose_settings(
+        config.planning, arguments.source, file=arguments.settings, overrides=call.overrides, trust=arguments.trust
+    )
     search = _size(call, size_search(study, config.search))
-    return tune_planner(arguments.source, arguments.out, study=study, search=search, resume=arguments.resume)
+    return tune_planner(
+        arguments.source,
+        arguments.out,
+        settings=None if settings == config.planning else settings,
+        study=study,
+        search=search,
+        resume=arguments.resume,
+    )
 
 
 def _tune_training(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
     arguments = call.arguments
     preset = _require_preset(arguments)
+    if arguments.settings is not None or list_section(call.overrides, "planning"):
+        raise ConfigError(
+            f"tune --study {arguments.study}: expected no planner settings with a study of kind training; leave out "
+            "--settings and --planning.*"
+        )
     from diffplan.cluster.tune.search import tune_training
     from diffplan.tuning.studies import size_search
 
@@ -218,8 +236,8 @@ COMMAND = Command(
     arguments=TuneArguments,
     run=run,
     check=check,
-    sections={"search": SearchConfig},
+    sections={"search": SearchConfig, "planning": PlanningConfig},
     aliases={f.name: f"search.{f.name}" for f in dataclasses.fields(SearchConfig)},
-    places=("source", "out", "study"),
+    places=("source", "out", "study", "settings"),
     lists=list_studies,
 )

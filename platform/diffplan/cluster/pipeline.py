@@ -78,7 +78,6 @@ def run_pipeline(
     seed: int = 0,
     num_workers: int | None = None,
     use_gpu: bool | None = None,
-    num_plans: int = 40_000,
     resume: bool = False,
     trust: bool = False,
     announce: Callable[[str], None] = lambda line: None,
@@ -94,7 +93,6 @@ def run_pipeline(
         seed: evaluation seed.
         num_workers: actors of collection and evaluation; None for as many as there are CPUs.
         use_gpu: as that of `train_on_cluster`.
-        num_plans: plans that the calibration learns from.
         resume: go on with a run that is there.
         trust: whether its files may name functions and URLs that the experiment does not name.
         announce: called with a line when a stage begins.
@@ -156,7 +154,7 @@ def run_pipeline(
         stage(
             "calibrate",
             _has(store, f"{CHECKPOINT}/{CALIBRATION}"),
-            lambda: fit_companions(checkpoint, num_plans=num_plans, seed=config.training.seed),
+            lambda: fit_companions(checkpoint, seed=config.training.seed),
         )
         announce(f"[4/6] search {config.search.num_trials} planner settings into {search}")
         stage(

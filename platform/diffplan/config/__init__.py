@@ -4,6 +4,7 @@ A `Config` holds everything from the environment to the evaluation. `diffplan.ta
 Ray Tune and checkpoints all use the same dotted names for its fields (`diffusion.num_diffusion_steps`).
 """
 
+from diffplan.config.calibration import CalibrationConfig
 from diffplan.config.codec import (
     config_from_dict,
     config_from_json,
@@ -39,6 +40,7 @@ from diffplan.config.windows import WindowConfig
 
 __all__ = [
     "Actions",
+    "CalibrationConfig",
     "CollectionConfig",
     "ConditionConfig",
     "Config",

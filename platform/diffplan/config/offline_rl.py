@@ -35,7 +35,10 @@ class OfflineRLSettings:
     """The action of the trained policy: the squashed mean of its Gaussian, or the mean clipped to the bounds, as by
     RLlib's `to_deterministic` and connectors."""
     goal_columns: tuple[int, ...] | None = None
-    """Observation columns of a goal; those of the dataset's environment if not given."""
+    """Observation columns of a goal; those of the dataset's environment if not given. Without any, the rewards are
+    those in the data."""
+    normalize_rewards: bool = False
+    """Rewards in the data are divided by the range of the returns of episodes, times 1000."""
     goal_radius: float = 0.5
     """The reward of a step is 1 if it ends within this distance of the goal, else 0."""
     current_goal_share: float = 0.2

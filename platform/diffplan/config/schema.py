@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from diffplan.config.calibration import CalibrationConfig
 from diffplan.config.codec import config_dataclass, require, require_between
 from diffplan.config.environment import MAX_SEED, CollectionConfig, EnvConfig
 from diffplan.config.planning import MAX_STEPS, PlanningConfig
@@ -264,6 +265,7 @@ class Config:
     network: NetworkConfig = NetworkConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     training: TrainingConfig = TrainingConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     planning: PlanningConfig = PlanningConfig()
     search: SearchConfig = SearchConfig()
 

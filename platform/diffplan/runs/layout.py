@@ -13,7 +13,7 @@
 Layout of a benchmark table:
 
 ```
-<out>/table1_begun.json                  the request of the table
+<out>/table_begun.json                   the request of the table
       <task>/dataset/ checkpoint/ search/ policies/<policy>/ evaluation/<protocol>/<method>/
 ```
 """
@@ -27,7 +27,7 @@ DATASET, CHECKPOINT, SEARCH, EVALUATION, TENSORBOARD, REPORT = (
     "tensorboard",
     "report.html",
 )
-TABLE1_BEGUN, POLICIES = "table1_begun.json", "policies"
+TABLE_BEGUN, POLICIES = "table_begun.json", "policies"
 SUMMARY = "summary.json"
 """Of an evaluation; written last."""
 BEST = "best.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.checkpoint import load_checkpoint
-from diffplan.config import Config, HeadControl, PlanningConfig
+from diffplan.config import CalibrationConfig, Config, HeadControl, PlanningConfig
 from diffplan.data.format.dataset import open_dataset
 from diffplan.errors import ConfigError
 from diffplan.planning.calibration import find_support, learn_horizons, measure_consistency
@@ -42,10 +42,7 @@ def fit_companions(
     *,
     data: str | Path | None = None,
     settings: PlanningConfig | None = None,
-    num_plans: int = 40_000,
-    quantile: float = 0.65,
-    expectile: float = 0.9,
-    value_steps: int = 1,
+    calibration: CalibrationConfig | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Fit the companions that the settings use, and add them to a checkpoint.
@@ -54,10 +51,7 @@ def fit_companions(
         checkpoint: its directory or URL.
         data: directory or URL of the dataset; None for that of the checkpoint.
         settings: planner settings whose sampler and horizons are learned; None for those of the checkpoint.
-        num_plans: plans that the horizon model learns from.
-        quantile: what the horizon model predicts of the speed errors of a horizon.
-        expectile: the value of an observation is this expectile of the values of the actions in the data.
-        value_steps: rewards that the target of a value adds up before the value of the observation after them.
+        calibration: sizes and targets of the fits; None for those of the checkpoint.
         seed: of everything random in it.
 
     Returns:
@@ -75,6 +69,7 @@ def fit_companions(
     if uri is None:
         raise ConfigError(f"{checkpoint}: it does not say what it was trained on; give the dataset by --data")
     settings = loaded.config.planning if settings is None else settings
+    fits = loaded.config.calibration if calibration is None else calibration
     needed = find_needed(loaded.config, settings)
     planner = load_planner(checkpoint, without_companions(settings), companions=False)
     config, dataset, store = planner.config, open_dataset(uri), open_store(checkpoint)
@@ -82,7 +77,7 @@ def fit_companions(
         ("data", "plans", "inverse_dynamics_error", "action_head_errors", "support_points", "value"), None
     )
     usage_store = open_store(store.locate(CALIBRATION_USAGE))
-    total, unit = (num_plans, "plans") if HORIZON_MODEL in needed else (0, "steps")
+    total, unit = (fits.num_plans, "plans") if HORIZON_MODEL in needed else (0, "steps")
     with record_usage(usage_store, "calibrate", cpus=1, total=total, unit=unit) as usage:
         if config.env.velocity_columns:
             result["data"] = measure_consistency(dataset, config, config.windows.horizons, seed=seed)
@@ -92,13 +87,13 @@ def fit_companions(
 
                 def count(done: int, total: int) -> None:
                     report(done, total)
-                    usage.count(min(done, num_plans))
+                    usage.count(min(done, fits.num_plans))
 
                 model, result["plans"] = learn_horizons(
                     with_support(planner, support),
                     dataset,
-                    num_plans=num_plans,
-                    quantile=quantile,
+                    num_plans=fits.num_plans,
+                    quantile=fits.quantile,
                     seed=seed,
                     on_progress=count,
                 )
@@ -118,14 +113,15 @@ def fit_companions(
                 value, errors = fit_value(
                     dataset,
                     config,
-                    expectile=expectile,
-                    num_ahead=value_steps,
+                    expectile=fits.expectile,
+                    num_ahead=fits.value_steps,
                     whole_plans=settings.guidance.value == "plan" or config.windows.offsets is not None,
                     seed=seed,
                     on_progress=report,
                 )
             save_value(checkpoint, value)
-            result["value"] = {**dataclasses.asdict(errors), "expectile": expectile, "discount": value.discount}
+            used = {"expectile": fits.expectile, "value_steps": fits.value_steps}
+            result["value"] = {**dataclasses.asdict(errors), **used, "discount": value.discount}
         if support is not None:
             save_support(checkpoint, support)
             result["support_points"] = len(support.points)

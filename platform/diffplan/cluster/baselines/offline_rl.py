@@ -33,7 +33,14 @@ from diffplan.cluster import runtime  # noqa: F401  (sets what Ray reads from th
 from diffplan.config import EnvConfig, config_to_dict
 from diffplan.config.offline_rl import SETTINGS, Algorithm, CQLSettings, IQLSettings, OfflineRLSettings
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
-from diffplan.data.windows.relabeling import FixedGoal, HindsightGoals, TransitionSampler, load_transitions
+from diffplan.data.windows.relabeling import (
+    FixedGoal,
+    HindsightGoals,
+    RecordedRewards,
+    Transitions,
+    TransitionSampler,
+    load_transitions,
+)
 from diffplan.errors import ConfigError
 from diffplan.evaluation.protocol import apply_protocol, choose_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
@@ -43,7 +50,7 @@ from diffplan.tasks.registry import complete_env
 
 MODULE = "default_policy"
 NUM_UPDATES: dict[Algorithm, int] = {"cql": 20_000, "iql": 100_000}
-"""Updates for one goal if none are asked for."""
+"""Updates if none are asked for, for one goal or the rewards in the data."""
 NUM_UPDATES_ANY_GOAL: dict[Algorithm, int] = {"cql": 20_000, "iql": 12_000}
 """Updates of a goal-conditioned policy if none are asked for; see docs/baselines.md for what more or fewer bring."""
 NUM_SELECTIONS = 10
@@ -70,7 +77,8 @@ def train_offline_rl(
         dataset: the data, or their path or URL.
         out: directory to make.
         algorithm: `cql` or `iql`.
-        goal: the goal of the policy, in environment units; None for a goal-conditioned policy.
+        goal: the goal of the policy, in environment units; None for a goal-conditioned policy, or, in an environment
+            without goals, for one that learns from the rewards in the data.
         num_updates: gradient updates; those of `NUM_UPDATES` or `NUM_UPDATES_ANY_GOAL` if None.
         settings: `CQLSettings` or `IQLSettings`; the defaults if None.
         seed: of the weights, the batches and the actions that are drawn.
@@ -86,9 +94,7 @@ def train_offline_rl(
         DataError: the dataset is missing or damaged, or never near the goal.
         CheckpointError: `out` exists or cannot be written.
     """
-    if num_updates is None:
-        num_updates = (NUM_UPDATES_ANY_GOAL if goal is None else NUM_UPDATES)[algorithm]
-    if num_updates < 1:
+    if num_updates is not None and num_updates < 1:
         raise ConfigError(f"num_updates: expected at least 1, got {num_updates}")
     check_new_directory(out)
     if not isinstance(dataset, TrajectoryDataset):
@@ -98,6 +104,8 @@ def train_offline_rl(
         env = apply_protocol(choose_protocol(protocol, env), env)
     with torch.random.fork_rng(devices=[]):
         trainer = OfflineTrainer(dataset, algorithm=algorithm, goal=goal, settings=settings, seed=seed)
+        if num_updates is None:
+            num_updates = (NUM_UPDATES_ANY_GOAL if trainer.is_goal_conditioned else NUM_UPDATES)[algorithm]
         selection = _Selection(env, goal, num_selection_episodes, seed)
         with Progress(algorithm, num_updates, "updates") as progress:
             for end in [round(num_updates * (i + 1) / NUM_SELECTIONS) for i in range(NUM_SELECTIONS)]:
@@ -151,12 +159,13 @@ class OfflineTrainer:
     Args:
         dataset: the data.
         algorithm: `cql` or `iql`.
-        goal: the goal of the policy; None for a goal-conditioned policy.
+        goal: the goal of the policy; None as for `train_offline_rl`.
         settings: of the algorithm; the defaults if None.
         seed: of everything random.
 
     Attributes:
         num_updates: gradient updates so far.
+        is_goal_conditioned: whether the policy is told a goal.
         module: RLlib's module of all networks.
 
     Raises:
@@ -180,36 +189,28 @@ class OfflineTrainer:
         known = complete_env(dataset.env).goal_columns
         columns = list(known if settings.goal_columns is None else settings.goal_columns)
         observation_dim = dataset.manifest.columns[0].size
-        if not columns:
+        if not columns and goal is not None:
             raise ConfigError(
-                "goal_columns: expected the columns that goals are made of, got none; give --goal_columns"
+                "goal_columns: expected the columns that the goal is made of, got none; give --goal_columns"
             )
+        if columns and settings.normalize_rewards:
+            raise ConfigError("normalize_rewards: expected false where rewards are relabelled for goals, got true")
         if not all(0 <= column < observation_dim for column in columns):
             raise ConfigError(f"goal_columns: expected columns below {observation_dim}, got {columns}")
         if goal is not None and (len(goal) != len(columns) or not np.isfinite(goal).all()):
             raise ConfigError(f"goal: expected {len(columns)} finite numbers, got {list(goal)}")
         self.num_updates, self._seconds = 0, 0.0
         self._dataset, self._algorithm, self._goal, self._seed = dataset, algorithm, goal, seed
-        self._settings = settings = replace(settings, goal_columns=tuple(columns))
+        self._settings = settings = replace(settings, goal_columns=tuple(columns) or None)
         data = load_transitions(dataset)
-        self._sampler: TransitionSampler = (
-            FixedGoal(data, goal, columns, settings.goal_radius)
-            if goal is not None
-            else HindsightGoals(
-                data,
-                columns,
-                settings.goal_radius,
-                discount=settings.discount,
-                current_share=settings.current_goal_share,
-                future_share=settings.future_goal_share,
-            )
-        )
+        self._sampler = _make_sampler(dataset, data, goal, settings)
         entries = list(range(observation_dim)) + ([] if goal is not None else columns)
         deviation = data.observations.std(axis=0, dtype=np.float64)
         self._center = data.observations.mean(axis=0, dtype=np.float64)[entries]
         self._scale = np.where(deviation > 0, deviation, 1.0)[entries]
         self._generator = make_generator(seed, Stream.TRAINING)
         torch.manual_seed(make_seed(seed, Stream.TRAINING, 1))
+        self.is_goal_conditioned = goal is None and len(columns) > 0
         self._learner = _build_learner(settings, len(entries), data.actions.shape[1])
         self.module = self._learner.module[MODULE]
 
@@ -250,12 +251,17 @@ class OfflineTrainer:
             "new_obs": (drawn.next_observations - self._center) / self._scale,
             "actions": drawn.actions * (1 - self._settings.action_margin),
             "rewards": drawn.rewards,
-            "terminateds": np.zeros(self._settings.batch_size, bool),
+            "terminateds": drawn.terminates,
         }
         return {
             name: torch.from_numpy(array if array.dtype == bool else array.astype(np.float32))
             for name, array in values.items()
         }
+
+    def _describe_goal(self) -> str | list[float]:
+        if self._goal is not None:
+            return [float(value) for value in self._goal]
+        return "goal-conditioned" if self._settings.goal_columns else "none"
 
     def _describe(self) -> PolicyDescription:
         manifest, settings = self._dataset.manifest, self._settings
@@ -264,7 +270,7 @@ class OfflineTrainer:
             "num_updates": self.num_updates,
             "seconds": round(self._seconds, 3),
             "seed": self._seed,
-            "goal": "goal-conditioned" if self._goal is None else [float(value) for value in self._goal],
+            "goal": self._describe_goal(),
             "dataset": {
                 "uri": self._dataset.uri,
                 "dataset_uuid": manifest.dataset_uuid,
@@ -283,6 +289,24 @@ class OfflineTrainer:
             deterministic=settings.deterministic,
             training=training,
         )
+
+
+def _make_sampler(
+    dataset: TrajectoryDataset, data: Transitions, goal: Sequence[float] | None, settings: OfflineRLSettings
+) -> TransitionSampler:
+    columns = list(settings.goal_columns or ())
+    if not columns:
+        return RecordedRewards(data, dataset, normalize=settings.normalize_rewards)
+    if goal is not None:
+        return FixedGoal(data, goal, columns, settings.goal_radius)
+    return HindsightGoals(
+        data,
+        columns,
+        settings.goal_radius,
+        discount=settings.discount,
+        current_share=settings.current_goal_share,
+        future_share=settings.future_goal_share,
+    )
 
 
 def _build_learner(settings: OfflineRLSettings, observation_dim: int, action_dim: int) -> Any:

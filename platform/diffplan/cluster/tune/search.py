@@ -26,7 +26,7 @@ from diffplan.cluster.store_variables import find_variables
 from diffplan.cluster.tune.proposals import JournalSearcher, SearchProgress
 from diffplan.cluster.tune.storage import SearchStorage, open_search, read_begun_at
 from diffplan.cluster.tune.trials import run_planner_trial, run_training_trial
-from diffplan.config import Config, EnvConfig, SearchConfig, config_to_dict
+from diffplan.config import Config, EnvConfig, PlanningConfig, SearchConfig, config_to_dict
 from diffplan.config.study import Study
 from diffplan.data.format.dataset import open_dataset, write_snapshot
 from diffplan.errors import ClusterError, ConfigError
@@ -88,6 +88,7 @@ def tune_planner(
     checkpoint: str | Path,
     out: str | Path,
     *,
+    settings: PlanningConfig | None = None,
     study: Study | None = None,
     search: SearchConfig | None = None,
     resume: bool = False,
@@ -97,6 +98,7 @@ def tune_planner(
     Args:
         checkpoint: directory or URL of the checkpoint.
         out: directory or URL of the search.
+        settings: planner settings that are varied; None for those of the checkpoint.
         study: a study of kind `planner`; None for the study `planner`.
         search: size and protocols of the search; None for those of the study on the checkpoint's experiment.
         resume: go on with a search that was interrupted.
@@ -110,8 +112,9 @@ def tune_planner(
             protocol or field; a study of kind `training`.
         ClusterError: too few CPUs, or no trial succeeded.
     """
-    source, planner = _locate(checkpoint), load_planner(checkpoint)
-    config = planner.config
+    source, planner = _locate(checkpoint), load_planner(checkpoint, settings)
+    config = replace(planner.config, planning=planner.settings)
+    given = {} if settings is None else {"planning": config_to_dict(settings)}
     study = find_study(DEFAULT_STUDY, task_of(config.env)) if study is None else study
     _require_kind(study, "planner")
     search = _choose(size_search(study, config.search) if search is None else search, config)
@@ -122,7 +125,7 @@ def tune_planner(
         envs=_find_envs(search, config, planner.model.layout.observation_dim),
         space=make_space(study, config, lambda changed: with_settings(planner, changed.planning)),
         source=source,
-        identity={"checkpoint": zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes())},
+        identity={"checkpoint": zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes()), **given},
         trial=run_planner_trial,
         arguments={"variables": find_variables()},
     )

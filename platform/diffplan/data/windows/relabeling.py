@@ -1,8 +1,8 @@
-"""Transitions for reinforcement learning, with rewards relabelled for a goal.
+"""Transitions for reinforcement learning: with the rewards in the data (`RecordedRewards`), or relabelled for a goal.
 
-The reward of a step is 1 if it ends within a radius of the goal, else 0, and episodes do not terminate: the rule of
-sparse goal-reaching tasks, independent of the goals in the data. The last step of an episode is followed by its final
-observation, so every step of the data is a transition.
+For a goal, the reward of a step is 1 if it ends within a radius of the goal, else 0, and episodes do not terminate: the
+rule of sparse goal-reaching tasks, independent of the goals in the data. The last step of an episode is followed by its
+final observation, so every step of the data is a transition.
 
 The goal is either the same for all transitions (`FixedGoal`), or one is drawn for each (`HindsightGoals`):
 
@@ -53,16 +53,18 @@ class TransitionBatch:
         actions: float32[batch, action_dim] in [-1, 1].
         rewards: float32[batch].
         next_observations: float32[batch, observation_dim], with the same goal appended.
+        terminates: bool[batch], whether the episode terminates there, so that nothing follows.
     """
 
     observations: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     next_observations: np.ndarray
+    terminates: np.ndarray
 
 
 class TransitionSampler(Protocol):
-    """Draws transitions with the rewards of a goal."""
+    """Draws transitions with rewards."""
 
     def sample(self, num_transitions: int, generator: np.random.Generator) -> TransitionBatch:
         """Draw transitions uniformly, with replacement."""
@@ -111,6 +113,46 @@ def compute_sparse_rewards(positions: np.ndarray, goals: np.ndarray, radius: flo
     return (distances <= radius).astype(np.float32)
 
 
+class RecordedRewards:
+    """Transitions with the rewards and the terminations in the data.
+
+    Args:
+        transitions: the data.
+        dataset: the dataset that they are of.
+        normalize: divide rewards by the range of the returns of episodes, times 1000 (Kostrikov et al. 2021, section
+            5.1, for locomotion).
+
+    Raises:
+        DataError: all rewards are equal, so there is nothing to learn from.
+    """
+
+    def __init__(self, transitions: Transitions, dataset: TrajectoryDataset, *, normalize: bool) -> None:
+        self._transitions = transitions
+        rewards = np.asarray(dataset.read_column("reward"), np.float64)
+        if rewards.min() == rewards.max():
+            raise DataError(f"{dataset.uri}: expected rewards to learn from, got {rewards.min():g} at every step")
+        if normalize:
+            totals = dataset.episodes.column("undiscounted_return")
+            if totals.min() == totals.max():
+                raise DataError(f"{dataset.uri}: expected episodes of different returns to scale rewards by, got one")
+            rewards *= 1000 / (totals.max() - totals.min())
+        self.rewards = rewards.astype(np.float32)
+        self.terminates = np.zeros(len(rewards), bool)
+        self.terminates[np.unique(transitions.last_steps)] = dataset.episodes.column("terminated")
+
+    def sample(self, num_transitions: int, generator: np.random.Generator) -> TransitionBatch:
+        """Draw transitions uniformly, with replacement."""
+        data = self._transitions
+        rows = generator.integers(len(data.actions), size=num_transitions)
+        return TransitionBatch(
+            data.observations[rows],
+            data.actions[rows],
+            self.rewards[rows],
+            data.next_observations[rows],
+            self.terminates[rows],
+        )
+
+
 class FixedGoal:
     """Transitions with the rewards of one goal, which is not part of the observations.
 
@@ -139,7 +181,11 @@ class FixedGoal:
         data = self._transitions
         rows = generator.integers(len(data.actions), size=num_transitions)
         return TransitionBatch(
-            data.observations[rows], data.actions[rows], self.rewards[rows], data.next_observations[rows]
+            data.observations[rows],
+            data.actions[rows],
+            self.rewards[rows],
+            data.next_observations[rows],
+            np.zeros(num_transitions, bool),
         )
 
 
@@ -180,6 +226,7 @@ class HindsightGoals:
             data.actions[rows],
             compute_sparse_rewards(positions, goals, self._radius),
             np.concatenate([data.next_observations[rows], goals], axis=1),
+            np.zeros(num_transitions, bool),
         )
 
     def draw_goal_steps(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffplan.tasks.locomotion.environment import complete_env, get_reference_returns
 from diffplan.tasks.locomotion.metrics import METRICS, measure
 from diffplan.tasks.locomotion.presets import DATASETS, PRESETS
 from diffplan.tasks.locomotion.published import get_published_scores
+from diffplan.tasks.locomotion.studies import STUDIES
 from diffplan.tasks.task import Protocol, Task
+
+if TYPE_CHECKING:
+    from diffplan.tasks.table import Table
+
+
+def _make_table() -> Table:
+    from diffplan.tasks.locomotion.table import LocomotionTable
+
+    return LocomotionTable()
+
 
 _ROBOTS = ("Hopper", "Walker2d", "HalfCheetah")
 
@@ -25,5 +37,7 @@ TASK = Task(
     objective="score",
     references=get_reference_returns,
     published=get_published_scores,
+    studies=STUDIES,
+    table=_make_table,
 )
 """A protocol names the data that a planner was trained on; the environment is the same in all."""

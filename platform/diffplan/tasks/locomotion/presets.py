@@ -24,6 +24,7 @@ import dataclasses
 
 from diffplan.config import (
     Actions,
+    CalibrationConfig,
     CollectionConfig,
     Config,
     DiffusionConfig,
@@ -166,6 +167,7 @@ def _small(robot: _Robot) -> Config:
             checkpoint_interval=5_000,
             picture_interval=10_000,
         ),
+        calibration=CalibrationConfig(expectile=0.7, value_steps=10),
         planning=PlanningConfig(
             sampling=SamplingConfig(num_steps=3),
             horizon=HorizonConfig(min=horizon, max=horizon, multiple=1),

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,38 +23,28 @@ from typing import Any
 import numpy as np
 
 from diffplan.behaviors.offline_policy import load_offline_policy
-from diffplan.checkpoint import is_checkpoint, load_checkpoint
 from diffplan.cluster.baselines.offline_rl import train_offline_rl
-from diffplan.cluster.collect.coordinator import collect
 from diffplan.cluster.evaluate.coordinator import evaluate
 from diffplan.cluster.runtime import ray_session
-from diffplan.cluster.train.driver import train_on_cluster
+from diffplan.cluster.table_stages import Stages, begin_table, read_training_seconds
 from diffplan.cluster.tune.search import tune_planner
-from diffplan.config import Config, EnvConfig, SearchConfig, with_overrides
+from diffplan.config import CalibrationConfig, Config, EnvConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm
 from diffplan.environments import get_episode_limit
-from diffplan.errors import ConfigError, DataError, unknown_name
+from diffplan.errors import ConfigError, unknown_name
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.scores import normalize_score
 from diffplan.evaluation.sources import BASELINE_PREFIX, PolicySource, find_policy
-from diffplan.files import parse_json, read_file
 from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
-from diffplan.runs.layout import CALIBRATION, POLICIES, RUN_NAME, SUMMARY, TABLE1_BEGUN
+from diffplan.runs.layout import CALIBRATION, POLICIES, SUMMARY, TABLE_BEGUN
 from diffplan.runs.stages import read_json_object
 from diffplan.storage.opening import open_store
 from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze, get_reference_returns
-from diffplan.tasks.maze2d.table_page import (
-    MAZES,
-    METHOD_TITLES,
-    PROTOCOL_TITLES,
-    average_rows,
-    draw_table,
-    format_page,
-    make_row,
-)
+from diffplan.tasks.maze2d.table_page import MAZES, METHOD_TITLES, PROTOCOL_TITLES, draw_table, format_page
 from diffplan.tasks.registry import get_preset, task_of
 from diffplan.tasks.table import ROW_KEYS, TableRequest
+from diffplan.tasks.table_rows import average_rows, make_row
 from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
 
@@ -205,18 +194,7 @@ class Maze2DTable:
 def begin(plan: Plan) -> None:
     """Record the request of a table, and refuse to continue one of another seed or size."""
     asked = {"seed": plan.seed, "presets": f"maze2d-*{plan.preset_suffix}", **dataclasses.asdict(plan.size)}
-    asked = json.loads(json.dumps(asked))
-    path = plan.out / TABLE1_BEGUN
-    if path.exists():
-        begun = read_json_object(open_store(plan.out), TABLE1_BEGUN)
-        if changed := [name for name in asked if begun.get(name) != asked[name]]:
-            raise ConfigError(
-                f"{plan.out}: the table there was begun with another {' and '.join(changed)}; give the same, or take "
-                "another --out"
-            )
-        return
-    plan.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asked, indent=2) + "\n")
+    begin_table(plan.out, TABLE_BEGUN, asked)
 
 
 NOTES = (
@@ -238,25 +216,26 @@ class _Run:
 
     def __init__(self, plan: Plan, maze: str, seed: int, announce: Callable[[str], None]) -> None:
         self._plan, self._maze, self._seed, self._announce = plan, maze, seed, announce
-        self._name = maze if seed == 0 else f"{maze}-seed{seed}"
-        self._root = plan.out / self._name
+        name = maze if seed == 0 else f"{maze}-seed{seed}"
+        self._stages = Stages(name, announce)
+        self._root = plan.out / name
         preset = get_preset(f"maze2d-{maze}{plan.preset_suffix}")
         self._config: Config = with_overrides(preset, {"training.seed": seed} if seed else {})
         self.search_directory = plan.out / maze / "search"
-        models = self._root / "checkpoint" if plan.models is None else plan.models / self._name
+        models = self._root / "checkpoint" if plan.models is None else plan.models / name
         self.checkpoint_directory = models
 
     def score(self, method: str, protocol: str) -> dict[str, Any]:
         """The row of a method under a protocol."""
         out = self._root / "evaluation" / protocol / method
         source, seconds = self._prepare(method, protocol)
-        if not self._is_done(out / SUMMARY, f"evaluate {method} under {protocol}"):
+        if not self._stages.is_done(out / SUMMARY, f"evaluate {method} under {protocol}"):
             evaluate(
                 source, out, protocol=protocol, episodes=self._plan.size.episodes, seed=self._plan.seed, resume=True
             )
         summary = read_json_object(open_store(out), SUMMARY)
         command = f"{self._plan.command} --tasks {self._maze} --methods {method}"
-        return make_row(summary, maze=self._maze, method=method, training_seconds=seconds, command=command)
+        return make_row(summary, task=self._maze, method=method, training_seconds=seconds, command=command)
 
     def limit(self, protocol: str) -> list[dict[str, Any]]:
         """The row of the physical limit on the same episodes, if any method was evaluated."""
@@ -268,7 +247,7 @@ class _Run:
         path = self._root / "evaluation" / protocol / "limit.json"
         if compute is None:
             return []
-        if not self._is_done(path, f"compute the limit under {protocol}"):
+        if not self._stages.is_done(path, f"compute the limit under {protocol}"):
             table = pq.read_table(episodes, columns=["start", "goal"]).to_pydict()
             returns = compute(np.array(table["start"]), np.array(table["goal"]), get_episode_limit(env))
             scores = [normalize_score(float(value), get_reference_returns(env)) for value in returns]
@@ -283,10 +262,10 @@ class _Run:
         if method == "diffuser":
             checkpoint = self._checkpoint()
             settings = load_settings(self._search() / "best.json")
-            return find_policy(checkpoint, settings=settings), self._seconds(checkpoint)
+            return find_policy(checkpoint, settings=settings), read_training_seconds(checkpoint)
         if method == "bc":
             checkpoint = self._clone()
-            return find_policy(checkpoint), self._seconds(checkpoint)
+            return find_policy(checkpoint), read_training_seconds(checkpoint)
         if method in ("iql", "cql"):
             policy = self._policy(method, protocol)
             return find_policy(policy), load_offline_policy(policy).description.training["seconds"]
@@ -295,21 +274,16 @@ class _Run:
     def _dataset(self) -> Path:
         if self._plan.datasets is not None:
             return self._plan.datasets / self._maze
-        out = self._plan.out / self._maze / "dataset"
-        if not any((out / "snapshots").glob("*.parquet")):
-            self._announce(f"{self._name}: collect {self._config.collection.num_steps:,} steps")
-            collect(self._config.env, self._config.collection, out, resume=out.exists())
-        return out
+        return self._stages.collect(self._config, self._plan.out / self._maze / "dataset")
 
     def _checkpoint(self) -> Path:
         """The diffuser with its companions."""
         out = self.checkpoint_directory
         if self._plan.models is not None:
             return out
-        self._train(self._config, out, "the diffuser")
-        if not (out / CALIBRATION).exists():
-            self._announce(f"{self._name}: calibrate")
-            fit_companions(out, num_plans=self._plan.size.num_plans)
+        self._stages.train(self._config, self._dataset(), out, "the diffuser")
+        if not self._stages.is_done(out / CALIBRATION, "calibrate"):
+            fit_companions(out, calibration=CalibrationConfig(num_plans=self._plan.size.num_plans))
         return out
 
     def _clone(self) -> Path:
@@ -323,29 +297,13 @@ class _Run:
         )
         config = dataclasses.replace(self._config, training=training)
         out = self._root / POLICIES / "bc"
-        self._train(config, out, "the cloned policy")
+        self._stages.train(config, self._dataset(), out, "the cloned policy")
         return out
-
-    def _train(self, config: Config, out: Path, what: str) -> None:
-        if is_checkpoint(out) and load_checkpoint(out).step == config.training.num_steps:
-            return
-        self._announce(f"{self._name}: train {what} for {config.training.num_steps:,} steps")
-        since = time.perf_counter()
-        train_on_cluster(config, self._dataset(), out, resume=(out / RUN_NAME).exists())
-        (out / "training_seconds.json").write_text(json.dumps(time.perf_counter() - since))
-
-    def _seconds(self, checkpoint: Path) -> float | None:
-        """Seconds that a training took; None if not known."""
-        path = checkpoint / "training_seconds.json"
-        try:
-            return float(parse_json(read_file(path))) if path.exists() else None
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path}: expected a number of seconds, got something else ({error}); delete it") from None
 
     def _search(self) -> Path:
         """Planner settings from tuning episodes of both protocols."""
         out = self.search_directory
-        if not self._is_done(out / "best.json", "search planner settings"):
+        if not self._stages.is_done(out / "best.json", "search planner settings"):
             study = find_study("thorough", task_of(self._config.env))
             checkpoint = _Run(self._plan, self._maze, 0, self._announce)._checkpoint()
             tune_planner(checkpoint, out, study=study, search=self._plan.size.search, resume=out.exists())
@@ -354,7 +312,7 @@ class _Run:
     def _policy(self, algorithm: Algorithm, protocol: str) -> Path:
         """A policy of offline reinforcement learning."""
         out = self._root / POLICIES / f"{algorithm}-{protocol}"
-        if self._is_done(out, f"train {algorithm} for {protocol}"):
+        if self._stages.is_done(out, f"train {algorithm} for {protocol}"):
             return out
         single, conditioned = self._plan.size.baseline_updates[algorithm]
         goal = self._fixed_goal() if protocol == "maze2d" else None
@@ -374,9 +332,3 @@ class _Run:
         maze = get_maze(env)
         assert maze is not None
         return [float(value) for value in maze.goal_cell]
-
-    def _is_done(self, path: Path, what: str) -> bool:
-        if path.exists():
-            return True
-        self._announce(f"{self._name}: {what}")
-        return False

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from diffplan.config import EnvConfig
 from diffplan.tasks.contracts import PublishedScore
 from diffplan.tasks.maze2d.published import PAPER, get_published_scores
-from diffplan.tasks.table import ROW_KEYS
 
 MAZES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 PROTOCOL_TITLES = {"maze2d": "Maze2D", "multi2d": "Multi2D"}
@@ -33,71 +30,6 @@ METHOD_TITLES = {
     "limit": "physical limit",
 }
 """Methods in the order of the table."""
-_OF_SUMMARY = (
-    *("score_mean", "score_stderr", "score_ci95", "success_rate"),
-    *("metrics", "plan_seconds_mean", "episodes"),
-)
-"""Keys that a row copies from the summary of an evaluation."""
-
-
-def make_row(
-    summary: dict[str, Any], *, maze: str, method: str, training_seconds: float | None, command: str
-) -> dict[str, Any]:
-    """The row of one evaluation, with the keys of `diffplan.tasks.table.ROW_KEYS`.
-
-    Args:
-        summary: of the evaluation.
-        maze: `umaze`, `medium` or `large`.
-        method: a key of `METHOD_TITLES`.
-        training_seconds: seconds of its training; None if there was none, or not known.
-        command: command that made it.
-    """
-    # Paths on this machine are of no use elsewhere.
-    settings = {k: v for k, v in summary["config"].items() if k not in ("checkpoint", "policy", "training")}
-    found = {name: summary[name] for name in _OF_SUMMARY}
-    row = {
-        "protocol": summary["protocol"],
-        "task": maze,
-        "method": method,
-        **found,
-        "training_seconds": training_seconds,
-        "seeds": 1,
-        "settings": settings,
-        "command": command,
-    }
-    return {name: row[name] for name in ROW_KEYS}
-
-
-def average_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One row of the same method with several training seeds.
-
-    With two or more seeds, the standard error is that of the mean over seeds and the interval is Student's t. With one
-    seed, both are over its episodes.
-
-    Args:
-        rows: of `make_row`, one for each seed.
-    """
-    if len(rows) == 1:
-        return dict(rows[0])
-    scores = np.array([row["score_mean"] for row in rows])
-    error = float(scores.std(ddof=1) / np.sqrt(len(scores)))
-    mean, reach = float(scores.mean()), float(stats.t.ppf(0.975, len(scores) - 1)) * error
-    names = ("success_rate", "plan_seconds_mean", "training_seconds")
-    return {
-        **rows[0],
-        "score_mean": mean,
-        "score_stderr": error,
-        "score_ci95": [mean - reach, mean + reach],
-        **{name: _average([row[name] for row in rows]) for name in names},
-        "metrics": {name: _average([row["metrics"][name] for row in rows]) for name in rows[0]["metrics"]},
-        "seeds": len(rows),
-    }
-
-
-def _average(values: Sequence[float | None]) -> float | None:
-    """The mean; None if a value is not known."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def format_page(rows: Sequence[dict[str, Any]], *, command: str, machine: str, notes: Sequence[str]) -> str:
