@@ -36,28 +36,47 @@ def complete_collection(env: EnvConfig, collection: CollectionConfig) -> tuple[E
 def make_manifest(env: EnvConfig, collection: CollectionConfig) -> Manifest:
     """The manifest of a new dataset; raises `ConfigError` if environment or behavior cannot be made, or do not fit."""
     env, collection = complete_collection(env, collection)
+    further = list_columns(collection.behavior, task_of(env))
+    columns = tuple(Column(name, (size,) if size else ()) for name, size in further.items())
+    source = describe_source(env, collection)
+    manifest = start_manifest(env, columns, collection=config_to_dict(collection), source=source)
+    UnitCollector(env, collection).rehearse()
+    return manifest
+
+
+def start_manifest(
+    env: EnvConfig,
+    columns: tuple[Column, ...],
+    *,
+    collection: dict[str, Any] | None = None,
+    source: dict[str, Any],
+) -> Manifest:
+    """The manifest of a new dataset of an environment.
+
+    Args:
+        env: the environment, completed.
+        columns: those beside observation, action and reward.
+        collection: as in `Manifest`.
+        source: as in `Manifest`.
+
+    Raises:
+        ConfigError: the environment cannot be made, or its observations are not vectors.
+    """
     vector_env = make_vector_env(env, 1)
     space = vector_env.single_observation_space
     if space.shape is None or len(space.shape) != 1:
         raise ConfigError(f"env.env_id {env.env_id!r}: expected observations in a 1-d Box, got {space}")
     low, high = get_box_bounds(vector_env)
     vector_env.close()
-    further = list_columns(collection.behavior, task_of(env))
-    manifest = Manifest(
+    return Manifest(
         dataset_uuid=new_dataset_uuid(),
         env=config_to_dict(env),
-        collection=config_to_dict(collection),
-        columns=make_columns(
-            space.shape[0],
-            len(low),
-            tuple(Column(name, (size,) if size else ()) for name, size in further.items()),
-        ),
+        collection=collection,
+        columns=make_columns(space.shape[0], len(low), columns),
         action_low=low,
         action_high=high,
-        source=describe_source(env, collection),
+        source=source,
     )
-    UnitCollector(env, collection).rehearse()
-    return manifest
 
 
 def describe_source(env: EnvConfig, collection: CollectionConfig) -> dict[str, Any]:

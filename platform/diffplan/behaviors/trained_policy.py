@@ -15,7 +15,7 @@ from diffplan.tasks.contracts import BehaviorContext
 
 
 class TrainedPolicy:
-    """Acts without noise, as in an evaluation, towards the goal that the policy was trained for.
+    """Acts without noise, as in an evaluation, towards the goal that the policy was trained for if it has one.
 
     Args:
         policy: the policy.
@@ -28,7 +28,7 @@ class TrainedPolicy:
 
     def __init__(self, policy: OfflinePolicy, context: BehaviorContext, where: str = FIELD) -> None:
         goal = policy.description.goal
-        if goal is None:
+        if goal is None and policy.description.goal_dim:
             raise ConfigError(
                 f"{where}: expected a policy of one goal (`diffplan baseline train --goal`), got one that is told goals"
             )
@@ -39,7 +39,7 @@ class TrainedPolicy:
                     f"{where}: expected the action bounds of {context.env.env_id}, {context.action_low.tolist()} to "
                     f"{context.action_high.tolist()}, got {bounds[0].tolist()} to {bounds[1].tolist()}"
                 )
-        self._policy, self._goal = policy, np.array(goal)
+        self._policy, self._goal = policy, None if goal is None else np.array(goal)
 
     @classmethod
     def load(cls, path: str, context: BehaviorContext, options: PolicyOptions | None = None) -> TrainedPolicy:
@@ -65,7 +65,8 @@ class TrainedPolicy:
 
     def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """Start episodes; raises `ConfigError` for observations of another size."""
-        self._policy.reset(observations, np.tile(self._goal, (len(observations), 1)))
+        goals = None if self._goal is None else np.tile(self._goal, (len(observations), 1))
+        self._policy.reset(observations, goals)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions within their bounds, float32[num_envs, action_dim]."""

@@ -19,10 +19,10 @@ from diffplan.runs.interrupts import is_heard, watch_start
 
 COMMANDS = (
     *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "status", "pipeline", "data"),
-    *("baseline", "table", "new", "submit"),
+    *("baseline", "behavior", "table", "new", "submit"),
 )
 """Names of the commands and of their modules."""
-RESUMABLE = ("collect", "train", "tune", "evaluate", "pipeline")
+RESUMABLE = ("collect", "train", "tune", "evaluate", "pipeline", "behavior")
 KEPT = "; what is done is kept: go on with --resume"
 EVERYTHING = ("--help_all", "--help-all")
 HELP = ("-h", "--help", *EVERYTHING)

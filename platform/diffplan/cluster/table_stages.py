@@ -62,13 +62,13 @@ class Stages:
             collect(config.env, config.collection, out, resume=out.exists())
         return out
 
-    def train(self, config: Config, dataset: Path, out: Path, what: str) -> None:
-        """Train an experiment to its last step."""
+    def train(self, config: Config, dataset: Path, out: Path, what: str, *, cpus_per_worker: int | None = None) -> None:
+        """Train an experiment to its last step; small networks need one CPU."""
         if is_checkpoint(out) and load_checkpoint(out).step == config.training.num_steps:
             return
         self._announce(f"{self._name}: train {what} for {config.training.num_steps:,} steps")
         since = time.perf_counter()
-        train_on_cluster(config, dataset, out, resume=(out / RUN_NAME).exists())
+        train_on_cluster(config, dataset, out, cpus_per_worker=cpus_per_worker, resume=(out / RUN_NAME).exists())
         (out / _SECONDS).write_text(json.dumps(time.perf_counter() - since))
 
 

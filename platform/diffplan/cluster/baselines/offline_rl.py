@@ -12,14 +12,12 @@ Losses, target networks, optimizers and the policy's module are RLlib's. Two thi
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 
@@ -29,7 +27,7 @@ from diffplan.behaviors.offline_policy import (
     check_new_directory,
     save_offline_policy,
 )
-from diffplan.cluster import runtime  # noqa: F401  (sets what Ray reads from the environment)
+from diffplan.cluster.baselines.learner import MODULE, build_learner, copy_policy, update_learner
 from diffplan.config import EnvConfig, config_to_dict
 from diffplan.config.offline_rl import SETTINGS, Algorithm, CQLSettings, IQLSettings, OfflineRLSettings
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
@@ -48,7 +46,6 @@ from diffplan.runs.progress import Progress
 from diffplan.seeding import Stream, make_generator, make_seed
 from diffplan.tasks.registry import complete_env
 
-MODULE = "default_policy"
 NUM_UPDATES: dict[Algorithm, int] = {"cql": 20_000, "iql": 100_000}
 """Updates if none are asked for, for one goal or the rewards in the data."""
 NUM_UPDATES_ANY_GOAL: dict[Algorithm, int] = {"cql": 20_000, "iql": 12_000}
@@ -216,29 +213,19 @@ class OfflineTrainer:
 
     def update(self, num_updates: int) -> dict[str, float]:
         """Make gradient updates, each on a batch of its own, and return the losses of the last one."""
-        from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-
         began = time.monotonic()
         losses = {}
         for _ in range(num_updates):
-            batch = SampleBatch(self._make_batch())
-            results = self._learner.update(batch=MultiAgentBatch({MODULE: batch}, env_steps=self._settings.batch_size))
-            losses = {name: float(results[MODULE][f"{name}_loss"]) for name in ("policy", "qf")}
+            results = update_learner(self._learner, self._make_batch())
+            losses = {name: float(results[f"{name}_loss"]) for name in ("policy", "qf")}
         self.num_updates += num_updates
         self._seconds += time.monotonic() - began
         return losses
 
     def make_policy(self) -> OfflinePolicy:
         """The policy as it is now, a copy."""
-        layers = {}
-        for part in (self.module.pi_encoder, self.module.pi):
-            for module in part.modules():
-                if isinstance(module, torch.nn.Linear):
-                    name = f"layers.{len(layers) // 2}"
-                    layers[f"{name}.weight"] = module.weight.detach().clone()
-                    layers[f"{name}.bias"] = module.bias.detach().clone()
         tensors = {
-            **layers,
+            **copy_policy(self.module),
             "observation_center": torch.from_numpy(self._center),
             "observation_scale": torch.from_numpy(self._scale),
         }
@@ -313,10 +300,6 @@ def _build_learner(settings: OfflineRLSettings, observation_dim: int, action_dim
     """RLlib's learner of an algorithm, in this process."""
     from ray.rllib.algorithms.cql import CQLConfig
     from ray.rllib.algorithms.iql import IQLConfig
-    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-
-    from diffplan.cluster.baselines.networks import PlainQCatalog
 
     shared = {
         "lr": None,
@@ -345,26 +328,4 @@ def _build_learner(settings: OfflineRLSettings, observation_dim: int, action_dim
         config.experimental(_validate_config=False)  # its check of beta is MARWIL's, which allows no more than 1
     else:
         raise TypeError(type(settings).__name__)
-    spaces = (
-        gymnasium.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32),
-        gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32),
-    )
-    model = DefaultModelConfig(
-        fcnet_hiddens=[settings.hidden_dim],
-        fcnet_activation="relu",
-        head_fcnet_hiddens=[settings.hidden_dim],
-        head_fcnet_activation="relu",
-    )
-    default = config.get_default_rl_module_spec()
-    assert isinstance(default, RLModuleSpec)
-    config.environment(observation_space=spaces[0], action_space=spaces[1])
-    config.rl_module(
-        model_config=model, rl_module_spec=RLModuleSpec(module_class=default.module_class, catalog_class=PlainQCatalog)
-    )
-    deprecation = logging.getLogger("ray._common.deprecation")
-    level = deprecation.level
-    deprecation.setLevel(logging.ERROR)  # RLlib warns of code of its own
-    try:
-        return config.build_learner(spaces={MODULE: spaces})
-    finally:
-        deprecation.setLevel(level)
+    return build_learner(config, observation_dim, action_dim, settings.hidden_dim)

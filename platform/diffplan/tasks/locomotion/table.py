@@ -75,8 +75,8 @@ class TableSize:
     """
 
     collection_steps: int = 1_000_000
-    training_steps: int = 30_000
-    cloning_steps: int = 20_000
+    training_steps: int = 20_000
+    cloning_steps: int = 10_000
     baseline_updates: dict[Algorithm, int] = field(default_factory=lambda: {"iql": 50_000, "cql": 8_000})
     episodes: int = 100
     search: SearchConfig = field(
@@ -299,7 +299,7 @@ class _Run:
         out = self.checkpoint_directory
         if self._plan.request.models is not None:
             return out
-        self._stages.train(self._config, self._dataset(), out, "the planner")
+        self._stages.train(self._config, self._dataset(), out, "the planner", cpus_per_worker=1)
         if not self._stages.is_done(out / CALIBRATION, "calibrate"):
             fit_companions(out, settings=self._plan_with_value(), seed=self._seed)
         return out
@@ -321,7 +321,7 @@ class _Run:
         windows = dataclasses.replace(self._config.windows, best_share=best_share)
         config = dataclasses.replace(self._config, training=training, windows=windows)
         out = self._root / POLICIES / method
-        self._stages.train(config, self._dataset(), out, METHOD_TITLES[method])
+        self._stages.train(config, self._dataset(), out, METHOD_TITLES[method], cpus_per_worker=1)
         return out
 
     def _search(self, method: str) -> Path:
