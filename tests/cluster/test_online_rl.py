@@ -132,7 +132,7 @@ def test_snapshots_collect(trained: Path) -> None:
 @pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     sizes = {"hidden_dim": 64, "batch_size": 128, "random_steps": 600, "num_envs": 2, "round_steps": 1_200}
-    settings = SACSettings(**sizes, learning_rate=3e-3, target_rate=0.01)  # quicker than the defaults, which are careful
+    settings = SACSettings(**sizes, learning_rate=3e-3, target_rate=0.01)  # learns sooner than with the defaults
     train_online(PENDULUM, tmp_path, num_steps=4_800, settings=settings)
     rounds = json.loads((tmp_path / "training.json").read_text())["rounds"]
     assert rounds[0]["return"] < -800

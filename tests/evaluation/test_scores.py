@@ -8,7 +8,7 @@ from scipy import stats
 
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError
-from diffplan.evaluation.protocol import apply_protocol, choose_protocol, choose_protocols
+from diffplan.evaluation.protocol import apply_protocol, choose_protocol, choose_protocols, list_protocols
 from diffplan.evaluation.scores import (
     NUM_BOOTSTRAPPED,
     EpisodeResult,
@@ -330,6 +330,19 @@ def test_a_protocol_may_be_left_out_where_there_is_one():
     assert choose_protocols((), MAZE) == ("maze2d", "multi2d")
     with pytest.raises(ConfigError, match="--protocol: expected one of maze2d, multi2d, got none"):
         choose_protocol(None, MAZE)
+
+
+def test_an_experiment_on_named_data_is_evaluated_under_their_protocol_alone():
+    hopper = EnvConfig(env_id="diffplan/Hopper-v4")
+    assert list_protocols(hopper, ("medium",)) == ("medium",)
+    assert list_protocols(hopper) == ("medium", "medium-replay", "medium-expert")
+    assert choose_protocol(None, hopper, ("medium",)) == choose_protocol("medium", hopper, ("medium",)) == "medium"
+    with pytest.raises(
+        ConfigError, match="expected medium, the data that the policy was trained on, got medium-expert"
+    ):
+        choose_protocol("medium-expert", hopper, ("medium",))
+    assert choose_protocol("multi2d", MAZE, ("maze2d",)) == "multi2d"  # a search may be under some of them only
+    assert list_protocols(MAZE, ("maze2d",)) == ("maze2d", "multi2d")
 
 
 def test_table_shows_each_protocol_and_what_was_published():

@@ -36,6 +36,7 @@ from diffplan.planning.control.controllers import ActionController, ActionHeadCo
 from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
+from diffplan.planning.packaging import package_planner
 from diffplan.planning.planner import with_settings
 from diffplan.planning.problem import Bounds, Fixed
 from diffplan.planning.sampling import average
@@ -129,6 +130,19 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def planner(checkpoint):
     return load_planner(checkpoint)
+
+
+@pytest.mark.parametrize("value", ["plan", None])
+def test_a_package_has_the_heads_and_the_value_that_its_settings_use(checkpoint, tmp_path, value):
+    rule = "mean" if value is None else "soft"
+    settings = with_overrides(CONFIG.planning, {"guidance.value": value, "selection.rule": rule})
+    package_planner(checkpoint, tmp_path, settings)
+    assert (tmp_path / "value.safetensors").exists() == (value is not None)
+    for whole, packaged in zip(
+        make_plans(load_planner(checkpoint, settings))[1], make_plans(load_planner(tmp_path))[1], strict=True
+    ):
+        np.testing.assert_allclose(packaged.action, whole.action, atol=0.02)
+        np.testing.assert_allclose(packaged.observations, whole.observations, atol=0.02)
 
 
 def make_plans(planner, num=6, **named):

@@ -9,6 +9,7 @@ from pathlib import Path
 from diffplan.config import Config, config_from_dict
 from diffplan.data.format.stage import COLLECTION, read_collection
 from diffplan.errors import DataError
+from diffplan.evaluation.protocol import list_protocols
 from diffplan.evaluation.stage import EVALUATION as EVALUATION_STAGE
 from diffplan.evaluation.stage import read_evaluation, read_offline_policy
 from diffplan.runs.layout import (
@@ -33,7 +34,6 @@ from diffplan.runs.stages import (
 )
 from diffplan.storage.opening import open_store
 from diffplan.storage.store import Store
-from diffplan.tasks.registry import task_of
 from diffplan.training.stage import TRAINING, is_checkpoint_directory, read_calibration, read_training
 from diffplan.tuning.stage import SEARCH as SEARCH_STAGE
 from diffplan.tuning.stage import read_search
@@ -91,7 +91,7 @@ def _read_pipeline(store: Store, now: float | None) -> list[StageStatus]:
         ),
         (SEARCH, read_search, StageOutput("tune", "trials", total=config.search.num_trials if config else None)),
     ]
-    for protocol in task_of(config.env).protocols if config else _list_names(store, EVALUATION):
+    for protocol in list_protocols(config.env, config.search.protocols) if config else _list_names(store, EVALUATION):
         stages.append((f"{EVALUATION}/{protocol}", read_evaluation, StageOutput(f"evaluate {protocol}", "episodes")))
     found = []
     for directory, read, nothing in stages:

@@ -28,7 +28,7 @@ from diffplan.config import Config, PlanningConfig, config_from_json, config_to_
 from diffplan.config.codec import read_shape
 from diffplan.data.format.dataset import list_snapshots
 from diffplan.errors import ConfigError, DataError
-from diffplan.evaluation.protocol import apply_protocol, choose_protocols
+from diffplan.evaluation.protocol import apply_protocol, choose_protocols, list_protocols
 from diffplan.evaluation.rehearsal import rehearse_episode
 from diffplan.evaluation.scores import find_metric
 from diffplan.files import parse_json
@@ -105,7 +105,7 @@ def run_pipeline(
     """
     env, collection = complete_collection(config.env, config.collection)
     config = replace(config, env=env, collection=collection)
-    protocols = tuple(task_of(env).protocols)
+    protocols = list_protocols(env, config.search.protocols)
     _check_stages(config, protocols, seed)
     store = open_store(run)
     _open_run(store, config, resume)

@@ -7,7 +7,7 @@ from diffplan.config.codec import config_dataclass, require, require_between
 
 @config_dataclass
 class SACSettings:
-    """Soft actor-critic with a learned temperature. Source: Haarnoja et al. 2018, and its values for locomotion."""
+    """Soft actor-critic with a learned temperature. Source: Haarnoja et al. 2018."""
 
     hidden_dim: int = 256
     """Units of each of the two hidden layers of every network, ReLU between them."""

@@ -32,13 +32,35 @@ def choose_protocols(names: Sequence[str], env: EnvConfig) -> tuple[str, ...]:
     return tuple(names) or tuple(protocols)
 
 
-def choose_protocol(name: str | None, env: EnvConfig) -> str:
-    """The protocol named, or the only one of the environment's task.
+def list_protocols(env: EnvConfig, own: Sequence[str] = ()) -> tuple[str, ...]:
+    """The protocols that an experiment can be evaluated under.
+
+    Args:
+        env: its environment.
+        own: those that it names (`search.protocols`). Of protocols that name data, only these are left.
+    """
+    protocols = task_of(env).protocols
+    return tuple(name for name, found in protocols.items() if not found.names_data or not own or name in own)
+
+
+def choose_protocol(name: str | None, env: EnvConfig, own: Sequence[str] = ()) -> str:
+    """The protocol named, or the only one that there is.
+
+    Args:
+        name: the protocol; None for the only one.
+        env: the environment.
+        own: as for `list_protocols`.
 
     Raises:
-        ConfigError: an unknown protocol, or none is named and there are several.
+        ConfigError: an unknown protocol, one of other data than the experiment's, or none is named and there are
+            several.
     """
-    protocols = choose_protocols(() if name is None else (name,), env)
-    if len(protocols) != 1:
+    choose_protocols(() if name is None else (name,), env)
+    protocols = list_protocols(env, own)
+    if name is None and len(protocols) != 1:
         raise ConfigError(f"--protocol: expected one of {', '.join(protocols)}, got none")
-    return protocols[0]
+    if name is not None and name not in protocols:
+        raise ConfigError(
+            f"--protocol: expected {' or '.join(protocols)}, the data that the policy was trained on, got {name}"
+        )
+    return protocols[0] if name is None else name

@@ -34,6 +34,7 @@ class PolicySource:
         load: makes it; may take seconds, because it reads checkpoints.
         load_planner: loads its planner onto a device; None for a policy without a planner.
         observation_dim: size of the observations that its planner was trained with; None for a policy without one.
+        protocols: protocols that its experiment names.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PolicySource:
     load: Callable[[], MakePolicy]
     load_planner: Callable[[str], Planner] | None = None
     observation_dim: int | None = None
+    protocols: tuple[str, ...] = ()
 
 
 def find_policy(
@@ -71,19 +73,22 @@ def find_policy(
         return PolicySource(where, description.env if env is None else env, record, _LoadOfflinePolicy(where))
     checkpoint = load_checkpoint(where)
     env = checkpoint.config.env if env is None else env
-    objective = checkpoint.config.training.objective
+    objective, protocols = checkpoint.config.training.objective, checkpoint.config.search.protocols
     if objective == "diffusion":
         planner = load_planner(where, settings)
         record = {"checkpoint": where, "planning": config_to_dict(planner.settings)}
         load = _LoadPlanner(where, settings)
-        return PolicySource(where, env, record, load, load.on_device, planner.model.layout.observation_dim)
+        observation_dim = planner.model.layout.observation_dim
+        return PolicySource(
+            where, env, record, load, load.on_device, observation_dim, checkpoint.config.search.protocols
+        )
     if objective != "behavior_cloning":
         raise CheckpointError(
             f"{where}: expected a checkpoint that can act (training.objective diffusion or behavior_cloning), "
             f"got {objective}"
         )
     _refuse_settings(settings, where)
-    return PolicySource(where, env, {"checkpoint": where}, _LoadClone(where))
+    return PolicySource(where, env, {"checkpoint": where}, _LoadClone(where), protocols=protocols)
 
 
 def find_own_settings(name: str | Path) -> tuple[EnvConfig | None, PlanningConfig | None]:

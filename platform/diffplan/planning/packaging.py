@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from diffplan.checkpoint import load_checkpoint, load_companion, save_companion, save_planning_checkpoint
-from diffplan.config import PlanningConfig
-from diffplan.planning.loading import HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT
+from diffplan.config import HeadControl, PlanningConfig
+from diffplan.planning.companions.value_model import JUDGES
+from diffplan.planning.loading import ACTION_HEADS, HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT, VALUE
 
 
 def package_planner(source: str | Path, target: str | Path, settings: PlanningConfig | None = None) -> int:
@@ -29,7 +30,10 @@ def package_planner(source: str | Path, target: str | Path, settings: PlanningCo
     """
     checkpoint, target = load_checkpoint(source), Path(target)
     config = checkpoint.config if settings is None else dataclasses.replace(checkpoint.config, planning=settings)
-    companions = {name: load_companion(source, name) for name in (HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT)}
+    names = [HORIZON_MODEL, INVERSE_DYNAMICS, SUPPORT]
+    names += [ACTION_HEADS] if isinstance(config.planning.controller, HeadControl) else []
+    names += [VALUE] if config.planning.guidance.value in JUDGES else []
+    companions = {name: load_companion(source, name) for name in names}
     # The path of the dataset is of no use elsewhere, and reveals names of this machine.
     dataset = {key: value for key, value in checkpoint.dataset.items() if key == "uuid"}
     save_planning_checkpoint(

@@ -16,6 +16,7 @@ from diffplan.config import Config, EnvConfig, PlanningConfig, config_from_dict
 from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
 from diffplan.data.format.manifest import MANIFEST_NAME
 from diffplan.errors import DataError
+from diffplan.evaluation.protocol import list_protocols
 from diffplan.files import parse_json, read_arrays, read_file
 from diffplan.runs.layout import CHECKPOINT, DATASET, EVALUATION, PIPELINE, SEARCH, SUMMARY, TENSORBOARD
 from diffplan.runs.records import Best, Importances, Pareto, Pipeline, Summary, Trial, check
@@ -119,8 +120,10 @@ class RunContents:
 
     @property
     def protocols(self) -> list[str]:
-        """Protocols of the task, and other evaluated protocols."""
-        return list(dict.fromkeys([*self.task.protocols, *self.evaluations]))
+        """Protocols of the experiment, and other evaluated protocols."""
+        config = self.config
+        own = self.task.protocols if config is None else list_protocols(config.env, config.search.protocols)
+        return list(dict.fromkeys([*own, *self.evaluations]))
 
     @property
     def stride(self) -> int:

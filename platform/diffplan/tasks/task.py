@@ -64,11 +64,14 @@ class Protocol:
         title: name in tables and pages.
         note: how it differs from the others, in a few words.
         env_kwargs: arguments of the environment, in addition to those of the experiment.
+        names_data: whether it names the data that a policy was trained on. An experiment is then for the protocols that
+            its `search.protocols` names, and evaluated under no other.
     """
 
     title: str
     note: str = ""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    names_data: bool = False
 
 
 def _one_protocol() -> dict[str, Protocol]:

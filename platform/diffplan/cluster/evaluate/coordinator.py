@@ -102,7 +102,7 @@ def evaluate(
     Args:
         policy: the policy, or its name; see `diffplan.evaluation.sources.find_policy`.
         out: directory or URL of the results; replaced if there are some.
-        protocol: of the environment's task; needed where it has several.
+        protocol: of the environment's task; needed where the policy could be evaluated under several.
         episodes: number of episodes.
         seed: seed of the episodes; never overlaps with those of tuning.
         goal: a position that every episode must reach, in place of the protocol's goal.
@@ -133,7 +133,7 @@ def evaluate(
         raise ConfigError(f"num_planners: expected at least 0, got {num_planners}")
     # Errors that every actor would meet are raised here, in one line.
     source = policy if isinstance(policy, PolicySource) else find_policy(policy, settings=settings)
-    protocol = choose_protocol(protocol, source.env)
+    protocol = choose_protocol(protocol, source.env, source.protocols)
     env = apply_protocol(protocol, source.env)
     rehearse_episode(
         env,

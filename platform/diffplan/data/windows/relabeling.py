@@ -119,8 +119,7 @@ class RecordedRewards:
     Args:
         transitions: the data.
         dataset: the dataset that they are of.
-        normalize: divide rewards by the range of the returns of episodes, times 1000 (Kostrikov et al. 2021, section
-            5.1, for locomotion).
+        normalize: divide rewards by the range of the returns of episodes, times 1000 (Kostrikov et al. 2021).
 
     Raises:
         DataError: all rewards are equal, so there is nothing to learn from.

@@ -31,7 +31,9 @@ TASK = Task(
     presets=PRESETS,
     complete_env=complete_env,
     trained_policies=Path(__file__).parent / "policies",
-    protocols={name: Protocol(title=name, note=f"a planner trained on {name} data") for name in DATASETS},
+    protocols={
+        name: Protocol(title=name, note=f"a planner trained on {name} data", names_data=True) for name in DATASETS
+    },
     metrics=METRICS,
     measure=measure,
     objective="score",

@@ -36,6 +36,7 @@ from diffplan.config import (
     PlanningConfig,
     Receding,
     SamplingConfig,
+    SearchConfig,
     SelectionConfig,
     TrainingConfig,
     WindowConfig,
@@ -186,7 +187,7 @@ def _make_presets() -> dict[str, Preset]:
             if (name, dataset) == ("hopper", "medium-expert"):  # the one row with a guide of its own
                 guided = dataclasses.replace(robot, guidance_scale=0.0001, guide_stop_step=4)
             for prefix, make in (("", _small), ("janner-", _janner)):
-                config = make(guided)
+                config = dataclasses.replace(make(guided), search=SearchConfig(protocols=(dataset,)))
                 if (behavior := BEHAVIORS.get(f"{name}-{dataset}")) is not None:
                     config = dataclasses.replace(config, collection=CollectionConfig(behavior=behavior))
                 presets[f"{prefix}{name}-{dataset}"] = Preset(
