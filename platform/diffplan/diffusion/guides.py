@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -294,6 +295,16 @@ class WeightedSum:
         """Whether all terms support plans of several horizons in one batch."""
         return all(takes_lengths(guide) for _, guide in self.terms)
 
+    @cached_property
+    def limiting(self) -> tuple[LimitingGuide, ...]:
+        """The terms that have limits."""
+        return tuple(guide for _, guide in self.terms if isinstance(guide, LimitingGuide))
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether a term has limits."""
+        return bool(self.limiting)
+
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """The weighted sum of the scores."""
         total = plans.transitions.new_zeros(len(plans.transitions))
@@ -304,9 +315,8 @@ class WeightedSum:
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """The unweighted sum of the violations: a plan satisfies all limits or it does not."""
         total = plans.transitions.new_zeros(len(plans.transitions))
-        for _, guide in self.terms:
-            if isinstance(guide, LimitingGuide):
-                total = total + guide.violation(plans)
+        for guide in self.limiting:
+            total = total + guide.violation(plans)
         return total
 
 

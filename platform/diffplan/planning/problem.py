@@ -105,6 +105,11 @@ class Placed:
     values: np.ndarray
 
 
+def find_lengths(lengths: np.ndarray, device: torch.device | str = "cpu") -> Tensor | None:
+    """Horizons of plans, int[batch], as samplers and guides take them: None if all are alike."""
+    return torch.from_numpy(lengths).to(device) if (lengths != lengths[0]).any() else None
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a batch of plans must satisfy, in environment units; arrays have been checked.
@@ -269,10 +274,9 @@ class Problem:
             PlanningError: fixed values and bounds contradict each other.
         """
         layout = model.layout
-        horizon, ragged = int(lengths.max()), bool((lengths != lengths[0]).any())
-        constraints = no_constraints(
-            len(self), horizon, layout.transition_dim, torch.from_numpy(lengths) if ragged else None
-        )
+        horizon, of_each = int(lengths.max()), find_lengths(lengths)
+        ragged = of_each is not None
+        constraints = no_constraints(len(self), horizon, layout.transition_dim, of_each)
         try:
             for placed in self.place(lengths):
                 whole = np.zeros_like(self.observations)

@@ -20,7 +20,7 @@ from diffplan.planning.condition import make_conditioned_denoiser
 from diffplan.planning.consistency import check_consistency
 from diffplan.planning.guidance import make_guidance
 from diffplan.planning.model import PlanningModel
-from diffplan.planning.problem import Problem
+from diffplan.planning.problem import Problem, find_lengths
 from diffplan.planning.selection import AVERAGES, rank, weigh
 from diffplan.types import Plan
 
@@ -125,7 +125,6 @@ def sample_plans(
         rows, num, candidates, row_lengths = np.arange(len(problem)), 1, problem, lengths
         kept = [average(step, torch.from_numpy(weights).to(x)) for step in kept]
         if guidance is not None:
-            constraints = candidates.constrain(row_lengths, model).to(model.device)
             assert request.guide is not None
             guidance = make_guidance(model, settings, candidates, request.guide, request.guidance_scale)
         transitions, observations = _to_environment_units(model, candidates, row_lengths, x, request)
@@ -137,9 +136,10 @@ def sample_plans(
         with torch.no_grad():
             # Score the plans exactly as they are returned.
             exact = model.normalize_plans(transitions).to(model.device)
-            violations = guidance.violation(exact, constraints.lengths).cpu().numpy()
+            of_plans = find_lengths(row_lengths, model.device)
+            violations = guidance.violation(exact, of_plans).cpu().numpy()
             violations = np.nan_to_num(violations, nan=np.inf)  # a limit that cannot be evaluated is not kept
-            scores = guidance.score(exact, -1, constraints.lengths).cpu().numpy()
+            scores = guidance.score(exact, -1, of_plans).cpu().numpy()
     best = rank(
         violations.reshape(-1, num),
         found.speed_errors.reshape(-1, num),
