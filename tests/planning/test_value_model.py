@@ -276,7 +276,7 @@ def test_calibration_fits_what_the_settings_use(checkpoint):
         "action_head_errors",
         "support_points",
     }
-    assert set(measured["value"]) == {"reward", "value", "expectile", "discount"}
+    assert set(measured["value"]) == {"reward", "value", "expectile", "value_steps", "discount"}
     for name in ("horizon_model", "inverse_dynamics", "support"):
         assert load_companion(checkpoint, name) is None
     assert load_planner(checkpoint).value.judge == "actions"

@@ -29,7 +29,7 @@ class PipelineArguments(ExperimentArguments):
     out: str | None = None
     """Directory or URL of the run; if not given, a new one under runs/, linked as runs/latest."""
     resume: bool = False
-    """Continue the run at --out from the interrupted stage."""
+    """Continue the run at --out."""
     episodes: int = 100
     """Evaluation episodes of each protocol."""
     seed: int = 0

@@ -160,7 +160,7 @@ def _tune_training(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
     if arguments.settings is not None or list_section(call.overrides, "planning"):
         raise ConfigError(
             f"tune --study {arguments.study}: expected no planner settings with a study of kind training; leave out "
-            "--settings and --planning.*"
+            "--settings and the fields of planning"
         )
     from diffplan.cluster.tune.search import tune_training
     from diffplan.tuning.studies import size_search

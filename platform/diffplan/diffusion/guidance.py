@@ -255,7 +255,7 @@ class Guidance:
     def violation(self, x: Tensor, lengths: Tensor | None = None) -> Float[Tensor, " batch"]:
         """Violation of the limits of the guide by clean plans; 0 if it has no limits."""
         guide = self.guide
-        if not getattr(guide, "has_limits", True) or not isinstance(guide, LimitingGuide):
+        if not getattr(guide, "limiting", True) or not isinstance(guide, LimitingGuide):
             return x.new_zeros(len(x))
         return self._evaluate(guide.violation, x, lengths, -1)
 

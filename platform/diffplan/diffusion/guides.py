@@ -297,13 +297,8 @@ class WeightedSum:
 
     @cached_property
     def limiting(self) -> tuple[LimitingGuide, ...]:
-        """The terms that have limits."""
+        """The terms that have limits; guidance asks for no violation where there are none."""
         return tuple(guide for _, guide in self.terms if isinstance(guide, LimitingGuide))
-
-    @property
-    def has_limits(self) -> bool:
-        """Whether a term has limits."""
-        return bool(self.limiting)
 
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """The weighted sum of the scores."""
