@@ -93,13 +93,13 @@ def test_a_killed_attempts_points_do_not_stay_beside_those_that_repeat_them(
 def test_stages_leave_curves_and_metrics_of_ray(tmp_path: Path) -> None:
     config = get_preset("maze2d-umaze-smoke")
     collect(config.env, config.collection, tmp_path / "data", num_workers=2)
-    ((_, actors),) = read_curve(tmp_path / "data" / "tensorboard", "collect/actors")
+    *_, (_, actors) = read_curve(tmp_path / "data" / "tensorboard", "collect/actors")
     assert 1 <= actors <= 2
     evaluate("pretrained:maze2d-umaze", tmp_path / "scores", protocol="maze2d", episodes=20, num_workers=1)
-    ((episodes, score),) = read_curve(tmp_path / "scores" / "tensorboard", "evaluate/median_actor_episodes_per_second")
+    *_, (episodes, score) = read_curve(tmp_path / "scores" / "tensorboard", "evaluate/median_actor_episodes_per_second")
     assert episodes == 20
     assert score > 0
-    ((_, mean),) = read_curve(tmp_path / "scores" / "tensorboard", "evaluate/score_mean")
+    *_, (_, mean) = read_curve(tmp_path / "scores" / "tensorboard", "evaluate/score_mean")
     assert mean == pytest.approx(json.loads((tmp_path / "scores" / "summary.json").read_text())["score_mean"], rel=1e-5)
     for out in ("data", "scores"):
         (stage,) = read_status(tmp_path / out)

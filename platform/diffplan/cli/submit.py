@@ -23,7 +23,7 @@ from diffplan.importing import look_in_directory
 if TYPE_CHECKING:
     from diffplan.cluster.jobs.job_server import JobDetails, JobServer
 
-SUBMITTABLE = ("collect", "train", "tune", "evaluate", "pipeline", "table", "baseline")
+SUBMITTABLE = ("collect", "train", "tune", "evaluate", "pipeline", "table", "baseline", "behavior")
 """Commands that can be submitted."""
 NAMED = ("pretrained:", "baseline:")
 """Prefixes of arguments that name something in a package, rather than a path."""
@@ -33,10 +33,10 @@ NAMED = ("pretrained:", "baseline:")
 class SubmitArguments(Arguments):
     """Run a command as a job of a Ray cluster.
 
-    The command is collect, train, tune, evaluate, pipeline, table or baseline. Its output is shown. Paths among its
-    arguments must be absolute, and lead to the same place on all nodes. Ctrl-C stops following; the job goes on.
-    `ray job list`, `status`, `logs` and `stop` manage the jobs of a cluster. The exit code is that of the job: 0, 2 for
-    errors that the user can fix, else 1.
+    The command is collect, train, tune, evaluate, pipeline, table, baseline or behavior. Its output is shown. Paths
+    among its arguments must be absolute, and lead to the same place on all nodes. Ctrl-C stops following; the job goes
+    on. `ray job list`, `status`, `logs` and `stop` manage the jobs of a cluster. The exit code is that of the job: 0, 2
+    for errors that the user can fix, else 1.
     """
 
     command: Annotated[Positional[tuple[str, ...]], arg(metavar="COMMAND ARGUMENTS ...")]

@@ -102,7 +102,7 @@ class OnlineTrainer:
 
     def __init__(self, env: EnvConfig, out: Path, *, settings: SACSettings, seed: int, resume: bool) -> None:
         env, _ = complete_collection(env, CollectionConfig())
-        self._env, self._out, self._settings, self._seed = env, out, settings, seed
+        self._out, self._settings, self._seed = out, settings, seed
         training = {"algorithm": BEHAVIOR, "settings": config_to_dict(settings), "seed": seed}
         self._identity = {**training, "env": config_to_dict(env)}
         self._rounds: list[dict[str, Any]] = []
