@@ -159,13 +159,13 @@ class LocomotionTable:
     def write(self, rows: Sequence[dict[str, Any]], directory: Path, command: str) -> Path:
         """Write `locomotion.json`, `.md` and `.png` into a directory; returns the path of the page.
 
-        Rows of the table that is there are kept where there are no new ones.
+        Rows of the table that is there are kept where there are no new ones. Each has its own command.
         """
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "locomotion.json"
         rows = merge_rows(_read_rows(path), rows)
         machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
-        path.write_text(json.dumps({"command": command, "machine": machine, "rows": rows}, indent=1) + "\n")
+        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
         page = directory / "locomotion.md"
         page.write_text(format_page(rows, machine=machine))
         draw_table(rows).savefig(directory / "locomotion.png", dpi=110)
