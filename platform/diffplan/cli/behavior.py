@@ -38,12 +38,17 @@ class TrainArguments(Arguments):
 def check(call: Call[TrainArguments]) -> None:
     """Raise `ConfigError` for settings out of range, or an environment that cannot be trained in."""
     require_counts(call.arguments, "num_steps")
-    with_overrides(SACSettings(), {k: v for k, v in call.overrides.items() if not k.startswith("env.")})
+    _find_settings(call)
     check_known_environment(_find_env(call))
 
 
 def _find_env(call: Call[TrainArguments]) -> EnvConfig:
     return override_section(EnvConfig(env_id=call.arguments.env_id), call.overrides, "env")
+
+
+def _find_settings(call: Call[TrainArguments]) -> SACSettings:
+    own = {name: value for name, value in call.overrides.items() if not name.startswith("env.")}
+    return with_overrides(SACSettings(), own)
 
 
 def run(call: Call[TrainArguments]) -> None:
@@ -56,9 +61,7 @@ def run(call: Call[TrainArguments]) -> None:
             _find_env(call),
             arguments.out,
             num_steps=arguments.num_steps,
-            settings=with_overrides(
-                SACSettings(), {k: v for k, v in call.overrides.items() if not k.startswith("env.")}
-            ),
+            settings=_find_settings(call),
             seed=arguments.seed,
             resume=arguments.resume,
         )

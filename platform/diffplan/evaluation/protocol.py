@@ -44,7 +44,7 @@ def list_protocols(env: EnvConfig, own: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def choose_protocol(name: str | None, env: EnvConfig, own: Sequence[str] = ()) -> str:
-    """The protocol named, or the only one that there is.
+    """The named protocol, or the only one.
 
     Args:
         name: the protocol; None for the only one.

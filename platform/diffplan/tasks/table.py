@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffplan.errors import ConfigError, unknown_name
+
 ROW_KEYS = (
     "protocol",
     "task",
@@ -53,6 +55,17 @@ class TableRequest:
     datasets: Path | None = None
     models: Path | None = None
     command: str = ""
+
+
+def check_request(request: TableRequest, tasks: Sequence[str], methods: Sequence[str]) -> None:
+    """Raise `ConfigError` for a task or a method that the table does not have, or a number below 1."""
+    for name, values, known in (("tasks", request.tasks, tasks), ("methods", request.methods, methods)):
+        for value in values:
+            if value not in known:
+                raise ConfigError(unknown_name(f"--{name}", value, known))
+    for name, value in (("seeds", request.seeds), ("episodes", request.episodes)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name}: expected at least 1, got {value}")
 
 
 class Table(Protocol):

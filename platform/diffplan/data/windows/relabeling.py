@@ -113,31 +113,11 @@ def compute_sparse_rewards(positions: np.ndarray, goals: np.ndarray, radius: flo
     return (distances <= radius).astype(np.float32)
 
 
-class RecordedRewards:
-    """Transitions with the rewards and the terminations in the data.
+class _KnownRewards:
+    """Transitions whose rewards are the same in every draw."""
 
-    Args:
-        transitions: the data.
-        dataset: the dataset that they are of.
-        normalize: divide rewards by the range of the returns of episodes, times 1000 (Kostrikov et al. 2021).
-
-    Raises:
-        DataError: all rewards are equal, so there is nothing to learn from.
-    """
-
-    def __init__(self, transitions: Transitions, dataset: TrajectoryDataset, *, normalize: bool) -> None:
-        self._transitions = transitions
-        rewards = np.asarray(dataset.read_column("reward"), np.float64)
-        if rewards.min() == rewards.max():
-            raise DataError(f"{dataset.uri}: expected rewards to learn from, got {rewards.min():g} at every step")
-        if normalize:
-            totals = dataset.episodes.column("undiscounted_return")
-            if totals.min() == totals.max():
-                raise DataError(f"{dataset.uri}: expected episodes of different returns to scale rewards by, got one")
-            rewards *= 1000 / (totals.max() - totals.min())
-        self.rewards = rewards.astype(np.float32)
-        self.terminates = np.zeros(len(rewards), bool)
-        self.terminates[np.unique(transitions.last_steps)] = dataset.episodes.column("terminated")
+    def __init__(self, transitions: Transitions, rewards: np.ndarray, terminates: np.ndarray) -> None:
+        self._transitions, self.rewards, self.terminates = transitions, rewards, terminates
 
     def sample(self, num_transitions: int, generator: np.random.Generator) -> TransitionBatch:
         """Draw transitions uniformly, with replacement."""
@@ -152,7 +132,33 @@ class RecordedRewards:
         )
 
 
-class FixedGoal:
+class RecordedRewards(_KnownRewards):
+    """Transitions with the rewards and the terminations in the data.
+
+    Args:
+        transitions: the data.
+        dataset: the dataset that they are of.
+        normalize: divide rewards by the range of the returns of episodes, times 1000 (Kostrikov et al. 2021).
+
+    Raises:
+        DataError: all rewards are equal, so there is nothing to learn from.
+    """
+
+    def __init__(self, transitions: Transitions, dataset: TrajectoryDataset, *, normalize: bool) -> None:
+        rewards = np.asarray(dataset.read_column("reward"), np.float64)
+        if rewards.min() == rewards.max():
+            raise DataError(f"{dataset.uri}: expected rewards to learn from, got {rewards.min():g} at every step")
+        if normalize:
+            totals = dataset.episodes.column("undiscounted_return")
+            if totals.min() == totals.max():
+                raise DataError(f"{dataset.uri}: expected episodes of different returns to scale rewards by, got one")
+            rewards *= 1000 / (totals.max() - totals.min())
+        terminates = np.zeros(len(rewards), bool)
+        terminates[np.unique(transitions.last_steps)] = dataset.episodes.column("terminated")
+        super().__init__(transitions, rewards.astype(np.float32), terminates)
+
+
+class FixedGoal(_KnownRewards):
     """Transitions with the rewards of one goal, which is not part of the observations.
 
     Args:
@@ -166,26 +172,14 @@ class FixedGoal:
     """
 
     def __init__(self, transitions: Transitions, goal: Sequence[float], columns: Sequence[int], radius: float) -> None:
-        self._transitions = transitions
         positions = transitions.next_observations[:, list(columns)]
-        self.rewards = compute_sparse_rewards(positions, np.asarray(goal, np.float64), radius)
-        if not self.rewards.any():
+        rewards = compute_sparse_rewards(positions, np.asarray(goal, np.float64), radius)
+        if not rewards.any():
             raise DataError(
                 f"goal {list(goal)}: expected steps of the data that end within {radius:g} of it, got none; "
                 "give a goal that the data reach"
             )
-
-    def sample(self, num_transitions: int, generator: np.random.Generator) -> TransitionBatch:
-        """Draw transitions uniformly, with replacement."""
-        data = self._transitions
-        rows = generator.integers(len(data.actions), size=num_transitions)
-        return TransitionBatch(
-            data.observations[rows],
-            data.actions[rows],
-            self.rewards[rows],
-            data.next_observations[rows],
-            np.zeros(num_transitions, bool),
-        )
+        super().__init__(transitions, rewards, np.zeros(len(rewards), bool))
 
 
 class HindsightGoals:

@@ -32,7 +32,7 @@ from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import Config, PlanningConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm, CQLSettings, IQLSettings, OfflineRLSettings
 from diffplan.data.format.dataset import open_dataset
-from diffplan.errors import ConfigError, DataError, unknown_name
+from diffplan.errors import DataError
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.scores import normalize_score
 from diffplan.evaluation.sources import PolicySource, find_policy
@@ -46,7 +46,7 @@ from diffplan.tasks.locomotion.environment import get_reference_returns
 from diffplan.tasks.locomotion.presets import BEHAVIORS, PRESETS
 from diffplan.tasks.locomotion.table_page import METHOD_TITLES, draw_table, format_page
 from diffplan.tasks.registry import task_of
-from diffplan.tasks.table import ROW_KEYS, TableRequest
+from diffplan.tasks.table import ROW_KEYS, TableRequest, check_request
 from diffplan.tasks.table_rows import average_rows, find_interval, make_row, merge_rows, resample_means
 from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
@@ -114,13 +114,7 @@ class Plan:
     @classmethod
     def make(cls, request: TableRequest) -> Plan:
         """The plan of a request; raises `ConfigError` for an unknown dataset or method, or a number below 1."""
-        for name, values, known in (("tasks", request.tasks, BEHAVIORS), ("methods", request.methods, METHODS)):
-            for value in values:
-                if value not in known:
-                    raise ConfigError(unknown_name(f"--{name}", value, known))
-        for name, value in (("seeds", request.seeds), ("episodes", request.episodes)):
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name}: expected at least 1, got {value}")
+        check_request(request, tuple(BEHAVIORS), METHODS)
         size = SMOKE if request.smoke else TableSize()
         if request.episodes is not None:
             size = dataclasses.replace(size, episodes=request.episodes)

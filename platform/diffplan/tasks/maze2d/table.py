@@ -31,7 +31,6 @@ from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import CalibrationConfig, Config, EnvConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm
 from diffplan.environments import get_episode_limit
-from diffplan.errors import ConfigError, unknown_name
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.scores import normalize_score
 from diffplan.evaluation.sources import BASELINE_PREFIX, PolicySource, find_policy
@@ -43,7 +42,7 @@ from diffplan.storage.opening import open_store
 from diffplan.tasks.maze2d.environment import get_limit_returns, get_maze, get_reference_returns
 from diffplan.tasks.maze2d.table_page import MAZES, METHOD_TITLES, PROTOCOL_TITLES, draw_table, format_page
 from diffplan.tasks.registry import get_preset, task_of
-from diffplan.tasks.table import ROW_KEYS, TableRequest
+from diffplan.tasks.table import ROW_KEYS, TableRequest, check_request
 from diffplan.tasks.table_rows import average_rows, make_row
 from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
@@ -123,13 +122,7 @@ class Plan:
     @classmethod
     def make(cls, request: TableRequest) -> Plan:
         """The plan of a request; raises `ConfigError` for an unknown maze or method, or a number below 1."""
-        for name, values, known in (("tasks", request.tasks, MAZES), ("methods", request.methods, METHODS)):
-            for value in values:
-                if value not in known:
-                    raise ConfigError(unknown_name(f"--{name}", value, known))
-        for name, value in (("seeds", request.seeds), ("episodes", request.episodes)):
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name}: expected at least 1, got {value}")
+        check_request(request, tuple(MAZES), METHODS)
         size = SMOKE if request.smoke else TableSize()
         return cls(
             out=request.out.absolute(),
