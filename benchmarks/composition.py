@@ -32,12 +32,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from diffplan.environments import make_env
+from diffplan.planning.constraints import Fixed
 from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.planning.control.registry import ControllerContext, make_controller
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
 from diffplan.planning.planner import Planner, with_settings
-from diffplan.planning.problem import Fixed
 from diffplan.seeding import Stream, make_generator
 from diffplan.tasks.maze2d.environment import require_maze
 from diffplan.tasks.maze2d.figures import GOAL_COLOR, START_COLOR, draw_maze, draw_path, mark

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium.utils import seeding
+from gymnasium.utils import EzPickle, seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
@@ -52,8 +52,34 @@ def _without_warning(words: str) -> Iterator[None]:
                 warnings.warn(message, stacklevel=3)
 
 
+def _pay_speed(x_velocity: Any, target_speed: float | None) -> Any:
+    """What a speed is worth: itself, or minus its distance from a target; for numbers and arrays, in m/s."""
+    return x_velocity if target_speed is None else -abs(x_velocity - target_speed)
+
+
 class HalfCheetahV4Env(_HalfCheetahV4):
-    """Gymnasium's `HalfCheetah-v4`, made without MuJoCo's warning about an attribute of its model."""
+    """Gymnasium's `HalfCheetah-v4`, without MuJoCo's warning about an attribute of its model.
+
+    Args:
+        target_speed: x velocity to run at, in m/s. In place of its speed the robot is then paid minus the distance from
+            this one.
+        **kwargs: arguments of Gymnasium's environment.
+    """
+
+    def __init__(self, target_speed: float | None = None, **kwargs: Any) -> None:
+        if target_speed is not None and not np.isfinite(target_speed):
+            raise ValueError(f"target_speed: expected a finite number, got {target_speed}")
+        self.target_speed = target_speed
+        super().__init__(**kwargs)
+        EzPickle.__init__(self, target_speed, **kwargs)
+
+    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Move for one step."""
+        observation, reward, terminated, truncated, infos = super().step(action)
+        if self.target_speed is not None:
+            infos["reward_run"] = self._forward_reward_weight * _pay_speed(infos["x_velocity"], self.target_speed)
+            reward = infos["reward_run"] + infos["reward_ctrl"]
+        return observation, reward, terminated, truncated, infos
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         with _without_warning(_OLD_ATTRIBUTE):
@@ -61,7 +87,22 @@ class HalfCheetahV4Env(_HalfCheetahV4):
 
 
 class HalfCheetahV5Env(_HalfCheetahV5):
-    """Gymnasium's `HalfCheetah-v5`, made without MuJoCo's warning about an attribute of its model."""
+    """Gymnasium's `HalfCheetah-v5`, without MuJoCo's warning about an attribute of its model.
+
+    Args:
+        target_speed: as for `HalfCheetahV4Env`.
+        **kwargs: arguments of Gymnasium's environment.
+    """
+
+    def __init__(self, target_speed: float | None = None, **kwargs: Any) -> None:
+        if target_speed is not None and not np.isfinite(target_speed):
+            raise ValueError(f"target_speed: expected a finite number, got {target_speed}")
+        self.target_speed = target_speed
+        super().__init__(**kwargs)
+        EzPickle.__init__(self, target_speed, **kwargs)
+
+    def _get_rew(self, x_velocity: float, action: np.ndarray) -> tuple[Any, dict[str, Any]]:
+        return super()._get_rew(_pay_speed(x_velocity, self.target_speed), action)
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         with _without_warning(_OLD_ATTRIBUTE):
@@ -243,7 +284,7 @@ class LocomotionVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.
         positions, velocities = self._positions[rows], self._velocities[rows]
 
         x_velocity = (positions[:, 0] - x_before) / single.dt
-        forward = single._forward_reward_weight * x_velocity
+        forward = single._forward_reward_weight * self._pay(x_velocity)
         cost = single._ctrl_cost_weight * np.square(actions).sum(axis=1)
         parts = {"forward": forward, "ctrl": -cost}
         terminations = np.zeros(len(actions), dtype=bool)
@@ -276,6 +317,10 @@ class LocomotionVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.
         """Observations float64[num, observation_dim]."""
         clipped = np.clip(velocities, -self.max_velocity, self.max_velocity)
         return np.concatenate([positions[:, self._first_position :], clipped], axis=1)
+
+    def _pay(self, x_velocity: np.ndarray) -> np.ndarray:
+        """What speeds are worth."""
+        return x_velocity
 
     def _place_infos(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Infos that tell where robots are."""
@@ -327,6 +372,9 @@ class _HalfCheetahVectorEnv(LocomotionVectorEnv):
     """A robot that cannot fall, and whose velocities are observed as they are."""
 
     max_velocity = np.inf
+
+    def _pay(self, x_velocity: np.ndarray) -> np.ndarray:
+        return _pay_speed(x_velocity, self._single.target_speed)
 
     def _name_rewards(self, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = {"forward": "reward_run"} if self.version == 4 else {}

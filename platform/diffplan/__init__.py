@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from diffplan.config import Config, EnvConfig, PlanningConfig, with_overrides
     from diffplan.data.format.dataset import TrajectoryDataset, open_dataset
     from diffplan.evaluation.acting import LoadedPolicy, load_policy
+    from diffplan.planning.constraints import Bounds, Fixed
     from diffplan.planning.loading import load_planner
     from diffplan.planning.planner import Planner
-    from diffplan.planning.problem import Bounds, Fixed
     from diffplan.tasks.registry import find_task, get_preset, list_presets
     from diffplan.tasks.task import Preset, Protocol, Task
     from diffplan.types import Plan
@@ -35,8 +35,8 @@ _HOMES = {
     "load_policy": "diffplan.evaluation.acting",
     "Planner": "diffplan.planning.planner",
     "load_planner": "diffplan.planning.loading",
-    "Bounds": "diffplan.planning.problem",
-    "Fixed": "diffplan.planning.problem",
+    "Bounds": "diffplan.planning.constraints",
+    "Fixed": "diffplan.planning.constraints",
     "Plan": "diffplan.types",
     "find_task": "diffplan.tasks.registry",
     "get_preset": "diffplan.tasks.registry",

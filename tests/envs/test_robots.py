@@ -1,6 +1,7 @@
 """The batches of Gymnasium's robots, against Gymnasium's own environments, to the last bit."""
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -97,6 +98,22 @@ def test_whole_episodes_equal_gymnasiums_bit_for_bit(name):
     kwargs = {} if "Cheetah" in name else {"terminate_when_unhealthy": False}
     batch, singles = make_batch(name, 2, **kwargs), [make_single(name, **kwargs) for _ in range(2)]
     assert assert_equals_singles(batch, singles, draw_actions(batch, 1010, hold=1)) == 2
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_target_speed_pays_minus_the_distance_from_it(version):
+    name, kwargs = f"HalfCheetah-v{version}", {"target_speed": 0.4, "ctrl_cost_weight": 0.3}
+    batch = make_batch(name, 3, max_episode_steps=40, **kwargs)
+    singles = [gymnasium.make(f"diffplan/{name}", max_episode_steps=40, **kwargs) for _ in range(3)]
+    assert assert_equals_singles(batch, singles, draw_actions(batch, 100, hold=6)) >= 3
+    batch.reset(seed=1)
+    (actions,) = draw_actions(batch, 1, hold=1)
+    _, rewards, _, _, infos = batch.step(actions)
+    distances = np.abs(infos["x_velocity"] - 0.4)
+    np.testing.assert_allclose(rewards, -distances - 0.3 * np.square(actions).sum(axis=1), rtol=1e-6)
+    assert pickle.loads(pickle.dumps(singles[0].unwrapped)).target_speed == 0.4
+    with pytest.raises(ValueError, match="target_speed: expected a finite number, got nan"):
+        gymnasium.make(f"diffplan/{name}", target_speed=float("nan"))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -8,8 +8,8 @@ from diffplan.config import with_overrides
 from diffplan.data.format.statistics import compute_statistics
 from diffplan.data.windows.normalization import Normalizer
 from diffplan.errors import PlanningError
+from diffplan.planning.constraints import Bounds, Fixed
 from diffplan.planning.planner import Planner
-from diffplan.planning.problem import Bounds, Fixed
 
 OBSERVATIONS = np.array([[1.1, 1.03, 0.3, -0.2], [3.07, 2.9, -1.0, 4.9], [0.9, 2.2, 0.0, 0.0]])
 GOALS = np.array([[3.0, 1.1], [1.01, 0.97], [2.2, 3.3]])

@@ -10,8 +10,8 @@ from diffplan.errors import PlanningError
 from diffplan.planning import calibration
 from diffplan.planning.calibration import learn_horizons
 from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.constraints import Fixed
 from diffplan.planning.planner import Planner
-from diffplan.planning.problem import Fixed
 
 ROLES = {
     "env.position_columns": [0, 1],

@@ -17,8 +17,8 @@ from straight_line_planner import (
 from diffplan.config import with_overrides
 from diffplan.errors import PlanningError
 from diffplan.planning.companions.horizon_model import HorizonModel
+from diffplan.planning.constraints import Bounds, Fixed
 from diffplan.planning.planner import with_settings, with_support
-from diffplan.planning.problem import Bounds, Fixed
 
 HORIZONS = (4, 8, 12, 16)
 SPEED = 2.0

@@ -32,13 +32,13 @@ from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import PlanningError
 from diffplan.networks.factory import make_network
 from diffplan.planning.companions.action_head import READS
+from diffplan.planning.constraints import Bounds, Fixed
 from diffplan.planning.control.controllers import ActionController, ActionHeadController
 from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.loading import load_planner
 from diffplan.planning.packaging import package_planner
 from diffplan.planning.planner import with_settings
-from diffplan.planning.problem import Bounds, Fixed
 from diffplan.planning.sampling import average
 from diffplan.planning.selection import VIOLATION_TOLERANCE, weigh
 from diffplan.training.batches import TrainingBatches

@@ -19,9 +19,9 @@ from straight_line_planner import (
 from diffplan.config import with_overrides
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import PlanningError
+from diffplan.planning.constraints import Bounds, Fixed
 from diffplan.planning.interpolation import interpolate
 from diffplan.planning.planner import Planner
-from diffplan.planning.problem import Bounds, Fixed
 from diffplan.types import Plan
 
 STRIDE = CONFIG.windows.stride

@@ -13,9 +13,9 @@ from diffplan.config import with_overrides
 from diffplan.diffusion.denoiser import Denoiser
 from diffplan.errors import PlanningError
 from diffplan.layout import Layout
+from diffplan.planning.constraints import Bounds, Fixed
 from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.planning.planner import Planner
-from diffplan.planning.problem import Bounds, Fixed
 from diffplan.types import Plan
 
 FROM_SCRATCH = {"replanning": "receding"}

@@ -8,11 +8,11 @@ from toy_motion import make_homing_planner
 from diffplan.config import EnvConfig, with_overrides
 from diffplan.errors import ConfigError, PlanningError
 from diffplan.planning.companions.support import Support
+from diffplan.planning.constraints import Bounds, Fixed
 from diffplan.planning.control.controllers import PlanFollower, TrackingController
 from diffplan.planning.control.policy import PlanningPolicy
 from diffplan.planning.control.registry import ControllerContext, make_controller
 from diffplan.planning.planner import with_support
-from diffplan.planning.problem import Bounds, Fixed
 from diffplan.types import Plan
 
 OBSERVATIONS = np.array([[1.1, 1.03, 0.3, -0.2], [3.07, 2.9, -1.0, 4.9]])

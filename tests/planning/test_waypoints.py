@@ -15,8 +15,8 @@ from straight_line_planner import (
 from diffplan.config import with_overrides
 from diffplan.diffusion.guides import Function, KeepOut, SpeedLimit, TargetRegion
 from diffplan.errors import PlanningError
+from diffplan.planning.constraints import Bounds, Fixed
 from diffplan.planning.planner import Planner
-from diffplan.planning.problem import Bounds, Fixed
 
 AT_REST = np.array([1.0, 2.0, 0.0, 0.0])
 SPEED = 2.0

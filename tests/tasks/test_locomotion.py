@@ -1,19 +1,28 @@
 """What the task knows of its robots, and what it measures of an episode, for episodes whose numbers are known."""
 
+import dataclasses
+
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
-from diffplan.behaviors.collection import UnitCollector
+from diffplan.behaviors.collection import UnitCollector, complete_collection
 from diffplan.config import CollectionConfig, EnvConfig
+from diffplan.diffusion.guidance import PlanBatch
+from diffplan.diffusion.guide_expressions import parse_guide
 from diffplan.environments import make_vector_env
+from diffplan.errors import ConfigError
 from diffplan.evaluation.protocol import apply_protocol, choose_protocols
 from diffplan.evaluation.record import Record
 from diffplan.evaluation.rollout import measure_episodes
 from diffplan.evaluation.scores import normalize_score
-from diffplan.tasks.contracts import FinishedEpisodes
+from diffplan.layout import Layout
+from diffplan.planning.constraints import Fixed
+from diffplan.tasks.contracts import Ask, FinishedEpisodes
 from diffplan.tasks.locomotion.metrics import METRICS
-from diffplan.tasks.registry import complete_env, find_task, list_task_presets, task_of
+from diffplan.tasks.locomotion.presets import DATASETS
+from diffplan.tasks.registry import complete_env, find_task, get_preset, list_task_presets, task_of
 
 TASK = find_task("locomotion")
 ROBOTS = ("Hopper", "Walker2d", "HalfCheetah")
@@ -102,8 +111,55 @@ def test_random_actions_have_a_score_of_about_0():
 def test_protocols_name_the_data_and_change_no_environment():
     env = EnvConfig(env_id="diffplan/Hopper-v4")
     assert choose_protocols((), env) == ("medium", "medium-replay", "medium-expert")
-    for name in TASK.protocols:
+    for name in choose_protocols((), env):
         assert apply_protocol(name, env) == env
+    with pytest.raises(ConfigError, match="protocol"):
+        apply_protocol("speed-4", env)
+
+
+CHEETAH = EnvConfig(env_id="diffplan/HalfCheetah-v4")
+
+
+def test_a_protocol_of_a_speed_pays_minus_the_distance_and_measures_it():
+    env = apply_protocol("speed-6", CHEETAH)
+    assert env.env_kwargs == {"target_speed": 6.0}
+    assert TASK.references(env) is None
+    record = Record(np.zeros((2, 17)))
+    for speeds in ((5.0, 7.0), (6.0, 8.0)):
+        observations = np.zeros((2, 17))
+        observations[:, 8] = speeds
+        record.add(np.arange(2), observations, np.zeros(2), np.zeros(2, dtype=bool))
+    metrics = measure_episodes(TASK, FinishedEpisodes(env, record, np.zeros((2, 17)), None, np.zeros(2)))
+    assert metrics["speed_error"] == [0.5, 1.5]
+
+
+def test_a_speed_is_asked_of_the_position_or_else_of_the_velocities():
+    assert TASK.ask(CHEETAH, np.zeros((2, 17)), {}) == Ask()
+    env = apply_protocol("speed-4", CHEETAH)
+    (guide,) = TASK.ask(env, np.zeros((2, 17)), {}).guides
+    velocities = torch.tensor([[3.0, 5.0, 4.0], [2.0, 2.0, 2.0]])
+    observations = torch.zeros(2, 3, 17)
+    observations[:, :, 8] = velocities
+    plans = PlanBatch(observations, observations, Layout(17), (), (), None)
+    torch.testing.assert_close(parse_guide(guide).score(plans), torch.tensor([0.0, -2.0]))
+    seen = dataclasses.replace(env, env_kwargs={**env.env_kwargs, "exclude_current_positions_from_observation": False})
+    ask = TASK.ask(seen, np.zeros((2, 18)), {})
+    assert ask == Ask(constraints=(Fixed([4.0], columns=(0,), step=-1, per_second=True),))
+
+
+def test_the_policy_of_many_speeds_is_the_same_with_positions_in_the_observation():
+    """And covers them: the fastest of a few episodes is more than twice as fast as the slowest."""
+    config = get_preset("halfcheetah-speeds")
+    collection = dataclasses.replace(config.collection, episodes_per_unit=6)
+    env, collection = complete_collection(config.env, collection)
+    with_positions = UnitCollector(env, collection).collect(0)
+    behavior = collection.behavior.replace("&skip=1", "")
+    env, collection = complete_collection(CHEETAH, dataclasses.replace(collection, behavior=behavior))
+    without = UnitCollector(env, collection).collect(0)
+    for whole, part in zip(with_positions, without, strict=True):
+        np.testing.assert_array_equal(whole.observations[:, 1:], part.observations)
+    speeds = np.diff(with_positions[0].observations[::100, 0]) / 5
+    assert speeds.max() > 2 * max(speeds.min(), 1.0)
 
 
 def test_published_scores_are_those_of_the_robot_and_the_data():
@@ -113,7 +169,7 @@ def test_published_scores_are_those_of_the_robot_and_the_data():
     diffuser = {
         (env_id, protocol): scores(env_id, protocol)["Diffuser"]
         for env_id in ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4")
-        for protocol in TASK.protocols
+        for protocol in DATASETS
     }
     assert np.mean(list(diffuser.values())) == pytest.approx(77.5, abs=0.05)  # the mean that the paper gives
     assert diffuser["Hopper-v4", "medium-replay"] == 93.6
@@ -137,7 +193,8 @@ def test_speed_is_read_from_observations_of_either_kind(env_id, excludes):
         envs = np.flatnonzero(step < np.array(lengths))
         record.add(envs, observations[envs], rewards[envs], np.zeros(len(envs), dtype=bool))
     metrics = measure_episodes(TASK, FinishedEpisodes(env, record, starts, None, np.zeros(3)))
-    assert list(metrics) == list(METRICS)
+    assert metrics.keys() == METRICS.keys()
+    assert metrics["speed_error"] == [None] * 3
     assert metrics["survived"] == [0.012, 0.005, 0.008]
     seconds = complete_env(env).step_seconds
     assert seconds is not None
@@ -154,4 +211,4 @@ def test_what_is_not_known_of_an_environment_is_not_measured():
     record = Record(np.zeros((1, 3)))
     record.add(np.array([0]), np.zeros((1, 3)), np.zeros(1), np.zeros(1, dtype=bool))
     metrics = measure_episodes(task_of(env), FinishedEpisodes(env, record, np.zeros((1, 3)), None, np.zeros(1)))
-    assert metrics == {"forward_speed": [None], "survived": [0.25]}
+    assert metrics == {"forward_speed": [None], "survived": [0.25], "speed_error": [None]}

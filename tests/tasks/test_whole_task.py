@@ -38,9 +38,9 @@ from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.evaluation.scores import normalize_score, summarize
 from diffplan.evaluation.sources import find_policy
 from diffplan.evaluation.table import format_table
+from diffplan.planning.constraints import Bounds
 from diffplan.planning.control.controllers import PlanFollower
 from diffplan.planning.loading import load_planner
-from diffplan.planning.problem import Bounds
 from diffplan.report.contents import read_run
 from diffplan.report.page import write_report
 from diffplan.report.plan_pictures import draw_sampled_plans

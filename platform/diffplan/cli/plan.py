@@ -66,8 +66,8 @@ def run(call: Call[PlanArguments]) -> None:
 
     from diffplan.checkpoint import load_checkpoint
     from diffplan.cli.settings import choose_settings
+    from diffplan.planning.constraints import Fixed
     from diffplan.planning.loading import load_planner
-    from diffplan.planning.problem import Fixed
 
     arguments = call.arguments
     settings = choose_settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffplan.config import SearchConfig
 from diffplan.config.study import Study
+from diffplan.evaluation.protocol import list_protocols
 from diffplan.tasks.registry import DEFAULT_TASK, find_task, list_task_presets, list_tasks
 from diffplan.terminal import draw_table, format_duration
 from diffplan.training.cost import estimate_seconds, measure_matmul_throughput
@@ -29,7 +30,8 @@ def describe_studies() -> list[str]:
         rows, notes = [], []
         for study_name, study in list_studies(task).items():
             search = size_search(study, preset.config.search)
-            cost = search.num_trials * estimate_trial_seconds(study, search, training, max(len(task.protocols), 1))
+            protocols = list_protocols(preset.config.env, preset.config.search.protocols)
+            cost = search.num_trials * estimate_trial_seconds(study, search, training, max(len(protocols), 1))
             row = [study_name, study.kind, ", ".join(study.objectives), str(search.num_trials), str(len(study.vary))]
             known = layout is not None
             rows.append([*row, format_duration(cost / search.max_concurrent_trials) if known else "-"])

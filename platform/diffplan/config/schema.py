@@ -318,6 +318,19 @@ class Config:
                 f"{'network.kind mlp' if windows.offsets is None and not windows.deltas else what}",
                 (tried.min, tried.max),
             )
+        relative = set(windows.relative_columns)
+        require(
+            not relative or windows.deltas or self.training.objective != "diffusion",
+            "windows.deltas",
+            "true where windows.relative_columns are set",
+            windows.deltas,
+        )
+        require(
+            not relative & {*self.env.position_columns, *self.goal_columns},
+            "windows.relative_columns",
+            "none of env.position_columns and env.goal_columns, which plans give as they are",
+            windows.relative_columns,
+        )
         require(
             windows.offsets is None or not self.env.velocity_columns,
             "windows.offsets",

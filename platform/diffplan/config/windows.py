@@ -27,6 +27,9 @@ class WindowConfig:
     deltas: bool = False
     """Observations after the first step of a window are learned as changes from the first one, normalised for each
     step; for windows of one horizon, normalised by `gaussian`."""
+    relative_columns: tuple[int, ...] = ()
+    """Observation columns that count from the first step of a window, such as how far a robot has run: the model never
+    sees where it is, and plans give such columns as changes from the present state. Needs `deltas`."""
     columns: Literal["observations", "actions_observations"] = "observations"
     """Columns of a transition: the observation only, or the action and then the observation."""
     goal_columns: tuple[int, ...] | None = None
@@ -82,6 +85,20 @@ class WindowConfig:
                 f"{steps}, the first step and those of windows.offsets",
                 (self.min_horizon, self.max_horizon),
             )
+        require(
+            min(self.relative_columns, default=0) >= 0
+            and len(set(self.relative_columns)) == len(self.relative_columns)
+            and not set(self.relative_columns) & set(self.goal_columns or ()),
+            "windows.relative_columns",
+            "distinct columns, none of them of a goal",
+            self.relative_columns,
+        )
+        require(
+            not self.relative_columns or self.normalization != "quantile",
+            "windows.normalization",
+            "limits or gaussian where windows.relative_columns are set",
+            self.normalization,
+        )
         require(
             self.padding != "terminal" or self.normalization != "quantile",
             "windows.normalization",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from diffplan.config import EnvConfig
 from diffplan.errors import ConfigError, unknown_name
-from diffplan.tasks.registry import task_of
+from diffplan.tasks.registry import find_protocols
 
 BASELINE_PREFIX = "baseline:"
 """Prefix of the name of a policy that needs no checkpoint."""
@@ -17,7 +17,7 @@ EPISODES_PER_UNIT = 50
 
 def apply_protocol(name: str, env: EnvConfig) -> EnvConfig:
     """The environment under a protocol of its task; raises `ConfigError` for an unknown one."""
-    protocols = task_of(env).protocols
+    protocols = find_protocols(env)
     if name not in protocols:
         raise ConfigError(unknown_name("protocol", name, protocols))
     return replace(env, env_kwargs={**env.env_kwargs, **protocols[name].env_kwargs})
@@ -25,7 +25,7 @@ def apply_protocol(name: str, env: EnvConfig) -> EnvConfig:
 
 def choose_protocols(names: Sequence[str], env: EnvConfig) -> tuple[str, ...]:
     """The protocols named, or all of the environment's task; raises `ConfigError` for an unknown one."""
-    protocols = task_of(env).protocols
+    protocols = find_protocols(env)
     for name in names:
         if name not in protocols:
             raise ConfigError(unknown_name("protocol", name, protocols))
@@ -39,7 +39,7 @@ def list_protocols(env: EnvConfig, own: Sequence[str] = ()) -> tuple[str, ...]:
         env: its environment.
         own: those that it names (`search.protocols`). Of protocols that name data, only these are left.
     """
-    protocols = task_of(env).protocols
+    protocols = find_protocols(env)
     return tuple(name for name, found in protocols.items() if not found.names_data or not own or name in own)
 
 

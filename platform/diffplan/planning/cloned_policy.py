@@ -18,12 +18,19 @@ class ClonedPolicy:
         layout: columns of a transition.
         normalizer: of a transition.
         goal_columns: observation columns that a goal is made of.
+        relative_columns: observation columns that count from the present step, so are 0.
     """
 
     def __init__(
-        self, network: PolicyNetwork, layout: Layout, normalizer: Normalizer, goal_columns: tuple[int, ...]
+        self,
+        network: PolicyNetwork,
+        layout: Layout,
+        normalizer: Normalizer,
+        goal_columns: tuple[int, ...],
+        relative_columns: tuple[int, ...] = (),
     ) -> None:
         self.network = network.eval()
+        self._relative_columns = list(relative_columns)
         self.goal_columns = goal_columns
         observations = slice(layout.action_dim, layout.transition_dim)
         self._center, self._scale = normalizer.center[observations], normalizer.scale[observations]
@@ -50,5 +57,7 @@ class ClonedPolicy:
         told = None
         if goals is not None:
             told = torch.from_numpy((np.asarray(goals) - self._center[columns]) / self._scale[columns]).float()
-        first = torch.from_numpy((np.asarray(observations) - self._center) / self._scale).float()
+        observations = np.array(observations)
+        observations[:, self._relative_columns] = 0.0
+        first = torch.from_numpy((observations - self._center) / self._scale).float()
         return self.network(first, told).numpy() * self._action_scale + self._action_center

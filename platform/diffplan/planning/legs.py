@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from diffplan.planning.constraints import Fixed
 from diffplan.planning.model import PlanningModel
-from diffplan.planning.problem import Fixed, Problem
+from diffplan.planning.problem import Problem
 from diffplan.planning.sampling import Draw
 from diffplan.types import Plan
 

@@ -103,7 +103,7 @@ def load_policy(path: str | Path) -> ClonedPolicy:
         lambda: PolicyNetwork(layout.observation_dim, len(goal_columns), layout.action_dim, config.network.hidden_dim),
         checkpoint,
     )
-    return ClonedPolicy(network, layout, checkpoint.normalizer, goal_columns)
+    return ClonedPolicy(network, layout, checkpoint.normalizer, goal_columns, config.windows.relative_columns)
 
 
 def load_action_model(path: str | Path) -> ActionModel:

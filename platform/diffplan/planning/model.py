@@ -37,6 +37,7 @@ class PlanningModel:
         shortest_horizon: transitions of the shortest plan that the network can hold.
         condition: what the network is conditioned on.
         num_tasks: number of labels, if it is conditioned on tasks.
+        relative_columns: observation columns that plans count from their first step.
         return_range: returns that were normalised to 0 and to 1, if it is conditioned on returns.
         device: where the model denoises. Inputs and outputs are on the CPU, and noise is drawn there too, so it is
             the same on every device.
@@ -53,6 +54,7 @@ class PlanningModel:
     shortest_horizon: int
     condition: Literal["none", "returns", "task"]
     num_tasks: int
+    relative_columns: tuple[int, ...]
     return_range: tuple[float, float] | None
     device: torch.device
 
@@ -90,6 +92,7 @@ class PlanningModel:
             shortest_horizon=max(config.network.min_horizon, 2),
             condition=config.network.condition,
             num_tasks=config.network.num_tasks,
+            relative_columns=config.windows.relative_columns,
             return_range=return_range,
             device=device,
         )
@@ -100,6 +103,13 @@ class PlanningModel:
         if self.env.step_seconds is None or self.offsets is not None:
             return None
         return self.stride * self.env.step_seconds
+
+    def find_times(self, steps: np.ndarray) -> np.ndarray:
+        """Seconds from the first step of a plan to others, float64[...]; raises `ValueError` if they are not known."""
+        if self.env.step_seconds is None:
+            raise ValueError("env.step_seconds: expected a number, got none")
+        env_steps = self.stride * steps if self.offsets is None else np.array([0, *self.offsets])[steps]
+        return env_steps * self.env.step_seconds
 
     @property
     def num_diffusion_steps(self) -> int:

@@ -20,11 +20,12 @@ from diffplan.planning.companions.action_head import ActionHeads
 from diffplan.planning.companions.horizon_model import HorizonModel
 from diffplan.planning.companions.support import Support
 from diffplan.planning.consistency import find_speed_limit
+from diffplan.planning.constraints import Constraint
 from diffplan.planning.guidance import GuideLike, choose_guide, score_plans, sum_own_guides
 from diffplan.planning.ladder import Ladder, choose_ladder, find_possible_horizons
 from diffplan.planning.legs import draw_in_legs
 from diffplan.planning.model import PlanningModel
-from diffplan.planning.problem import Constraint, Problem
+from diffplan.planning.problem import Problem
 from diffplan.planning.sampling import PlanRequest, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.selection import AVERAGES

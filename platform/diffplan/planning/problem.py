@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,83 +11,8 @@ from torch import Tensor
 
 from diffplan.diffusion.constraints import Constraints, bound, fix, no_constraints
 from diffplan.errors import PlanningError
+from diffplan.planning.constraints import Bounds, Constraint, Fixed, check_bounds, check_fixed
 from diffplan.planning.model import PlanningModel
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Fixed values of observation columns at one time of the plan, such as a way-point or a final velocity.
-
-    At most one of `step`, `seconds` and `fraction` sets the time. With none of them the planner chooses it: such
-    way-points are passed in the order given, before the goal.
-
-    Attributes:
-        values: float[columns], or float[batch, columns] for one in each environment.
-        columns: observation columns; None for the positions.
-        step: step of the plan; negative counts from its end.
-        seconds: time from now, rounded to a step of the plan.
-        fraction: share of the plan, 0 for its first and 1 for its last step, rounded to a step.
-    """
-
-    values: Sequence[float] | Sequence[Sequence[float]] | np.ndarray
-    columns: Sequence[int] | None = None
-    step: int | None = None
-    seconds: float | None = None
-    fraction: float | np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        if sum(when is not None for when in (self.step, self.seconds, self.fraction)) > 1:
-            raise PlanningError("Fixed: expected at most one of step, seconds and fraction, got several")
-        if self.step is not None and not isinstance(self.step, int | np.integer):
-            raise PlanningError(f"Fixed: expected a whole number as step, got {self.step}")
-        if self.fraction is not None and not (np.min(self.fraction) >= 0 and np.max(self.fraction) <= 1):
-            raise PlanningError(f"Fixed: expected a fraction from 0 to 1, got {self.fraction}")
-        if self.seconds is not None and not 0 <= self.seconds < np.inf:
-            raise PlanningError(f"Fixed: expected seconds >= 0, got {self.seconds}")
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether the time is set, rather than left to the planner."""
-        return any(when is not None for when in (self.step, self.seconds, self.fraction))
-
-    @property
-    def fractions(self) -> np.ndarray | None:
-        """One fraction for each environment, float[batch]; None if all share one, or if there is none."""
-        return None if self.fraction is None or np.ndim(self.fraction) == 0 else np.asarray(self.fraction)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Bounds on columns of the observation, such as a speed limit or half of a room.
-
-    Attributes:
-        low: lower bounds, one for all columns or one for each; -inf for none.
-        high: upper bounds; inf for none.
-        columns: observation columns; None for the positions.
-        first_step: the first step of the plan that they hold for. Step 0 is the present observation, so bounds never
-            hold for it.
-        last_step: the last one; None for the end of the plan.
-    """
-
-    low: float | Sequence[float] = -np.inf
-    high: float | Sequence[float] = np.inf
-    columns: Sequence[int] | None = None
-    first_step: int = 1
-    last_step: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.first_step < 1 or (self.last_step is not None and self.last_step < self.first_step):
-            raise PlanningError(
-                f"Bounds: expected 1 <= first_step <= last_step, got {self.first_step} and {self.last_step}"
-            )
-
-    @property
-    def is_everywhere(self) -> bool:
-        """Whether they hold for the whole plan."""
-        return self.first_step == 1 and self.last_step is None
-
-
-Constraint = Fixed | Bounds
 
 
 @dataclass(frozen=True)
@@ -115,12 +40,13 @@ class Problem:
     """What a batch of plans must satisfy, in environment units; arrays have been checked.
 
     Attributes:
-        observations: what the plans begin with, float32[batch, observation_dim].
+        observations: what the plans begin with, float32[batch, observation_dim]; 0 in relative columns.
         goals: what they end on, float32[batch, goal_columns]; None for no goal.
         goal_columns: observation columns that a goal gives values for.
         end_columns: observation columns that are fixed at the end of a plan to a goal; to 0 if the goal has no value.
         position_columns: observation columns that are positions.
-        step_seconds: seconds between two steps of a plan; None if not known.
+        step_seconds: seconds between two steps of a plan; None if not known, or not the same for all steps.
+        times: seconds from now to a step of a plan, from int[...] to float[...]; None if not known.
         fixed: further fixed values.
         bounds: bounds.
     """
@@ -131,6 +57,7 @@ class Problem:
     end_columns: tuple[int, ...]
     position_columns: tuple[int, ...]
     step_seconds: float | None
+    times: Callable[[np.ndarray], np.ndarray] | None = None
     fixed: tuple[Fixed, ...] = ()
     bounds: tuple[Bounds, ...] = ()
 
@@ -155,6 +82,9 @@ class Problem:
         observations = np.asarray(observations, dtype=np.float32)
         if observations.ndim != 2 or observations.shape[1] != observation_dim:
             raise PlanningError(f"observations: expected shape (batch, {observation_dim}), got {observations.shape}")
+        if model.relative_columns:
+            observations = observations.copy()
+            observations[:, model.relative_columns] = 0.0
         num, goal_dim = len(observations), len(model.goal_columns)
         if goals is not None:
             if not goal_dim:
@@ -167,8 +97,8 @@ class Problem:
                 raise PlanningError(f"goals: expected shape ({num}, {goal_dim}), got {goals.shape}")
         if not (np.isfinite(observations).all() and (goals is None or np.isfinite(goals).all())):
             raise PlanningError("observations and goals: expected finite numbers, got NaN or infinity")
-        fixed = tuple(_checked_fixed(c, positions, num, observation_dim) for c in constraints if isinstance(c, Fixed))
-        bounds = tuple(_checked_bounds(c, positions, observation_dim) for c in constraints if isinstance(c, Bounds))
+        fixed = tuple(check_fixed(c, positions, num, observation_dim) for c in constraints if isinstance(c, Fixed))
+        bounds = tuple(check_bounds(c, positions, observation_dim) for c in constraints if isinstance(c, Bounds))
         if len(fixed) + len(bounds) != len(constraints):
             other = next(c for c in constraints if not isinstance(c, Fixed | Bounds))
             raise PlanningError(f"constraints: expected Fixed and Bounds, got {type(other).__name__}")
@@ -177,6 +107,11 @@ class Problem:
                 "Fixed: expected a step or a fraction, got seconds, but how long a step takes is not known here; set "
                 "env.step_seconds in training"
             )
+        if model.env.step_seconds is None and any(f.per_second for f in fixed):
+            raise PlanningError(
+                "Fixed: expected values as they are, got values per second, but how long a step takes is not known "
+                "here; set env.step_seconds in training"
+            )
         return cls(
             observations=observations,
             goals=goals,
@@ -184,6 +119,7 @@ class Problem:
             end_columns=model.end_columns,
             position_columns=positions,
             step_seconds=model.step_seconds,
+            times=model.find_times,
             fixed=fixed,
             bounds=bounds,
         )
@@ -217,7 +153,11 @@ class Problem:
             last[:, list(self.goal_columns)] = self.goals
             placed.append(Placed(lengths - 1, list(self.end_columns), last[:, list(self.end_columns)]))
         for fixed in self.fixed:
-            placed.append(Placed(self.steps_of(fixed, lengths), list(fixed.columns or ()), np.asarray(fixed.values)))
+            steps, columns, values = self.steps_of(fixed, lengths), list(fixed.columns or ()), np.asarray(fixed.values)
+            if fixed.per_second:
+                assert self.times is not None  # refused without
+                values = self.observations[:, columns] + (values * self.times(steps)[:, None]).astype(np.float32)
+            placed.append(Placed(steps, columns, values))
         return placed
 
     def steps_of(self, fixed: Fixed, lengths: np.ndarray) -> np.ndarray:
@@ -332,52 +272,3 @@ class Problem:
         rows = np.arange(len(plans))
         for placed in self.place(lengths):
             plans[rows[:, None], placed.steps[:, None], placed.columns] = placed.values
-
-
-def _columns(
-    columns: Sequence[int] | None, positions: tuple[int, ...], observation_dim: int, what: str
-) -> tuple[int, ...]:
-    chosen = tuple(positions if columns is None else columns)
-    if columns is None and not positions:
-        raise PlanningError(f"{what}: expected columns, for no positions are known in this environment; give columns")
-    if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= c < observation_dim for c in chosen):
-        raise PlanningError(
-            f"{what}: expected distinct observation columns from 0 to {observation_dim - 1}, got {chosen}"
-        )
-    return chosen
-
-
-def _checked_fixed(fixed: Fixed, positions: tuple[int, ...], num: int, observation_dim: int) -> Fixed:
-    columns = _columns(fixed.columns, positions, observation_dim, "Fixed")
-    try:
-        values = np.asarray(fixed.values, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise PlanningError("Fixed: expected numbers, as many in each environment, got something else") from None
-    if values.ndim == 1:
-        values = np.tile(values, (num, 1))
-    if values.shape != (num, len(columns)):
-        raise PlanningError(
-            f"Fixed: expected values of shape ({len(columns)},) or ({num}, {len(columns)}), "
-            f"got {np.asarray(fixed.values).shape}"
-        )
-    if not np.isfinite(values).all():
-        raise PlanningError("Fixed: expected finite numbers, got NaN or infinity")
-    if fixed.fractions is not None and fixed.fractions.shape != (num,):
-        raise PlanningError(f"Fixed: expected one fraction or {num} of them, got shape {fixed.fractions.shape}")
-    return replace(fixed, values=values, columns=columns)
-
-
-def _checked_bounds(bounds: Bounds, positions: tuple[int, ...], observation_dim: int) -> Bounds:
-    columns = _columns(bounds.columns, positions, observation_dim, "Bounds")
-    for name, limits in (("low", bounds.low), ("high", bounds.high)):
-        if np.ndim(limits) > 1 or (np.ndim(limits) == 1 and np.shape(limits) != (len(columns),)):
-            raise PlanningError(f"Bounds: expected {name} for {len(columns)} columns, got shape {np.shape(limits)}")
-        if np.isnan(limits).any():
-            raise PlanningError(f"Bounds: expected numbers as {name}, got NaN")
-    with np.errstate(over="ignore"):
-        low, high = (np.asarray(limit, dtype=np.float32) for limit in (bounds.low, bounds.high))
-    if (low == np.inf).any() or (high == -np.inf).any():
-        raise PlanningError(f"Bounds: expected bounds that some number keeps, got {bounds.low} and {bounds.high}")
-    if (np.asarray(bounds.low) > np.asarray(bounds.high)).any():
-        raise PlanningError(f"Bounds: expected low <= high, got {bounds.low} and {bounds.high}")
-    return replace(bounds, columns=columns)

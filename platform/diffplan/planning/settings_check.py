@@ -35,6 +35,11 @@ def check_settings(
             "planning.horizon.rule: expected scan, for this checkpoint has no horizon model; fit one with "
             "`diffplan calibrate`"
         )
+    if isinstance(settings.controller, InverseDynamics) and model.relative_columns:
+        raise PlanningError(
+            "planning.controller: expected another than inverse_dynamics, for it compares observations with plans, "
+            f"which count columns {list(model.relative_columns)} from their first step (windows.relative_columns)"
+        )
     if isinstance(settings.controller, InverseDynamics) and not has_inverse_dynamics:
         raise PlanningError(
             "planning.controller: expected tracking or actions, for this checkpoint has no inverse dynamics"

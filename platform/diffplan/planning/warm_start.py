@@ -64,6 +64,7 @@ def keep_rest(
         horizon of each, int[batch].
     """
     layout, stride = model.layout, model.stride
+    relative = layout.observation_columns(model.relative_columns)
     keeps_arrival = has_goals and model.end_columns and model.offsets is None
     shortest = model.shortest_horizon if keeps_arrival else None
     lengths = np.array([plan.horizon for plan in previous])
@@ -80,6 +81,7 @@ def keep_rest(
         else:
             times = np.linspace(elapsed, max(last, elapsed), length)
         rest[i, :length, layout.observations] = interpolate(plan, model.env, times, "hermite")
+        rest[i, :length, relative] -= rest[i, :1, relative]
         if plan.actions is not None:
             steps = np.searchsorted(plan.env_steps, times, side="right") - 1
             rest[i, :length, layout.actions] = plan.actions[steps]

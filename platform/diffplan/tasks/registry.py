@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from diffplan.config import Config, EnvConfig
 from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, load_object
-from diffplan.tasks.task import Preset, Task
+from diffplan.tasks.task import Preset, Protocol, Task
 
 if TYPE_CHECKING:
     from diffplan.tasks.contracts import Figures
@@ -240,3 +240,13 @@ def find_frame(name: str) -> Callable[[str | None], Any]:
     if name not in frames:
         raise ConfigError(unknown_name("--frame", name, frames))
     return frames[name]
+
+
+def find_protocols(env: EnvConfig) -> dict[str, Protocol]:
+    """The protocols of an environment by name."""
+    found = task_of(env).protocols
+    return {
+        name: protocol
+        for name, protocol in found.items()
+        if not protocol.env_ids or any(fnmatch.fnmatchcase(env.env_id, pattern) for pattern in protocol.env_ids)
+    }

@@ -66,12 +66,14 @@ class Protocol:
         env_kwargs: arguments of the environment, in addition to those of the experiment.
         names_data: whether it names the data that a policy was trained on. An experiment is then for the protocols that
             its `search.protocols` names, and evaluated under no other.
+        env_ids: patterns of the environment ids that it is for; all of the task's if there are none.
     """
 
     title: str
     note: str = ""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     names_data: bool = False
+    env_ids: tuple[str, ...] = ()
 
 
 def _one_protocol() -> dict[str, Protocol]:

@@ -99,6 +99,7 @@ class TrainingBatches:
             rank=rank,
             world_size=world_size,
         )
+        self._zero = row_normalizer.normalize(np.zeros(len(row_normalizer.center), np.float32))
         if windows.has_flag:
             self.normalizer = self.normalizer.with_flag()
         if windows.deltas:  # from the same windows for every worker
@@ -179,6 +180,10 @@ class TrainingBatches:
     ) -> WindowBatch:
         """Windows with their flags, if they have any; see `WindowReader.read`."""
         batch = reader.read(step, num_windows, horizon, generator, rows)
+        if relative := self.layout.observation_columns(self._windows.relative_columns):
+            x, zero = batch.x.clone(), batch.x.new_tensor(self._zero[relative])
+            x[:, :, relative] += zero - x[:, :1, relative]
+            batch = replace(batch, x=x)
         if batch.goes_on is None:
             return batch
         flags = torch.where(batch.goes_on, 1.0, -1.0)[:, :, None]

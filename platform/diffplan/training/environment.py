@@ -7,7 +7,7 @@ from dataclasses import replace
 from diffplan.config import Config, EnvConfig, config_from_dict
 from diffplan.data.format.dataset import TrajectoryDataset
 from diffplan.errors import ConfigError
-from diffplan.tasks.registry import fill_roles, task_of
+from diffplan.tasks.registry import fill_roles, find_protocols
 from diffplan.tasks.task import Preset
 
 ROLES = ("position_columns", "velocity_columns", "goal_columns")
@@ -66,7 +66,9 @@ def check_environment(config: Config, dataset: TrajectoryDataset, *, is_other: b
             )
     num_columns = dataset.manifest.observation_dim
     named = {f"env.{role}": getattr(config.env, role) for role in ROLES}
-    for field, columns in {**named, "windows.goal_columns": config.windows.goal_columns or ()}.items():
+    named |= {"windows.goal_columns": config.windows.goal_columns or ()}
+    named |= {"windows.relative_columns": config.windows.relative_columns}
+    for field, columns in named.items():
         if max(columns, default=0) >= num_columns:
             raise ConfigError(
                 f"{field}: expected columns below {num_columns}, the size of observations in {dataset.uri}, got "
@@ -88,7 +90,7 @@ def _list_environments(dataset: TrajectoryDataset) -> list[EnvConfig]:
 
 def _agrees(env: EnvConfig, recorded: EnvConfig) -> bool:
     """Whether two are the same environment, apart from what protocols of its task set."""
-    free = {name for protocol in task_of(env).protocols.values() for name in protocol.env_kwargs}
+    free = {name for protocol in find_protocols(env).values() for name in protocol.env_kwargs}
     both = (set(env.env_kwargs) & set(recorded.env_kwargs)) - free
     return env.env_id == recorded.env_id and all(env.env_kwargs[k] == recorded.env_kwargs[k] for k in both)
 

@@ -116,6 +116,8 @@ def fit_value(
             hidden_dim=hidden_dim,
         )
     steps.measure(model)
+    # So large that the value does not see these columns.
+    model.observation_scale[list(config.windows.relative_columns)] = torch.finfo(torch.float32).max
     targets = copy.deepcopy(model.action_values).requires_grad_(False)
     parameters, target_parameters = list(model.action_values.parameters()), list(targets.parameters())
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)

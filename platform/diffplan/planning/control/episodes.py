@@ -13,9 +13,9 @@ import torch
 from diffplan.config import Config, PlanningConfig
 from diffplan.errors import PlanningError
 from diffplan.planning.consistency import find_speed_limit
+from diffplan.planning.constraints import Bounds, Constraint, Fixed
 from diffplan.planning.control.controllers import Controller
 from diffplan.planning.control.registry import PredictActions
-from diffplan.planning.problem import Bounds, Constraint, Fixed
 from diffplan.types import Plan
 
 Found = TypeVar("Found")
@@ -119,10 +119,11 @@ class Episodes:
     def ask(self, constraints: Sequence[Constraint], guides: Sequence[Any]) -> None:
         """See `PlanningPolicy.ask`."""
         for constraint in constraints:
-            if not (isinstance(constraint, Bounds) or _is_last(constraint)):
+            if not (isinstance(constraint, Bounds) or constraint.per_second or _is_last(constraint)):
                 raise PlanningError(
-                    "constraints of an episode: expected Bounds, or Fixed at the last step (step=-1 or fraction=1), "
-                    f"which hold in every new plan, got {constraint}; plan such ones by Planner.plan"
+                    "constraints of an episode: expected Bounds, Fixed at the last step (step=-1 or fraction=1) or "
+                    f"Fixed with values per second, which hold in every new plan, got {constraint}; plan such ones by "
+                    "Planner.plan"
                 )
         self._constraints, self._guides = tuple(constraints), tuple(guides)
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffplan.planning.constraints import Constraint
 from diffplan.planning.control.episodes import Episodes, PlannerLike
 from diffplan.planning.control.registry import ControllerContext, MakeController, make_controller
 from diffplan.planning.control.replanning import make_rule
-from diffplan.planning.problem import Constraint
 from diffplan.types import Plan
 
 MAX_WAIT = 100
@@ -71,7 +71,8 @@ class PlanningPolicy:
         """Set constraints and guides for all plans from the next `reset` on.
 
         Args:
-            constraints: `Bounds`, and `Fixed` at the last step of plans; values may differ between environments.
+            constraints: `Bounds`, and `Fixed` at the last step of plans or with values per second; values may differ
+                between environments.
             guides: guides as `Planner.plan` takes them; none for those of the settings.
 
         Raises:

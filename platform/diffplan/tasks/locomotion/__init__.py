@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffplan.tasks.locomotion.asking import ask_for_speed
 from diffplan.tasks.locomotion.environment import complete_env, get_reference_returns
 from diffplan.tasks.locomotion.metrics import METRICS, measure
-from diffplan.tasks.locomotion.presets import DATASETS, PRESETS
+from diffplan.tasks.locomotion.presets import DATASETS, PRESETS, SPEEDS
 from diffplan.tasks.locomotion.published import get_published_scores
 from diffplan.tasks.locomotion.studies import STUDIES
 from diffplan.tasks.task import Protocol, Task
@@ -32,8 +33,19 @@ TASK = Task(
     complete_env=complete_env,
     trained_policies=Path(__file__).parent / "policies",
     protocols={
-        name: Protocol(title=name, note=f"a planner trained on {name} data", names_data=True) for name in DATASETS
+        **{name: Protocol(title=name, note=f"a planner trained on {name} data", names_data=True) for name in DATASETS},
+        **{
+            f"speed-{speed}": Protocol(
+                title=f"run at {speed} m/s",
+                note="a planner trained on data of many speeds",
+                env_kwargs={"target_speed": float(speed)},
+                names_data=True,
+                env_ids=("*HalfCheetah-v*",),
+            )
+            for speed in SPEEDS
+        },
     },
+    ask=ask_for_speed,
     metrics=METRICS,
     measure=measure,
     objective="score",
@@ -42,4 +54,4 @@ TASK = Task(
     studies=STUDIES,
     table=_make_table,
 )
-"""A protocol names the data that a planner was trained on; the environment is the same in all."""
+"""A protocol names the data that a planner was trained on. Those with a speed pay minus the distance from it."""

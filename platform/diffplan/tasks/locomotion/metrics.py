@@ -13,6 +13,7 @@ from diffplan.tasks.locomotion.environment import find_robot
 METRICS = {
     "forward_speed": Metric("forward speed, m/s", format=".2f"),
     "survived": Metric("share of the time limit", format=".2f"),
+    "speed_error": Metric("distance from the speed asked, m/s", less_is_better=True, format=".2f"),
 }
 """Metrics of this family by name."""
 
@@ -22,12 +23,15 @@ def measure(episodes: FinishedEpisodes) -> Mapping[str, np.ndarray]:
 
     `forward_speed` is the mean of the x velocities of the trunk after each step, in m/s, as they are observed: those of
     Hopper and Walker2d are clipped to 10 m/s. `survived` is the length of the episode over the limit of the
-    environment; it is left out if there is no limit.
+    environment; it is left out if there is no limit. `speed_error` is how far the forward speed is from the one that
+    the environment asks for, `target_speed`.
     """
     lengths = episodes.steps.lengths
     found: dict[str, np.ndarray] = {}
     if find_robot(episodes.env) is not None:
-        found["forward_speed"] = _compute_speed(episodes.steps.observations, lengths)
+        found["forward_speed"] = speeds = _compute_speed(episodes.steps.observations, lengths)
+        if (target := episodes.env.env_kwargs.get("target_speed")) is not None:
+            found["speed_error"] = abs(speeds - target)
     if (limit := find_episode_limit(episodes.env)) is not None:
         found["survived"] = lengths / limit
     return found

@@ -6,7 +6,7 @@ which the v2 data of D4RL were made with; v5 has a different friction in Walker2
 target, so there are no position columns and no goals.
 
 The small presets plan a few jumps ahead: changes of the state at chosen offsets, by a perceptron, with a flag for
-falls. Windows are weighted by the return that followed, candidates are averaged, and an action head acts.
+falls. Windows come from the best episodes, candidates are averaged, and an action head acts.
 
 `janner-*` are `config/locomotion.py` of the code release of Janner et al. 2022. Their plans are guided by a value
 function, trained with `--training.objective value` and set in `planning.guidance.value`. Differences that the config
@@ -45,6 +45,10 @@ from diffplan.tasks.janner import make_janner_planning, make_janner_training
 from diffplan.tasks.task import Preset
 
 DATASETS = ("medium", "medium-replay", "medium-expert")
+SPEEDS = (2, 4, 6, 8)
+"""Speeds that protocols ask for, in m/s."""
+SPEEDS_BEHAVIOR = "policy:sac-halfcheetah?deterministic&noise=0.1&scale=0.3..1&scale_steps=100&skip=1"
+"""Collects a continuum of speeds: actions are scaled by a factor that changes every 100 steps on average."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,6 +158,7 @@ def _small(robot: _Robot) -> Config:
             goal_columns=(),
             normalization="gaussian",
             padding="terminal",
+            best_share=0.2,
         ),
         network=NetworkConfig(kind="mlp", dim=256, depth=2),
         diffusion=DiffusionConfig(num_diffusion_steps=64, prediction="velocity", clip_denoised=False),
@@ -164,7 +169,6 @@ def _small(robot: _Robot) -> Config:
             weight_decay=0.0,
             max_gradient_norm=5.0,
             ema_decay=0.999,
-            return_weight=6.0,
             checkpoint_interval=5_000,
             picture_interval=10_000,
         ),
@@ -196,4 +200,25 @@ def _make_presets() -> dict[str, Preset]:
     return presets
 
 
+def _speeds() -> Config:
+    """A diffuser that is never told a reward, for a robot asked for speeds; plans have the position along x."""
+    robot = dataclasses.replace(_ROBOTS["halfcheetah"], offsets=(4, 16, 32))
+    config = _small(robot)
+    return dataclasses.replace(
+        config,
+        env=dataclasses.replace(robot.env, env_kwargs={"exclude_current_positions_from_observation": False}),
+        collection=CollectionConfig(behavior=SPEEDS_BEHAVIOR),
+        windows=dataclasses.replace(config.windows, relative_columns=(0,), best_share=1.0),
+        training=dataclasses.replace(config.training, num_steps=60_000),
+        planning=dataclasses.replace(
+            config.planning,
+            sampling=SamplingConfig(num_steps=5),
+            selection=SelectionConfig(num_candidates=8, rule="mean"),
+            controller=HeadControl(reads="far"),
+        ),
+        search=SearchConfig(protocols=tuple(f"speed-{speed}" for speed in SPEEDS)),
+    )
+
+
 PRESETS = _make_presets()
+PRESETS["halfcheetah-speeds"] = Preset(config=_speeds(), observation_dim=18, action_dim=6)
