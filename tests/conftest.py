@@ -9,6 +9,7 @@ from typing import Any
 # Read by Ray when it is imported, so before anything else.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_worker_niceness", "0")  # or the tests of the other process would starve Ray's workers
 
 import hypothesis
 import jaxtyping

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diffplan.config import NetworkConfig
 from diffplan.networks.blocks import SinusoidalEmbedding
 from diffplan.networks.condition import ConditionEmbedding
+from diffplan.networks.layers import Layers
 
 
 class PerceptronDenoiser(nn.Module):
@@ -30,13 +31,12 @@ class PerceptronDenoiser(nn.Module):
         dim = config.dim
         self.horizon = horizon
         self.min_horizon = config.min_horizon
-        self.embedding = nn.Sequential(SinusoidalEmbedding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.embedding = Layers(SinusoidalEmbedding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.to_hidden = nn.Linear(horizon * transition_dim, dim)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-            for _ in range(config.depth)
+            Layers(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) for _ in range(config.depth)
         )
-        self.to_output = nn.Sequential(nn.LayerNorm(dim), nn.SiLU(), nn.Linear(dim, horizon * transition_dim))
+        self.to_output = Layers(nn.LayerNorm(dim), nn.SiLU(), nn.Linear(dim, horizon * transition_dim))
         last = self.to_output[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)

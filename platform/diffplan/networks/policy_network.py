@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffplan.networks.layers import Layers
+
 
 class PolicyNetwork(nn.Module):
     """A multilayer perceptron of three hidden layers.
@@ -19,7 +21,7 @@ class PolicyNetwork(nn.Module):
 
     def __init__(self, observation_dim: int, goal_dim: int, action_dim: int, hidden_dim: int = 256) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
+        self.layers = Layers(
             nn.Linear(observation_dim + goal_dim, hidden_dim),
             nn.LayerNorm(hidden_dim),
             nn.Mish(),

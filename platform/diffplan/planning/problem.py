@@ -218,7 +218,7 @@ class Problem:
         ragged = of_each is not None
         constraints = no_constraints(len(self), horizon, layout.transition_dim, of_each)
         try:
-            for placed in self.place(lengths):
+            for number, placed in enumerate(self.place(lengths)):
                 whole = np.zeros_like(self.observations)
                 whole[:, placed.columns] = placed.values
                 values = model.normalize_at(whole, placed.steps, self.observations)[:, placed.columns]
@@ -227,9 +227,10 @@ class Problem:
                     if ragged or (placed.steps != placed.steps[0]).any()
                     else int(placed.steps[0])
                 )
-                constraints = fix(constraints, steps, layout.observation_columns(tuple(placed.columns)), values)
-            if layout.has_flag:  # the episode goes on at the first step
-                constraints = fix(constraints, 0, [layout.flag], torch.ones(len(self), 1))
+                columns = layout.observation_columns(tuple(placed.columns))
+                if number == 0 and layout.has_flag:  # the episode goes on at the first step
+                    columns, values = [*columns, layout.flag], torch.cat([values, torch.ones(len(self), 1)], dim=1)
+                constraints = fix(constraints, steps, columns, values)
             for bounds in self.bounds:
                 columns = list(bounds.columns or ())
                 stop = horizon if bounds.last_step is None else min(bounds.last_step + 1, horizon)

@@ -227,9 +227,8 @@ def index_windows(dataset: TrajectoryDataset, config: Config, *, held_out: bool)
     among = None
     if training.validation_fraction:
         among = _draw_held_out(dataset, training) == held_out
-    if windows.best_share < 1:
-        best = find_best(dataset, windows.best_share)
-        among = best if among is None else among & best
+    if windows.best_share < 1:  # of those, so that there are good episodes on both sides
+        among = find_best(dataset, windows.best_share, among)
     index = WindowIndex(
         dataset, windows.stride, windows.padding, windows.task_weights, among=among, offsets=windows.offsets
     )
@@ -238,10 +237,19 @@ def index_windows(dataset: TrajectoryDataset, config: Config, *, held_out: bool)
     return index
 
 
-def find_best(dataset: TrajectoryDataset, share: float) -> np.ndarray:
-    """The episodes with the highest returns, as few as hold a share of all steps, bool[episodes]."""
+def find_best(dataset: TrajectoryDataset, share: float, among: np.ndarray | None = None) -> np.ndarray:
+    """The episodes with the highest returns, as few as hold a share of all steps, bool[episodes].
+
+    Args:
+        dataset: the data.
+        share: of the steps, in (0, 1].
+        among: the episodes to choose from, bool[episodes]; all if None.
+    """
     lengths = dataset.episodes.length.astype(np.int64)
+    if among is not None:
+        lengths = np.where(among, lengths, 0)
     order = np.argsort(-dataset.episodes.column("undiscounted_return"), kind="stable")
+    order = order[lengths[order] > 0]
     before = np.cumsum(lengths[order]) - lengths[order]
     best = np.zeros(len(lengths), dtype=bool)
     best[order[before < share * lengths.sum()]] = True

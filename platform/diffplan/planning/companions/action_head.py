@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffplan.networks.layers import Layers
+
 Reads = Literal["next", "far", "all"]
 READS: tuple[Reads, ...] = ("next", "far", "all")
 NOISE = {"next": 0.0, "far": 0.3, "all": 0.3}
@@ -54,7 +56,7 @@ class ActionHead(nn.Module):
             self.register_buffer(f"{name}_scale", torch.ones(shape))
         sizes = [(1 + len(self.steps)) * observation_dim, hidden_dim, hidden_dim]
         hidden = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.LayerNorm(o), nn.SiLU())]
-        self.network = nn.Sequential(*hidden, nn.Linear(hidden_dim, action_dim))
+        self.network = Layers(*hidden, nn.Linear(hidden_dim, action_dim))
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor], steps: Sequence[int]) -> ActionHead:

@@ -33,6 +33,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffplan.diffusion.guidance import PlanBatch
+from diffplan.networks.layers import Layers
 
 Judge = Literal["actions", "observations", "last", "plan"]
 JUDGES: tuple[Judge, ...] = ("actions", "observations", "last", "plan")
@@ -274,7 +275,7 @@ def _survival(going_on: Float[Tensor, "batch steps"]) -> Float[Tensor, "batch st
     return torch.cat([torch.ones_like(going_on[:, :1]), going_on.cumprod(dim=1)], dim=1)
 
 
-def _perceptron(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int = 2) -> nn.Sequential:
+def _perceptron(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int = 2) -> Layers:
     sizes: Sequence[int] = [input_dim, *[hidden_dim] * num_layers]
     hidden = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.LayerNorm(o), nn.SiLU())]
-    return nn.Sequential(*hidden, nn.Linear(hidden_dim, output_dim))
+    return Layers(*hidden, nn.Linear(hidden_dim, output_dim))
