@@ -1,11 +1,13 @@
 """The table of locomotion from finished rows, and the requests that it refuses."""
 
+import dataclasses
 import json
 
 import pytest
 
 from diffplan.errors import ConfigError, DataError
-from diffplan.tasks.locomotion.presets import BEHAVIORS, PRESETS
+from diffplan.tasks.locomotion import table
+from diffplan.tasks.locomotion.presets import BEHAVIORS, PRESETS, REPLAYS
 from diffplan.tasks.locomotion.table import METHODS, LocomotionTable
 from diffplan.tasks.locomotion.table_page import find_difference, format_page
 from diffplan.tasks.registry import find_task
@@ -45,8 +47,10 @@ def rows():
 def test_the_table_is_a_part_of_the_task():
     make = find_task("locomotion").table
     assert make is not None
-    assert (make().tasks, make().methods) == (tuple(BEHAVIORS), METHODS)
-    assert set(BEHAVIORS) <= set(PRESETS)
+    assert make().methods == METHODS
+    assert set(make().tasks) == {*BEHAVIORS, *REPLAYS}
+    assert len(make().tasks) == 9
+    assert set(make().tasks) <= set(PRESETS)
 
 
 def test_the_page_has_every_number_in_its_cell(rows):
@@ -99,3 +103,15 @@ def test_unknown_names_and_sizes_are_refused(tmp_path):
         with pytest.raises(ConfigError, match=message):
             TABLE.make(TableRequest(out=tmp_path, **arguments))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_replay_data_are_every_step_of_a_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "SMOKE", dataclasses.replace(table.SMOKE, replay_steps=800))
+    request = TableRequest(out=tmp_path, command="this test", smoke=True, tasks=("hopper-medium-replay",))
+    announced = []
+    for _ in range(2):  # the second finds what the first left
+        run = table._Run(table.Plan.make(request), "hopper-medium-replay", 0, announced.append)
+        row = run.describe_behavior()
+        assert row["settings"] == {"behavior": "replay buffer of soft actor-critic", "num_steps": 800}
+        assert -1 < row["score_mean"] < 5  # the first steps are at random
+    assert announced == ["hopper-medium-replay: train a policy by soft actor-critic"]

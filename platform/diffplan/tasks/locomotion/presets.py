@@ -112,6 +112,9 @@ BEHAVIORS = {
 }
 """What collects each dataset. The policy of HalfCheetah is scaled anew in each episode, so that some episodes are much
 better than others; weights count episodes, and in the mixtures about half of the steps are of the expert."""
+ROBOTS = tuple(_ROBOTS)
+REPLAYS = tuple(f"{robot}-medium-replay" for robot in ROBOTS)
+"""Datasets that are the replay buffer of soft actor-critic: every step of a training from nothing."""
 
 
 def _guide(planning: PlanningConfig, robot: _Robot) -> PlanningConfig:

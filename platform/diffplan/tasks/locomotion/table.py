@@ -1,7 +1,7 @@
 """The benchmark of the family: planners and what they are compared with, on the same data, in one command.
 
 ```
-<out>/<dataset>/dataset/ checkpoint/ search/ search_plain/ policies/<method>/
+<out>/<dataset>/dataset/ (or behavior/dataset/) checkpoint/ search/ search_plain/ policies/<method>/
       <dataset>/evaluation/<protocol>/<method>/summary.json
       <dataset>-seed1/ …   what is trained once more, with training seed 1, on the same data
 ```
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from diffplan.behaviors.offline_policy import load_offline_policy
 from diffplan.cluster.baselines.offline_rl import train_offline_rl
+from diffplan.cluster.baselines.online_rl import DATASET, POLICY, train_online
 from diffplan.cluster.evaluate.coordinator import evaluate
 from diffplan.cluster.runtime import ray_session
 from diffplan.cluster.table_stages import Stages, begin_table, read_training_seconds
@@ -43,7 +44,7 @@ from diffplan.runs.layout import BEST, CALIBRATION, EVALUATION, POLICIES, SUMMAR
 from diffplan.runs.stages import read_json_object
 from diffplan.storage.opening import open_store
 from diffplan.tasks.locomotion.environment import get_reference_returns
-from diffplan.tasks.locomotion.presets import BEHAVIORS, PRESETS
+from diffplan.tasks.locomotion.presets import DATASETS, PRESETS, REPLAYS, ROBOTS
 from diffplan.tasks.locomotion.table_page import METHOD_TITLES, draw_table, format_page
 from diffplan.tasks.registry import task_of
 from diffplan.tasks.table import ROW_KEYS, TableRequest, check_request
@@ -51,6 +52,7 @@ from diffplan.tasks.table_rows import average_rows, find_interval, make_row, mer
 from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
 
+TASKS = tuple(f"{robot}-{data}" for data in DATASETS for robot in ROBOTS)
 METHODS = tuple(METHOD_TITLES)
 SCORES = "scores"
 """Key of a row: the scores of the episodes of each training seed."""
@@ -67,6 +69,7 @@ class TableSize:
 
     Attributes:
         collection_steps: steps of each dataset.
+        replay_steps: steps of the datasets that are replay buffers.
         training_steps: of each planner.
         cloning_steps: of each cloned policy.
         baseline_updates: of each algorithm of offline reinforcement learning.
@@ -75,6 +78,7 @@ class TableSize:
     """
 
     collection_steps: int = 1_000_000
+    replay_steps: int = 200_000
     training_steps: int = 20_000
     cloning_steps: int = 10_000
     baseline_updates: dict[Algorithm, int] = field(default_factory=lambda: {"iql": 50_000, "cql": 8_000})
@@ -86,6 +90,7 @@ class TableSize:
 
 SMOKE = TableSize(
     collection_steps=6_000,
+    replay_steps=6_000,
     training_steps=60,
     cloning_steps=60,
     baseline_updates={"iql": 20, "cql": 10},
@@ -114,18 +119,18 @@ class Plan:
     @classmethod
     def make(cls, request: TableRequest) -> Plan:
         """The plan of a request; raises `ConfigError` for an unknown dataset or method, or a number below 1."""
-        check_request(request, tuple(BEHAVIORS), METHODS)
+        check_request(request, TASKS, METHODS)
         size = SMOKE if request.smoke else TableSize()
         if request.episodes is not None:
             size = dataclasses.replace(size, episodes=request.episodes)
-        datasets = request.tasks or (("hopper-medium",) if request.smoke else tuple(BEHAVIORS))
+        datasets = request.tasks or (("hopper-medium",) if request.smoke else TASKS)
         return cls(request=request, datasets=datasets, methods=request.methods or METHODS, size=size)
 
 
 class LocomotionTable:
     """Three robots, and datasets of different quality for each."""
 
-    tasks = tuple(BEHAVIORS)
+    tasks = TASKS
     methods = METHODS
 
     def make(self, request: TableRequest, announce: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
@@ -230,9 +235,14 @@ class _Run:
             "score_ci95": find_interval(resample_means([scores])),
             "metrics": {"length": float(lengths.mean())},
             "episodes": len(scores),
-            "settings": {"behavior": self._config.collection.behavior, "num_steps": dataset.num_steps},
+            "settings": {"behavior": self._describe_behavior(), "num_steps": dataset.num_steps},
             "command": self._describe_command("behavior"),
         }
+
+    def _describe_behavior(self) -> str:
+        if self._dataset_name in REPLAYS:
+            return "replay buffer of soft actor-critic"
+        return self._config.collection.behavior
 
     def score(self, method: str) -> dict[str, Any]:
         """The row of a method, with its scores."""
@@ -286,7 +296,12 @@ class _Run:
     def _dataset(self) -> Path:
         if self._plan.request.datasets is not None:
             return self._plan.request.datasets / self._dataset_name
-        return self._stages.collect(self._config, self._plan.request.out.absolute() / self._dataset_name / "dataset")
+        root = self._plan.request.out.absolute() / self._dataset_name
+        if self._dataset_name not in REPLAYS:
+            return self._stages.collect(self._config, root / "dataset")
+        if not self._stages.is_done(root / "behavior" / POLICY, "train a policy by soft actor-critic"):
+            train_online(self._config.env, root / "behavior", num_steps=self._plan.size.replay_steps, resume=True)
+        return root / "behavior" / DATASET
 
     def _checkpoint(self) -> Path:
         """The planner with its companions."""
