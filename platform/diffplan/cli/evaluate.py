@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -14,6 +14,9 @@ from diffplan.cli.overrides import list_section, override_section
 from diffplan.config import EnvConfig, PlanningConfig
 from diffplan.evaluation.protocol import BASELINE_PREFIX, choose_protocol
 from diffplan.tasks.pretrained import PREFIX, find_pretrained
+
+if TYPE_CHECKING:
+    from diffplan.evaluation.sources import PolicySource
 
 
 @dataclass(kw_only=True)
@@ -63,10 +66,14 @@ class EvaluateArguments(Arguments):
 
 def check(call: Call[EvaluateArguments]) -> None:
     """Raise `ConfigError` for a number out of range, an unknown baseline or an unknown protocol."""
-    arguments = call.arguments
-    require_counts(arguments, "episodes", "num_workers", "episodes_per_unit")
-    require_counts(arguments, "num_planners", least=0)
-    env = None
+    require_counts(call.arguments, "episodes", "num_workers", "episodes_per_unit")
+    require_counts(call.arguments, "num_planners", least=0)
+    check_policy(call)
+
+
+def check_policy(call: Call[Any]) -> None:
+    """Raise `ConfigError` for an unknown baseline, pretrained planner or protocol."""
+    arguments, env = call.arguments, None
     if "env.env_id" in call.overrides:
         env = override_section(EnvConfig(env_id=""), call.overrides, "env")
     if arguments.policy.startswith(BASELINE_PREFIX):
@@ -79,13 +86,10 @@ def check(call: Call[EvaluateArguments]) -> None:
         choose_protocol(arguments.protocol, env)
 
 
-def run(call: Call[EvaluateArguments]) -> None:
-    """Evaluate, and print the scores."""
+def find_source(call: Call[Any]) -> PolicySource:
+    """The policy of a call with the options `policy`, `settings` and `trust`, and the sections `env` and `planning`."""
     from diffplan.cli.settings import choose_settings
-    from diffplan.cluster.evaluate.coordinator import evaluate
-    from diffplan.evaluation.protocol import EPISODES_PER_UNIT
     from diffplan.evaluation.sources import find_own_settings, find_policy
-    from diffplan.evaluation.table import format_table
     from diffplan.tasks.registry import complete_env
 
     arguments = call.arguments
@@ -105,7 +109,16 @@ def run(call: Call[EvaluateArguments]) -> None:
             overrides=call.overrides,
             trust=arguments.trust,
         )
-    source = find_policy(arguments.policy, env=env, settings=settings)
+    return find_policy(arguments.policy, env=env, settings=settings)
+
+
+def run(call: Call[EvaluateArguments]) -> None:
+    """Evaluate, and print the scores."""
+    from diffplan.cluster.evaluate.coordinator import evaluate
+    from diffplan.evaluation.protocol import EPISODES_PER_UNIT
+    from diffplan.evaluation.table import format_table
+
+    arguments, source = call.arguments, find_source(call)
     summary = evaluate(
         source,
         arguments.out,

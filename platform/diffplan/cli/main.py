@@ -18,7 +18,7 @@ from diffplan.errors import ConfigError, DiffplanError, Terminated, describe_err
 from diffplan.runs.interrupts import is_heard, watch_start
 
 COMMANDS = (
-    *("collect", "train", "calibrate", "tune", "evaluate", "plan", "report", "status", "pipeline", "data"),
+    *("collect", "train", "calibrate", "tune", "evaluate", "plan", "video", "report", "status", "pipeline", "data"),
     *("baseline", "behavior", "table", "new", "submit"),
 )
 """Names of the commands and of their modules."""
