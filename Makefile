@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 RUNS := $(patsubst benchmarks/%.py,benchmark-%,$(filter-out %/harness.py %/bit_identity.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: install demo test test-slow test-all lint format benchmarks $(RUNS) clean
+.PHONY: install demo test test-slow test-soak test-all lint format benchmarks $(RUNS) clean
 
 install: $(INSTALLED)  ## only the installation into .venv
 
@@ -15,12 +15,15 @@ demo: $(INSTALLED)  ## the whole path on Maze2D-UMaze, about four minutes on two
 	$(BIN)/python jobs/pipeline.py maze2d-umaze
 
 test: $(INSTALLED)  ## all tests but the slow ones, under ten minutes on two cores
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not soak" $(ARGS)
 
-test-slow: $(INSTALLED)  ## chaos, faults, clusters of several nodes, object stores; property tests with many examples
-	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=thorough $(ARGS)
+test-slow: $(INSTALLED)  ## whole paths, faults, clusters of several nodes, object stores
+	$(PYTEST) -m "slow and not soak" $(ARGS)
 
-test-all: test test-slow  ## every test
+test-soak: $(INSTALLED)  ## many kills, all damages, every environment and benchmark; property tests with many examples
+	$(PYTEST) -m "soak or hypothesis" --hypothesis-profile=thorough $(ARGS)
+
+test-all: test test-slow test-soak  ## every test, more than an hour
 
 lint: $(INSTALLED)  ## style, types and layers
 	$(BIN)/ruff check .

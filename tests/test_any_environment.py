@@ -25,7 +25,14 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Reacher-v5", "Hopper-v5", "gymnasium_robotics:PointMaze_UMaze-v3"])
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "Pendulum-v1",
+        "gymnasium_robotics:PointMaze_UMaze-v3",
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("Reacher-v5", "Hopper-v5")),
+    ],
+)
 def test_the_whole_path_runs_on(env_id: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["pipeline", "gymnasium", "--env.env_id", env_id, "--out", run, *SMALL]

@@ -41,7 +41,14 @@ def test_benchmark_has_the_options_of_all(name: str, helps: dict[str, str]) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "name", ["collection", "data", "evaluation", "maze2d_limits", "planning", "support", "training"]
+    "name",
+    [
+        "data",
+        *(
+            pytest.param(name, marks=pytest.mark.soak)
+            for name in ("collection", "evaluation", "maze2d_limits", "planning", "support", "training")
+        ),
+    ],
 )
 def test_benchmark_runs_without_arguments_and_keeps_its_keys(name: str, tmp_path: Path) -> None:
     results = tmp_path / "results.json"

@@ -64,7 +64,7 @@ from diffplan.training.state import TrainingState
 from diffplan.tuning.studies import find_study
 from diffplan.types import Episode
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 CONFIG = with_overrides(get_preset("maze2d-umaze-smoke"), {"network.dim": 8, "network.dim_mults": (1, 2)})
 MAX_SECONDS = 5.0

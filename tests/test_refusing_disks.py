@@ -114,7 +114,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "tune", "evaluate"])
+@pytest.mark.parametrize("command", ["train", *(pytest.param(c, marks=pytest.mark.soak) for c in ("tune", "evaluate"))])
 def test_a_disk_that_fills_up_is_one_line(command: str, data: Path, small_disk: Path) -> None:
     more = {
         "train": "--training.num_steps 4000 --network.dim 8 --training.checkpoint_interval 50 --training.batch_size 8",

@@ -47,6 +47,7 @@ def test_the_plans_of_a_pipeline_arrive(tmp_path: Path) -> None:
         assert summary["score_mean"] >= 60, summary
 
 
+@pytest.mark.soak
 def test_every_method_of_the_papers_table_trains_and_acts(tmp_path: Path) -> None:
     out, packages = tmp_path / "table1", tmp_path / "packages"
     run_job("table1", "--smoke", "--out", out, "--packages", packages)

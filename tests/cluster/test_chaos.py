@@ -14,19 +14,18 @@ from diffplan.data.format.dataset import open_dataset
 from diffplan.data.maintenance.verification import find_damage
 from diffplan.storage.opening import open_store
 
-NUM_KILLS = 10
-
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_every_episode_is_there_once_whatever_actor_or_coordinator_is_killed(tmp_path, chaos_seed):
+@pytest.mark.timeout(1600)
+@pytest.mark.parametrize("num_kills", [5, pytest.param(30, marks=pytest.mark.soak)])
+def test_every_episode_is_there_once_whatever_actor_or_coordinator_is_killed(tmp_path, chaos_seed, num_kills):
     root = tmp_path / "chaos"
     with Reader(root) as reader:
-        chaos = run_actor_chaos(root, num_kills=NUM_KILLS, seed=chaos_seed)
+        chaos = run_actor_chaos(root, num_kills=num_kills, seed=chaos_seed)
         sightings = reader.stop()
-    assert chaos.num_actor_kills + chaos.num_coordinator_kills >= NUM_KILLS
-    assert min(chaos.num_actor_kills, chaos.num_coordinator_kills) > 0
+    assert chaos.num_actor_kills + chaos.num_coordinator_kills >= num_kills
+    assert min(chaos.num_actor_kills, chaos.num_coordinator_kills) > 0 or num_kills < 10
     assert sightings.faults == []
     assert sightings.num_looks > 5
     remains = count_remains(root, chaos.collection)

@@ -129,7 +129,7 @@ def test_snapshots_collect(trained: Path) -> None:
     assert len(UnitCollector(env, collection).collect(0)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_learns(tmp_path: Path) -> None:
     sizes = {"hidden_dim": 64, "batch_size": 128, "random_steps": 600, "num_envs": 2, "round_steps": 1_200}
     settings = SACSettings(**sizes, learning_rate=3e-3, target_rate=0.01)  # learns sooner than with the defaults

@@ -17,23 +17,23 @@ from diffplan.data.maintenance.sweeping import sweep
 from diffplan.data.maintenance.verification import find_damage
 from diffplan.storage.opening import open_store
 
-NUM_KILLS = 100
-
 
 @pytest.mark.slow
-@pytest.mark.timeout(800)
-def test_every_episode_is_there_once_whatever_is_killed(tmp_path, chaos_seed):
+@pytest.mark.timeout(1600)
+@pytest.mark.parametrize("num_kills", [25, pytest.param(200, marks=pytest.mark.soak)])
+def test_every_episode_is_there_once_whatever_is_killed(tmp_path, chaos_seed, num_kills):
     root = tmp_path / "chaos"
     with Reader(root) as reader:
-        chaos = run_writer_chaos(root, num_kills=NUM_KILLS, seed=chaos_seed, timeout_seconds=780)
+        chaos = run_writer_chaos(root, num_kills=num_kills, seed=chaos_seed, timeout_seconds=1500)
         sightings = reader.stop()
-    assert chaos.num_writer_kills >= NUM_KILLS
-    assert min(chaos.num_coordinator_kills, chaos.num_answers_lost, chaos.num_zombies, chaos.num_refused) > 0
+    assert chaos.num_writer_kills >= num_kills
+    if num_kills > 100:
+        assert min(chaos.num_coordinator_kills, chaos.num_answers_lost, chaos.num_zombies, chaos.num_refused) > 0
     assert sightings.faults == []
     assert sightings.num_looks > 5  # a busy machine looks seldom
     remains = count_remains(root, chaos.collection)
     assert (remains.num_units, remains.num_lost, remains.num_repeated) == (chaos.collection.num_units, 0, 0)
-    assert remains.num_orphans > 0  # else nothing was killed at an interesting point
+    assert remains.num_orphans > 0 or num_kills < 100  # else nothing was killed at an interesting point
     dataset = open_dataset(root)
     assert dataset.content_hash() == collect_undisturbed(tmp_path / "undisturbed", ENV, chaos.collection)
 

@@ -19,7 +19,7 @@ WORKING = {"Pendulum-v1", "MountainCarContinuous-v0", "HalfCheetah-v5", "Ant-v5"
 REFUSED = {"CartPole-v1", "Blackjack-v1", "FrozenLake-v1", "Taxi-v3"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_environment_works_or_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

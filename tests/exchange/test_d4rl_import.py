@@ -361,7 +361,7 @@ def test_groups_that_contain_themselves_end(tmp_path: Path) -> None:
     assert import_d4rl(path, tmp_path / "out", env=MAZE).num_steps == 11
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_damaged_files_end_in_one_line(tmp_path: Path) -> None:
     """A byte changed anywhere in the file: it is imported, or refused in one line."""
     content = write(tmp_path / "whole.hdf5", make_maze2d()).read_bytes()
