@@ -68,6 +68,24 @@ def test_a_search_that_is_over_only_writes_its_results_again(search: Path, tiny_
     assert picture.exists()
 
 
+def test_settings_are_found_for_several_checkpoints_at_once(
+    tiny_checkpoint: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    """A trial runs its episodes with each; with the same model twice, scores are those of one."""
+    small = with_overrides(tiny_config, {"search.num_trials": 1, "search.num_blocks": 1}).search
+    other = tmp_path / "other"
+    shutil.copytree(tiny_checkpoint, other)
+    tune_planner(tiny_checkpoint, tmp_path / "one", search=small)
+    tune_planner(tiny_checkpoint, tmp_path / "two", others=[other], search=small)
+    one, two = (json.loads((tmp_path / name / "trials.json").read_text())[0] for name in ("one", "two"))
+    assert (one["episodes"], two["episodes"]) == (4, 8)
+    assert two["objective"] == pytest.approx(one["objective"])
+    with pytest.raises(ConfigError, match="another others"):
+        tune_planner(tiny_checkpoint, tmp_path / "one", others=[other], search=small, resume=True)
+    with pytest.raises(ConfigError, match="expected a checkpoint of diffplan/Maze2D-UMaze-v1 as the first"):
+        tune_planner(tiny_checkpoint, tmp_path / "three", others=["pretrained:maze2d-medium"], search=small)
+
+
 def test_a_search_goes_on_only_as_it_was_begun(search: Path, tiny_checkpoint: Path, tiny_config: Config) -> None:
     blocks = with_overrides(tiny_config, {"search.num_blocks": 3}).search
     with pytest.raises(ConfigError, match="another num_blocks;"):

@@ -113,8 +113,8 @@ def check_places(name: str, words: Sequence[str]) -> None:
     if isinstance(call.arguments, ExperimentArguments):
         check_known_environment(find_config(call).env)
     positional, _ = list_own_options(command.arguments)
-    for place in command.places:
-        value = getattr(call.arguments, place)
+    named = [(place, getattr(call.arguments, place)) for place in command.places]
+    for place, value in [(p, v) for p, given in named for v in (given if isinstance(given, tuple) else (given,))]:
         if value is None and place != "out":
             continue
         text = str(value or "none")

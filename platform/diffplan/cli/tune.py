@@ -43,6 +43,9 @@ class TuneArguments(Arguments):
     given."""
     cost_weight: float | None = advanced(None)
     """Cost of one second of planning in an episode, in points of the score, in the choice of the best trial."""
+    also: tuple[str, ...] = ()
+    """Further checkpoints of the same experiment, such as those of other training seeds: a planner study looks for
+    settings that suit all."""
     trust: bool = False
     """Allow checkpoint and study to name functions and URLs."""
     resume: bool = False
@@ -147,6 +150,7 @@ def _tune_planner(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
     return tune_planner(
         arguments.source,
         arguments.out,
+        others=arguments.also,
         settings=None if settings == config.planning else settings,
         study=study,
         search=search,
@@ -157,6 +161,8 @@ def _tune_planner(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
 def _tune_training(call: Call[TuneArguments], study: Study) -> dict[str, Any]:
     arguments = call.arguments
     preset = _require_preset(arguments)
+    if arguments.also:
+        raise ConfigError(f"--also: expected none with a study of kind training, got {', '.join(arguments.also)}")
     if arguments.settings is not None or list_section(call.overrides, "planning"):
         raise ConfigError(
             f"tune --study {arguments.study}: expected no planner settings with a study of kind training; leave out "
@@ -238,6 +244,6 @@ COMMAND = Command(
     check=check,
     sections={"search": SearchConfig, "planning": PlanningConfig},
     aliases={f.name: f"search.{f.name}" for f in dataclasses.fields(SearchConfig)},
-    places=("source", "out", "study", "settings"),
+    places=("source", "out", "study", "settings", "also"),
     lists=list_studies,
 )

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ def tune_planner(
     checkpoint: str | Path,
     out: str | Path,
     *,
+    others: Sequence[str | Path] = (),
     settings: PlanningConfig | None = None,
     study: Study | None = None,
     search: SearchConfig | None = None,
@@ -98,6 +99,8 @@ def tune_planner(
     Args:
         checkpoint: directory or URL of the checkpoint.
         out: directory or URL of the search.
+        others: further checkpoints of the same experiment, such as those of other training seeds. Each trial runs its
+            episodes with every one of them, so that the settings suit them all.
         settings: planner settings that are varied; None for those of the checkpoint.
         study: a study of kind `planner`; None for the study `planner`.
         search: size and protocols of the search; None for those of the study on the checkpoint's experiment.
@@ -109,12 +112,17 @@ def tune_planner(
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
         ConfigError: there is a search already and `resume` is not set; the search there is a different one; an unknown
-            protocol or field; a study of kind `training`.
+            protocol or field; a study of kind `training`; another checkpoint is of another environment.
         ClusterError: too few CPUs, or no trial succeeded.
     """
     source, planner = _locate(checkpoint), load_planner(checkpoint, settings)
     config = replace(planner.config, planning=planner.settings)
     given = {} if settings is None else {"planning": config_to_dict(settings)}
+    for other in others:
+        if (found := load_planner(other, planner.settings).config.env) != config.env:
+            raise ConfigError(f"{other}: expected a checkpoint of {config.env.env_id} as the first, got {found.env_id}")
+    if others:
+        given["others"] = [_identify(other) for other in others]
     study = find_study(DEFAULT_STUDY, task_of(config.env)) if study is None else study
     _require_kind(study, "planner")
     search = _choose(size_search(study, config.search) if search is None else search, config)
@@ -125,9 +133,9 @@ def tune_planner(
         envs=_find_envs(search, config, planner.model.layout.observation_dim),
         space=make_space(study, config, lambda changed: with_settings(planner, changed.planning)),
         source=source,
-        identity={"checkpoint": zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes()), **given},
+        identity={"checkpoint": _identify(checkpoint), **given},
         trial=run_planner_trial,
-        arguments={"variables": find_variables()},
+        arguments={"others": [_locate(other) for other in others], "variables": find_variables()},
     )
     return _run(task, out, resume=resume)
 
@@ -334,6 +342,11 @@ def _require_kind(study: Study, kind: str) -> None:
     if study.kind != kind:
         wanted = "a dataset and a preset" if study.kind == "training" else "a checkpoint"
         raise ConfigError(f"study: expected one of kind {kind}, got one of kind {study.kind}, which takes {wanted}")
+
+
+def _identify(checkpoint: str | Path) -> int:
+    """The checksum of a checkpoint's record, which has those of its files."""
+    return zlib.crc32((load_checkpoint(checkpoint).path / CONFIG).read_bytes())
 
 
 def _locate(checkpoint: str | Path) -> str:

@@ -43,9 +43,10 @@ def run_planner_trial(
     search: SearchConfig,
     envs: list[EnvConfig],
     source: str,
+    others: list[str],
     variables: dict[str, str],
 ) -> None:
-    """Evaluate settings of a finished model; each block adds episodes to those before.
+    """Evaluate settings of finished models; each block adds episodes to those before.
 
     Args:
         params: the settings, by dotted names of the config.
@@ -54,14 +55,17 @@ def run_planner_trial(
         search: number and size of the blocks.
         envs: the environment under each protocol.
         source: the checkpoint.
-        variables: what its store needs (`find_variables`).
+        others: further checkpoints, which run the same episodes.
+        variables: what their store needs (`find_variables`).
     """
     torch.set_num_threads(1)
     adopt_variables(variables)
-    planner = load_planner(source, apply_params(study, config, params).planning)
+    settings = apply_params(study, config, params).planning
+    planners = [load_planner(checkpoint, settings) for checkpoint in (source, *others)]
     results: list[EpisodeResult] = []
     for block in range(search.num_blocks):
-        results += _evaluate(planner, envs, search, block)
+        for planner in planners:
+            results += _evaluate(planner, envs, search, block)
         tune.report({**_summarize(results, study, envs[0], search), IS_FULL: block + 1 == search.num_blocks})
 
 

@@ -198,14 +198,13 @@ class _Run:
 
     Attributes:
         checkpoint_directory: of the planner with its companions.
-        search_directory: of the search for planner settings; all seeds use those found for seed 0.
+        search_directory: of the search for planner settings, which all training seeds share.
     """
 
     def __init__(self, plan: Plan, dataset: str, seed: int, announce: Callable[[str], None]) -> None:
-        self._plan, self._dataset_name, self._seed = plan, dataset, seed
+        self._plan, self._dataset_name, self._seed, self._announce = plan, dataset, seed, announce
         name = dataset if seed == 0 else f"{dataset}-seed{seed}"
         request = plan.request
-        self._first = self if seed == 0 else _Run(plan, dataset, 0, announce)
         self._stages = Stages(name, announce)
         self._root = request.out.absolute() / name
         self._config: Config = with_overrides(
@@ -334,18 +333,23 @@ class _Run:
         return out
 
     def _search(self, method: str) -> Path:
-        """Planner settings from tuning episodes, for the first training seed; with or without a value."""
+        """Planner settings from tuning episodes, the same for all training seeds; with or without a value."""
         has_value = method == "planner"
         out = self.search_directory if has_value else self.search_directory.with_name("search_plain")
         what = "with" if has_value else "without"
-        if not self._first._stages.is_done(out / BEST, f"search planner settings {what} a value"):
+        if not self._stages.is_done(out / BEST, f"search planner settings {what} a value"):
             settings = self._plan_with_value()
             if not has_value:
                 settings = with_overrides(settings, {"guidance.value": None, "selection.rule": "mean"})
-            search = dataclasses.replace(self._plan.size.search, protocols=(self._protocol,))
+            num_seeds, size = self._plan.request.seeds, self._plan.size.search
+            episodes = -(-size.episodes_per_block // num_seeds)
+            search = dataclasses.replace(size, protocols=(self._protocol,), episodes_per_block=episodes)
+            runs = [_Run(self._plan, self._dataset_name, seed, self._announce) for seed in range(num_seeds)]
+            checkpoints = [run._checkpoint() for run in runs]
             tune_planner(
-                self._first._checkpoint(),
+                checkpoints[0],
                 out,
+                others=checkpoints[1:],
                 settings=settings,
                 study=find_study("jumps" if has_value else "plain", task_of(self._config.env)),
                 search=search,
