@@ -176,11 +176,16 @@ def test_the_generic_preset_leaves_to_the_environment_what_it_cannot_know():
         make_env(config.env)
 
 
+def show_env(env):
+    return f"{env.env_id} {env.env_kwargs or ''}".strip()
+
+
 @pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
-@pytest.mark.parametrize("env_id", sorted({get_preset(name).env.env_id for name in list_presets()} - {""}))
-def test_sizes_and_seconds_are_those_of_the_environment(env_id, tmp_path, monkeypatch):
+@pytest.mark.parametrize("shown", sorted({show_env(get_preset(name).env) for name in list_presets()} - {""}))
+def test_sizes_and_seconds_are_those_of_the_environment(shown, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where MuJoCo leaves a log of its warnings
-    presets = [find_preset(name) for name in list_presets() if get_preset(name).env.env_id == env_id]
+    presets = [find_preset(name) for name in list_presets() if show_env(get_preset(name).env) == shown]
+    env_id = presets[0].config.env.env_id
     assert len({(preset.observation_dim, preset.action_dim, preset.config.env.step_seconds) for preset in presets}) == 1
     preset = presets[0]
     if env_id not in gymnasium.registry:

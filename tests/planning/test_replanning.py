@@ -282,7 +282,7 @@ def test_episodes_may_ask_for_what_holds_in_every_plan():
 def test_a_time_from_now_is_not_asked_of_every_plan(fixed):
     policy = make_policy(make_untrained_planner())
     with pytest.raises(
-        PlanningError, match=r"expected Bounds, or Fixed at the last step .*, which hold in every"
+        PlanningError, match=r"expected Bounds, Fixed at the last step .*, which hold in every"
     ) as caught:
         policy.ask(constraints=[fixed])
     assert "\n" not in str(caught.value)
