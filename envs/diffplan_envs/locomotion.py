@@ -73,8 +73,8 @@ class HalfCheetahV4Env(_HalfCheetahV4):
         super().__init__(**kwargs)
         EzPickle.__init__(self, target_speed, **kwargs)
 
-    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Move for one step."""
+    def step(self, action: np.ndarray) -> Any:
+        """Move for one step; see Gymnasium's environment."""
         observation, reward, terminated, truncated, infos = super().step(action)
         if self.target_speed is not None:
             infos["reward_run"] = self._forward_reward_weight * _pay_speed(infos["x_velocity"], self.target_speed)

@@ -13,8 +13,9 @@ class Layers(nn.Sequential):
     Hooks of these layers are not called.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The output of the last layer."""
+        x = input
         for layer in self._modules.values():
             if type(layer) is nn.Linear:
                 x = F.linear(x, layer._parameters["weight"], layer._parameters["bias"])  # type: ignore[arg-type]

@@ -117,7 +117,7 @@ def tune_planner(
     """
     source, planner = _locate(checkpoint), load_planner(checkpoint, settings)
     config = replace(planner.config, planning=planner.settings)
-    given = {} if settings is None else {"planning": config_to_dict(settings)}
+    given: dict[str, Any] = {} if settings is None else {"planning": config_to_dict(settings)}
     for other in others:
         if (found := load_planner(other, planner.settings).config.env) != config.env:
             raise ConfigError(f"{other}: expected a checkpoint of {config.env.env_id} as the first, got {found.env_id}")
