@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Two tests at once, one thread in each; tests/conftest.py shares them out.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# One thread in each process; tests/conftest.py shares the tests out. Those with processes of their own mostly wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RUNS := $(patsubst benchmarks/%.py,benchmark-%,$(filter-out %/harness.py %/bit_identity.py,$(wildcard benchmarks/*.py)))
 
 .PHONY: install demo test test-slow test-soak test-all lint format benchmarks $(RUNS) clean
@@ -15,13 +15,13 @@ demo: $(INSTALLED)  ## the whole path on Maze2D-UMaze, about four minutes on two
 	$(BIN)/python jobs/pipeline.py maze2d-umaze
 
 test: $(INSTALLED)  ## all tests but the slow ones, under ten minutes on two cores
-	$(PYTEST) -m "not slow and not soak" $(ARGS)
+	$(PYTEST) -n 3 -m "not slow and not soak" $(ARGS)
 
 test-slow: $(INSTALLED)  ## whole paths, faults, clusters of several nodes, object stores
-	$(PYTEST) -m "slow and not soak" $(ARGS)
+	$(PYTEST) -n 4 -m "slow and not soak" $(ARGS)
 
 test-soak: $(INSTALLED)  ## many kills, all damages, every environment and benchmark; property tests with many examples
-	$(PYTEST) -m "soak or hypothesis" --hypothesis-profile=thorough $(ARGS)
+	$(PYTEST) -n 3 -m "soak or hypothesis" --hypothesis-profile=thorough $(ARGS)
 
 test-all: test test-slow test-soak  ## every test, more than an hour
 

@@ -39,7 +39,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several workers of xdist, one has all modules that start Ray, from the beginning; each takes whole modules.
+    """With several workers of xdist, one has all modules that share a cluster, from the beginning; each takes whole ones.
 
     (Groups of `--dist=loadgroup` are not seen by pytest 9.2.)
     """
@@ -48,19 +48,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class OneCluster(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             module = super()._split_scope(nodeid)
-            return "ray" if starts_ray(config.rootpath / module) else module
+            return "ray" if shares_cluster(config.rootpath / module) else module
 
     config.option.loadscopereorder = False  # the order of the items counts
     return OneCluster(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not starts_ray(item.path))
+    items.sort(key=lambda item: (not shares_cluster(item.path), item.path.parent.name != "cluster"))
 
 
 @cache
-def starts_ray(module: Path) -> bool:
-    return module.parent.name == "cluster" or "ray_cluster" in module.read_text()
+def shares_cluster(module: Path) -> bool:
+    return "ray_cluster" in module.read_text()
 
 
 @pytest.hookimpl(wrapper=True)
