@@ -39,7 +39,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several workers of xdist, one has all modules that share a cluster, from the beginning; each takes whole ones.
+    """With several workers of xdist, one has all that share a cluster, from the beginning; each takes whole modules.
 
     (Groups of `--dist=loadgroup` are not seen by pytest 9.2.)
     """
