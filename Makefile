@@ -18,7 +18,7 @@ test: $(INSTALLED)  ## all tests but the slow ones, under ten minutes on two cor
 	$(PYTEST) -n 3 -m "not slow and not soak" $(ARGS)
 
 test-slow: $(INSTALLED)  ## whole paths, faults, clusters of several nodes, object stores
-	$(PYTEST) -n 4 -m "slow and not soak" $(ARGS)
+	$(PYTEST) -n 3 -m "slow and not soak" $(ARGS)
 
 test-soak: $(INSTALLED)  ## many kills, all damages, every environment and benchmark; property tests with many examples
 	$(PYTEST) -n 3 -m "soak or hypothesis" --hypothesis-profile=thorough $(ARGS)

@@ -255,7 +255,7 @@ def test_joined_shard_that_is_damaged_is_dropped_and_made_again(root, swept, tar
     assert summarize(open_dataset(root))[0::2] == expected[0::2]
 
 
-@pytest.mark.parametrize("num_kills", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [4, pytest.param(30, marks=(pytest.mark.soak, pytest.mark.timeout(1200)))])
 def test_killed_at_any_moment_compaction_changes_nothing_or_all(tmp_path, num_kills, chaos_seed):
     lengths = [[20, 7, 11]] * 24
     source, root = tmp_path / "source", tmp_path / "walks"

@@ -111,7 +111,7 @@ def test_repeated_merge_is_the_first(tmp_path, roots):
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
 
 
-@pytest.mark.parametrize("num_strikes", [4, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_strikes", [4, pytest.param(16, marks=(pytest.mark.soak, pytest.mark.timeout(1200)))])
 def test_killed_at_any_moment_it_goes_on_to_the_same_content(tmp_path, num_strikes, chaos_seed):
     roots = {"a": tmp_path / "a", "b": tmp_path / "b"}
     write_walks(roots["a"], [[6, 9]] * 12)

@@ -260,7 +260,8 @@ print(kills)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
 def test_killed_writers_lose_and_repeat_nothing(s3, url, tmp_path, chaos_seed):
     num_units, num_kills = 250, 20
     manifest = create_dataset(url, make_manifest())
