@@ -66,7 +66,7 @@ def format_page(rows: Sequence[dict[str, Any]], *, machine: str) -> str:
 NOTES = (
     "The data's behavior: the mean over the episodes of the data. It acts with its own noise; the others act without.",
     "Planner and planner without value share the trained models. Settings of each are searched with as many trials, on "
-    "tuning episodes with the models of all training seeds: the action head, the number of candidates, denoising steps; "
+    "tuning episodes with the models of all training seeds: the action head, number of candidates, denoising steps; "
     "for the planner also which value weights its candidates, at which temperature, or that all weigh alike.",
     "IQL and CQL are RLlib's (docs/baselines.md), with fewer updates than their authors': see `TableSize` in "
     "`tasks/locomotion/table.py`.",
