@@ -57,7 +57,22 @@ def _pay_speed(x_velocity: Any, target_speed: float | None) -> Any:
     return x_velocity if target_speed is None else -abs(x_velocity - target_speed)
 
 
-class HalfCheetahV4Env(_HalfCheetahV4):
+class _TargetSpeed(MujocoEnv):
+    """A HalfCheetah that may be paid for a speed; compiled without MuJoCo's warning about an attribute of its model."""
+
+    def __init__(self, target_speed: float | None = None, **kwargs: Any) -> None:
+        if target_speed is not None and not np.isfinite(target_speed):
+            raise ValueError(f"target_speed: expected a finite number, got {target_speed}")
+        self.target_speed = target_speed
+        super().__init__(**kwargs)
+        EzPickle.__init__(self, target_speed, **kwargs)  # pyright: ignore[reportArgumentType]  # Gymnasium's are EzPickle
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        with _without_warning(_OLD_ATTRIBUTE):
+            return super()._initialize_simulation()
+
+
+class HalfCheetahV4Env(_TargetSpeed, _HalfCheetahV4):
     """Gymnasium's `HalfCheetah-v4`, without MuJoCo's warning about an attribute of its model.
 
     Args:
@@ -65,13 +80,6 @@ class HalfCheetahV4Env(_HalfCheetahV4):
             this one.
         **kwargs: arguments of Gymnasium's environment.
     """
-
-    def __init__(self, target_speed: float | None = None, **kwargs: Any) -> None:
-        if target_speed is not None and not np.isfinite(target_speed):
-            raise ValueError(f"target_speed: expected a finite number, got {target_speed}")
-        self.target_speed = target_speed
-        super().__init__(**kwargs)
-        EzPickle.__init__(self, target_speed, **kwargs)
 
     def step(self, action: np.ndarray) -> Any:
         """Move for one step; see Gymnasium's environment."""
@@ -81,12 +89,8 @@ class HalfCheetahV4Env(_HalfCheetahV4):
             reward = infos["reward_run"] + infos["reward_ctrl"]
         return observation, reward, terminated, truncated, infos
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:
-        with _without_warning(_OLD_ATTRIBUTE):
-            return super()._initialize_simulation()
 
-
-class HalfCheetahV5Env(_HalfCheetahV5):
+class HalfCheetahV5Env(_TargetSpeed, _HalfCheetahV5):
     """Gymnasium's `HalfCheetah-v5`, without MuJoCo's warning about an attribute of its model.
 
     Args:
@@ -94,19 +98,8 @@ class HalfCheetahV5Env(_HalfCheetahV5):
         **kwargs: arguments of Gymnasium's environment.
     """
 
-    def __init__(self, target_speed: float | None = None, **kwargs: Any) -> None:
-        if target_speed is not None and not np.isfinite(target_speed):
-            raise ValueError(f"target_speed: expected a finite number, got {target_speed}")
-        self.target_speed = target_speed
-        super().__init__(**kwargs)
-        EzPickle.__init__(self, target_speed, **kwargs)
-
     def _get_rew(self, x_velocity: float, action: np.ndarray) -> tuple[Any, dict[str, Any]]:
         return super()._get_rew(_pay_speed(x_velocity, self.target_speed), action)
-
-    def _initialize_simulation(self) -> tuple[Any, Any]:
-        with _without_warning(_OLD_ATTRIBUTE):
-            return super()._initialize_simulation()
 
 
 class LocomotionVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):

@@ -227,7 +227,7 @@ def index_windows(dataset: TrajectoryDataset, config: Config, *, held_out: bool)
     among = None
     if training.validation_fraction:
         among = _draw_held_out(dataset, training) == held_out
-    if windows.best_share < 1:  # of those, so that there are good episodes on both sides
+    if windows.best_share < 1:  # chosen within each side of the split, so that neither is empty
         among = find_best(dataset, windows.best_share, among)
     index = WindowIndex(
         dataset, windows.stride, windows.padding, windows.task_weights, among=among, offsets=windows.offsets
