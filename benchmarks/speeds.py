@@ -38,7 +38,8 @@ def train(dataset: Path, out: Path, seed: int, num_steps: int) -> Path:
     if not (out / "calibration.json").exists():
         steps = ["--training.num_steps", str(num_steps), "--training.seed", str(seed)]
         resume = ["--resume"] if out.exists() else []
-        run_diffplan("train", [PRESET, "--data", dataset, "--out", out, *steps, *resume])
+        # A second core would be of little use to so small a model, and of much where other programs run.
+        run_diffplan("train", [PRESET, "--data", dataset, "--out", out, "--cpus_per_worker", "1", *steps, *resume])
         run_diffplan("calibrate", [out])
     return out
 

@@ -5,27 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from running_point import CONFIG, OFFSETS, STEP, STEP_SECONDS, make_episode, train_checkpoint, write_running
 
-from diffplan.checkpoint import Checkpoint, save_planning_checkpoint
-from diffplan.config import (
-    CalibrationConfig,
-    Config,
-    DiffusionConfig,
-    EnvConfig,
-    HeadControl,
-    HorizonConfig,
-    NetworkConfig,
-    PlanningConfig,
-    Receding,
-    SamplingConfig,
-    SelectionConfig,
-    TrainingConfig,
-    WindowConfig,
-    with_overrides,
-)
-from diffplan.data.format.dataset import open_dataset
-from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.format.writer import create_dataset, write_unit
+from diffplan.config import CalibrationConfig, with_overrides
 from diffplan.errors import ConfigError, PlanningError
 from diffplan.planning.companions.value_fit import fit_value
 from diffplan.planning.constraints import Fixed
@@ -36,85 +18,16 @@ from diffplan.planning.warm_start import keep_rest
 from diffplan.training.batches import TrainingBatches
 from diffplan.training.companions import fit_companions
 from diffplan.training.environment import check_environment
-from diffplan.training.loop import train
-from diffplan.training.state import TrainingState
-from diffplan.types import Episode
-
-OFFSETS, STEP_SECONDS, STEP = (2, 4, 8), 0.5, 0.2
-CONFIG = Config(
-    env=EnvConfig(env_id="running", step_seconds=STEP_SECONDS),
-    windows=WindowConfig(
-        min_horizon=4,
-        max_horizon=4,
-        offsets=OFFSETS,
-        deltas=True,
-        relative_columns=(1,),
-        normalization="gaussian",
-        padding="terminal",
-        goal_columns=(),
-    ),
-    network=NetworkConfig(kind="mlp", dim=32, depth=1),
-    diffusion=DiffusionConfig(num_diffusion_steps=16, prediction="velocity", clip_denoised=False),
-    training=TrainingConfig(
-        num_steps=500, batch_size=64, learning_rate=3e-3, discount=0.9, ema_decay=0.98, validation_fraction=0.0
-    ),
-    planning=PlanningConfig(
-        sampling=SamplingConfig(num_steps=4),
-        horizon=HorizonConfig(min=4, max=4, multiple=1),
-        selection=SelectionConfig(num_candidates=4, rule="mean"),
-        controller=HeadControl(reads="far"),
-        replanning=Receding(interval=1),
-    ),
-)
-
-
-def make_episode(index: int) -> Episode:
-    """A point far from 0 with the observation (phase, position): each step moves it by its action times `STEP`."""
-    generator = np.random.default_rng(index)
-    start, action, length = generator.uniform(-300, 300), generator.uniform(-1, 1), 30
-    positions = start + STEP * action * np.arange(length + 1)
-    return Episode(
-        episode_index=index,
-        seed=index,
-        behavior="run",
-        observations=np.stack([np.sin(np.arange(length + 1)), positions], axis=1).astype(np.float32),
-        actions=np.full((length, 1), action, dtype=np.float32),
-        rewards=np.full(length, action, dtype=np.float32),
-        terminated=False,
-        truncated=True,
-    )
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("running") / "dataset"
-    columns = make_columns(2, 1)
-    manifest = Manifest(
-        dataset_uuid=new_dataset_uuid(),
-        env={"env_id": "running"},
-        collection={"seed": 0},
-        columns=columns,
-        action_low=[-1.0],
-        action_high=[1.0],
-    )
-    write_unit(root, create_dataset(root, manifest), 0, [make_episode(i) for i in range(60)])
-    return open_dataset(root)
-
-
-def save(config, dataset, out):
-    batches = TrainingBatches(config, dataset)
-    state = TrainingState(config, batches.layout)
-    train(state, batches)
-    weights = state.make_average_network().state_dict()
-    source = {"path": dataset.uri}
-    checkpoint = Checkpoint(out, config, batches.layout, 500, batches.normalizer, weights, source, None)
-    save_planning_checkpoint(out, checkpoint)
-    return out
+    return write_running(tmp_path_factory.mktemp("running") / "dataset", [make_episode(i) for i in range(60)])
 
 
 @pytest.fixture(scope="module")
 def planner(dataset, tmp_path_factory):
-    out = save(CONFIG, dataset, tmp_path_factory.mktemp("checkpoint") / "planner")
+    out = train_checkpoint(CONFIG, dataset, tmp_path_factory.mktemp("checkpoint") / "planner")
     settings = with_overrides(CONFIG.planning, {"guidance.value": "last"})
     fit_companions(out, settings=settings, calibration=CalibrationConfig())
     return load_planner(out, settings)
@@ -182,7 +95,7 @@ def test_a_warm_start_counts_from_the_present_step(planner):
 
 def test_a_cloned_policy_does_not_see_them(dataset, tmp_path):
     training = dataclasses.replace(CONFIG.training, objective="behavior_cloning", num_steps=20)
-    policy = load_policy(save(dataclasses.replace(CONFIG, training=training), dataset, tmp_path / "policy"))
+    policy = load_policy(train_checkpoint(dataclasses.replace(CONFIG, training=training), dataset, tmp_path / "policy"))
     here, there = np.array([[0.3, 0.0]]), np.array([[0.3, 250.0]])
     np.testing.assert_array_equal(policy.act(here), policy.act(there))
     assert (policy.act(here) != policy.act(np.array([[-0.9, 0.0]]))).all()

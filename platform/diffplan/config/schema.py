@@ -332,6 +332,18 @@ class Config:
             windows.relative_columns,
         )
         require(
+            not windows.known_columns or self.network.kind == "mlp" or self.training.objective != "diffusion",
+            "network.kind",
+            "mlp where windows.known_columns are set",
+            self.network.kind,
+        )
+        require(
+            not set(windows.known_columns) & set(self.goal_columns),
+            "windows.known_columns",
+            f"none of the columns {list(self.goal_columns)}, which a goal fixes at the last step of every window",
+            windows.known_columns,
+        )
+        require(
             windows.offsets is None or not self.env.velocity_columns,
             "windows.offsets",
             "none where env.velocity_columns are known, for consistency is measured between evenly spaced steps",

@@ -30,6 +30,11 @@ class WindowConfig:
     relative_columns: tuple[int, ...] = ()
     """Observation columns that count from the first step of a window, such as how far a robot has run: the model never
     sees where it is, and plans give such columns as changes from the present state. Needs `deltas`."""
+    known_columns: tuple[int, ...] = ()
+    """Observation columns that are known at the last step of some windows, as where constraints fix them when a plan is
+    made; the network is told whether they are. Needs `network.kind` mlp."""
+    known_share: float = 0.5
+    """Share of the windows in which they are known."""
     columns: Literal["observations", "actions_observations"] = "observations"
     """Columns of a transition: the observation only, or the action and then the observation."""
     goal_columns: tuple[int, ...] | None = None
@@ -67,6 +72,15 @@ class WindowConfig:
             f"at least windows.min_horizon ({self.min_horizon})",
             self.max_horizon,
         )
+        require(
+            min(self.known_columns, default=0) >= 0
+            and len(set(self.known_columns)) == len(self.known_columns)
+            and not set(self.known_columns) & set(self.goal_columns or ()),
+            "windows.known_columns",
+            "distinct columns, none of them of a goal",
+            self.known_columns,
+        )
+        require(0 <= self.known_share <= 1, "windows.known_share", "a number in [0, 1]", self.known_share)
         require(0 < self.best_share <= 1, "windows.best_share", "a number in (0, 1]", self.best_share)
         if self.offsets is not None:
             require(

@@ -73,6 +73,7 @@ def compute_loss(
     real: Bool[Tensor, "batch horizon"] | None = None,
     *,
     condition: Float[Tensor, " batch"] | Int[Tensor, " batch"] | None = None,
+    known: Bool[Tensor, "batch columns"] | None = None,
     row_weights: Float[Tensor, " batch"] | None = None,
     snr_weighting: SnrWeighting = "none",
 ) -> Float[Tensor, ""]:
@@ -88,6 +89,7 @@ def compute_loss(
         weights: weight of each entry.
         real: steps that are not padding; None if there is no padding.
         condition: condition of each trajectory, for a conditioned network; None for no condition.
+        known: which columns of the last step each trajectory is told to be known; None if the network is not told.
         row_weights: weight of each trajectory; None if all are equal.
         snr_weighting: weighting of the errors by noise level.
 
@@ -97,7 +99,8 @@ def compute_loss(
     """
     signal, sigma = denoiser.schedule.signal_and_noise(diffusion_step, x_clean)
     x_noisy = torch.where(mask, x_clean, signal * x_clean + sigma * noise)
-    told = {} if condition is None else {"condition": condition}
+    told = {"condition": condition, "known": known}
+    told = {name: value for name, value in told.items() if value is not None}
     output = network(x_noisy, diffusion_step, **told)
     target = to_target(denoiser.prediction, x_clean, noise, signal, sigma)
     errors = torch.where(mask, 0.0, output - target).square() * weights

@@ -21,6 +21,7 @@ class _Call:
     lengths: Tensor | None
     condition: Tensor | None
     packings: Packings | None = None
+    known: Tensor | None = None
     output: Tensor | None = None
     error: Exception | None = None
 
@@ -56,12 +57,13 @@ class GatheringNetwork(nn.Module):
         lengths: Tensor | None = None,
         condition: Tensor | None = None,
         packings: Packings | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """The output of the network; see its `forward`."""
         if torch.is_grad_enabled() and x.requires_grad:  # gradients stay in the calling thread
             with self._busy:
-                return _run(self.network, _Call(x, diffusion_step, lengths, condition, packings))
-        call = _Call(x, diffusion_step, lengths, condition, packings)
+                return _run(self.network, _Call(x, diffusion_step, lengths, condition, packings, known))
+        call = _Call(x, diffusion_step, lengths, condition, packings, known)
         with self._arrivals:
             self._waiting.append(call)
         with self._busy:
@@ -73,12 +75,13 @@ class GatheringNetwork(nn.Module):
         return call.output
 
     def _run_waiting(self) -> None:
-        """Compute all waiting calls; those with a condition separately from those without."""
+        """Compute all waiting calls; those that tell the network the same things together."""
         with self._arrivals:
             calls, self._waiting = self._waiting, []
-        for group in ([c for c in calls if c.condition is None], [c for c in calls if c.condition is not None]):
-            if not group:
-                continue
+        groups: dict[tuple[bool, bool], list[_Call]] = {}
+        for call in calls:
+            groups.setdefault((call.condition is None, call.known is None), []).append(call)
+        for group in groups.values():
             try:
                 outputs = [_run(self.network, group[0])] if len(group) == 1 else self._run_together(group)
             except Exception as error:
@@ -90,20 +93,35 @@ class GatheringNetwork(nn.Module):
 
     def _run_together(self, calls: list[_Call]) -> list[Tensor]:
         horizon = max(call.x.shape[1] for call in calls)
-        lengths = [
-            torch.full((len(call.x),), call.x.shape[1], device=call.x.device) if call.lengths is None else call.lengths
-            for call in calls
-        ]
+        lengths = None
+        if any(call.lengths is not None or call.x.shape[1] < horizon for call in calls):
+            lengths = torch.cat(
+                [
+                    torch.full((len(call.x),), call.x.shape[1], device=call.x.device)
+                    if call.lengths is None
+                    else call.lengths
+                    for call in calls
+                ]
+            )
+        known = None
+        if calls[0].known is not None:
+            known = torch.cat([c.known.repeat(len(c.x) // len(c.known), 1) for c in calls if c.known is not None])
         whole = _Call(
             torch.cat([F.pad(call.x, (0, 0, 0, horizon - call.x.shape[1])) for call in calls]),
             torch.cat([call.diffusion_step.expand(len(call.x)) for call in calls]),
-            torch.cat(lengths),
+            lengths,
             None if calls[0].condition is None else torch.cat([c.condition for c in calls if c.condition is not None]),
+            known=known,
         )
         parts = _run(self.network, whole).split([len(call.x) for call in calls])
         return [part[:, : call.x.shape[1]] for part, call in zip(parts, calls, strict=True)]
 
 
 def _run(network: nn.Module, call: _Call) -> Tensor:
-    told = {"lengths": call.lengths, "condition": call.condition, "packings": call.packings}
+    told = {
+        "lengths": call.lengths,
+        "condition": call.condition,
+        "packings": call.packings,
+        "known": call.known,
+    }
     return network(call.x, call.diffusion_step, **{name: value for name, value in told.items() if value is not None})

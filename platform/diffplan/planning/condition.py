@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from diffplan.config import PlanningConfig
 from diffplan.diffusion.classifier_free import ClassifierFreeDenoiser
@@ -11,14 +12,21 @@ from diffplan.networks.packing import Packings
 from diffplan.planning.model import PlanningModel
 
 
-def make_conditioned_denoiser(model: PlanningModel, settings: PlanningConfig, batch_size: int) -> Denoises:
+def make_conditioned_denoiser(
+    model: PlanningModel, settings: PlanningConfig, batch_size: int, mask: Tensor
+) -> Denoises:
     """The denoiser of a batch, conditioned on the return or the task of the settings if there is one.
+
+    If the network is to be told what is known at the last step, it is told that from the mask of what is fixed,
+    bool[#batch, horizon, transition_dim].
 
     All its passes are of the same plans, so they share one packing of plans of different lengths.
     """
     denoiser = model.denoiser
     if getattr(denoiser.network, "takes_packings", False):
         denoiser = denoiser.with_options(packings=Packings())
+    if model.known_columns:
+        denoiser = denoiser.with_options(known=mask[:, -1, model.layout.observation_columns(model.known_columns)])
     told = {"none": None, "returns": settings.condition.target_return, "task": settings.condition.task}[model.condition]
     if told is None:
         return denoiser

@@ -56,7 +56,10 @@ def load_planner(
     checkpoint = _load(path, "diffusion")
     network = _trained(
         lambda: make_network(
-            checkpoint.layout.transition_dim, checkpoint.config.network, checkpoint.config.windows.max_horizon
+            checkpoint.layout.transition_dim,
+            checkpoint.config.network,
+            checkpoint.config.windows.max_horizon,
+            len(checkpoint.config.windows.known_columns),
         ),
         checkpoint,
     )

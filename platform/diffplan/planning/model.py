@@ -38,6 +38,7 @@ class PlanningModel:
         condition: what the network is conditioned on.
         num_tasks: number of labels, if it is conditioned on tasks.
         relative_columns: observation columns that plans count from their first step.
+        known_columns: observation columns that the network is told of whether they are fixed at the last step.
         return_range: returns that were normalised to 0 and to 1, if it is conditioned on returns.
         device: where the model denoises. Inputs and outputs are on the CPU, and noise is drawn there too, so it is
             the same on every device.
@@ -55,6 +56,7 @@ class PlanningModel:
     condition: Literal["none", "returns", "task"]
     num_tasks: int
     relative_columns: tuple[int, ...]
+    known_columns: tuple[int, ...]
     return_range: tuple[float, float] | None
     device: torch.device
 
@@ -93,6 +95,7 @@ class PlanningModel:
             condition=config.network.condition,
             num_tasks=config.network.num_tasks,
             relative_columns=config.windows.relative_columns,
+            known_columns=config.windows.known_columns,
             return_range=return_range,
             device=device,
         )

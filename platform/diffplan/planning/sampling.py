@@ -104,7 +104,7 @@ def sample_plans(
     kept: list[Tensor] = []
     keep: Callback | None = (lambda state: kept.append(state.x_noisy)) if request.keep_denoising else None
     x = SAMPLERS[settings.sampling.sampler](
-        make_conditioned_denoiser(model, settings, len(candidates)),
+        make_conditioned_denoiser(model, settings, len(candidates), constraints.mask),
         constraints,
         request.generator,
         request.diffusion_steps,

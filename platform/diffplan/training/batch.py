@@ -27,6 +27,8 @@ class TrainingBatch:
             value function is trained.
         goal: later observations of the episodes, float32[rows, observation_dim]; None if the objective has no goals.
         weight: weight of the loss of each row, float32[rows]; None if all are equal.
+        known: rows in which the columns `windows.known_columns` are known at the last step, bool[rows]; None if there
+            are no such columns.
     """
 
     x_clean: Tensor
@@ -37,6 +39,7 @@ class TrainingBatch:
     target: Tensor | None = None
     goal: Tensor | None = None
     weight: Tensor | None = None
+    known: Tensor | None = None
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The batch on a device."""

@@ -157,6 +157,9 @@ class TrainingBatches:
         network, withheld = self._config.network, torch.zeros(num_windows, dtype=torch.bool)
         if network.condition != "none":  # the last to be drawn, so that noise is the same with and without conditions
             withheld = torch.rand(num_windows, generator=torch_generator) < network.condition_dropout
+        known = None
+        if self._windows.known_columns:
+            known = (torch.rand(num_windows, generator=torch_generator) < self._windows.known_share)[self._rows]
         batch = self._read(reader, step, num_windows, horizon, generator, self._rows)
         return TrainingBatch(
             batch.x if self.normalizer.deltas is None else self.normalizer.deltas.apply(batch.x),
@@ -167,6 +170,7 @@ class TrainingBatches:
             self._make_target(batch),
             batch.goal,
             self._make_weight(batch),
+            known,
         )
 
     def _read(

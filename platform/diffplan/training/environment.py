@@ -68,6 +68,7 @@ def check_environment(config: Config, dataset: TrajectoryDataset, *, is_other: b
     named = {f"env.{role}": getattr(config.env, role) for role in ROLES}
     named |= {"windows.goal_columns": config.windows.goal_columns or ()}
     named |= {"windows.relative_columns": config.windows.relative_columns}
+    named |= {"windows.known_columns": config.windows.known_columns}
     for field, columns in named.items():
         if max(columns, default=0) >= num_columns:
             raise ConfigError(

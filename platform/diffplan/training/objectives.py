@@ -66,7 +66,9 @@ class DiffusionObjective:
 
     def make_network(self, layout: Layout) -> nn.Module:
         """The network of the config."""
-        network = make_network(layout.transition_dim, self._config.network, self.windows.max_horizon)
+        network = make_network(
+            layout.transition_dim, self._config.network, self.windows.max_horizon, len(self.windows.known_columns)
+        )
         self.denoiser = Denoiser.make(network, self._config.diffusion)
         return network
 
@@ -75,17 +77,24 @@ class DiffusionObjective:
 
     def compute_loss(self, model: nn.Module, layout: Layout, batch: TrainingBatch) -> Tensor:
         """Weighted squared error of the prediction."""
-        known, weights = self._get_fixed(layout, batch.x_clean.shape[1], batch.x_clean.device)
+        mask, weights = self._get_fixed(layout, batch.x_clean.shape[1], batch.x_clean.device)
+        known = None
+        if batch.known is not None:
+            columns = layout.observation_columns(self.windows.known_columns)
+            known = batch.known[:, None].expand(-1, len(columns))
+            mask = mask.repeat(len(known), 1, 1)
+            mask[:, -1, columns] = known
         return compute_loss(
             model,
             self.denoiser,
             batch.x_clean,
             batch.noise,
             batch.diffusion_step,
-            known,
+            mask,
             weights,
             batch.mask,
             condition=batch.condition,
+            known=known,
             row_weights=batch.weight,
             snr_weighting=self._config.diffusion.snr_weighting,
         )

@@ -18,7 +18,7 @@ from diffplan.networks.layers import Layers
 
 Reads = Literal["next", "far", "all"]
 READS: tuple[Reads, ...] = ("next", "far", "all")
-NOISE = {"next": 0.0, "far": 0.3, "all": 0.3}
+NOISE = {"next": 0.2, "far": 0.3, "all": 0.3}
 """Noise on the planned observations in training, in standard deviations of their changes: plans are not exact."""
 
 

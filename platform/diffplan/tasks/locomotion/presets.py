@@ -211,7 +211,9 @@ def _speeds() -> Config:
         config,
         env=dataclasses.replace(robot.env, env_kwargs={"exclude_current_positions_from_observation": False}),
         collection=CollectionConfig(behavior=SPEEDS_BEHAVIOR),
-        windows=dataclasses.replace(config.windows, relative_columns=(0,), best_share=1.0),
+        windows=dataclasses.replace(
+            config.windows, relative_columns=(0,), known_columns=(0,), known_share=0.8, best_share=1.0
+        ),
         training=dataclasses.replace(config.training, num_steps=60_000),
         planning=dataclasses.replace(
             config.planning,
