@@ -52,7 +52,6 @@ def measure_disagreement(planner, speed):
 
 def test_a_plan_for_what_is_rare_in_the_data_agrees_with_itself(planners):
     told, untold = (measure_disagreement(planner, 0.3) for planner in planners)
-    print(told, untold)
     assert untold > 2 * told
 
 

@@ -214,12 +214,12 @@ def _speeds() -> Config:
         windows=dataclasses.replace(
             config.windows, relative_columns=(0,), known_columns=(0,), known_share=0.8, best_share=1.0
         ),
-        training=dataclasses.replace(config.training, num_steps=60_000),
+        training=dataclasses.replace(config.training, num_steps=30_000),
         planning=dataclasses.replace(
             config.planning,
             sampling=SamplingConfig(num_steps=5),
             selection=SelectionConfig(num_candidates=8, rule="mean"),
-            controller=HeadControl(reads="far"),
+            controller=HeadControl(reads="all"),
         ),
         search=SearchConfig(protocols=tuple(f"speed-{speed}" for speed in SPEEDS)),
     )
