@@ -4,6 +4,9 @@
 `<Maze>` is Open, UMaze, Medium, Large, Eval-UMaze, Eval-Medium or Eval-Large. `diffplan/Maze2D-v1` and
 `diffplan/Multi2D-v1` take any `maze=` (episodes end after 800 steps unless `max_episode_steps` is given).
 
+`diffplan/StackUnconditional-v1`, `StackConditional-v1` and `StackRearrange-v1` are block stacking by a robot arm, with
+a whole move as a step; `-Fine-v1` has steps of 0.05 s. See `diffplan_envs.stacking`.
+
 `diffplan/<Robot>-v4` and `-v5` are Gymnasium's Hopper, Walker2d and HalfCheetah; see `diffplan_envs.locomotion`.
 """
 
@@ -14,6 +17,8 @@ from diffplan_envs.maze import MAZE_TASKS
 _DEFAULT_MAX_EPISODE_STEPS = 800
 _ROBOTS = ("Hopper", "Walker2d", "HalfCheetah")
 _ROBOT_EPISODE_STEPS = 1000
+_STACKING_STEPS = 96
+"""12 placements; most episodes have time for fewer."""
 
 
 def register_envs() -> None:
@@ -35,6 +40,10 @@ def register_envs() -> None:
             single = f"diffplan_envs.locomotion:{robot}V{version}Env"
             batch = f"diffplan_envs.locomotion:{robot}V{version}VectorEnv"
             _register(f"diffplan/{robot}-v{version}", single, batch, _ROBOT_EPISODE_STEPS)
+    for name, kind in (("Unconditional", "unconditional"), ("Conditional", "conditional"), ("Rearrange", "rearrange")):
+        single, batch = "diffplan_envs.stacking:StackingEnv", "diffplan_envs.stacking:StackingVectorEnv"
+        _register(f"diffplan/Stack{name}-v1", single, batch, _STACKING_STEPS, kind=kind)
+        _register(f"diffplan/Stack{name}-Fine-v1", single, batch, 40 * _STACKING_STEPS, kind=kind, move_steps=1)
 
 
 def _register_maze(env_id: str, max_episode_steps: int, **kwargs: object) -> None:
