@@ -19,7 +19,7 @@ Infos: `goal` int[2 * (blocks - 1)], pairs (top, bottom) with -1 where there are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -297,7 +297,10 @@ class StackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         **kwargs: arguments of `StackingVectorEnv`.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012  (as Gymnasium declares it)
+    metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "render_modes": ["rgb_array"],
+        "render_fps": 2,
+    }
 
     def __init__(
         self, render_mode: Literal["rgb_array"] | None = None, width: int = 480, height: int = 360, **kwargs: Any

@@ -5,7 +5,7 @@ Blocks are numbered from 0. An arrangement is a list of piles, each a list of bl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -135,20 +135,37 @@ def list_pairs(piles: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
 
 
 def count_moves(piles: Arrangement, pairs: np.ndarray) -> int:
-    """Fewest moves of one block after which all pairs (top, bottom), int[pairs, 2], are stacked."""
+    """Fewest moves of one block after which all pairs (top, bottom), int[pairs, 2], are stacked; see `find_moves`."""
+    return len(find_moves(piles, pairs))
+
+
+def find_moves(piles: Arrangement, pairs: np.ndarray) -> list[tuple[int, int | None]]:
+    """The fewest moves after which all pairs are stacked, by breadth-first search.
+
+    Args:
+        piles: the arrangement at first.
+        pairs: (top, bottom), int[pairs, 2].
+
+    Returns:
+        Moves (block, support): from the top of a pile to the top of another, or to the floor (None).
+
+    Raises:
+        ValueError: pairs that exclude each other.
+    """
     wanted = {(int(top), int(bottom)) for top, bottom in pairs}
     begin = _freeze(piles)
-    reached, frontier, moves = {begin}, [begin], 0
+    came_from: dict[State, tuple[State, tuple[int, int | None]] | None] = {begin: None}
+    frontier = [begin]
     while frontier:
-        if any(wanted <= set(list_pairs(state)) for state in frontier):
-            return moves
         following = []
         for state in frontier:
-            for after in _list_moves(state):
-                if after not in reached:
-                    reached.add(after)
+            if wanted <= set(list_pairs(state)):
+                return _trace(came_from, state)
+            for move, after in _list_moves(state):
+                if after not in came_from:
+                    came_from[after] = state, move
                     following.append(after)
-        frontier, moves = following, moves + 1
+        frontier = following
     raise ValueError(f"pairs: expected pairs that can be stacked at once, got {pairs.tolist()}")
 
 
@@ -171,13 +188,24 @@ def _freeze(piles: Sequence[Sequence[int]]) -> State:
     return tuple(sorted(tuple(pile) for pile in piles if pile))
 
 
-def _list_moves(state: State) -> Iterator[State]:
-    """The arrangements after a move of the top of a pile."""
+def _trace(
+    came_from: Mapping[State, tuple[State, tuple[int, int | None]] | None], state: State
+) -> list[tuple[int, int | None]]:
+    """The moves that led to a state."""
+    moves = []
+    while (step := came_from[state]) is not None:
+        state, move = step
+        moves.append(move)
+    return moves[::-1]
+
+
+def _list_moves(state: State) -> Iterator[tuple[tuple[int, int | None], State]]:
+    """The moves of the tops of piles, and the arrangements after them."""
     for source in state:
         rest = [pile for pile in state if pile is not source]
         block, left = source[-1], source[:-1]
         if left:
-            yield _freeze([*rest, left, (block,)])
+            yield (block, None), _freeze([*rest, left, (block,)])
         for target in rest:
             others = [pile for pile in rest if pile is not target]
-            yield _freeze([*others, left, (*target, block)])
+            yield (block, target[-1]), _freeze([*others, left, (*target, block)])

@@ -44,6 +44,12 @@ def count_control_steps(before: np.ndarray, after: np.ndarray, switches: np.ndar
     return np.where(switches & (largest < _CONTROL_RADIANS), _SWITCH, steps)
 
 
+def ease(num_steps: int) -> np.ndarray:
+    """Shares of a move that are made after each of its control steps, float64[num_steps]: slow at both ends."""
+    share = (np.arange(num_steps) + 1) / num_steps
+    return share**2 * (3 - 2 * share)
+
+
 class StackingScene:
     """A batch of arms, each with its blocks.
 
@@ -122,9 +128,8 @@ class StackingScene:
             lengths = count_control_steps(before, after, switches)
         for length in np.unique(lengths).tolist():
             rows = lengths == length
-            share = (np.arange(length) + 1) / length
-            eased = np.ones(length) if num_steps is not None else share**2 * (3 - 2 * share)
-            targets = before[rows, None] + (after - before)[rows, None] * eased[None, :, None]
+            shares = ease(length) if num_steps is None else np.ones(length)
+            targets = before[rows, None] + (after - before)[rows, None] * shares[None, :, None]
             controls = np.ascontiguousarray(targets.repeat(_SUBSTEPS, axis=1))
             spec = int(mujoco.mjtState.mjSTATE_CTRL)
             self._batch.rollout(controls.shape[1], control=controls, control_spec=spec, record=[], ids=scenes[rows])

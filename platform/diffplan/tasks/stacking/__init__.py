@@ -1,11 +1,71 @@
-"""Block stacking by a robot arm. So far this task has only presets."""
+"""Block stacking by a robot arm with a suction cup."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from diffplan.config import EnvConfig
+from diffplan.environments import find_spec
+from diffplan.tasks.contracts import BehaviorContext, BehaviorPart, RolloutContext
+from diffplan.tasks.stacking.metrics import METRICS, measure
 from diffplan.tasks.stacking.presets import PRESETS
-from diffplan.tasks.task import Task
+from diffplan.tasks.stacking.published import get_published_scores
+from diffplan.tasks.task import Protocol, Task
+
+if TYPE_CHECKING:
+    from diffplan.tasks.contracts import Policy
+    from diffplan.tasks.stacking.script import Demonstrator
+
+
+def _is_fine(env: EnvConfig) -> bool:
+    """Whether a step of an environment is 0.05 s, not a whole move."""
+    return {**find_spec(env).kwargs, **env.env_kwargs}.get("move_steps") is not None
+
+
+def _demonstrate(context: BehaviorContext) -> Demonstrator:
+    from diffplan.tasks.stacking.script import Demonstrator
+
+    return Demonstrator(is_fine=_is_fine(context.env))
+
+
+def _follow_script(context: RolloutContext) -> Policy:
+    from diffplan.tasks.stacking.script import Script
+
+    return Script(context.seeds, is_fine=_is_fine(context.env))
+
+
+def _follow_demonstrator(context: RolloutContext) -> Policy:
+    from diffplan.tasks.stacking.script import DemonstratorPolicy
+
+    return DemonstratorPolicy(context.seeds, is_fine=_is_fine(context.env))
+
+
+def _get_reference_returns(env: EnvConfig) -> tuple[float, float]:
+    """A return is the share of what was asked that is done at the end, so scores are per cent."""
+    del env
+    return 0.0, 1.0
+
+
+def _make_protocol(title: str, note: str, kind: str) -> Protocol:
+    kwargs: dict[str, Any] = {"kind": kind, "rule": "strict", "on_pile": None, "num_placements": None}
+    return Protocol(title=title, note=note, env_kwargs=kwargs)
+
 
 TASK = Task(
     name="stacking",
     description="block stacking by a robot arm",
     env_ids=("diffplan/Stack*",),
     presets=PRESETS,
+    protocols={
+        "unconditional": _make_protocol("unconditional", "a tower of all blocks", "unconditional"),
+        "conditional": _make_protocol("conditional", "a tower in a given order", "conditional"),
+        "rearrangement": _make_protocol("rearrangement", "given pairs, from random piles", "rearrange"),
+    },
+    behaviors={"demonstrator": BehaviorPart(_demonstrate)},
+    policies={"script": _follow_script, "demonstrator": _follow_demonstrator},
+    metrics=METRICS,
+    measure=measure,
+    objective="score",
+    references=_get_reference_returns,
+    published=get_published_scores,
 )

@@ -6,7 +6,7 @@ Velocities are not observed, so there are no position columns; constraints and g
 
 `janner-stacking` has the settings of Janner et al. 2022 as their code release trains it (branch for block stacking,
 `scripts/kuka.py`). One model serves the three published rows, unconditional, conditional and rearrangement, which
-differ in the guide. Differences that the config does not show:
+differ in the guide. The arm, its blocks and its demonstrations are ours. Differences that the config does not show:
 
 * the release has L1 loss, ours is squared;
 * its network has attention inside every residual block, ours after the blocks of each level; its network also has an
@@ -21,6 +21,7 @@ differ in the guide. Differences that the config does not show:
 from __future__ import annotations
 
 from diffplan.config import (
+    CollectionConfig,
     Config,
     DiffusionConfig,
     EnvConfig,
@@ -33,14 +34,14 @@ from diffplan.config import (
     WindowConfig,
 )
 from diffplan.tasks.janner import make_janner_planning, make_janner_training
+from diffplan.tasks.stacking.columns import BLOCK_COLUMNS, NUM_BLOCKS, NUM_JOINTS
 from diffplan.tasks.task import Preset
 
-NUM_JOINTS, NUM_BLOCKS, BLOCK_COLUMNS = 7, 4, 8
-
 _ENV = EnvConfig(
-    env_id="diffplan/Stacking-v1",  # names the data; there is no such environment to collect them with yet
-    step_seconds=1 / 48,  # a step of the release's plans, every other one of its data, takes 10 of 1/240 s
+    env_id="diffplan/StackRearrange-Fine-v1", env_kwargs={"num_placements": 5, "on_pile": 0.3}, step_seconds=0.05
 )
+"""Episodes of five placements from random piles, in steps of equal length as in the paper."""
+_COLLECTION = CollectionConfig(behavior="demonstrator", num_steps=500_000)
 
 
 def _windows(horizon: int, stride: int) -> WindowConfig:
@@ -58,6 +59,7 @@ def _windows(horizon: int, stride: int) -> WindowConfig:
 def _janner() -> Config:
     return Config(
         env=_ENV,
+        collection=_COLLECTION,
         windows=_windows(128, stride=2),
         network=NetworkConfig(dim=128, dim_mults=(1, 2, 4, 8), attention=True),
         diffusion=DiffusionConfig(num_diffusion_steps=1000, prediction="noise", clip_denoised=True),
@@ -69,6 +71,7 @@ def _janner() -> Config:
 def _small() -> Config:
     return Config(
         env=_ENV,
+        collection=_COLLECTION,
         windows=_windows(64, stride=4),
         diffusion=DiffusionConfig(num_diffusion_steps=64),
         training=TrainingConfig(num_steps=10_000),
