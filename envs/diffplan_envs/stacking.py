@@ -334,7 +334,9 @@ class StackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             return None
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._batch.scene.model, *self._size)
-        self._renderer.update_scene(self._batch.scene.get_data(0))
+        data = self._batch.scene.get_data(0)
+        mujoco.mj_camlight(self._batch.scene.model, data)
+        self._renderer.update_scene(data)
         return self._renderer.render()
 
     def close(self) -> None:

@@ -301,6 +301,7 @@ def test_it_draws_the_scene() -> None:
     assert picture.shape == (90, 120, 3)
     assert picture.dtype == np.uint8
     assert picture.std() > 20
+    assert picture.mean() > 120  # the lights are on
     env.step(np.r_[solve_joints(np.array([-0.5, -0.3, 0.5])), np.zeros(4)])
     assert abs(env.render().astype(int) - picture).max() > 50
     env.close()
