@@ -57,7 +57,7 @@ def make_arm_model(num_blocks: int) -> mujoco.MjModel:
   <compiler angle="radian"/>
   <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="5"/>
   <visual><global offwidth="960" offheight="720" azimuth="135" elevation="-25"/><quality shadowsize="2048"/></visual>
-  <statistic center="0 0 .3" extent="1.1"/>
+  <statistic center="0 0 .3" extent="1.25"/>
   <default>
     <joint armature=".1" damping="2"/>
     <default class="arm"><geom type="capsule" rgba=".82 .84 .87 1" contype="0" conaffinity="0" density="800"/></default>
