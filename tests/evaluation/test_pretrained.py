@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 
 import diffplan
+from diffplan.cli import main
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.seeding import Stream
 from diffplan.tasks.maze2d.published import get_published_scores
 from diffplan.tasks.pretrained import PREFIX, find_pretrained, list_pretrained
 
-NAMES = ["maze2d-large", "maze2d-medium", "maze2d-umaze"]
+MAZES = ["maze2d-large", "maze2d-medium", "maze2d-umaze"]
+COMMON = {"config.json", "dataset.json", "model.safetensors", "normalization.json"}
+COMPANIONS = {
+    **{key: {"horizon_model.safetensors", "inverse_dynamics.safetensors", "support.safetensors"} for key in MAZES},
+    **{key: {"action_heads.safetensors", "value.safetensors"} for key in ("hopper", "walker2d")},
+}
+NAMES = sorted(COMPANIONS)
+LEAST_SCORES = {"hopper": 70, "walker2d": 45}
+"""Below the means of 100 episodes by more than three standard errors of 12."""
 MAX_BYTES = 5_000_000
 
 
@@ -24,15 +33,7 @@ def test_these_come_along() -> None:
 def test_a_planner_is_small_and_tells_nothing_of_where_it_was_made(name: str) -> None:
     files = list(find_pretrained(name).iterdir())
     assert sum(file.stat().st_size for file in files) <= MAX_BYTES
-    assert {file.name for file in files} == {
-        "config.json",
-        "dataset.json",
-        "model.safetensors",
-        "normalization.json",
-        "horizon_model.safetensors",
-        "inverse_dynamics.safetensors",
-        "support.safetensors",
-    }
+    assert {file.name for file in files} == COMMON | COMPANIONS[name]
     for file in files:
         content = file.read_bytes()
         for place in (b"/tmp", b"/home", b"/root", str(Path.home()).encode()):
@@ -40,7 +41,7 @@ def test_a_planner_is_small_and_tells_nothing_of_where_it_was_made(name: str) ->
 
 
 @pytest.mark.parametrize("protocol", ["maze2d", "multi2d"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MAZES)
 def test_a_planner_is_above_every_published_score(name: str, protocol: str) -> None:
     planner = diffplan.load_planner(PREFIX + name)
     env = apply_protocol(protocol, planner.config.env)
@@ -48,3 +49,12 @@ def test_a_planner_is_above_every_published_score(name: str, protocol: str) -> N
     assert np.mean([result.success for result in results]) >= 0.94
     best = max(score.score for score in get_published_scores(env, protocol))
     assert np.mean([result.score for result in results]) > best
+
+
+@pytest.mark.parametrize("name", LEAST_SCORES)
+def test_a_robot_runs_on_its_data_and_is_refused_on_others(name: str) -> None:
+    planner = diffplan.load_planner(PREFIX + name)
+    env = apply_protocol("medium", planner.config.env)
+    results, _ = evaluate_episodes(planner, env, range(12), seed=8, stream=Stream.TUNING)
+    assert np.mean([result.score for result in results]) > LEAST_SCORES[name]
+    assert main(["evaluate", PREFIX + name, "--protocol", "medium-replay", "--out", "unused"]) == 2

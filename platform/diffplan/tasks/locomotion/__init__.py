@@ -53,5 +53,6 @@ TASK = Task(
     published=get_published_scores,
     studies=STUDIES,
     table=_make_table,
+    pretrained=Path(__file__).parent / "pretrained",
 )
 """A protocol names the data that a planner was trained on. Those with a speed pay minus the distance from it."""
