@@ -3,9 +3,10 @@
 `gymnasium.make("diffplan/StackConditional-v1")` makes an environment, `gymnasium.make_vec(..., num_envs=64)` a batch. A
 batch equals as many single environments to the last bit.
 
-An observation is 7 joint angles (rad) and for each block its position (m), its orientation (a quaternion) and whether
-it is attached: float64[7 + 8 * blocks]. An action is 7 joint angles to go to and a number for each block: the cup holds
-the block while that is above 0.5, if the cup is within 5 cm of the middle of its top when that begins.
+With `space="joints"` an observation is 7 joint angles (rad) and for each block its position (m), its orientation (a
+quaternion) and whether it is attached: float64[7 + 8 * blocks]. An action is 7 joint angles to go to and a number for
+each block: the cup holds the block while that is above 0.5, if the cup is within 5 cm of the middle of its top when
+that begins. With `space="cup"` both have the position of the cup in place of the angles; see `stacking_spaces`.
 
 A step is a move to the joint angles, with an eased speed, of 0.4 to 2 s by its length; 0.2 s where only the cup
 switches, which it does when a move begins. With `move_steps=1` (the ids that end with `-Fine-v1`) a step is 0.05 s
@@ -27,7 +28,6 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from diffplan_envs.arm import NUM_JOINTS
 from diffplan_envs.stacking_rules import (
     MAX_BLOCKS,
     MIN_BLOCKS,
@@ -43,7 +43,8 @@ from diffplan_envs.stacking_rules import (
     place_piles,
     read_piles,
 )
-from diffplan_envs.stacking_scene import BLOCK_COLUMNS, HOME, LONGEST_MOVE, MAX_ANGLE, StackingScene
+from diffplan_envs.stacking_scene import HOME, LONGEST_MOVE, StackingScene
+from diffplan_envs.stacking_spaces import Space, StackingSpace
 
 import mujoco  # isort: skip  (after the arm, which chooses what mujoco draws with)
 
@@ -57,8 +58,8 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
     A reward is by how much the progress of the episode grew: the share of its pairs that are stacked, or of the levels
     that a tower of all blocks adds to the tallest one at the start. The first step also pays the pairs that were
     stacked at the start, so a return is the progress at the end, from 0 to 1. Nothing is paid while a block is held.
-    `reset(options=...)` takes `reset_mask` bool[num_envs], to reset some only, `observation` float[num_envs, 7 + 8 *
-    blocks], to start from, and `pairs` int[num_envs, pairs, 2], to ask for.
+    `reset(options=...)` takes `reset_mask` bool[num_envs], to reset some only, `observation` float[num_envs, columns],
+    to start from at rest, and `pairs` int[num_envs, pairs, 2], to ask for.
 
     Args:
         num_envs: number of environments.
@@ -66,6 +67,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
             `rearrange`, the pairs of a random arrangement, from random piles.
         num_blocks: 2 to 6.
         rule: of what counts as stacked, `strict` or `paper`.
+        space: what is observed of the arm and what it is told: `joints` or `cup`; see `StackingSpace`.
         on_pile: probability with which a block is put on a pile at the start; None for that of the kind.
         move_steps: control steps of a step; None for whole moves.
         num_placements: placements that there is time for. None: one for each block but one; where piles are
@@ -89,6 +91,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         kind: Kind = "unconditional",
         num_blocks: int = 4,
         rule: Rule = "strict",
+        space: Space = "joints",
         on_pile: float | None = None,
         move_steps: int | None = None,
         num_placements: int | None = None,
@@ -105,6 +108,8 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
             raise ValueError(f"kind: expected one of {get_args(Kind)}, got {kind!r}")
         if rule not in get_args(Rule):
             raise ValueError(f"rule: expected one of {get_args(Rule)}, got {rule!r}")
+        if space not in get_args(Space):
+            raise ValueError(f"space: expected one of {get_args(Space)}, got {space!r}")
         if not MIN_BLOCKS <= num_blocks <= MAX_BLOCKS:
             raise ValueError(f"num_blocks: expected {MIN_BLOCKS} to {MAX_BLOCKS}, got {num_blocks}")
         if on_pile is not None and not 0 <= on_pile <= 1:
@@ -125,11 +130,10 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self.metadata = {"render_modes": [], "autoreset_mode": autoreset_mode}
         self.render_mode = None
         self.scene = StackingScene(num_envs, num_blocks, num_threads)
-        size = NUM_JOINTS + BLOCK_COLUMNS * num_blocks
+        self.space = StackingSpace(space, num_blocks)
+        size = self.space.observation_size
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
-        low = np.r_[np.full(NUM_JOINTS, -MAX_ANGLE), np.zeros(num_blocks)].astype(np.float32)
-        high = np.r_[np.full(NUM_JOINTS, MAX_ANGLE), np.ones(num_blocks)].astype(np.float32)
-        self.single_action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        self.single_action_space = gymnasium.spaces.Box(*self.space.action_bounds, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
@@ -160,7 +164,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         observations, pairs = options.pop("observation", None), options.pop("pairs", None)
         if options:
             raise ValueError(f"reset options: expected reset_mask, observation and pairs, got {sorted(options)}")
-        size = NUM_JOINTS + BLOCK_COLUMNS * self.num_blocks
+        size = self.space.observation_size
         if observations is not None:
             observations = np.asarray(observations, dtype=np.float64)
             if observations.shape != (self.num_envs, size) or not np.isfinite(observations).all():
@@ -175,15 +179,13 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
                 None if observations is None else observations[i],
                 None if pairs is None else self._check_pairs(pairs[i]),
             )
-        return self.scene.observe(), self._make_infos()
+        return self._observe(), self._make_infos()
 
     def _check_pairs(self, pairs: Any) -> np.ndarray:
         found = np.asarray(pairs, dtype=int).reshape(-1, 2)
         if len(found) >= self.num_blocks or ((found < 0) | (found >= self.num_blocks)).any():
             raise ValueError(f"pairs: expected pairs (top, bottom) of blocks 0 to {self.num_blocks - 1}, got {pairs}")
-        count_moves(
-            [[block] for block in range(self.num_blocks)], found
-        )  # refuses pairs that cannot be stacked at once
+        count_moves([[block] for block in range(self.num_blocks)], found)  # refuses pairs that exclude each other
         return found
 
     def _start(self, i: int, observation: np.ndarray | None, pairs: np.ndarray | None) -> None:
@@ -196,10 +198,9 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         if observation is None:
             self.scene.place(i, HOME, poses)
         else:
-            blocks = observation[NUM_JOINTS:].reshape(-1, BLOCK_COLUMNS)
-            poses = blocks[:, :7]
+            joints, poses, held = self.space.restore(observation)
             piles = read_piles(poses[:, :3])
-            self.scene.place(i, observation[:NUM_JOINTS], poses, blocks[:, 7] > 0.5)
+            self.scene.place(i, joints, poses, held)
         self._pairs[i] = drawn if pairs is None else pairs
         self._towers[i] = measure_tower(poses[:, :3], self.rule)
         self._limits[i] = self._find_limit(piles, self._pairs[i])
@@ -218,7 +219,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         """Move every arm; with `NEXT_STEP`, environments whose episode ended are reset instead.
 
         Args:
-            actions: float[num_envs, 7 + blocks].
+            actions: float[num_envs, columns]; see `StackingSpace`.
 
         Raises:
             ValueError: actions of another shape.
@@ -245,7 +246,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self, indices: np.ndarray, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         actions = np.asarray(actions, dtype=np.float64)
-        expected = (len(indices), NUM_JOINTS + self.num_blocks)
+        expected = (len(indices), self.space.num_arm + self.num_blocks)
         if actions.shape != expected:
             raise ValueError(f"actions: expected shape {list(expected)}, got {list(actions.shape)}")
         restarting = np.zeros(len(indices), dtype=bool)
@@ -254,14 +255,15 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
             for i in indices[restarting].tolist():
                 self._start(i, None, None)
         moving = indices[~restarting]
-        self.scene.move(moving, actions[~restarting], self._move_steps)
+        told = self.space.to_joints(actions[~restarting], self.scene.targets[moving])
+        self.scene.move(moving, told, self._move_steps)
         self._steps[moving] += 1
         rewards = np.zeros(len(indices))
         rewards[~restarting] = [self._pay(i) for i in moving.tolist()]
         truncations = np.zeros(len(indices), dtype=bool)
         truncations[~restarting] = self._steps[moving] >= self._limits[moving]
         self._ended[indices] = truncations
-        return self.scene.observe(), rewards, np.zeros(len(indices), dtype=bool), truncations, self._make_infos()
+        return self._observe(), rewards, np.zeros(len(indices), dtype=bool), truncations, self._make_infos()
 
     def _pay(self, i: int) -> float:
         """The growth of the progress of an environment since the last step at which nothing was held."""
@@ -278,6 +280,9 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         if self.kind == "unconditional":
             return (measure_tower(positions, self.rule) - self._towers[i]) / max(self.num_blocks - self._towers[i], 1)
         return count_right(positions, self._pairs[i], self.rule) / max(len(self._pairs[i]), 1)
+
+    def _observe(self) -> np.ndarray:
+        return self.space.observe(self.scene.joints, self.scene.poses, self.scene.held)
 
     def _make_infos(self) -> dict[str, np.ndarray]:
         goals = np.full((self.num_envs, self.num_blocks - 1, 2), -1.0)

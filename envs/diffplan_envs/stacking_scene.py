@@ -13,16 +13,12 @@ from diffplan_envs.arm import BLOCK_SIZE, CUP, NUM_JOINTS, TIMESTEP, make_arm_mo
 import mujoco  # isort: skip  (after the arm, which chooses what mujoco draws with)
 from mujoco.batch import Batch  # isort: skip
 
-BLOCK_COLUMNS = 8
-"""Numbers of an observation for each block."""
 CONTROL_SECONDS = 0.05
 """Seconds between two targets of the arm in a move."""
 SUCTION_RADIUS = 0.05
 """The cup takes a block if the middle of its top is within this distance, in m."""
 HOME = solve_joints(np.array([0.45, 0.0, 0.45]))
 """Joint angles at the start of an episode."""
-MAX_ANGLE = 7.0
-"""Joint angles that an action may ask for are at most this far from 0, in rad."""
 LONGEST_MOVE = 40
 """Most control steps of a move."""
 _SUBSTEPS = round(CONTROL_SECONDS / TIMESTEP)
@@ -73,7 +69,7 @@ class StackingScene:
     @property
     def blocks(self) -> np.ndarray:
         """Positions of the blocks in m, float64[scenes, blocks, 3]."""
-        return self._poses[:, :, :3]
+        return self.poses[:, :, :3]
 
     @property
     def held(self) -> np.ndarray:
@@ -81,13 +77,19 @@ class StackingScene:
         return self._held[:] > 0.5
 
     @property
-    def _poses(self) -> np.ndarray:
+    def poses(self) -> np.ndarray:
+        """Positions and quaternions of the blocks, float64[scenes, blocks, 7]."""
         return self._qpos[:, NUM_JOINTS:].reshape(-1, self.num_blocks, 7)
 
-    def observe(self) -> np.ndarray:
-        """Joint angles, then for each block position, quaternion, held or not: float64[scenes, 7 + 8 * blocks]."""
-        seen = np.concatenate([self._poses, self.held[:, :, None]], axis=2)
-        return np.concatenate([self._qpos[:, :NUM_JOINTS], seen.reshape(len(seen), -1)], axis=1)
+    @property
+    def joints(self) -> np.ndarray:
+        """Joint angles in rad, float64[scenes, 7]."""
+        return self._qpos[:, :NUM_JOINTS]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Joint angles that the arms were told last, float64[scenes, 7]."""
+        return self._ctrl[:]
 
     def place(self, scene: int, joints: np.ndarray, poses: np.ndarray, held: np.ndarray | None = None) -> None:
         """Put one scene into a state, at rest.
@@ -122,7 +124,7 @@ class StackingScene:
             self._held[scene, ~row] = 0
             for block in np.flatnonzero(row & ~self.held[scene]).tolist():
                 self._attach(scene, block)
-        before, after = self._ctrl[scenes], np.clip(actions[:, :NUM_JOINTS], -MAX_ANGLE, MAX_ANGLE)
+        before, after = self._ctrl[scenes], actions[:, :NUM_JOINTS]
         lengths = np.full(len(scenes), num_steps or 0)
         if num_steps is None:
             lengths = count_control_steps(before, after, switches)

@@ -22,6 +22,7 @@ from diffplan_envs.stacking_rules import (
     read_piles,
 )
 from diffplan_envs.stacking_scene import HOME, count_control_steps
+from diffplan_envs.stacking_spaces import StackingSpace, wind
 
 import mujoco  # isort: skip  (after the arm)
 
@@ -181,6 +182,7 @@ def make_actions(num: int, num_blocks: int, seed: int) -> np.ndarray:
         ("diffplan/StackUnconditional-v1", {}),
         ("diffplan/StackRearrange-v1", {"num_blocks": 5}),
         ("diffplan/StackConditional-Fine-v1", {}),
+        ("diffplan/StackUnconditional-v1", {"space": "cup"}),
     ],
 )
 def test_a_batch_equals_single_environments_to_the_last_bit(env_id: str, kwargs: dict) -> None:
@@ -191,11 +193,14 @@ def test_a_batch_equals_single_environments_to_the_last_bit(env_id: str, kwargs:
         observation, own = single.reset(seed=5 + i)
         np.testing.assert_array_equal(observation, observations[i])
         np.testing.assert_array_equal(own["goal"], infos["goal"][i])
-    num_blocks = kwargs.get("num_blocks", 4)
+    num_blocks, in_cup = kwargs.get("num_blocks", 4), "space" in kwargs
+    space = StackingSpace("cup" if in_cup else "joints", num_blocks)
     for step in range(6):
-        blocks = observations[:, 7:].reshape(3, -1, 8)[:, step % num_blocks, :3]
+        place = space.read_blocks(observations)[0, step % num_blocks] + 0.6 * UP
         actions = make_actions(3, num_blocks, step)
-        actions[0] = np.r_[solve_joints(blocks[0] + 0.6 * UP), np.eye(num_blocks)[step % num_blocks]]
+        if in_cup:
+            actions = np.concatenate([find_cup(actions[:, :7]), actions[:, 7:]], axis=1)
+        actions[0] = np.r_[place if in_cup else solve_joints(place), np.eye(num_blocks)[step % num_blocks]]
         observations, rewards, _, truncations, infos = batch.step(actions)
         for i, single in enumerate(singles):
             observation, reward, _, truncated, own = single.step(actions[i])
@@ -259,12 +264,50 @@ def test_a_block_out_of_reach_of_the_cup_is_not_taken() -> None:
     assert read_blocks(observations[0])[1, 2] > 0.2
 
 
+def test_the_place_of_the_cup_stands_for_the_angles() -> None:
+    """The same episode told by places and by angles; the arm turns the shorter way by itself."""
+    joints, cup = (StackingVectorEnv(1, space=space, autoreset_mode="Disabled") for space in ("joints", "cup"))
+    seen, _ = joints.reset(seed=[4])
+    other, _ = cup.reset(seed=[4])
+    np.testing.assert_allclose(other[0, :3], find_cup(seen[0, :7]))
+    block = read_blocks(seen[0])[2]
+    for action in list_placement(2, block, np.array([-0.5, 0.3, 0.05]), 4):
+        present = joints.scene.targets[0, 0]
+        action[0] = wind(present, action[0])
+        seen, *_ = joints.step(action[None])
+        other, *_ = cup.step(np.r_[find_cup(action[:7].astype(np.float64)), action[7:]][None])
+    np.testing.assert_allclose(StackingSpace("cup", 4).read_blocks(other), [read_blocks(seen[0])], atol=1e-5)
+    again, _ = cup.reset(seed=[0], options={"observation": other})
+    np.testing.assert_allclose(again, other, atol=1e-9)
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
+def test_places_beyond_reach_become_the_nearest_within(x: float, y: float, z: float) -> None:
+    space = StackingSpace("cup", 2)
+    told = space.to_joints(np.array([[x, y, z, 1, 0]]), np.zeros((1, 7)))
+    assert told[0, 7:].tolist() == [1, 0]
+    reached = find_cup(told[0, :7])
+    inside = np.hypot(x, y) > 0.3 and max(abs(x), abs(y)) < 0.8 and 0 < z < 0.85
+    if inside and np.linalg.norm([x, y, z - 0.16]) < 0.89:
+        np.testing.assert_allclose(reached, [x, y, z], atol=1e-9)
+    assert np.hypot(*reached[:2]) > 0.1
+
+
+@given(st.floats(-6.28, 6.28), st.floats(-np.pi, np.pi))
+def test_wound_angles_are_equal_and_near(present: float, angle: float) -> None:
+    wound = float(wind(np.array(present), np.array(angle)))
+    assert np.cos(wound - angle) == pytest.approx(1)
+    assert abs(wound) <= 2 * np.pi + 1e-9
+    assert abs(wound - present) <= np.pi + 1e-9 or abs(wound - present) >= np.pi
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"num_envs": 0}, "num_envs: expected at least 1"),
         ({"kind": "tower"}, "kind: expected one of"),
         ({"rule": "lax"}, "rule: expected one of"),
+        ({"space": "tip"}, "space: expected one of"),
         ({"num_blocks": 7}, "num_blocks: expected 2 to 6, got 7"),
         ({"on_pile": 1.5}, "on_pile: expected a probability"),
         ({"move_steps": 0}, "move_steps: expected at least 1"),

@@ -10,14 +10,21 @@ from hypothesis import strategies as st
 
 from diffplan.behaviors.collection import UnitCollector
 from diffplan.config import CollectionConfig, EnvConfig
-from diffplan.environments import make_vector_env
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.tasks.contracts import FinishedEpisodes
 from diffplan.tasks.registry import task_of
-from diffplan.tasks.stacking.columns import read_blocks, read_held, read_pairs
+from diffplan.tasks.stacking.columns import find_space, is_fine, read_pairs
 from diffplan.tasks.stacking.metrics import measure
-from diffplan.tasks.stacking.script import Placement, draw_next, find_next, find_next_of_tower, list_moves
+from diffplan.tasks.stacking.script import (
+    Placement,
+    draw_next,
+    find_angles,
+    find_next,
+    find_next_of_tower,
+    list_actions,
+    list_moves,
+)
 from diffplan_envs.arm import BLOCK_SIZE, find_cup
 from diffplan_envs.stacking_rules import draw_pairs, draw_piles, list_pairs, place_piles, read_piles
 from diffplan_envs.stacking_scene import HOME
@@ -29,9 +36,10 @@ def make_observation(poses: np.ndarray) -> np.ndarray:
     return np.r_[HOME, np.concatenate([poses, np.zeros((len(poses), 1))], axis=1).ravel()]
 
 
+@pytest.mark.parametrize("space", ["joints", "cup"])
 @pytest.mark.parametrize("protocol", ["unconditional", "conditional", "rearrangement"])
-def test_the_script_does_all_that_is_asked_and_the_demonstrator_does_not(protocol: str) -> None:
-    env = apply_protocol(protocol, EnvConfig(env_id=WHOLE))
+def test_the_script_does_all_that_is_asked_and_the_demonstrator_does_not(protocol: str, space: str) -> None:
+    env = apply_protocol(protocol, EnvConfig(env_id=WHOLE, env_kwargs={"space": space}))
     policies = task_of(env).policies
     script, demonstrator = (
         evaluate_episodes(policies[name], env, list(range(12)), seed=3)[0] for name in ("script", "demonstrator")
@@ -42,8 +50,9 @@ def test_the_script_does_all_that_is_asked_and_the_demonstrator_does_not(protoco
     assert np.mean([result.score for result in demonstrator]) < 70
 
 
-def test_the_script_works_in_steps_of_equal_length() -> None:
-    env = apply_protocol("conditional", EnvConfig(env_id=FINE, env_kwargs={"num_blocks": 3}))
+@pytest.mark.parametrize("space", ["joints", "cup"])
+def test_the_script_works_in_steps_of_equal_length(space: str) -> None:
+    env = apply_protocol("conditional", EnvConfig(env_id=FINE, env_kwargs={"num_blocks": 3, "space": space}))
     results, _ = evaluate_episodes(task_of(env).policies["script"], env, [0, 1], seed=1)
     assert [result.score for result in results] == pytest.approx([100, 100])
 
@@ -96,43 +105,48 @@ def test_the_cup_goes_over_the_block_and_over_its_place() -> None:
     poses = place_piles(np.random.default_rng(0), [[0, 1], [2], [3]])
     target = Placement(1, 2).find_target(poses[:, :3], np.random.default_rng(0))
     np.testing.assert_allclose(target, poses[2, :3] + [0, 0, BLOCK_SIZE])
-    moves = list_moves(make_observation(poses), 1, target, noise=np.array([[0.01, 0], [0, -0.01]]))
-    cups = find_cup(moves[:, :7])
+    moves = list_moves(poses[:, :3], 1, target, noise=np.array([[0.01, 0], [0, -0.01]]))
+    cups = moves.cups
     top = poses[1, :3] + [0.01, 0, BLOCK_SIZE / 2]
     np.testing.assert_allclose(cups[[1, 2]], [top, top], atol=1e-4)
     np.testing.assert_allclose(cups[5, :2], target[:2] + np.array([0.01, -0.01]), atol=1e-4)
     assert cups[[0, 3, 4, 7], 2].min() > target[2] + 1.5 * BLOCK_SIZE
-    assert moves[:, 7:].tolist() == [[0, float(2 <= number <= 5), 0, 0] for number in range(8)]
+    assert moves.held.tolist() == [[0, float(2 <= number <= 5), 0, 0] for number in range(8)]
+    joints, cup = (find_space(EnvConfig(env_id=WHOLE, env_kwargs={"space": name})) for name in ("joints", "cup"))
+    actions = list_actions(moves, make_observation(poses), joints, is_fine=False)
+    np.testing.assert_allclose(find_cup(actions[:, :7]), cups, atol=1e-5)
+    seen = cup.observe(HOME, poses, np.zeros(4, dtype=bool))
+    np.testing.assert_allclose(list_actions(moves, seen, cup, is_fine=False)[:, :3], cups, atol=1e-6)
+    fine = list_actions(moves, make_observation(poses), joints, is_fine=True)
+    assert len(fine) > 40
+    assert abs(np.diff(fine[:, :7], axis=0)).max() < 0.35
+    np.testing.assert_allclose(fine[-1], actions[-1], atol=1e-5)
 
 
 @pytest.mark.parametrize("angle", [-6.2, -3.1, 0.0, 3.1, 6.2])
 def test_the_arm_turns_the_shorter_way_but_never_more_than_once(angle: float) -> None:
-    poses = place_piles(np.random.default_rng(1), [[0], [1], [2], [3]])
-    observation = make_observation(poses)
-    observation[0] = angle
+    positions = place_piles(np.random.default_rng(1), [[0], [1], [2], [3]])[:, :3]
     for block in range(4):
-        moves = list_moves(observation, block, poses[(block + 1) % 4, :3])
-        turns = np.array([angle, *moves[:, 0]])
+        moves = list_moves(positions, block, positions[(block + 1) % 4])
+        turns = np.array([angle, *find_angles(moves, angle)[:, 0]])
         assert abs(turns).max() <= 2 * np.pi + 1e-6
         short = abs(np.diff(turns)) <= np.pi + 1e-6
         assert (short | (abs(turns[1:] + 2 * np.pi * np.sign(turns[:-1])) > 2 * np.pi - np.pi)).all()
 
 
-@pytest.mark.parametrize("env_id", [WHOLE, FINE])
-def test_demonstrations_are_the_same_in_every_batch(env_id: str) -> None:
-    env = EnvConfig(env_id=env_id, env_kwargs={"on_pile": 0.3})
+@pytest.mark.parametrize(("env_id", "space"), [(WHOLE, "joints"), (WHOLE, "cup"), (FINE, "joints")])
+def test_demonstrations_are_the_same_in_every_batch(env_id: str, space: str) -> None:
+    env = EnvConfig(env_id=env_id, env_kwargs={"on_pile": 0.3, "space": space})
     limit = 20 if env_id == WHOLE else 60
     collection = CollectionConfig(
         behavior="demonstrator", num_steps=limit * 4, episode_steps=limit, episodes_per_unit=4
     )
     together = UnitCollector(env, collection).collect(0)
-    held = read_held(np.stack([episode.observations for episode in together]))
+    held = find_space(env).read_held(np.stack([episode.observations for episode in together]))
     assert held.any()
     assert held.sum(axis=-1).max() == 1
-    vector_env = make_vector_env(env, 1, max_episode_steps=limit)
-    vector_env.close()
     for episode in together[:2]:
-        single = gymnasium.make(env_id, on_pile=0.3, max_episode_steps=limit)
+        single = gymnasium.make(env_id, on_pile=0.3, space=space, max_episode_steps=limit)
         observation, _ = single.reset(seed=episode.seed)
         for step, action in enumerate(episode.actions):
             np.testing.assert_array_equal(observation.astype(np.float32), episode.observations[step])
@@ -165,8 +179,11 @@ def test_metrics_of_known_ends() -> None:
 
 
 def test_columns_are_read() -> None:
-    observation = np.arange(39.0)
-    assert read_blocks(observation)[1].tolist() == [15, 16, 17]
-    assert read_held(np.zeros((2, 39))).shape == (2, 4)
+    joints = find_space(EnvConfig(env_id=WHOLE))
+    assert joints.read_blocks(np.arange(39.0))[1].tolist() == [15, 16, 17]
+    assert joints.read_held(np.zeros((2, 39))).shape == (2, 4)
+    cup = find_space(EnvConfig(env_id=WHOLE, env_kwargs={"space": "cup", "num_blocks": 2}))
+    assert cup.read_blocks(np.arange(11.0))[1].tolist() == [7, 8, 9]
+    assert (is_fine(EnvConfig(env_id=WHOLE)), is_fine(EnvConfig(env_id=FINE))) == (False, True)
     assert read_pairs(np.array([2.0, 1, -1, -1])).tolist() == [[2, 1]]
     assert read_pairs(None).shape == (0, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from diffplan.config import EnvConfig
-from diffplan.environments import find_spec
 from diffplan.tasks.contracts import BehaviorContext, BehaviorPart, RolloutContext
 from diffplan.tasks.stacking.metrics import METRICS, measure
 from diffplan.tasks.stacking.presets import PRESETS
@@ -17,27 +16,22 @@ if TYPE_CHECKING:
     from diffplan.tasks.stacking.script import Demonstrator
 
 
-def _is_fine(env: EnvConfig) -> bool:
-    """Whether a step of an environment is 0.05 s, not a whole move."""
-    return {**find_spec(env).kwargs, **env.env_kwargs}.get("move_steps") is not None
-
-
 def _demonstrate(context: BehaviorContext) -> Demonstrator:
     from diffplan.tasks.stacking.script import Demonstrator
 
-    return Demonstrator(is_fine=_is_fine(context.env))
+    return Demonstrator(context.env)
 
 
 def _follow_script(context: RolloutContext) -> Policy:
     from diffplan.tasks.stacking.script import Script
 
-    return Script(context.seeds, is_fine=_is_fine(context.env))
+    return Script(context.env, context.seeds)
 
 
 def _follow_demonstrator(context: RolloutContext) -> Policy:
     from diffplan.tasks.stacking.script import DemonstratorPolicy
 
-    return DemonstratorPolicy(context.seeds, is_fine=_is_fine(context.env))
+    return DemonstratorPolicy(context.env, context.seeds)
 
 
 def _get_reference_returns(env: EnvConfig) -> tuple[float, float]:

@@ -1,25 +1,32 @@
-"""The columns of an observation: the arm, and for each block its position, its orientation and whether it is held."""
+"""What an environment of this family is: the columns of its observations, and how long a step takes."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-NUM_JOINTS, NUM_BLOCKS, BLOCK_COLUMNS = 7, 4, 8
+from diffplan.config import EnvConfig
+from diffplan.environments import find_spec
+
+if TYPE_CHECKING:
+    from diffplan_envs.stacking_spaces import StackingSpace
+
+NUM_BLOCKS = 4
+"""Blocks of an environment that is not told how many."""
 
 
-def read_blocks(observations: np.ndarray) -> np.ndarray:
-    """Positions of the blocks in m, float[..., blocks, 3], of observations float[..., 7 + 8 * blocks]."""
-    return _apart(observations)[..., :3]
+def find_space(env: EnvConfig) -> StackingSpace:
+    """The columns of observations and actions in an environment."""
+    from diffplan_envs.stacking_spaces import StackingSpace
+
+    kwargs = {**find_spec(env).kwargs, **env.env_kwargs}
+    return StackingSpace(kwargs.get("space", "joints"), kwargs.get("num_blocks", NUM_BLOCKS))
 
 
-def read_held(observations: np.ndarray) -> np.ndarray:
-    """Which blocks are held, bool[..., blocks]."""
-    return _apart(observations)[..., 7] > 0.5
-
-
-def _apart(observations: np.ndarray) -> np.ndarray:
-    blocks = observations[..., NUM_JOINTS:]
-    return blocks.reshape(*blocks.shape[:-1], -1, BLOCK_COLUMNS)
+def is_fine(env: EnvConfig) -> bool:
+    """Whether a step of an environment is 0.05 s, not a whole move."""
+    return {**find_spec(env).kwargs, **env.env_kwargs}.get("move_steps") is not None
 
 
 def read_pairs(goal: np.ndarray | None) -> np.ndarray:

@@ -34,7 +34,7 @@ from diffplan.config import (
     WindowConfig,
 )
 from diffplan.tasks.janner import make_janner_planning, make_janner_training
-from diffplan.tasks.stacking.columns import BLOCK_COLUMNS, NUM_BLOCKS, NUM_JOINTS
+from diffplan.tasks.stacking.columns import NUM_BLOCKS
 from diffplan.tasks.task import Preset
 
 _ENV = EnvConfig(
@@ -86,8 +86,8 @@ def _small() -> Config:
 PRESETS = {
     name: Preset(
         config=config,
-        observation_dim=NUM_JOINTS + NUM_BLOCKS * BLOCK_COLUMNS,
-        action_dim=NUM_JOINTS + NUM_BLOCKS,
+        observation_dim=7 + 8 * NUM_BLOCKS,
+        action_dim=7 + NUM_BLOCKS,
     )
     for name, config in (("stacking", _small()), ("janner-stacking", _janner()))
 }

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffplan.tasks.stacking.columns import read_blocks, read_pairs
-from diffplan_envs.arm import BLOCK_SIZE, NUM_JOINTS, solve_joints
+from diffplan.config import EnvConfig
+from diffplan.tasks.stacking.columns import find_space, is_fine, read_pairs
+from diffplan_envs.arm import BLOCK_SIZE, find_cup, solve_joints
 from diffplan_envs.stacking import PLACEMENT_MOVES
 from diffplan_envs.stacking_rules import find_free_spot, find_moves, read_piles
 from diffplan_envs.stacking_scene import count_control_steps, ease
+from diffplan_envs.stacking_spaces import StackingSpace, wind
 
 NOISE = 0.01
 """The demonstrator grasps and places at most this far from the middle, along x and y, in m."""
@@ -73,79 +75,100 @@ def draw_next(positions: np.ndarray, generator: np.random.Generator) -> Placemen
     return Placement(block, None)
 
 
-def list_moves(observation: np.ndarray, block: int, target: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-    """The moves of a placement, float32[8, 7 + blocks].
+@dataclass(frozen=True)
+class Moves:
+    """The moves of the cup in a placement.
+
+    Attributes:
+        cups: positions of the cup, float64[moves, 3].
+        held: for each move and block 1 where the cup holds it, float64[moves, blocks].
+    """
+
+    cups: np.ndarray
+    held: np.ndarray
+
+
+def list_moves(positions: np.ndarray, block: int, target: np.ndarray, noise: np.ndarray | None = None) -> Moves:
+    """The 8 moves of a placement.
 
     Args:
-        observation: the present one, float[7 + 8 * blocks].
-        block: which block.
+        positions: of the blocks, float[blocks, 3].
+        block: which one is moved.
         target: where its middle is to be, float[3].
         noise: how far aside it is grasped and put, float[2, 2]; None for 0.
     """
-    positions = read_blocks(observation)
     aside = np.zeros((2, 3))
     aside[:, :2] = 0.0 if noise is None else noise
     grasp = positions[block] + [0, 0, BLOCK_SIZE / 2] + aside[0]
     release = target + [0, 0, BLOCK_SIZE / 2 + _GAP] + aside[0] + aside[1]
     height = max(positions[:, 2].max(), target[2]) + 1.5 * BLOCK_SIZE + _CLEARANCE
     over_block, over_target = (np.array([*place[:2], height]) for place in (grasp, release))
-    cups = [over_block, grasp, grasp, over_block, over_target, release, release, over_target]
-    joints = solve_joints(np.array(cups))
-    joints[:, 0] = _wind(float(observation[0]), joints[:, 0])
+    cups = np.array([over_block, grasp, grasp, over_block, over_target, release, release, over_target])
     held = np.zeros((PLACEMENT_MOVES, len(positions)))
     held[2:6, block] = 1
-    return np.concatenate([joints, held], axis=1).astype(np.float32)
+    return Moves(cups, held)
 
 
-def _wind(present: float, angles: np.ndarray) -> np.ndarray:
-    """Equal angles that the first joint reaches on the shorter way, unless it would then have turned more than once."""
-    wound = []
-    for angle in angles.tolist():
-        near = angle + 2 * np.pi * round((present - angle) / (2 * np.pi))
-        present = near - 2 * np.pi * np.sign(near) if abs(near) > 2 * np.pi else near
-        wound.append(present)
-    return np.array(wound)
+def stay(cup: np.ndarray, num_blocks: int) -> Moves:
+    """As many moves as a placement has, all to where the cup is, float[3]."""
+    return Moves(np.tile(cup, (PLACEMENT_MOVES, 1)), np.zeros((PLACEMENT_MOVES, num_blocks)))
 
 
-def refine_moves(joints: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Moves as eased steps of 0.05 s, float32[steps, 7 + blocks].
+def find_angles(moves: Moves, present: float) -> np.ndarray:
+    """Joint angles of the moves, float64[moves, 7], from an angle of the first joint."""
+    joints = solve_joints(moves.cups)
+    for i, angle in enumerate(joints[:, 0].tolist()):
+        joints[i, 0] = present = float(wind(np.array(present), np.array(angle)))
+    return joints
+
+
+def list_actions(moves: Moves, observation: np.ndarray, space: StackingSpace, *, is_fine: bool) -> np.ndarray:
+    """The actions that make the moves from an observation, float32[actions, columns].
 
     Args:
-        joints: joint angles before the first move, float[7].
-        moves: float[moves, 7 + blocks].
+        moves: the moves.
+        observation: float[columns].
+        space: of the environment.
+        is_fine: whether a step of the environment is 0.05 s; there are then several for a move.
     """
-    steps, before, held = [], np.asarray(joints, dtype=np.float64), np.zeros(moves.shape[1] - NUM_JOINTS)
-    for move in moves.astype(np.float64):
-        after, switches = move[:NUM_JOINTS], (move[NUM_JOINTS:] != held).any()
-        num = int(count_control_steps(before[None], after[None], np.array([switches]))[0])
-        targets = before + (after - before) * ease(num)[:, None]
-        steps.append(np.concatenate([targets, np.tile(move[NUM_JOINTS:], (num, 1))], axis=1))
-        before, held = after, move[NUM_JOINTS:]
+    if not is_fine:
+        told = moves.cups if space.name == "cup" else find_angles(moves, float(observation[0]))
+        return np.concatenate([told, moves.held], axis=1).astype(np.float32)
+    before, *_ = space.restore(observation)
+    steps, held = [], np.zeros(space.num_blocks)
+    for after, holds in zip(find_angles(moves, float(before[0])), moves.held, strict=True):
+        switches = np.array([(holds != held).any()])
+        num = int(count_control_steps(before[None], after[None], switches)[0])
+        joints = before + (after - before) * ease(num)[:, None]
+        told = find_cup(joints) if space.name == "cup" else joints
+        steps.append(np.concatenate([told, np.tile(holds, (num, 1))], axis=1))
+        before, held = after, holds
     return np.concatenate(steps).astype(np.float32)
 
 
 class Placements:
-    """The actions that are left of the present placement of each environment.
+    """The actions that are left of the present placement of each environment of a batch.
 
     Args:
+        env: the environment.
         num_envs: size of the batch.
-        is_fine: whether a step of the environment is 0.05 s, not a whole move.
     """
 
-    def __init__(self, num_envs: int, *, is_fine: bool) -> None:
+    def __init__(self, env: EnvConfig, num_envs: int) -> None:
+        self.space = find_space(env)
+        self._is_fine = is_fine(env)
         self._left: list[list[np.ndarray]] = [[] for _ in range(num_envs)]
-        self._is_fine = is_fine
 
     def find_due(self) -> list[int]:
         """Environments whose placement is over."""
         return [env for env, actions in enumerate(self._left) if not actions]
 
-    def begin(self, env: int, observation: np.ndarray, moves: np.ndarray) -> None:
-        """Begin a placement with these moves, float[8, 7 + blocks]."""
-        self._left[env] = [*(refine_moves(observation[:NUM_JOINTS], moves) if self._is_fine else moves)]
+    def begin(self, env: int, observation: np.ndarray, moves: Moves) -> None:
+        """Begin a placement with these moves."""
+        self._left[env] = [*list_actions(moves, observation, self.space, is_fine=self._is_fine)]
 
     def act(self) -> np.ndarray:
-        """The next actions, float32[num_envs, 7 + blocks]."""
+        """The next actions, float32[num_envs, columns]."""
         return np.stack([actions.pop(0) for actions in self._left])
 
 
@@ -153,26 +176,26 @@ class Demonstrator:
     """A behavior that puts random blocks on each other or on the floor, not always in the middle.
 
     Args:
-        is_fine: whether a step of the environment is 0.05 s, not a whole move.
+        env: the environment.
     """
 
-    def __init__(self, *, is_fine: bool) -> None:
-        self._is_fine = is_fine
+    def __init__(self, env: EnvConfig) -> None:
+        self._env = env
 
     def reset(self, observations: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """Start episodes."""
         self._generators = generators
-        self._placements = Placements(len(observations), is_fine=self._is_fine)
+        self._placements = Placements(self._env, len(observations))
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions float32[num_envs, 7 + blocks]."""
+        """Actions float32[num_envs, columns]."""
         for i in self._placements.find_due():
-            observation, generator = observations[i], self._generators[i]
-            positions = read_blocks(observation)
+            generator = self._generators[i]
+            positions = self._placements.space.read_blocks(observations[i])
             placement = draw_next(positions, generator)
             target = placement.find_target(positions, generator)
             noise = generator.uniform(-NOISE, NOISE, (2, 2))
-            self._placements.begin(i, observation, list_moves(observation, placement.block, target, noise))
+            self._placements.begin(i, observations[i], list_moves(positions, placement.block, target, noise))
         return self._placements.act()
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -184,12 +207,12 @@ class DemonstratorPolicy:
     """The demonstrator as a policy: it does not know what is asked.
 
     Args:
-        seeds: one for each environment.
-        is_fine: as for `Demonstrator`.
+        env: the environment.
+        seeds: one for each environment of the batch.
     """
 
-    def __init__(self, seeds: Sequence[int], *, is_fine: bool) -> None:
-        self._seeds, self._demonstrator = seeds, Demonstrator(is_fine=is_fine)
+    def __init__(self, env: EnvConfig, seeds: Sequence[int]) -> None:
+        self._seeds, self._demonstrator = seeds, Demonstrator(env)
 
     def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
         """Start episodes."""
@@ -197,7 +220,7 @@ class DemonstratorPolicy:
         self._demonstrator.reset(observations, [np.random.default_rng(seed) for seed in self._seeds])
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions float32[num_envs, 7 + blocks]."""
+        """Actions float32[num_envs, columns]."""
         return self._demonstrator.act(observations)
 
 
@@ -205,29 +228,30 @@ class Script:
     """A policy that knows what is asked and makes the placements that it takes, as well as the arm can.
 
     Args:
-        seeds: one for each environment: of the places on the floor where it puts blocks that are in the way.
-        is_fine: as for `Demonstrator`.
+        env: the environment.
+        seeds: one for each environment of the batch: of the places on the floor for blocks that are in the way.
     """
 
-    def __init__(self, seeds: Sequence[int], *, is_fine: bool) -> None:
-        self._seeds, self._is_fine = seeds, is_fine
+    def __init__(self, env: EnvConfig, seeds: Sequence[int]) -> None:
+        self._env, self._seeds = env, seeds
 
     def reset(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
         """Start episodes."""
         self._generators = [np.random.default_rng(seed) for seed in self._seeds]
         self._pairs = [read_pairs(None if goals is None else goals[i]) for i in range(len(observations))]
-        self._placements = Placements(len(observations), is_fine=self._is_fine)
+        self._placements = Placements(self._env, len(observations))
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions float32[num_envs, 7 + blocks]; it stays where it is once all is done."""
+        """Actions float32[num_envs, columns]; it stays where it is once all is done."""
+        space = self._placements.space
         for i in self._placements.find_due():
-            observation, pairs = observations[i], self._pairs[i]
-            positions = read_blocks(observation)
+            pairs, positions = self._pairs[i], space.read_blocks(observations[i])
             placement = find_next(positions, pairs) if len(pairs) else find_next_of_tower(positions)
             if placement is None:
-                moves = np.r_[observation[:NUM_JOINTS], np.zeros(len(positions))][None].repeat(PLACEMENT_MOVES, axis=0)
+                arm = space.read_arm(observations[i])
+                moves = stay(arm if space.name == "cup" else find_cup(arm), space.num_blocks)
             else:
                 target = placement.find_target(positions, self._generators[i])
-                moves = list_moves(observation, placement.block, target)
-            self._placements.begin(i, observation, moves)
+                moves = list_moves(positions, placement.block, target)
+            self._placements.begin(i, observations[i], moves)
         return self._placements.act()
