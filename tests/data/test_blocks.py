@@ -73,8 +73,11 @@ def find_all(batch):
     padding=st.sampled_from(["skip", "short", "end"]),
     max_horizon=st.integers(1, 6),
     joined=st.booleans(),
+    every=st.integers(1, 4),
 )
-def test_every_window_is_one_of_an_episode(lengths, block_rows, num_pool_blocks, stride, padding, max_horizon, joined):
+def test_every_window_is_one_of_an_episode(
+    lengths, block_rows, num_pool_blocks, stride, padding, max_horizon, joined, every
+):
     with tempfile.TemporaryDirectory() as directory:
         episodes = write_walks(Path(directory), lengths)
         if joined:
@@ -82,7 +85,7 @@ def test_every_window_is_one_of_an_episode(lengths, block_rows, num_pool_blocks,
         reader = BlockReader(
             dataset := open_dataset(directory),
             NAMES,
-            WindowIndex(dataset, stride, padding),
+            WindowIndex(dataset, stride, padding, every=every),
             IDENTITY,
             Conditions(),
             torch.device("cpu"),
@@ -103,6 +106,7 @@ def test_every_window_is_one_of_an_episode(lengths, block_rows, num_pool_blocks,
                 for i, x in enumerate(batch.x.numpy()):
                     number, first = find_window(x)
                     assert (number, first) in starts
+                    assert first % every == 0
                     expected, real = make_window(episodes[number], first, horizon, stride)
                     np.testing.assert_array_equal(x, expected)
                     assert real.all() if batch.mask is None else np.array_equal(batch.mask[i].numpy(), real)
@@ -111,7 +115,7 @@ def test_every_window_is_one_of_an_episode(lengths, block_rows, num_pool_blocks,
         assert all("begins in the" in message or "the longest episode has" in message for message in messages)
         shortest = min(len(episode) for episode in episodes)
         # only where blocks begin with short episodes alone; none is shorter than a window
-        assert not messages or (padding == "skip" and shortest < (max_horizon - 1) * stride + 1)
+        assert not messages or every > 1 or (padding == "skip" and shortest < (max_horizon - 1) * stride + 1)
 
 
 @pytest.mark.parametrize("padding", ["skip", "end"])

@@ -20,6 +20,9 @@ class WindowConfig:
     """Drawn horizons are multiples of this, counted from `min_horizon`."""
     stride: int = 5
     """Environment steps between two steps of a window."""
+    start_every: int = 1
+    """Windows begin at the first step of an episode and at every so many steps after it: 8 where an episode is made of
+    parts of 8 steps that plans should not cut."""
     offsets: tuple[int, ...] | None = None
     """Environment steps from the first step of a window to each of the others, ascending, in place of `stride`: with
     `1 8 32` windows have 4 steps, of which the first two are neighbours. Then both horizons are this number of
@@ -65,6 +68,7 @@ class WindowConfig:
             max_horizon=(2, MAX_HORIZON),
             horizon_multiple=(1, MAX_HORIZON),
             stride=(1, 1_000_000),
+            start_every=(1, 1_000_000),
         )
         require(
             self.max_horizon >= self.min_horizon,

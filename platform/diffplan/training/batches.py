@@ -234,7 +234,13 @@ def index_windows(dataset: TrajectoryDataset, config: Config, *, held_out: bool)
     if windows.best_share < 1:  # chosen within each side of the split, so that neither is empty
         among = find_best(dataset, windows.best_share, among)
     index = WindowIndex(
-        dataset, windows.stride, windows.padding, windows.task_weights, among=among, offsets=windows.offsets
+        dataset,
+        windows.stride,
+        windows.padding,
+        windows.task_weights,
+        among=among,
+        offsets=windows.offsets,
+        every=windows.start_every,
     )
     for horizon in windows.horizons:
         index.count(horizon)  # raises now, not in the middle of a run, if episodes are too short

@@ -139,7 +139,14 @@ def _check_repeated_rows(dataset: TrajectoryDataset) -> Iterator[str]:
 
 
 def _check_windows(dataset: TrajectoryDataset, windows: WindowConfig) -> Iterator[str]:
-    index = WindowIndex(dataset, windows.stride, windows.padding, windows.task_weights, offsets=windows.offsets)
+    index = WindowIndex(
+        dataset,
+        windows.stride,
+        windows.padding,
+        windows.task_weights,
+        offsets=windows.offsets,
+        every=windows.start_every,
+    )
     horizon = windows.horizons[-1]
     lengths = dataset.episodes.length.astype(np.int64)
     without = index.starts_of(slice(None), horizon) == 0

@@ -269,7 +269,8 @@ class BlockReader:
         pieces = self._pieces
         if horizon not in self._cumulative:
             last = self.index.starts_of(pieces["episodes"], horizon)
-            counts = np.maximum(np.minimum(pieces["end_starts"], last) - pieces["first_starts"], 0)
+            first, end = (self.index.number_from(pieces[name]) for name in ("first_starts", "end_starts"))
+            counts = np.maximum(np.minimum(end, last) - first, 0)
             self._cumulative[horizon] = np.cumsum(counts * self._piece_weights(counts))
         cumulative = self._cumulative[horizon]
         if cumulative[-1] <= 0:
@@ -280,9 +281,10 @@ class BlockReader:
         below_total = np.nextafter(cumulative[-1], 0)  # or rounding might choose a last piece without windows
         drawn = np.minimum(generator.random(num_windows) * cumulative[-1], below_total)
         piece = np.searchsorted(cumulative, drawn, side="right")
-        first, end = pieces["first_starts"][piece], pieces["end_starts"][piece]
+        first, end = (self.index.number_from(pieces[name][piece]) for name in ("first_starts", "end_starts"))
         end = np.minimum(end, self.index.starts_of(pieces["episodes"][piece], horizon))
-        return piece, first + (generator.random(num_windows) * (end - first)).astype(np.int64)
+        numbers = first + (generator.random(num_windows) * (end - first)).astype(np.int64)
+        return piece, numbers * self.index.every
 
     def _piece_weights(self, counts: np.ndarray) -> np.ndarray:
         """Weight of a window of each piece, so that tasks have their shares of the drawn windows."""

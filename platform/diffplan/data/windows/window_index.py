@@ -30,6 +30,7 @@ class WindowIndex:
         among: mask of the episodes with windows, bool[episodes]; None for all.
         offsets: environment steps from the first row of a window to each of the others, ascending, in place of the
             stride; windows then have one row more than there are offsets.
+        every: windows begin at the first row of an episode and at every so many rows after it.
 
     Raises:
         DataError: weights do not fit the tasks.
@@ -44,11 +45,12 @@ class WindowIndex:
         *,
         among: np.ndarray | None = None,
         offsets: tuple[int, ...] | None = None,
+        every: int = 1,
     ) -> None:
         self.dataset = dataset
         self.stride = stride
         self.offsets = None if offsets is None else np.array([0, *offsets])
-        self.padding = padding
+        self.padding, self.every = padding, every
         self._terminated = dataset.episodes.column("terminated").astype(bool) if padding == "terminal" else None
         self.lengths = dataset.episodes.length
         self.among = among
@@ -136,7 +138,12 @@ class WindowIndex:
         starts = self.num_starts(lengths, horizon)
         if self._terminated is not None:
             starts = np.where(self._terminated[episodes], lengths, starts)
+        starts = self.number_from(starts)
         return starts if self.among is None else np.where(self.among[episodes], starts, 0)
+
+    def number_from(self, rows: np.ndarray) -> np.ndarray:
+        """The number, in its episode, of the first window that begins at these rows or after them."""
+        return rows if self.every == 1 else -(-rows // self.every)
 
     @property
     def num_bytes(self) -> int:
@@ -169,7 +176,7 @@ class WindowIndex:
         cumulative = self._counts(horizon)
         episodes = np.searchsorted(cumulative, windows, side="right")
         before = np.where(episodes > 0, cumulative[episodes - 1], 0)
-        return episodes, windows - before
+        return episodes, (windows - before) * self.every
 
     def rows(self, episodes: np.ndarray, first_rows: np.ndarray, horizon: int) -> np.ndarray:
         """Rows of windows within their episodes, int64[windows, horizon]."""
