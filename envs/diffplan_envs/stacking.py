@@ -43,7 +43,7 @@ from diffplan_envs.stacking_rules import (
     place_piles,
     read_piles,
 )
-from diffplan_envs.stacking_scene import HOME, LONGEST_MOVE, StackingScene
+from diffplan_envs.stacking_scene import CONTROL_SECONDS, HOME, LONGEST_MOVE, StackingScene
 from diffplan_envs.stacking_spaces import Space, StackingSpace
 
 import mujoco  # isort: skip  (after the arm, which chooses what mujoco draws with)
@@ -312,6 +312,8 @@ class StackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode: expected rgb_array or None, got {render_mode!r}")
+        if (move_steps := kwargs.get("move_steps")) is not None:
+            self.metadata = {**self.metadata, "render_fps": round(1 / (move_steps * CONTROL_SECONDS))}
         self._batch = StackingVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
         self.render_mode = render_mode
         self._size = (height, width)

@@ -342,6 +342,8 @@ def test_it_draws_the_scene() -> None:
     env.reset(seed=0)
     picture = env.render()
     assert picture.shape == (90, 120, 3)
+    assert env.metadata["render_fps"] == 2
+    assert gymnasium.make("diffplan/StackUnconditional-Fine-v1").metadata["render_fps"] == 20
     assert picture.dtype == np.uint8
     assert picture.std() > 20
     assert picture.mean() > 120  # the lights are on
