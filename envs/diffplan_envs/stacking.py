@@ -313,7 +313,8 @@ class StackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode: expected rgb_array or None, got {render_mode!r}")
         if (move_steps := kwargs.get("move_steps")) is not None:
-            self.metadata = {**self.metadata, "render_fps": round(1 / (move_steps * CONTROL_SECONDS))}
+            frames = round(1 / (move_steps * CONTROL_SECONDS))
+            self.metadata = {**self.metadata, "render_fps": frames}  # pyright: ignore[reportIncompatibleVariableOverride]
         self._batch = StackingVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
         self.render_mode = render_mode
         self._size = (height, width)
