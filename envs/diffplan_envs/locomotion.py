@@ -22,6 +22,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 import diffplan_envs.graphics  # noqa: F401  (before mujoco)
+from diffplan_envs.batch_arguments import check_batch, list_seeds, require_no_autoreset, take_mask
 
 # isort: split
 import mujoco
@@ -139,13 +140,7 @@ class LocomotionVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.
         render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
-        if render_mode is not None:
-            raise ValueError(f"render_mode: a batch is not drawn, expected None, got {render_mode!r}")
-        autoreset_mode = AutoresetMode(autoreset_mode)
-        if autoreset_mode is AutoresetMode.SAME_STEP:
-            raise ValueError("autoreset_mode: expected NEXT_STEP or DISABLED, got SAME_STEP")
+        autoreset_mode = check_batch(num_envs, render_mode, autoreset_mode)
         # Any, for the settings of Gymnasium's environments are private attributes.
         self._single: Any = self.single_class(**kwargs)
         self._drawn: list[tuple[np.ndarray, np.ndarray]] = []
@@ -179,15 +174,9 @@ class LocomotionVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.
         Raises:
             ValueError: another number of seeds than of environments, a mask of another shape, or an unknown option.
         """
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is None:
-            seeds = [None] * self.num_envs
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        seeds = list_seeds(seed, self.num_envs)
         options = dict(options or {})
-        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(f"reset_mask: expected bool[{self.num_envs}], got {mask.dtype}{list(mask.shape)}")
+        mask = take_mask(options, self.num_envs)
         if options:
             raise ValueError(f"reset options: expected 'reset_mask', got {sorted(options)}")
         indices = np.flatnonzero(mask)
@@ -254,10 +243,7 @@ class LocomotionVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.
         Raises:
             ValueError: environments that reset themselves, or actions of another shape.
         """
-        if self.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
-            raise ValueError(
-                f"autoreset_mode: expected DISABLED to step some only, got {self.metadata['autoreset_mode']}"
-            )
+        require_no_autoreset(self.metadata["autoreset_mode"])
         return self._move(indices, actions)
 
     def _move(

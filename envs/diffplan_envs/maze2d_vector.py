@@ -11,6 +11,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from diffplan_envs.batch_arguments import check_batch, list_seeds, require_no_autoreset, take_mask
 from diffplan_envs.maze import Maze
 from diffplan_envs.maze2d import ACTION_SPACE, OBSERVATION_SPACE, Maze2DEnv
 from diffplan_envs.physics import MAX_SPEED, make_model
@@ -49,13 +50,7 @@ class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
         num_threads: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
-        if render_mode is not None:
-            raise ValueError(f"render_mode: a batch is not drawn, expected None, got {render_mode!r}")
-        autoreset_mode = AutoresetMode(autoreset_mode)
-        if autoreset_mode is AutoresetMode.SAME_STEP:
-            raise ValueError("autoreset_mode: expected NEXT_STEP or DISABLED, got SAME_STEP")
+        autoreset_mode = check_batch(num_envs, render_mode, autoreset_mode)
         self.num_envs = num_envs
         self.task = Maze2DTask.make(maze, reward_type, redraw_goal)
         self.max_episode_steps = max_episode_steps
@@ -86,20 +81,14 @@ class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start episodes; an int seeds environment i with `seed + i`, as Gymnasium's vector environments do."""
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is None:
-            seeds = [None] * self.num_envs
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        seeds = list_seeds(seed, self.num_envs)
         for i, one in enumerate(seeds):
             if len(self._generators) <= i:
                 self._generators.append(seeding.np_random(one)[0])
             elif one is not None:
                 self._generators[i] = seeding.np_random(one)[0]
         options = dict(options or {})
-        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(f"reset_mask: expected bool[{self.num_envs}], got {mask.dtype}{list(mask.shape)}")
+        mask = take_mask(options, self.num_envs)
         for name in ("observation", "goal"):
             if options.get(name) is not None:
                 rows = np.asarray(options[name], dtype=np.float64)
@@ -158,10 +147,7 @@ class Maze2DVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
         Raises:
             ValueError: environments that reset themselves.
         """
-        if self.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
-            raise ValueError(
-                f"autoreset_mode: expected DISABLED to step some only, got {self.metadata['autoreset_mode']}"
-            )
+        require_no_autoreset(self.metadata["autoreset_mode"])
         everywhere = len(indices) == self.num_envs and bool((np.diff(indices) == 1).all())
         rows = slice(None) if everywhere else indices
         self._push(None if everywhere else indices, actions)

@@ -28,6 +28,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from diffplan_envs.batch_arguments import check_batch, list_seeds, require_no_autoreset, take_mask
 from diffplan_envs.stacking_rules import (
     MAX_BLOCKS,
     MIN_BLOCKS,
@@ -70,8 +71,8 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         space: what is observed of the arm and what it is told: `joints` or `cup`; see `StackingSpace`.
         on_pile: probability with which a block is put on a pile at the start; None for that of the kind.
         move_steps: control steps of a step; None for whole moves.
-        num_placements: placements that there is time for. None: one for each block but one; where piles are
-            rearranged, one more than are needed at least.
+        num_placements: length of an episode in placements. None: one less than there are blocks; for `rearrange`, one
+            more than the fewest that reach the goal.
         max_episode_steps: steps after which an episode is truncated even if there is time for more placements; None for
             never.
         autoreset_mode: `NEXT_STEP` (Gymnasium's default) or `DISABLED`.
@@ -100,10 +101,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         num_threads: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
-        if render_mode is not None:
-            raise ValueError(f"render_mode: a batch is not drawn, expected None, got {render_mode!r}")
+        autoreset_mode = check_batch(num_envs, render_mode, autoreset_mode)
         if kind not in get_args(Kind):
             raise ValueError(f"kind: expected one of {get_args(Kind)}, got {kind!r}")
         if rule not in get_args(Rule):
@@ -118,9 +116,6 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
             raise ValueError(f"move_steps: expected at least 1, got {move_steps}")
         if num_placements is not None and num_placements < 1:
             raise ValueError(f"num_placements: expected at least 1, got {num_placements}")
-        autoreset_mode = AutoresetMode(autoreset_mode)
-        if autoreset_mode is AutoresetMode.SAME_STEP:
-            raise ValueError("autoreset_mode: expected NEXT_STEP or DISABLED, got SAME_STEP")
         self.num_envs, self.num_blocks = num_envs, num_blocks
         self.kind: Kind = kind
         self.rule: Rule = rule
@@ -152,15 +147,9 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         Raises:
             ValueError: another number of seeds than of environments, or an option that is unknown or wrong.
         """
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is None:
-            seeds = [None] * self.num_envs
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        seeds = list_seeds(seed, self.num_envs)
         options = dict(options or {})
-        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(f"reset_mask: expected bool[{self.num_envs}], got {mask.dtype}{list(mask.shape)}")
+        mask = take_mask(options, self.num_envs)
         observations, pairs = options.pop("observation", None), options.pop("pairs", None)
         if options:
             raise ValueError(f"reset options: expected reset_mask, observation and pairs, got {sorted(options)}")
@@ -234,10 +223,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         Raises:
             ValueError: environments that reset themselves, or actions of another shape.
         """
-        if self.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
-            raise ValueError(
-                f"autoreset_mode: expected DISABLED to step some only, got {self.metadata['autoreset_mode']}"
-            )
+        require_no_autoreset(self.metadata["autoreset_mode"])
         observations, rewards, terminations, truncations, infos = self._step(indices, actions)
         infos = {name: values[indices] for name, values in infos.items()}
         return observations[indices], rewards, terminations, truncations, infos

@@ -11,6 +11,7 @@ from diffplan.config import NetworkConfig, with_overrides
 from diffplan.errors import ConfigError
 from diffplan.networks.factory import make_network
 from diffplan.networks.gathering import GatheringNetwork
+from diffplan.planning.condition import make_conditioned_denoiser
 from diffplan.planning.constraints import Fixed
 from diffplan.planning.loading import load_planner
 from diffplan.training.batches import TrainingBatches
@@ -94,6 +95,17 @@ def test_known_entries_have_no_noise_and_no_loss(dataset):
     far = dataclasses.replace(batch, noise=batch.noise.clone())
     far.noise[batch.known, -1, column] = 1e3
     assert objective.compute_loss(Network(), batches.layout, far) == loss
+
+
+@pytest.mark.parametrize(("fixed", "expected"), [((), False), ((0,), False), ((0, 1), True)])
+def test_the_network_is_told_only_if_all_of_them_are_fixed(planners, fixed, expected):
+    """As in training, where all are known or none."""
+    told, _ = planners
+    model = dataclasses.replace(told.model, known_columns=(0, 1))
+    mask = torch.zeros(1, 4, model.layout.transition_dim, dtype=torch.bool)
+    mask[:, -1, model.layout.observation_columns(fixed)] = True
+    denoiser = make_conditioned_denoiser(model, told.settings, 1, mask)
+    assert denoiser.options["known"].tolist() == [[expected, expected]]
 
 
 def test_calls_of_several_threads_keep_what_they_are_told():

@@ -17,8 +17,8 @@ def make_conditioned_denoiser(
 ) -> Denoises:
     """The denoiser of a batch, conditioned on the return or the task of the settings if there is one.
 
-    If the network is to be told what is known at the last step, it is told that from the mask of what is fixed,
-    bool[#batch, horizon, transition_dim].
+    A network with known columns is told whether the mask of the fixed entries, bool[#batch, horizon, transition_dim],
+    has all of them at the last step.
 
     All its passes are of the same plans, so they share one packing of plans of different lengths.
     """
@@ -26,7 +26,9 @@ def make_conditioned_denoiser(
     if getattr(denoiser.network, "takes_packings", False):
         denoiser = denoiser.with_options(packings=Packings())
     if model.known_columns:
-        denoiser = denoiser.with_options(known=mask[:, -1, model.layout.observation_columns(model.known_columns)])
+        known = mask[:, -1, model.layout.observation_columns(model.known_columns)]
+        # All or none, as in training: of some of them the network has never learned anything.
+        denoiser = denoiser.with_options(known=known.all(dim=1, keepdim=True).expand_as(known))
     told = {"none": None, "returns": settings.condition.target_return, "task": settings.condition.task}[model.condition]
     if told is None:
         return denoiser
