@@ -70,11 +70,11 @@ def make_episode(index: int, draw_action=lambda generator: generator.uniform(-1,
     )
 
 
-def write_running(root, episodes):
-    """A dataset of these episodes."""
+def write_line(root, episodes, env_id="running"):
+    """A dataset of episodes of a point on a line: two observations, one action."""
     manifest = Manifest(
         dataset_uuid=new_dataset_uuid(),
-        env={"env_id": "running"},
+        env={"env_id": env_id},
         collection={"seed": 0},
         columns=make_columns(2, 1),
         action_low=[-1.0],
@@ -91,6 +91,8 @@ def train_checkpoint(config, dataset, out):
     train(state, batches)
     weights = state.make_average_network().state_dict()
     source = {"path": dataset.uri}
-    checkpoint = Checkpoint(out, config, batches.layout, 500, batches.normalizer, weights, source, None)
+    checkpoint = Checkpoint(
+        out, config, batches.layout, config.training.num_steps, batches.normalizer, weights, source, None
+    )
     save_planning_checkpoint(out, checkpoint)
     return out

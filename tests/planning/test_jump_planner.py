@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from running_point import train_checkpoint, write_line
 
-from diffplan.checkpoint import Checkpoint, save_planning_checkpoint
 from diffplan.config import (
     CalibrationConfig,
     Config,
@@ -26,9 +26,6 @@ from diffplan.config import (
     WindowConfig,
     with_overrides,
 )
-from diffplan.data.format.dataset import open_dataset
-from diffplan.data.format.manifest import Manifest, make_columns, new_dataset_uuid
-from diffplan.data.format.writer import create_dataset, write_unit
 from diffplan.errors import PlanningError
 from diffplan.networks.factory import make_network
 from diffplan.planning.companions.action_head import READS
@@ -41,10 +38,7 @@ from diffplan.planning.packaging import package_planner
 from diffplan.planning.planner import with_settings
 from diffplan.planning.sampling import average
 from diffplan.planning.selection import VIOLATION_TOLERANCE, weigh
-from diffplan.training.batches import TrainingBatches
 from diffplan.training.companions import find_needed, fit_companions
-from diffplan.training.loop import train
-from diffplan.training.state import TrainingState
 from diffplan.types import Episode, Plan
 
 OFFSETS = (1, 3, 8)
@@ -100,27 +94,8 @@ def make_episode(index: int) -> Episode:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     root = tmp_path_factory.mktemp("drifting")
-    manifest = create_dataset(
-        root / "dataset",
-        Manifest(
-            dataset_uuid=new_dataset_uuid(),
-            env={"env_id": "drifting"},
-            collection={"seed": 0},
-            columns=make_columns(2, 1),
-            action_low=[-1.0],
-            action_high=[1.0],
-        ),
-    )
-    write_unit(root / "dataset", manifest, 0, [make_episode(i) for i in range(60)])
-    batches = TrainingBatches(CONFIG, open_dataset(root / "dataset"))
-    state = TrainingState(CONFIG, batches.layout)
-    train(state, batches)
-    weights = state.make_average_network().state_dict()
-    out = root / "checkpoint"
-    source = {"path": str(root / "dataset")}
-    save_planning_checkpoint(
-        out, Checkpoint(out, CONFIG, batches.layout, 400, batches.normalizer, weights, source, None)
-    )
+    dataset = write_line(root / "dataset", [make_episode(i) for i in range(60)], env_id="drifting")
+    out = train_checkpoint(CONFIG, dataset, root / "checkpoint")
     settings = with_overrides(CONFIG.planning, {"guidance.value": "plan"})
     result = fit_companions(out, settings=settings, calibration=CalibrationConfig(value_steps=5))
     assert max(result["action_head_errors"].values()) < 0.6

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from running_point import CONFIG, OFFSETS, STEP_SECONDS, make_episode, train_checkpoint, write_running
+from running_point import CONFIG, OFFSETS, STEP_SECONDS, make_episode, train_checkpoint, write_line
 
 from diffplan.config import NetworkConfig, with_overrides
 from diffplan.errors import ConfigError
@@ -30,7 +30,7 @@ def dataset(tmp_path_factory):
         make_episode(i, lambda generator, i=i: generator.uniform(0.5, 1) * (1 if i % 10 == 0 else -1))
         for i in range(100)
     ]
-    return write_running(tmp_path_factory.mktemp("running") / "dataset", episodes)
+    return write_line(tmp_path_factory.mktemp("running") / "dataset", episodes)
 
 
 @pytest.fixture(scope="module")

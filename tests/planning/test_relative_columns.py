@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from running_point import CONFIG, OFFSETS, STEP, STEP_SECONDS, make_episode, train_checkpoint, write_running
+from running_point import CONFIG, OFFSETS, STEP, STEP_SECONDS, make_episode, train_checkpoint, write_line
 
 from diffplan.config import CalibrationConfig, with_overrides
 from diffplan.errors import ConfigError, PlanningError
@@ -22,7 +22,7 @@ from diffplan.training.environment import check_environment
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return write_running(tmp_path_factory.mktemp("running") / "dataset", [make_episode(i) for i in range(60)])
+    return write_line(tmp_path_factory.mktemp("running") / "dataset", [make_episode(i) for i in range(60)])
 
 
 @pytest.fixture(scope="module")
