@@ -11,7 +11,7 @@ RUNS := $(patsubst benchmarks/%.py,benchmark-%,$(filter-out %/harness.py %/bit_i
 
 install: $(INSTALLED)  ## only the installation into .venv
 
-demo: $(INSTALLED)  ## the whole path on Maze2D-UMaze, about four minutes on two cores
+demo: $(INSTALLED)  ## the whole path on Maze2D-UMaze, four to seven minutes on two cores
 	$(BIN)/python jobs/pipeline.py maze2d-umaze
 
 test: $(INSTALLED)  ## all tests but the slow ones, under ten minutes on two cores
