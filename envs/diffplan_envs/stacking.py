@@ -187,7 +187,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         if observation is None:
             self.scene.place(i, HOME, poses)
         else:
-            joints, poses, held = self.space.restore(observation)
+            joints, poses, held = self.space.read_state(observation)
             piles = read_piles(poses[:, :3])
             self.scene.place(i, joints, poses, held)
         self._pairs[i] = drawn if pairs is None else pairs

@@ -82,7 +82,7 @@ class StackingSpace:
         blocks = np.concatenate([seen, held[..., None]], axis=-1)
         return np.concatenate([arm, blocks.reshape(*joints.shape[:-1], -1)], axis=-1)
 
-    def restore(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read_state(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Joint angles, poses and held blocks of one observation; blocks whose orientation is not seen are upright.
 
         Raises:

@@ -134,7 +134,7 @@ def list_actions(moves: Moves, observation: np.ndarray, space: StackingSpace, *,
     if not is_fine:
         told = moves.cups if space.name == "cup" else find_angles(moves, float(observation[0]))
         return np.concatenate([told, moves.held], axis=1).astype(np.float32)
-    before, *_ = space.restore(observation)
+    before, *_ = space.read_state(observation)
     steps, held = [], np.zeros(space.num_blocks)
     for after, holds in zip(find_angles(moves, float(before[0])), moves.held, strict=True):
         switches = np.array([(holds != held).any()])
