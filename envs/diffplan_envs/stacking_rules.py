@@ -77,6 +77,15 @@ def find_free_spot(generator: np.random.Generator, positions: np.ndarray, moved:
     raise ValueError("positions: expected a free place on the circle around the arm, found none")
 
 
+def find_freest_spot(positions: np.ndarray, moved: int) -> np.ndarray:
+    """The place on the floor for a block that is furthest from the others at positions float[blocks, 3], float64[3]."""
+    angles = np.linspace(-np.pi, np.pi, 72, endpoint=False)
+    spots = RADIUS * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    others = np.delete(positions, moved, axis=0)[:, :2]
+    distances = np.linalg.norm(spots[:, None] - others, axis=2).min(axis=1)
+    return np.array([*spots[distances.argmax()], BLOCK_SIZE / 2])
+
+
 def find_on(positions: np.ndarray, rule: Rule = "strict") -> np.ndarray:
     """Which blocks lie on which, bool[..., blocks, blocks]: entry [i, j] says that i is on j.
 

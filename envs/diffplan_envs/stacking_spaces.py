@@ -53,6 +53,17 @@ class StackingSpace:
         return self.num_arm + self.num_each * self.num_blocks
 
     @property
+    def block_columns(self) -> tuple[int, ...]:
+        """Columns of the positions of the blocks in an observation, block by block."""
+        starts = [self.num_arm + self.num_each * block for block in range(self.num_blocks)]
+        return tuple(start + axis for start in starts for axis in range(3))
+
+    @property
+    def held_columns(self) -> tuple[int, ...]:
+        """Columns of an observation that say which blocks are held."""
+        return tuple(self.num_arm + self.num_each * (block + 1) - 1 for block in range(self.num_blocks))
+
+    @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds of actions, float32[columns]."""
         angles = np.full(NUM_JOINTS, MAX_ANGLE)

@@ -198,8 +198,12 @@ def test_sizes_and_seconds_are_those_of_the_environment(shown, tmp_path, monkeyp
 @pytest.mark.parametrize("row", ROWS)
 def test_small_presets_keep_the_task_and_cost_less(row):
     small, published = find_preset(row), find_preset(f"janner-{row}")
-    assert small.config.env == published.config.env
-    assert (small.observation_dim, small.action_dim) == (published.observation_dim, published.action_dim)
+    if row == "stacking":  # one scene, but whole moves and positions of the cup make plans of 9 steps
+        assert small.config.env.env_id == published.config.env.env_id.replace("-Fine", "")
+        assert small.config.env.env_kwargs == {**published.config.env.env_kwargs, "space": "cup"}
+    else:
+        assert small.config.env == published.config.env
+        assert (small.observation_dim, small.action_dim) == (published.observation_dim, published.action_dim)
     assert small.config.search.protocols == published.config.search.protocols
     assert small.config.training.num_steps <= published.config.training.num_steps / 50
     weights = [

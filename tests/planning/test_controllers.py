@@ -8,9 +8,10 @@ from double_integrator import SECONDS, accelerate, find_actions
 from straight_line_planner import CONFIG, make_untrained_planner
 
 from diffplan.config import EnvConfig, with_overrides
-from diffplan.errors import ConfigError
+from diffplan.errors import ConfigError, PlanningError
 from diffplan.planning.control.controllers import ActionController, InverseDynamicsController, TrackingController
 from diffplan.planning.control.registry import ControllerContext, make_controller
+from diffplan.planning.control.target_controller import TargetController
 from diffplan.planning.planner import Planner
 from diffplan.types import Plan
 
@@ -197,3 +198,29 @@ def test_the_pace_is_that_of_the_settings_and_planned_actions_have_none():
     for name in ("pace", "max_lag"):
         with pytest.raises(ConfigError, match=f"controller.{name}: expected a field of controller actions, got one of"):
             make_planner_with("actions", action_dim=2, **{f"controller.{name}": 0.5})
+
+
+def test_targets_are_the_planned_values_one_step_ahead_within_the_bounds():
+    observations = np.float32([[0, 5, 9, 1], [1, 6, 9, 0], [4, 8, 9, 0]])
+    plans = [Plan(observations, None, 2, None, True), Plan(observations + 1, None, 2, None, True)]
+    controller = TargetController(ENV, (3, 0), np.array([0.0, -1.0]), np.array([1.0, 3.0]))
+    controller.reset(plans)
+    found = [controller.act(np.full((2, 4), 100.0)) for _ in range(4)]
+    first = [[0.5, 0.5], [0.0, 1.0], [0.0, 2.5], [0.0, 3.0]]  # flags and positions, halfway between steps and at them
+    np.testing.assert_allclose([each[0] for each in found], first)
+    np.testing.assert_allclose([each[1] for each in found], [[1.0, 1.5], [1.0, 2.0], [1.0, 3.0], [1.0, 3.0]])
+    assert controller.has_ended(np.array([0, 1])).all()
+    assert not controller.can_hold
+
+
+def test_targets_need_a_column_for_each_column_of_an_action():
+    planner = make_planner_with("targets", **{"controller.columns": (0, 1)})
+    controller = make_named(planner, np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
+    assert isinstance(controller, TargetController)
+    with pytest.raises(PlanningError, match=r"expected 3 observation columns, one for each column .* got \[0, 1\]"):
+        make_named(planner, np.full(3, -1.0), np.full(3, 1.0))
+    for columns in ((), (0, 4)):
+        with pytest.raises(PlanningError, match=r"controller.columns: expected an observation column from 0 to 3"):
+            make_planner_with("targets", **{"controller.columns": columns})
+    with pytest.raises(ConfigError, match=r"controller.columns: expected observation columns, counted from 0"):
+        make_planner_with("targets", **{"controller.columns": (-1,)})

@@ -4,8 +4,10 @@ import torch
 from straight_line_planner import CONFIG, make_untrained_planner
 
 from diffplan.config import with_overrides
+from diffplan.planning.constraints import Fixed
 from diffplan.planning.control.policy import MAX_WAIT, PlanningPolicy
 from diffplan.planning.control.replanning import MAX_WAIT_OF_PLANS, MIN_STEPS_BETWEEN_PLANS, STRICTNESS_FACTOR
+from diffplan.tasks.contracts import Ask
 from diffplan.types import Plan
 
 AT_REST = np.array([[1.0, 1.0, 0.0, 0.0]])
@@ -286,3 +288,38 @@ def test_an_environment_alone_acts_the_same_whether_it_may_wait_or_not(settings)
             actions.append(run(policy, 40))
         assert policy.num_plans[0] > 2
     np.testing.assert_array_equal(*actions)
+
+
+def test_each_plan_is_asked_for_what_its_stage_chooses():
+    """Plans end at different times; each is made for what is asked of it then, with the settings' own guides."""
+    asked = []
+
+    class StagedPlanner(ScriptedPlanner):
+        def plan(self, observations, goals, generator, *, max_speed_errors, constraints=(), guides=None):
+            asked.append((observations[:, 0].tolist(), [c.values for c in constraints], goals.tolist(), guides))
+            return [make_plan(3, x=x) for x in observations[:, 0]]
+
+    def choose(observations, envs):
+        return Ask(
+            goals=np.stack([envs + 10.0, envs * 1.0], axis=1),
+            constraints=(Fixed(10 * observations[:, :1], columns=(0,), step=1),),
+            guides=("smoothness()",) if envs[0] else (),
+        )
+
+    planner = StagedPlanner(**{"replanning.kind": "receding", "replanning.interval": 2})
+    policy = make_policy(planner)
+    policy.ask(stage=choose)
+    starts = np.array([[1.0, 1, 0, 0], [2.0, 1, 0, 0]])
+    policy.reset(starts, np.repeat(GOAL, 2, axis=0))
+    running = np.ones(2, dtype=bool)
+    assert len(asked) == 1
+    assert (asked[0][0], asked[0][1][0].tolist()) == ([1.0, 2.0], [[10.0], [20.0]])
+    assert asked[0][2:] == ([[10.0, 0.0], [11.0, 1.0]], None)
+    policy.act(starts)
+    later = starts.copy()
+    for _ in range(MAX_WAIT + 3):  # only the second environment goes on
+        later[1, 0] = 7.0
+        policy.act_some(later, running & [False, True])
+    assert asked[1][0] == [7.0]
+    assert asked[1][1][0].tolist() == [[70.0]]
+    assert asked[1][3] == ["smoothness()"]

@@ -27,6 +27,7 @@ from diffplan.config.planning import (
     SamplingConfig,
     SelectionConfig,
     Sooner,
+    Targets,
     Tracking,
 )
 from diffplan.config.schema import (
@@ -59,6 +60,7 @@ __all__ = [
     "SearchConfig",
     "SelectionConfig",
     "Sooner",
+    "Targets",
     "Tracking",
     "TrainingConfig",
     "WindowConfig",

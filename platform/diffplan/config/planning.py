@@ -94,6 +94,10 @@ class SelectionConfig:
     temperature: float = 0.5
     """Rule `soft`: a candidate's weight is the exponential of its score, in standard deviations of the candidates'
     scores, divided by this."""
+    refine: str | None = None
+    """Import path of a function from first and planned last observations to the nearest possible last ones: the chosen
+    plan is made again, with `windows.known_columns` of that fixed at its end. Not where constraints fix the end; None
+    for never."""
 
     def __post_init__(self) -> None:
         require_between(self, "planning.selection.", num_candidates=(1, 100_000))
@@ -160,8 +164,8 @@ class _Following:
     """The common fields of controllers that follow the observations of a plan."""
 
     kind: str
-    """`tracking`, `inverse_dynamics`, `actions`, `action_head`, one of the task, or an import path; each has its own
-    fields."""
+    """`tracking`, `inverse_dynamics`, `actions`, `targets`, `action_head`, one of the task, or an import path; each has
+    its own fields."""
     interpolation: Literal["linear", "hermite"] = "linear"
     """Interpolation between two plan steps: straight lines, or cubics that also match the planned velocities."""
     pace: float = 1.0
@@ -198,6 +202,24 @@ class Actions:
     """Controller: the planned actions, unchanged."""
 
     kind: Literal["actions"] = "actions"
+
+
+@config_dataclass
+class Targets(_Following):
+    """Controller: the planned values of observation columns, for actions that are targets of what is observed."""
+
+    kind: Literal["targets"] = "targets"
+    columns: tuple[int, ...] = ()
+    """Observation columns whose planned values are the action, in the order of its columns, such as joint angles."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            min(self.columns, default=0) >= 0,
+            "planning.controller.columns",
+            "observation columns, counted from 0",
+            self.columns,
+        )
 
 
 @config_dataclass
@@ -259,7 +281,7 @@ class Receding:
         require(0 <= self.warm_start <= 1, "planning.replanning.warm_start", "a number in [0, 1]", self.warm_start)
 
 
-Controlling = Tracking | InverseDynamics | Actions | HeadControl | OwnController
+Controlling = Tracking | InverseDynamics | Actions | Targets | HeadControl | OwnController
 Replanning = Never | Sooner | Receding
 
 

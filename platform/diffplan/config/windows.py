@@ -38,6 +38,9 @@ class WindowConfig:
     made; the network is told whether they are. Needs `network.kind` mlp."""
     known_share: float = 0.5
     """Share of the windows in which they are known."""
+    symmetries: tuple[str, ...] = ()
+    """Symmetries of the environment, of its task or by import path: every training window is changed by each of them at
+    random, such as turned about an axis. Needs a normalization other than `quantile`."""
     columns: Literal["observations", "actions_observations"] = "observations"
     """Columns of a transition: the observation only, or the action and then the observation."""
     goal_columns: tuple[int, ...] | None = None
@@ -121,6 +124,12 @@ class WindowConfig:
             self.padding != "terminal" or self.normalization != "quantile",
             "windows.normalization",
             "limits or gaussian where windows.padding is terminal",
+            self.normalization,
+        )
+        require(
+            not self.symmetries or self.normalization != "quantile",
+            "windows.normalization",
+            "limits or gaussian where windows.symmetries are set",
             self.normalization,
         )
         if self.deltas:

@@ -213,14 +213,18 @@ class Guidance:
         variance: float,
         diffusion_step: int,
         lengths: Int[Tensor, " batch"] | None = None,
+        project: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Float[Tensor, "batch horizon transition"]:
-        """The plans after the gradient steps.
+        """The plans after the gradient steps. What is fixed stays fixed in each, so the next one counts on it.
+
+        Source: Janner et al. 2022, Alg. 1 (the conditions are applied after each step of the guide in its code).
 
         Args:
             x: plans in model space.
             variance: variance of the denoising step; with 0, plans are clean and stay unchanged.
             diffusion_step: noise level of x.
             lengths: steps of each plan if they differ.
+            project: applies the constraints to all plans.
         """
         if variance == 0:
             return x
@@ -230,7 +234,7 @@ class Guidance:
                 leaf.requires_grad_(True)
                 total = self.score(leaf, diffusion_step, lengths).sum()
                 gradient = self._differentiate(total, leaf)
-            x = x + self.factor(variance) * gradient
+            x = project(x + self.factor(variance) * gradient)
         return x
 
     def factor(self, variance: float) -> float:

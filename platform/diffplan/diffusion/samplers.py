@@ -216,14 +216,14 @@ def _sample(
         else:
             denoised = denoise(x, diffusion_step)
         if guidance is not None and guidance.acts_on("denoised", diffusion_step):
-            denoised = constraints.project_clean(guidance.move(denoised, 1 - alpha_bar, -1, lengths))
+            denoised = guidance.move(denoised, 1 - alpha_bar, -1, lengths, constraints.project_clean)
         step = _Step(alpha_bar, next_alpha_bar, x, denoised, previous)
         mean, std = take_step(step)
         if guidance is not None and step.variance > 0:
             if gradient is not None:
                 mean = mean + guidance.factor(step.variance) * gradient
             elif guidance.acts_on("noisy", diffusion_step):
-                mean = guidance.move(mean, step.variance, next_step, lengths)
+                mean = guidance.move(mean, step.variance, next_step, lengths, constraints.project)
         if std > 0:
             mean = mean + std * draw()
         return constraints.project(mean), step

@@ -257,6 +257,6 @@ def measure_episodes(task: Task, episodes: FinishedEpisodes) -> dict[str, list[f
 
 def start_policy(policy: Any, observations: np.ndarray, goals: np.ndarray | None, ask: Ask) -> None:
     """Start episodes; only planners get constraints and guides."""
-    if (ask.constraints or ask.guides) and hasattr(policy, "ask"):
-        policy.ask(constraints=ask.constraints, guides=ask.guides)
+    if (ask.constraints or ask.guides or ask.stage) and hasattr(policy, "ask"):
+        policy.ask(constraints=ask.constraints, guides=ask.guides, stage=ask.stage)
     policy.reset(observations, goals)

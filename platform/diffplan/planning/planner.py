@@ -26,6 +26,7 @@ from diffplan.planning.ladder import Ladder, choose_ladder, find_possible_horizo
 from diffplan.planning.legs import draw_in_legs
 from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Problem
+from diffplan.planning.refining import find_projection, fix_ends
 from diffplan.planning.sampling import PlanRequest, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.selection import AVERAGES
@@ -93,6 +94,8 @@ class Planner:
             has_action_heads=action_heads is not None,
         )
         self._own_guide = sum_own_guides(self.settings, value)
+        refine = self.settings.selection.refine
+        self._project = None if refine is None else find_projection(refine)
         sampling, schedule = self.settings.sampling, self.model.denoiser.schedule
         self._steps = schedule.sampling_steps(sampling.num_steps, sampling.step_spacing)
 
@@ -340,17 +343,11 @@ class Planner:
         controller, head = self.settings.controller, None
         if self.action_heads is not None and isinstance(controller, HeadControl):
             head = self.action_heads.find(controller.reads)
-        return sample_plans(
-            self.model,
-            self.settings,
-            problem,
-            lengths,
-            max_speed_errors,
-            request,
-            support=self.support,
-            initial=initial,
-            action_head=head,
-        )
+        draw = partial(sample_plans, self.model, self.settings, support=self.support, action_head=head)
+        plans = draw(problem, lengths, max_speed_errors, request, initial=initial)
+        if self._project is None or (ended := fix_ends(problem, plans, self.model, self._project)) is None:
+            return plans
+        return draw(ended, lengths, max_speed_errors, request)
 
     def _rescore(self, guide: Guide | None, problem: Problem, plans: list[Plan]) -> list[Plan]:
         return plans if guide is None else score_plans(self.model, self.settings, problem, plans, guide)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from diffplan.config import Actions, HeadControl, InverseDynamics, PlanningConfig, Receding
+from diffplan.config import Actions, HeadControl, InverseDynamics, PlanningConfig, Receding, Targets
 from diffplan.errors import PlanningError
 from diffplan.planning.model import PlanningModel
 
@@ -61,6 +61,13 @@ def check_settings(
             "planning.controller: expected tracking or inverse_dynamics, for plans of this model hold no actions; "
             "train with --windows.columns actions_observations"
         )
+    if settings.selection.refine is not None and not model.known_columns:
+        raise PlanningError(
+            "planning.selection.refine: expected none, for this model has no columns that can be fixed at the end of a "
+            "plan; train with --windows.known_columns"
+        )
+    if isinstance(settings.controller, Targets):
+        _check_targets(model, settings.controller)
     kind = model.condition
     asked = settings.condition
     for name, value, needed in (("target_return", asked.target_return, "returns"), ("task", asked.task, "task")):
@@ -82,4 +89,18 @@ def check_settings(
     if asked.task is not None and not 0 <= asked.task < model.num_tasks:
         raise PlanningError(
             f"planning.condition.task: expected 0 to {model.num_tasks - 1}, the tasks of this model, got {asked.task}"
+        )
+
+
+def _check_targets(model: PlanningModel, controller: Targets) -> None:
+    columns, num = controller.columns, model.layout.observation_dim
+    if not columns or max(columns) >= num:
+        raise PlanningError(
+            f"planning.controller.columns: expected an observation column from 0 to {num - 1} for each column of an "
+            f"action, got {list(columns)}"
+        )
+    if relative := sorted(set(columns) & set(model.relative_columns)):
+        raise PlanningError(
+            f"planning.controller.columns: expected columns with values as observed, got {relative}, which plans count "
+            "from their first step (windows.relative_columns)"
         )

@@ -128,11 +128,31 @@ class Ask:
         goals: values of the goal columns at the end of plans, float[num_envs, goal_dim]; None for no goal.
         constraints: `diffplan.Fixed` and `diffplan.Bounds` on plans.
         guides: guides, expressions or import paths to maximise; those of the settings if there are none.
+        stage: for episodes in stages, such as one block after another: what the next plans of some environments must
+            satisfy, from their present observations float[num, observation_dim] and their numbers in the batch,
+            int[num]. It is called before every plan. Its constraints, and its guides if it has any, are for these plans
+            only, in place of those above; its goals, if it has any, replace the goals of these episodes.
     """
 
     goals: np.ndarray | None = None
     constraints: Sequence[Any] = ()
     guides: Sequence[Any] = ()
+    stage: Callable[[np.ndarray, np.ndarray], Ask] | None = None
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A change of windows after which they are windows of the same environment, such as a turn about its axis.
+
+    Attributes:
+        num_draws: random numbers that the change of a window depends on.
+        apply: (observations float32[windows, horizon, observation_dim], actions float32[windows, horizon, action_dim],
+            draws float32[windows, num_draws], uniform in [0, 1)) -> changed observations and actions. All are tensors
+            in environment units; windows of observations have actions without columns.
+    """
+
+    num_draws: int
+    apply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class RecordedSteps(Protocol):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MakePolicy,
         Metric,
         PublishedScore,
+        Symmetry,
     )
     from diffplan.tasks.table import Table
 
@@ -99,6 +100,7 @@ class Task:
         controllers: from plans to actions, beside those of `diffplan.planning.control`.
         ask: goals, constraints and guides for planning, by default the `goal` of the infos. Takes the environment,
             observations float[num_envs, observation_dim] and Gymnasium's infos of a batch.
+        symmetries: changes of windows for `windows.symmetries`, made for an environment.
         metrics: numbers of an episode beyond those of every task.
         measure: computes them: for each name in `metrics` a number for each episode, None or NaN if it is undefined.
             A name that is left out is None in every episode.
@@ -127,6 +129,7 @@ class Task:
     policies: Mapping[str, MakePolicy] = field(default_factory=dict)
     controllers: Mapping[str, Any] = field(default_factory=dict)
     ask: Callable[[EnvConfig, np.ndarray, Mapping[str, Any]], Ask] | None = None
+    symmetries: Mapping[str, Callable[[EnvConfig], Symmetry]] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     measure: Callable[[FinishedEpisodes], Mapping[str, Sequence[float | None] | np.ndarray]] | None = None
     objective: str = "return"

@@ -18,12 +18,13 @@ from diffplan.data.windows.conditions import WindowBatch
 from diffplan.data.windows.normalization import Deltas, Normalizer
 from diffplan.data.windows.readers import WindowReader, make_window_reader
 from diffplan.data.windows.window_index import WindowIndex
-from diffplan.errors import DataError
+from diffplan.errors import ConfigError, DataError
 from diffplan.layout import Layout
 from diffplan.seeding import Stream, make_generator, make_seed
 from diffplan.training.batch import TrainingBatch
 from diffplan.training.conditions import check_condition, fit_return_range, make_condition
 from diffplan.training.objectives import make_objective
+from diffplan.training.symmetries import apply_symmetries, count_draws, find_symmetries
 
 NUM_MEASURED_WINDOWS = 40_000
 """Windows that the scales of changes are measured on."""
@@ -99,6 +100,13 @@ class TrainingBatches:
             rank=rank,
             world_size=world_size,
         )
+        self._row_normalizer = row_normalizer
+        self._symmetries = find_symmetries(windows.symmetries, config.env)
+        if self._symmetries and objective.conditions.goal != "none":
+            raise ConfigError(
+                "windows.symmetries: expected none for a policy that is told goals, which would stay as they are, got "
+                f"{', '.join(windows.symmetries)}"
+            )
         self._zero = row_normalizer.normalize(np.zeros(len(row_normalizer.center), np.float32))
         if windows.has_flag:
             self.normalizer = self.normalizer.with_flag()
@@ -160,7 +168,8 @@ class TrainingBatches:
         known = None
         if self._windows.known_columns:
             known = (torch.rand(num_windows, generator=torch_generator) < self._windows.known_share)[self._rows]
-        batch = self._read(reader, step, num_windows, horizon, generator, self._rows)
+        draws = torch.rand((num_windows, count_draws(self._symmetries)), generator=torch_generator)[self._rows]
+        batch = self._read(reader, step, num_windows, horizon, generator, self._rows, draws)
         return TrainingBatch(
             batch.x if self.normalizer.deltas is None else self.normalizer.deltas.apply(batch.x),
             noise[self._rows],
@@ -181,9 +190,15 @@ class TrainingBatches:
         horizon: int,
         generator: np.random.Generator,
         rows: slice = slice(None),
+        draws: Tensor | None = None,
     ) -> WindowBatch:
-        """Windows with their flags, if they have any; see `WindowReader.read`."""
+        """Windows changed by the symmetries, with their flags, if they have any; see `WindowReader.read`."""
         batch = reader.read(step, num_windows, horizon, generator, rows)
+        if self._symmetries:
+            if draws is None:
+                draws = torch.from_numpy(generator.random((num_windows, count_draws(self._symmetries)))).float()[rows]
+            x = apply_symmetries(self._symmetries, batch.x, draws.to(batch.x.device), self.layout, self._row_normalizer)
+            batch = replace(batch, x=x)
         if relative := self.layout.observation_columns(self._windows.relative_columns):
             x, zero = batch.x.clone(), batch.x.new_tensor(self._zero[relative])
             x[:, :, relative] += zero - x[:, :1, relative]

@@ -21,6 +21,21 @@ from diffplan.types import Plan
 Found = TypeVar("Found")
 
 
+class Stage(Protocol):
+    """What the next plans of some environments must satisfy; `diffplan.tasks.contracts.Ask` is one."""
+
+    goals: Any
+    """Values of the goal columns, float[num, goal_dim]; None for the goals as they are."""
+    constraints: Any
+    """Constraints of these plans, at any time, with values for each of them or for all."""
+    guides: Any
+    """Guides of these plans; none for those of the settings."""
+
+
+MakeStage = Callable[[np.ndarray, np.ndarray], Stage]
+"""(observations float[num, observation_dim], environments int[num]) -> what their next plans must satisfy."""
+
+
 class PlannerLike(Protocol):
     """The part of a planner that a policy uses; see `Planner`, which may be in another process."""
 
@@ -105,6 +120,7 @@ class Episodes:
         self._generator = generator
         self._constraints: tuple[Constraint, ...] = ()
         self._guides: tuple[Any, ...] = ()
+        self._make_stage: MakeStage | None = None
 
     @property
     def arrives(self) -> bool:
@@ -116,7 +132,9 @@ class Episodes:
         """Transitions of the shortest plan that the model can make."""
         return max(self._planner.config.network.min_horizon, 2)
 
-    def ask(self, constraints: Sequence[Constraint], guides: Sequence[Any]) -> None:
+    def ask(
+        self, constraints: Sequence[Constraint], guides: Sequence[Any], make_stage: MakeStage | None = None
+    ) -> None:
         """See `PlanningPolicy.ask`."""
         for constraint in constraints:
             if not (isinstance(constraint, Bounds) or constraint.per_second or _is_last(constraint)):
@@ -125,7 +143,7 @@ class Episodes:
                     f"Fixed with values per second, which hold in every new plan, got {constraint}; plan such ones by "
                     "Planner.plan"
                 )
-        self._constraints, self._guides = tuple(constraints), tuple(guides)
+        self._constraints, self._guides, self._make_stage = tuple(constraints), tuple(guides), make_stage
 
     def start(self, observations: np.ndarray, goals: np.ndarray | None) -> None:
         """Plan in every environment. Goals are ignored if the model has no goal columns."""
@@ -152,6 +170,7 @@ class Episodes:
         """Switch to new plans where they arrive sooner than the present ones."""
         horizons = self.controller.sooner_horizons(envs)
         found = self._call(
+            observations,
             envs,
             lambda wanted: self._planner.plan_within(
                 observations[envs], self._goals_of(envs), self._generator, horizons, **wanted
@@ -165,6 +184,7 @@ class Episodes:
         """Switch to new plans with a warm start from the rest of the present ones; see `Planner.replan`."""
         elapsed = self.controller.elapsed_env_steps()[envs]
         found = self._call(
+            observations,
             envs,
             lambda wanted: self._planner.replan(
                 [self.plans[i] for i in envs],
@@ -181,18 +201,25 @@ class Episodes:
 
     def _plan(self, observations: np.ndarray, envs: np.ndarray) -> list[Plan]:
         return self._call(
+            observations,
             envs,
             lambda wanted: self._planner.plan(observations[envs], self._goals_of(envs), self._generator, **wanted),
         )
 
-    def _call(self, envs: np.ndarray, make: Callable[[dict[str, Any]], Found]) -> Found:
+    def _call(self, observations: np.ndarray, envs: np.ndarray, make: Callable[[dict[str, Any]], Found]) -> Found:
         """Call the planner with the constraints and guides of the episodes; counts the plans and the time."""
         wanted: dict[str, Any] = {"max_speed_errors": self.max_speed_errors[envs]}
-        if self._constraints:
-            wanted["constraints"] = [_take(constraint, envs) for constraint in self._constraints]
-        if self._guides:
-            wanted["guides"] = list(self._guides)
+        constraints, guides = [_take(constraint, envs) for constraint in self._constraints], self._guides
         since = time.perf_counter()
+        if self._make_stage is not None:
+            stage = self._make_stage(observations[envs], envs)
+            constraints, guides = list(stage.constraints), tuple(stage.guides)
+            if stage.goals is not None and self.goals is not None:
+                self.goals[envs] = stage.goals
+        if constraints:
+            wanted["constraints"] = constraints
+        if guides:
+            wanted["guides"] = list(guides)
         found = make(wanted)
         self.plan_seconds += time.perf_counter() - since
         self.num_plans[envs] += 1

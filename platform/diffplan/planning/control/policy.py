@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diffplan.planning.constraints import Constraint
-from diffplan.planning.control.episodes import Episodes, PlannerLike
+from diffplan.planning.control.episodes import Episodes, MakeStage, PlannerLike
 from diffplan.planning.control.registry import ControllerContext, MakeController, make_controller
 from diffplan.planning.control.replanning import make_rule
 from diffplan.types import Plan
@@ -67,18 +67,21 @@ class PlanningPolicy:
         """Seconds spent planning, over all environments."""
         return self._episodes.plan_seconds
 
-    def ask(self, *, constraints: Sequence[Constraint] = (), guides: Sequence[Any] = ()) -> None:
+    def ask(
+        self, *, constraints: Sequence[Constraint] = (), guides: Sequence[Any] = (), stage: MakeStage | None = None
+    ) -> None:
         """Set constraints and guides for all plans from the next `reset` on.
 
         Args:
             constraints: `Bounds`, and `Fixed` at the last step of plans or with values per second; values may differ
                 between environments.
             guides: guides as `Planner.plan` takes them; none for those of the settings.
+            stage: chooses what each new plan must satisfy, from present observations; see `Stage` beside `Episodes`.
 
         Raises:
             PlanningError: a constraint at a time from now, which would be a different time in every new plan.
         """
-        self._episodes.ask(constraints, guides)
+        self._episodes.ask(constraints, guides, stage)
 
     def reset(self, observations: np.ndarray, goals: np.ndarray | None = None) -> None:
         """Start episodes: plan in every environment.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.config import EnvConfig, InverseDynamics, PlanningConfig, Tracking
+from diffplan.config import EnvConfig, InverseDynamics, PlanningConfig, Targets, Tracking
 from diffplan.errors import ConfigError, unknown_name
 from diffplan.importing import is_import_path, load_object
 from diffplan.planning.control.controllers import (
@@ -18,6 +18,7 @@ from diffplan.planning.control.controllers import (
     InverseDynamicsController,
     TrackingController,
 )
+from diffplan.planning.control.target_controller import TargetController
 
 PredictActions = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(observations, next observations) -> actions, all in environment units, float[batch, …]."""
@@ -80,6 +81,20 @@ def _make_actions(context: ControllerContext) -> Controller:
     return ActionController(context.env, context.action_low, context.action_high)
 
 
+def _make_targets(context: ControllerContext) -> Controller:
+    settings = context.settings.controller
+    assert isinstance(settings, Targets)
+    return TargetController(
+        context.env,
+        settings.columns,
+        context.action_low,
+        context.action_high,
+        settings.interpolation,
+        settings.pace,
+        settings.max_lag,
+    )
+
+
 def _make_action_head(context: ControllerContext) -> Controller:
     return ActionHeadController(context.action_low, context.action_high)
 
@@ -88,6 +103,7 @@ CONTROLLERS: dict[str, MakeController] = {
     "tracking": _make_tracking,
     "inverse_dynamics": _make_inverse_dynamics,
     "actions": _make_actions,
+    "targets": _make_targets,
     "action_head": _make_action_head,
 }
 """The built-in controllers; tasks add their own."""

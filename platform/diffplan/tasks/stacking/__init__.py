@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffplan.config import EnvConfig
@@ -12,7 +13,9 @@ from diffplan.tasks.stacking.published import get_published_scores
 from diffplan.tasks.task import Protocol, Task
 
 if TYPE_CHECKING:
-    from diffplan.tasks.contracts import Policy
+    import numpy as np
+
+    from diffplan.tasks.contracts import Ask, Policy, Symmetry
     from diffplan.tasks.stacking.script import Demonstrator
 
 
@@ -32,6 +35,24 @@ def _follow_demonstrator(context: RolloutContext) -> Policy:
     from diffplan.tasks.stacking.script import DemonstratorPolicy
 
     return DemonstratorPolicy(context.env, context.seeds)
+
+
+def _ask(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, Any]) -> Ask:
+    from diffplan.tasks.stacking.asking import ask_for_pairs
+
+    return ask_for_pairs(env, observations, infos)
+
+
+def _make_turns(env: EnvConfig) -> Symmetry:
+    from diffplan.tasks.stacking.symmetries import make_turns
+
+    return make_turns(env)
+
+
+def _make_exchanges(env: EnvConfig) -> Symmetry:
+    from diffplan.tasks.stacking.symmetries import make_exchanges
+
+    return make_exchanges(env)
 
 
 def _get_reference_returns(env: EnvConfig) -> tuple[float, float]:
@@ -57,6 +78,8 @@ TASK = Task(
     },
     behaviors={"demonstrator": BehaviorPart(_demonstrate)},
     policies={"script": _follow_script, "demonstrator": _follow_demonstrator},
+    ask=_ask,
+    symmetries={"turns": _make_turns, "exchanges": _make_exchanges},
     metrics=METRICS,
     measure=measure,
     objective="score",

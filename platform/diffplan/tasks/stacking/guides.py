@@ -1,0 +1,203 @@
+"""Guides for block stacking: plans that obey contact, and what they should build.
+
+There is one of each for plans of positions of the cup and of joint angles, whose columns differ; the number of blocks
+follows from the number of columns. Distances are in units of a block's edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffplan.diffusion.guidance import PlanBatch
+from diffplan.errors import PlanningError
+
+if TYPE_CHECKING:
+    from diffplan_envs.stacking_spaces import Space, StackingSpace
+
+_NEAR = 1.3
+"""A block released at most this far aside from another comes to lie on it."""
+
+
+_CUP_HEIGHT = 0.52
+"""Of the cup over the middle of what it holds: half an edge, and the arm's sag."""
+_MOVED = 0.5
+"""A block that a plan moves less than this far counts as not moved."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a plan says about the arm and the blocks, in units of a block's edge.
+
+    Attributes:
+        cups: positions of the cup, float[batch, horizon, 3].
+        blocks: positions of the blocks, float[batch, horizon, blocks, 3].
+        held: 1 where a block is held and 0 where not, without gradient, float[batch, horizon, blocks].
+    """
+
+    cups: Tensor
+    blocks: Tensor
+    held: Tensor
+
+
+@dataclass(frozen=True)
+class Contact:
+    """Obey contact: blocks move only while they are held, the cup is on what it holds, and what it lets go is at rest.
+
+    The score is minus the sum of the squared distances from that: of the cup from the top of a block that is held or
+    about to be; of blocks from where they lay, before they are held; of blocks from where they end, once they are let
+    go; and of a block that was let go from its place on the block below it, or on the floor.
+
+    Attributes:
+        space: what observations say about the arm, `cup` or `joints`.
+        miss: subtracted for a plan that holds no block or several, that takes one twice, or that never lets go.
+    """
+
+    space: Space
+    miss: float = 3.0
+    takes_lengths: ClassVar[bool] = False
+
+    def score(self, plans: PlanBatch) -> Tensor:
+        """Scores, in squared block edges."""
+        parts = _read(plans, self.space)
+        held, blocks = parts.held, parts.blocks
+        starts, ends = blocks[:, :1], blocks[:, -1:]
+        later = torch.cat([held[:, 1:], torch.zeros_like(held[:, :1])], dim=1)
+        reached = torch.maximum(held, later)  # the cup is there one step before it holds
+        on_top = _squares(parts.cups[:, :, None] - blocks - blocks.new_tensor([0.0, 0.0, _CUP_HEIGHT])) * reached
+        was_held = torch.cumsum(held, dim=1) > 0.5
+        before = _squares(blocks - starts) * ~was_held
+        let_go = was_held & (later < 0.5)  # from the last step at which it is held
+        after = _squares(blocks - ends.detach()) * let_go
+        off = (on_top + before + after).sum(dim=(1, 2))
+        moved = held.amax(dim=1) * (1 - held[:, -1])
+        off = off + (_squares(ends[:, 0] - _find_rest(ends[:, 0], starts[:, 0], moved)) * moved).sum(dim=1)
+        return -off - self.miss * self._count_misses(held)
+
+    @staticmethod
+    def _count_misses(held: Tensor) -> Tensor:
+        num_taken = held.amax(dim=1).sum(dim=1)
+        begins = (held.diff(dim=1) > 0.5).sum(dim=(1, 2)) + (held[:, 0] > 0.5).sum(dim=1)
+        return (num_taken - 1).abs() + (begins - num_taken).clamp(min=0) + held[:, -1].amax(dim=1)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Build a tall tower: the blocks in the tallest tower at the end of a plan. It only ranks plans, without gradient.
+
+    Attributes:
+        space: what observations say about the arm, `cup` or `joints`.
+        weight: score of each block.
+    """
+
+    space: Space
+    weight: float = 3.0
+    takes_lengths: ClassVar[bool] = False
+
+    def score(self, plans: PlanBatch) -> Tensor:
+        """Numbers of blocks times the weight."""
+        ends = _read(plans, self.space).blocks[:, -1].detach()
+        apart = ends[:, :, None] - ends[:, None]
+        aside, above = apart[..., :2].norm(dim=-1), apart[..., 2]
+        on = (aside < 0.5) & (above > 0.7) & (above < 1.3)
+        heights = torch.ones(ends.shape[:2], device=ends.device)
+        for _ in range(ends.shape[1] - 1):
+            heights = 1 + torch.where(on, heights[:, None], 0.0).amax(dim=2)
+        return self.weight * heights.amax(dim=1)
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Moves the ends of plans to possible ones, for `planning.selection.refine`.
+
+    Attributes:
+        space: what observations say about the arm, `cup` or `joints`.
+    """
+
+    space: Space
+
+    def __call__(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Last observations in which the block that was moved furthest is at rest, and all others are as at first.
+
+        Args:
+            first: float[batch, observation_dim].
+            last: the planned last ones, of the same shape.
+        """
+        from diffplan_envs.arm import BLOCK_SIZE
+
+        space = _find_space(self.space, first.shape[1])
+        starts, ends = (torch.from_numpy(space.read_blocks(each) / BLOCK_SIZE) for each in (first, last))
+        ways = (ends - starts).norm(dim=-1)
+        moved = (ways == ways.amax(dim=1, keepdim=True)) & (ways > _MOVED)
+        rest = torch.where(moved[..., None], _find_rest(ends, starts, moved.to(ends.dtype)), starts)
+        settled = last.copy()
+        settled[:, space.block_columns] = rest.flatten(1).numpy() * BLOCK_SIZE
+        return settled
+
+
+def _find_rest(ends: Tensor, starts: Tensor, moved: Tensor) -> Tensor:
+    """Where blocks come to rest from where they are let go, float[batch, blocks, 3], without gradient.
+
+    Args:
+        ends: where they are let go, float[batch, blocks, 3].
+        starts: where they lay before, of the same shape.
+        moved: 1 for blocks that were moved, float[batch, blocks].
+    """
+    ends = ends.detach()
+    aside = (ends[:, :, None, :2] - starts[:, None, :, :2]).norm(dim=-1)
+    itself = torch.eye(ends.shape[1], device=ends.device, dtype=torch.bool)
+    is_below = (aside < _NEAR) & ~itself & (moved[:, None] < 0.5)
+    top, support = torch.where(is_below, starts[:, None, :, 2], -torch.inf).max(dim=2)
+    on_block = starts.gather(1, support[..., None].expand_as(ends)) + ends.new_tensor([0.0, 0.0, 1.0])
+    on_floor = torch.cat([ends[..., :2], torch.full_like(ends[..., 2:], 0.5)], dim=-1)
+    return torch.where(torch.isfinite(top)[..., None], on_block, on_floor)
+
+
+def _squares(ways: Tensor) -> Tensor:
+    return ways.square().sum(dim=-1)
+
+
+def _read(plans: PlanBatch, name: Space) -> _Parts:
+    from diffplan_envs.arm import BLOCK_SIZE
+
+    observations = plans.observations
+    space = _find_space(name, observations.shape[2])
+    blocks = observations[:, :, space.num_arm :].unflatten(2, (space.num_blocks, space.num_each))
+    arm = observations[:, :, : space.num_arm]
+    cups = arm if space.name == "cup" else _find_cup(arm)
+    return _Parts(cups / BLOCK_SIZE, blocks[..., :3] / BLOCK_SIZE, (blocks[..., -1].detach() > 0.5).to(blocks.dtype))
+
+
+def _find_space(name: Space, observation_dim: int) -> StackingSpace:
+    """The columns of observations of a size."""
+    from diffplan_envs.stacking_rules import MAX_BLOCKS, MIN_BLOCKS
+    from diffplan_envs.stacking_spaces import StackingSpace
+
+    for num_blocks in range(MIN_BLOCKS, MAX_BLOCKS + 1):
+        space = StackingSpace(name, num_blocks)
+        if space.observation_size == observation_dim:
+            return space
+    raise PlanningError(
+        f"guide: expected plans of block stacking in the space {name}, got observations of {observation_dim} columns"
+    )
+
+
+def _find_cup(joints: Tensor) -> Tensor:
+    """Positions of the cup for joint angles float[..., 7], as far as joints 3, 5 and 7 are at 0."""
+    from diffplan_envs.arm import FOREARM, SHOULDER_HEIGHT, TOOL, UPPER_ARM
+
+    first, second = joints[..., 1], joints[..., 1] + joints[..., 3]
+    third = second + joints[..., 5]
+    radius = UPPER_ARM * first.sin() + FOREARM * second.sin() + TOOL * third.sin()
+    height = SHOULDER_HEIGHT + UPPER_ARM * first.cos() + FOREARM * second.cos() + TOOL * third.cos()
+    return torch.stack([radius * joints[..., 0].cos(), radius * joints[..., 0].sin(), height], dim=-1)
+
+
+CUP_CONTACT, JOINT_CONTACT = Contact("cup"), Contact("joints")
+CUP_TOWER, JOINT_TOWER = Tower("cup"), Tower("joints")
+settle_cup, settle_joints = Settle("cup"), Settle("joints")
+CONTACT = CUP_CONTACT
