@@ -19,6 +19,7 @@ Infos: `goal` int[2 * (blocks - 1)], pairs (top, bottom) with -1 where there are
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
@@ -71,8 +72,9 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         space: what is observed of the arm and what it is told: `joints` or `cup`; see `StackingSpace`.
         on_pile: probability with which a block is put on a pile at the start; None for that of the kind.
         move_steps: control steps of a step; None for whole moves.
-        num_placements: length of an episode in placements. None: one less than there are blocks; for `rearrange`, one
-            more than the fewest that reach the goal.
+        num_placements: length of every episode in placements. None: at most one less than there are blocks, and for
+            `rearrange` at most one more than the fewest that reach the goal; an episode then ends as soon as all that
+            was asked has lasted for two moves, or for a second where a step is not a whole move.
         max_episode_steps: steps after which an episode is truncated even if there is time for more placements; None for
             never.
         autoreset_mode: `NEXT_STEP` (Gymnasium's default) or `DISABLED`.
@@ -121,6 +123,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self.rule: Rule = rule
         self._on_pile = START_PILES[kind] if on_pile is None else on_pile
         self._move_steps, self._num_placements = move_steps, num_placements
+        self._lasting_steps = 2 if move_steps is None else math.ceil(1 / (move_steps * CONTROL_SECONDS))
         self.max_episode_steps = max_episode_steps
         self.metadata = {"render_modes": [], "autoreset_mode": autoreset_mode}
         self.render_mode = None
@@ -138,6 +141,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self._progress = np.zeros(num_envs)
         self._steps = np.zeros(num_envs, dtype=int)
         self._ended = np.zeros(num_envs, dtype=bool)
+        self._done_steps = np.zeros(num_envs, dtype=int)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -193,7 +197,7 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self._pairs[i] = drawn if pairs is None else pairs
         self._towers[i] = measure_tower(poses[:, :3], self.rule)
         self._limits[i] = self._find_limit(piles, self._pairs[i])
-        self._progress[i], self._steps[i], self._ended[i] = 0.0, 0, False
+        self._progress[i], self._steps[i], self._done_steps[i], self._ended[i] = 0.0, 0, 0, False
 
     def _find_limit(self, piles: Arrangement, pairs: np.ndarray) -> int:
         """Steps of an episode from these piles."""
@@ -246,10 +250,15 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
         self._steps[moving] += 1
         rewards = np.zeros(len(indices))
         rewards[~restarting] = [self._pay(i) for i in moving.tolist()]
-        truncations = np.zeros(len(indices), dtype=bool)
+        infos = self._make_infos()
+        self._done_steps[moving] = np.where(infos["success"][moving], self._done_steps[moving] + 1, 0)
+        terminations, truncations = np.zeros((2, len(indices)), dtype=bool)
+        if self._num_placements is None:
+            terminations[~restarting] = self._done_steps[moving] >= self._lasting_steps
         truncations[~restarting] = self._steps[moving] >= self._limits[moving]
-        self._ended[indices] = truncations
-        return self._observe(), rewards, np.zeros(len(indices), dtype=bool), truncations, self._make_infos()
+        truncations &= ~terminations
+        self._ended[indices] = terminations | truncations
+        return self._observe(), rewards, terminations, truncations, infos
 
     def _pay(self, i: int) -> float:
         """The growth of the progress of an environment since the last step at which nothing was held."""

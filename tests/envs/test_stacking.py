@@ -131,12 +131,13 @@ def test_a_tower_of_all_blocks_is_built_and_paid(num_blocks: int) -> None:
         blocks = read_blocks(observation)
         target = blocks[bottom] + UP
         for number, action in enumerate(list_placement(top, blocks[top], target, num_blocks)):
-            observation, reward, _, truncated, infos = env.step(action)
+            observation, reward, terminated, truncated, infos = env.step(action)
             held = observation[7:].reshape(-1, 8)[:, 7]
             assert held[top] == (2 <= number <= 5)
             assert held.sum() == held[top]
             rewards.append(reward)
-            ends.append(truncated)
+            ends.append(terminated)
+            assert not truncated
     assert sum(rewards) == pytest.approx(1)
     assert [reward for reward in rewards if reward] == pytest.approx([1 / len(pairs)] * len(pairs))
     assert infos["success"]
@@ -349,4 +350,30 @@ def test_it_draws_the_scene() -> None:
     assert picture.mean() > 120  # the lights are on
     env.step(np.r_[solve_joints(np.array([-0.5, -0.3, 0.5])), np.zeros(4)])
     assert abs(env.render().astype(int) - picture).max() > 50
+    env.close()
+
+
+@pytest.mark.parametrize(("num_placements", "ends"), [(None, True), (3, False)])
+def test_an_episode_ends_once_its_pairs_have_lasted(num_placements: int | None, ends: bool) -> None:
+    """Two moves after the block was let go, unless all episodes have one length."""
+    env = gymnasium.make("diffplan/StackRearrange-v1", num_placements=num_placements, on_pile=0.0)
+    observation, _ = env.reset(seed=0, options={"pairs": np.array([[0, 1]])})
+    blocks = read_blocks(observation)
+    found = [env.step(action)[2:4] for action in list_placement(0, blocks[0], blocks[1] + UP, 4)]
+    assert found == [(False, False)] * 7 + [(ends, False)]
+    env.close()
+
+
+def test_an_episode_goes_on_if_what_was_done_comes_undone() -> None:
+    env = gymnasium.make("diffplan/StackRearrange-v1", on_pile=0.0)
+    observation, _ = env.reset(seed=0, options={"pairs": np.array([[0, 1]])})
+    blocks = read_blocks(observation)
+    moves = list_placement(0, blocks[0], blocks[1] + UP, 4)
+    for action in moves[:7]:
+        *_, infos = env.step(action)
+    assert infos["success"]
+    grasp = moves[6].copy()
+    grasp[7] = 1
+    _, _, terminated, truncated, infos = env.step(grasp)
+    assert (terminated, truncated, infos["success"]) == (False, False, False)
     env.close()
