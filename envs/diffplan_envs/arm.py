@@ -49,9 +49,7 @@ def make_arm_model(num_blocks: int) -> mujoco.MjModel:
         f'<weld body1="tool" body2="block{i}" active="false" solref=".02 1" solimp=".95 .99 .001"/>'
         for i in range(num_blocks)
     )
-    servos = "".join(
-        f'<position joint="joint{i + 1}" kp="{_STIFFNESS}" dampratio="1" ctrlrange="-7 7"/>' for i in range(NUM_JOINTS)
-    )
+    servos = "".join(f'<position joint="joint{i + 1}" kp="{_STIFFNESS}" dampratio="1"/>' for i in range(NUM_JOINTS))
     return mujoco.MjModel.from_xml_string(f"""
 <mujoco model="stacking">
   <compiler angle="radian"/>

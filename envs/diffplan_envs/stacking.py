@@ -245,7 +245,8 @@ class StackingVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nd
             for i in indices[restarting].tolist():
                 self._start(i, None, None)
         moving = indices[~restarting]
-        told = self.space.to_joints(actions[~restarting], self.scene.targets[moving])
+        targets = self.scene.targets[moving]
+        told = self.space.to_joints(actions[~restarting], targets, unwinds=self._move_steps is None)
         self.scene.move(moving, told, self._move_steps)
         self._steps[moving] += 1
         rewards = np.zeros(len(indices))

@@ -25,6 +25,8 @@ _SUBSTEPS = round(CONTROL_SECONDS / TIMESTEP)
 _SHORTEST_MOVE, _SWITCH = 8, 4
 _CONTROL_RADIANS = 0.16
 """A move has a control step for so much of its largest change of a joint angle."""
+_FASTEST = 1.5 * _CONTROL_RADIANS
+"""Largest change of a joint's target in a control step, which eased moves keep; a jump would throw what the arm holds."""
 
 
 def count_control_steps(before: np.ndarray, after: np.ndarray, switches: np.ndarray) -> np.ndarray:
@@ -114,7 +116,8 @@ class StackingScene:
         Args:
             scenes: int[moves].
             actions: joint angles and, for each block, a number above 0.5 to hold it, float[moves, 7 + blocks].
-            num_steps: control steps for which the angles are the target; None for a whole, eased move.
+            num_steps: control steps for which the angles are the target, or as near to them as the arm's speed allows;
+                None for a whole, eased move.
         """
         if not len(scenes):
             return
@@ -126,11 +129,13 @@ class StackingScene:
                 self._attach(scene, block)
         before, after = self._ctrl[scenes], actions[:, :NUM_JOINTS]
         lengths = np.full(len(scenes), num_steps or 0)
-        if num_steps is None:
+        if num_steps is not None:
+            after = before + np.clip(after - before, -_FASTEST * num_steps, _FASTEST * num_steps)
+        else:
             lengths = count_control_steps(before, after, switches)
         for length in np.unique(lengths).tolist():
             rows = lengths == length
-            shares = ease(length) if num_steps is None else np.ones(length)
+            shares = ease(length) if num_steps is None else (np.arange(length) + 1) / length
             targets = before[rows, None] + (after - before)[rows, None] * shares[None, :, None]
             controls = np.ascontiguousarray(targets.repeat(_SUBSTEPS, axis=1))
             spec = int(mujoco.mjtState.mjSTATE_CTRL)

@@ -105,18 +105,20 @@ class StackingSpace:
         upright = np.tile([1.0, 0, 0, 0], (self.num_blocks, 1))
         return solve_joints(arm), np.concatenate([blocks[:, :3], upright], axis=1), blocks[:, -1] > 0.5
 
-    def to_joints(self, actions: np.ndarray, present: np.ndarray) -> np.ndarray:
+    def to_joints(self, actions: np.ndarray, present: np.ndarray, *, unwinds: bool) -> np.ndarray:
         """Actions as joint angles and numbers of the blocks, float64[actions, 7 + blocks].
 
         Args:
             actions: float[actions, columns]; what is out of bounds or of reach becomes the nearest that is not.
             present: joint angles that the arms were told last, float[actions, 7].
+            unwinds: whether the first joint, told a place of the cup, turns back where it would turn more than once; for
+                whole moves, which have time for it.
         """
         if self.name == "joints":
             arm = np.clip(actions[:, :NUM_JOINTS], -MAX_ANGLE, MAX_ANGLE)
         else:
-            arm = solve_joints(_bring_within_reach(actions[:, :3]))
-            arm[:, 0] = wind(present[:, 0], arm[:, 0])
+            arm = solve_joints(bring_within_reach(actions[:, :3]))
+            arm[:, 0] = wind(present[:, 0], arm[:, 0]) if unwinds else find_nearest(present[:, 0], arm[:, 0])
         return np.concatenate([arm, actions[:, self.num_arm :]], axis=1)
 
 
@@ -127,11 +129,16 @@ def wind(present: np.ndarray, angles: np.ndarray) -> np.ndarray:
         present: where it is, float[...].
         angles: float[...].
     """
-    near = angles + 2 * np.pi * np.round((present - angles) / (2 * np.pi))
+    near = find_nearest(present, angles)
     return np.where(abs(near) > 2 * np.pi, near - 2 * np.pi * np.sign(near), near)
 
 
-def _bring_within_reach(places: np.ndarray) -> np.ndarray:
+def find_nearest(present: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Angles equal to some, that are nearest to the present ones, float[...]."""
+    return angles + 2 * np.pi * np.round((present - angles) / (2 * np.pi))
+
+
+def bring_within_reach(places: np.ndarray) -> np.ndarray:
     """The nearest places that the arm reaches, float64[places, 3]."""
     places = np.clip(places, _LOW, _HIGH)
     radius = np.hypot(places[:, 0], places[:, 1])

@@ -285,7 +285,7 @@ def test_the_place_of_the_cup_stands_for_the_angles() -> None:
 @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
 def test_places_beyond_reach_become_the_nearest_within(x: float, y: float, z: float) -> None:
     space = StackingSpace("cup", 2)
-    told = space.to_joints(np.array([[x, y, z, 1, 0]]), np.zeros((1, 7)))
+    told = space.to_joints(np.array([[x, y, z, 1, 0]]), np.zeros((1, 7)), unwinds=True)
     assert told[0, 7:].tolist() == [1, 0]
     reached = find_cup(told[0, :7])
     inside = np.hypot(x, y) > 0.3 and max(abs(x), abs(y)) < 0.8 and 0 < z < 0.85

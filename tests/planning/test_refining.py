@@ -55,7 +55,7 @@ def planner(tmp_path_factory):
 
 
 def refine(planner, name):
-    return with_settings(planner, {"selection.refine": f"test_refining:{name}"})
+    return with_settings(planner, {"selection.refine": f"test_refining:{name}", "selection.num_drafts": 3})
 
 
 def plan(planner, **named):
@@ -66,14 +66,33 @@ def test_a_refined_plan_ends_where_the_first_one_was_moved_to(planner):
     import test_refining  # the module as the planner imports it
 
     test_refining.calls.clear()
-    first, refined = plan(planner), plan(refine(planner, "go_to_whole_meters"))
+    drafts, refined = plan(planner, num_candidates=3), plan(refine(planner, "go_to_whole_meters"))
     (asked,) = test_refining.calls
-    np.testing.assert_allclose(asked[1][:, 1], [p.observations[-1, 1] for p in first])
+    np.testing.assert_allclose(asked[1][:, 1], [p.observations[-1, 1] for p in drafts])
     ends = np.array([p.observations[-1, 1] for p in refined])
-    np.testing.assert_array_equal(ends, np.rint([p.observations[-1, 1] for p in first]))
+    np.testing.assert_array_equal(ends, np.rint([p.observations[-1, 1] for p in drafts]))
     # The whole plan leads there, not its last step alone.
     halfway = np.array([p.observations[-2, 1] for p in refined])
     assert np.abs(halfway - ends * OFFSETS[-2] / OFFSETS[-1]).mean() < 0.12
+
+
+def test_drafts_are_ranked_by_the_guides_but_not_moved_by_them(planner):
+    """With a guide for running to the right, the best of many drafts is the end that is refined."""
+    import test_refining
+
+    given = {
+        "selection.refine": "test_refining:go_to_whole_meters",
+        "selection.num_drafts": 32,
+        "selection.rule": "guide",
+        "guidance.guides": ("observation[-1, 1]",),
+    }
+    means = []
+    for scale in (0.0, 30.0):
+        test_refining.calls.clear()
+        plan(with_settings(planner, {**given, "guidance.scale": scale}))
+        means.append(test_refining.calls[0][1][:, 1].mean())
+    assert means[0] == pytest.approx(means[1])
+    assert means[0] > np.mean([p.observations[-1, 1] for p in plan(planner)]) + 0.5
 
 
 def test_an_end_that_is_fixed_is_not_refined(planner):

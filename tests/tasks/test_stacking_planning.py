@@ -234,11 +234,12 @@ def test_towers_of_any_blocks_ask_for_nothing_and_mixed_batches_are_refused():
         ask_for_pairs(config, np.zeros((2, 19)), {"goal": np.stack([none, some])})
 
 
-def test_the_presets_columns_are_those_of_the_environment():
-    config = get_preset("stacking")
+@pytest.mark.parametrize("name", ["stacking", "stacking-joints"])
+def test_the_presets_columns_are_those_of_the_environment(name):
+    config = get_preset(name)
     space = find_space(config.env)
     assert config.windows.known_columns == space.block_columns
-    assert config.planning.controller.columns == (0, 1, 2, *space.held_columns)
+    assert config.planning.controller.columns == (*range(space.num_arm), *space.held_columns)
     assert config.windows.max_horizon == PLACEMENT_MOVES + 1
     for guide in config.planning.guidance.guides:
         assert load_object(guide, "guide").space == space.name

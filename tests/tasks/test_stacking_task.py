@@ -187,3 +187,44 @@ def test_columns_are_read() -> None:
     assert (is_fine(EnvConfig(env_id=WHOLE)), is_fine(EnvConfig(env_id=FINE))) == (False, True)
     assert read_pairs(np.array([2.0, 1, -1, -1])).tolist() == [[2, 1]]
     assert read_pairs(None).shape == (0, 2)
+
+
+@pytest.mark.parametrize("space_name", ["joints", "cup"])
+@pytest.mark.parametrize("env_id", [WHOLE, FINE])
+def test_a_block_out_of_reach_stops_nobody(env_id: str, space_name: str) -> None:
+    """The demonstrator draws it now and then; the script is asked for it."""
+    env = EnvConfig(env_id=env_id, env_kwargs={"space": space_name, "num_blocks": 2})
+    space = find_space(env)
+    observation = np.zeros(space.observation_size)
+    observation[: space.num_arm] = HOME if space_name == "joints" else find_cup(HOME)
+    observation[list(space.block_columns)] = [0.6, 0, 0.05, 1.9, 1.2, 0.05]
+    if space_name == "joints":
+        observation[[10, 18]] = 1.0
+    for name in ("demonstrator", "script"):
+        made = gymnasium.make_vec(env_id, num_envs=1, vectorization_mode="vector_entry_point", **env.env_kwargs)
+        observations, _ = made.reset(seed=0, options={"observation": observation[None], "pairs": [[[1, 0]]]})
+        policy = task_of(env).policies[name](SimpleNamespace(env=env, seeds=[0]))
+        policy.reset(observations, np.array([[1.0, 0.0]]))
+        for _ in range(300 if env_id == FINE else 24):
+            observations, *_ = made.step(policy.act(observations))
+        assert np.isfinite(observations).all()
+        made.close()
+
+
+def test_short_steps_in_positions_of_the_cup_throw_nothing() -> None:
+    """An arm that turned further and further once had to turn back at once, and threw what it held."""
+    env = EnvConfig(env_id=FINE, env_kwargs={"space": "cup", "num_placements": 4})
+    space = find_space(env)
+    made = gymnasium.make_vec(FINE, num_envs=8, vectorization_mode="vector_entry_point", **env.env_kwargs)
+    observations, _ = made.reset(seed=100)
+    policy = task_of(env).policies["demonstrator"](SimpleNamespace(env=env, seeds=range(8)))
+    policy.reset(observations, None)
+    furthest, fastest = 0.0, 0.0
+    for _ in range(280):
+        before = space.read_arm(observations)
+        observations, *_ = made.step(policy.act(observations))
+        furthest = max(furthest, np.linalg.norm(space.read_blocks(observations), axis=2).max())
+        fastest = max(fastest, np.abs(space.read_arm(observations) - before).max())
+    assert furthest < 0.8
+    assert fastest < 0.25
+    made.close()

@@ -95,12 +95,14 @@ class SelectionConfig:
     """Rule `soft`: a candidate's weight is the exponential of its score, in standard deviations of the candidates'
     scores, divided by this."""
     refine: str | None = None
-    """Import path of a function from first and planned last observations to the nearest possible last ones: the chosen
-    plan is made again, with `windows.known_columns` of that fixed at its end. Not where constraints fix the end; None
-    for never."""
+    """Import path of a function from first and planned last observations to the nearest possible last ones. Drafts are
+    drawn without guidance, and plans are made with `windows.known_columns` of the best one's possible end fixed. Not
+    where constraints fix the end; None for never."""
+    num_drafts: int = 64
+    """Drafts of which `refine` takes the best, by the rule."""
 
     def __post_init__(self) -> None:
-        require_between(self, "planning.selection.", num_candidates=(1, 100_000))
+        require_between(self, "planning.selection.", num_candidates=(1, 100_000), num_drafts=(1, 100_000))
         require(
             0 < self.temperature < math.inf, "planning.selection.temperature", "a positive number", self.temperature
         )

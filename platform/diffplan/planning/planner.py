@@ -26,7 +26,7 @@ from diffplan.planning.ladder import Ladder, choose_ladder, find_possible_horizo
 from diffplan.planning.legs import draw_in_legs
 from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Problem
-from diffplan.planning.refining import find_projection, fix_ends
+from diffplan.planning.refining import find_projection, fix_ends, leaves_end
 from diffplan.planning.sampling import PlanRequest, sample_plans
 from diffplan.planning.search import search_horizons
 from diffplan.planning.selection import AVERAGES
@@ -344,10 +344,10 @@ class Planner:
         if self.action_heads is not None and isinstance(controller, HeadControl):
             head = self.action_heads.find(controller.reads)
         draw = partial(sample_plans, self.model, self.settings, support=self.support, action_head=head)
-        plans = draw(problem, lengths, max_speed_errors, request, initial=initial)
-        if self._project is None or (ended := fix_ends(problem, plans, self.model, self._project)) is None:
-            return plans
-        return draw(ended, lengths, max_speed_errors, request)
+        if self._project is not None and leaves_end(problem, lengths, self.model):
+            drafts = replace(request, guidance_scale=0.0, num_candidates=self.settings.selection.num_drafts)
+            problem = fix_ends(problem, draw(problem, lengths, max_speed_errors, drafts), self.model, self._project)
+        return draw(problem, lengths, max_speed_errors, request, initial=initial)
 
     def _rescore(self, guide: Guide | None, problem: Problem, plans: list[Plan]) -> list[Plan]:
         return plans if guide is None else score_plans(self.model, self.settings, problem, plans, guide)

@@ -1,7 +1,7 @@
-"""Plans sampled a second time, to an end that is physically possible.
+"""Plans to an end that is physically possible and was planned before.
 
-The first plan says where things are to end, but only roughly, such as a block 2 cm over its support. A function of the
-task or the user moves that end to the nearest possible one; the second plan is sampled with it fixed.
+A draft says where things are to end, but only roughly, such as a block 2 cm over its support. A function of the task or
+the user moves that end to the nearest possible one, and the plan is sampled with it fixed.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ def find_projection(path: str) -> Project:
     return found
 
 
-def fix_ends(problem: Problem, plans: Sequence[Plan], model: PlanningModel, project: Project) -> Problem | None:
-    """The same problem with the known columns fixed at the end, to the projected ends of plans.
+def leaves_end(problem: Problem, lengths: np.ndarray, model: PlanningModel) -> bool:
+    """Whether a problem fixes none of the model's known columns at the end of plans of these horizons, int[batch]."""
+    known = set(model.known_columns)
+    ends = (placed for placed in problem.place(lengths) if (placed.steps == lengths - 1).any())
+    return not any(known & set(placed.columns) for placed in ends)
+
+
+def fix_ends(problem: Problem, drafts: Sequence[Plan], model: PlanningModel, project: Project) -> Problem:
+    """The same problem with the known columns fixed at the end, to the projected ends of drafts.
 
     Args:
-        problem: what the plans satisfy.
-        plans: a plan for each environment.
+        problem: what the plans must satisfy.
+        drafts: a plan for each environment.
         model: the diffusion model; it has known columns.
         project: moves the ends to possible ones.
-
-    Returns:
-        The problem; None where it fixes some of these columns at the end already, so that nothing is left to refine.
 
     Raises:
         PlanningError: the projection returns another shape, or values that are not finite.
     """
-    lengths = np.array([plan.horizon for plan in plans])
-    known = set(model.known_columns)
-    if any(known & set(placed.columns) and (placed.steps == lengths - 1).any() for placed in problem.place(lengths)):
-        return None
-    last = np.stack([plan.observations[-1] for plan in plans])
+    last = np.stack([draft.observations[-1] for draft in drafts])
     ends = np.asarray(project(problem.observations.copy(), last.copy()), dtype=np.float32)
     if ends.shape != last.shape or not np.isfinite(ends).all():
         got = f"shape {list(ends.shape)}" if ends.shape != last.shape else "NaN or infinity"

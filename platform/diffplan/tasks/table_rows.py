@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from diffplan.errors import DataError
+from diffplan.files import parse_json, read_file
 from diffplan.seeding import Stream, make_generator
 from diffplan.tasks.table import ROW_KEYS
 
@@ -102,6 +105,21 @@ def find_interval(means: np.ndarray) -> list[float]:
     """The central 95 % of resampled means."""
     low, high = np.quantile(means, (0.025, 0.975))
     return [float(low), float(high)]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run of a table; none if there is no file.
+
+    Raises:
+        DataError: something else is there.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = parse_json(read_file(path))["rows"]
+        return [{**dict.fromkeys(ROW_KEYS), **row} for row in rows]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: expected the rows of a table, got something else ({error}); move it away") from None
 
 
 def merge_rows(earlier: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -33,11 +33,9 @@ from diffplan.cluster.tune.search import tune_planner
 from diffplan.config import Config, PlanningConfig, SearchConfig, with_overrides
 from diffplan.config.offline_rl import Algorithm, CQLSettings, IQLSettings, OfflineRLSettings
 from diffplan.data.format.dataset import open_dataset
-from diffplan.errors import DataError
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.scores import normalize_score
 from diffplan.evaluation.sources import PolicySource, find_policy
-from diffplan.files import parse_json, read_file
 from diffplan.planning.packaging import package_planner
 from diffplan.planning.settings import load_settings
 from diffplan.runs.layout import BEST, CALIBRATION, EVALUATION, POLICIES, SUMMARY, TABLE_BEGUN
@@ -48,7 +46,7 @@ from diffplan.tasks.locomotion.presets import DATASETS, PRESETS, REPLAYS, ROBOTS
 from diffplan.tasks.locomotion.table_page import METHOD_TITLES, draw_table, format_page
 from diffplan.tasks.registry import task_of
 from diffplan.tasks.table import ROW_KEYS, TableRequest, check_request
-from diffplan.tasks.table_rows import average_rows, find_interval, make_row, merge_rows, resample_means
+from diffplan.tasks.table_rows import average_rows, find_interval, make_row, merge_rows, read_rows, resample_means
 from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
 
@@ -162,7 +160,7 @@ class LocomotionTable:
         """
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "locomotion.json"
-        rows = merge_rows(_read_rows(path), rows)
+        rows = merge_rows(read_rows(path), rows)
         machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
         path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
         page = directory / "locomotion.md"
@@ -181,16 +179,6 @@ class LocomotionTable:
                 settings = load_settings(run.search_directory / BEST)
                 sizes[robot] = package_planner(run.checkpoint_directory, directory / robot, settings)
         return sizes
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        rows = parse_json(read_file(path))["rows"]
-        return [{**dict.fromkeys(ROW_KEYS), **row} for row in rows]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: expected the rows of a table, got something else ({error}); move it away") from None
 
 
 class _Run:

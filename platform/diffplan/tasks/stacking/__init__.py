@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from diffplan.tasks.contracts import Ask, Policy, Symmetry
     from diffplan.tasks.stacking.script import Demonstrator
+    from diffplan.tasks.table import Table
 
 
 def _demonstrate(context: BehaviorContext) -> Demonstrator:
@@ -55,6 +56,12 @@ def _make_exchanges(env: EnvConfig) -> Symmetry:
     return make_exchanges(env)
 
 
+def _make_table() -> Table:
+    from diffplan.tasks.stacking.table import StackingTable
+
+    return StackingTable()
+
+
 def _get_reference_returns(env: EnvConfig) -> tuple[float, float]:
     """A return is the share of what was asked that is done at the end, so scores are per cent."""
     del env
@@ -85,4 +92,5 @@ TASK = Task(
     objective="score",
     references=_get_reference_returns,
     published=get_published_scores,
+    table=_make_table,
 )

@@ -29,7 +29,7 @@ def ask_for_pairs(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, 
     pairs = [read_pairs(goal) for goal in goals]
     num_with = sum(len(each) > 0 for each in pairs)
     if not num_with:
-        return Ask(goals=goals)
+        return Ask()
     if num_with < len(pairs):
         raise ConfigError("infos: expected a goal of pairs in all episodes of a batch or in none, got both")
     space = find_space(env)

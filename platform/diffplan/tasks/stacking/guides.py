@@ -87,7 +87,9 @@ class Contact:
 
 @dataclass(frozen=True)
 class Tower:
-    """Build a tall tower: the blocks in the tallest tower at the end of a plan. It only ranks plans, without gradient.
+    """Build a tall tower: the blocks in the tallest tower once those that a plan moved are at rest.
+
+    It has no gradient, so it only ranks plans.
 
     Attributes:
         space: what observations say about the arm, `cup` or `joints`.
@@ -100,7 +102,8 @@ class Tower:
 
     def score(self, plans: PlanBatch) -> Tensor:
         """Numbers of blocks times the weight."""
-        ends = _read(plans, self.space).blocks[:, -1].detach()
+        blocks = _read(plans, self.space).blocks.detach()
+        ends = _settle(blocks[:, 0], blocks[:, -1])
         apart = ends[:, :, None] - ends[:, None]
         aside, above = apart[..., :2].norm(dim=-1), apart[..., 2]
         on = (aside < 0.5) & (above > 0.7) & (above < 1.3)
@@ -131,12 +134,16 @@ class Settle:
 
         space = _find_space(self.space, first.shape[1])
         starts, ends = (torch.from_numpy(space.read_blocks(each) / BLOCK_SIZE) for each in (first, last))
-        ways = (ends - starts).norm(dim=-1)
-        moved = (ways == ways.amax(dim=1, keepdim=True)) & (ways > _MOVED)
-        rest = torch.where(moved[..., None], _find_rest(ends, starts, moved.to(ends.dtype)), starts)
         settled = last.copy()
-        settled[:, space.block_columns] = rest.flatten(1).numpy() * BLOCK_SIZE
+        settled[:, space.block_columns] = _settle(starts, ends).flatten(1).numpy() * BLOCK_SIZE
         return settled
+
+
+def _settle(starts: Tensor, ends: Tensor) -> Tensor:
+    """Where blocks are in the end if the one that was moved furthest comes to rest, float[batch, blocks, 3]."""
+    ways = (ends - starts).norm(dim=-1)
+    moved = (ways == ways.amax(dim=1, keepdim=True)) & (ways > _MOVED)
+    return torch.where(moved[..., None], _find_rest(ends, starts, moved.to(ends.dtype)), starts)
 
 
 def _find_rest(ends: Tensor, starts: Tensor, moved: Tensor) -> Tensor:
@@ -200,4 +207,3 @@ def _find_cup(joints: Tensor) -> Tensor:
 CUP_CONTACT, JOINT_CONTACT = Contact("cup"), Contact("joints")
 CUP_TOWER, JOINT_TOWER = Tower("cup"), Tower("joints")
 settle_cup, settle_joints = Settle("cup"), Settle("joints")
-CONTACT = CUP_CONTACT

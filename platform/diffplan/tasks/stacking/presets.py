@@ -19,9 +19,12 @@ differ in the guide. The arm, its blocks and its demonstrations are ours. Differ
 the blocks, and which block is held. Its environment makes a whole move in a step and takes positions of the cup. The
 ends of the blocks are known in half of the training windows; in planning a script says which block goes where next, or
 nothing does and guides choose. The scene is turned and its blocks change places in training, for all that is alike.
+`stacking-joints` is the same in joint angles, with the orientations of the blocks, as the paper plans.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from diffplan.config import (
     CollectionConfig,
@@ -44,16 +47,11 @@ from diffplan.tasks.stacking.columns import NUM_BLOCKS
 from diffplan.tasks.task import Preset
 
 _FINE = EnvConfig(
-    env_id="diffplan/StackRearrange-Fine-v1", env_kwargs={"num_placements": 5, "on_pile": 0.3}, step_seconds=0.05
+    env_id="diffplan/StackUnconditional-Fine-v1", env_kwargs={"num_placements": 5, "on_pile": 0.3}, step_seconds=0.05
 )
 """Episodes of five placements from random piles, in steps of equal length as in the paper."""
-_MOVES = EnvConfig(
-    env_id="diffplan/StackRearrange-v1", env_kwargs={"num_placements": 5, "on_pile": 0.3, "space": "cup"}
-)
-"""The same scene, in whole moves and in positions of the cup."""
-_BLOCKS = tuple(3 + 4 * block + axis for block in range(NUM_BLOCKS) for axis in range(3))
-"""Columns of the positions of the blocks; `StackingSpace` has the same, but imports MuJoCo."""
-_HELD = tuple(6 + 4 * block for block in range(NUM_BLOCKS))
+_SIZES = {"cup": (3, 4), "joints": (7, 8)}
+"""Columns of an observation: of the arm, and of each block; `StackingSpace` has the same, but imports MuJoCo."""
 KEYFRAMES = 9
 """Steps of a plan: the present, and the end of each move of a placement."""
 _GUIDES = "diffplan.tasks.stacking.guides"
@@ -79,9 +77,16 @@ def _janner() -> Config:
     )
 
 
-def _small() -> Config:
+def _small(space: Literal["cup", "joints"]) -> Config:
+    num_arm, num_each = _SIZES[space]
+    starts = [num_arm + num_each * block for block in range(NUM_BLOCKS)]
+    blocks = tuple(start + axis for start in starts for axis in range(3))
+    held = tuple(start + num_each - 1 for start in starts)
+    name = {"cup": "CUP", "joints": "JOINT"}[space]
     return Config(
-        env=_MOVES,
+        env=EnvConfig(
+            env_id="diffplan/StackUnconditional-v1", env_kwargs={"num_placements": 5, "on_pile": 0.3, "space": space}
+        ),
         collection=CollectionConfig(behavior="demonstrator", num_steps=50_000),
         windows=WindowConfig(
             min_horizon=KEYFRAMES,
@@ -90,32 +95,33 @@ def _small() -> Config:
             stride=1,
             start_every=KEYFRAMES - 1,
             deltas=True,
-            known_columns=_BLOCKS,
+            known_columns=blocks,
             symmetries=("turns", "exchanges"),
             goal_columns=(),
             normalization="gaussian",
         ),
         network=NetworkConfig(kind="mlp", dim=512, depth=3),
         diffusion=DiffusionConfig(num_diffusion_steps=100, prediction="clean", clip_denoised=False),
-        training=TrainingConfig(num_steps=14_000, batch_size=128, ema_decay=0.999),
+        training=TrainingConfig(num_steps=10_000, batch_size=128, ema_decay=0.999),
         planning=PlanningConfig(
             sampling=SamplingConfig(num_steps=10),
             horizon=HorizonConfig(min=KEYFRAMES, max=KEYFRAMES, multiple=1),
-            selection=SelectionConfig(num_candidates=16, rule="guide", refine=f"{_GUIDES}:settle_cup"),
+            selection=SelectionConfig(num_candidates=16, rule="guide", refine=f"{_GUIDES}:settle_{space}"),
             guidance=GuidanceConfig(
-                guides=(f"{_GUIDES}:CUP_CONTACT", f"{_GUIDES}:CUP_TOWER"),
-                scale=0.01,
+                guides=(f"{_GUIDES}:{name}_CONTACT", f"{_GUIDES}:{name}_TOWER"),
+                scale=0.015,
                 target="denoised",
                 scaling="none",
-                num_steps=3,
+                num_steps=5,
             ),
-            controller=Targets(columns=(0, 1, 2, *_HELD)),
+            controller=Targets(columns=(*range(num_arm), *held)),
             replanning=Never(),
         ),
     )
 
 
 PRESETS = {
-    "stacking": Preset(config=_small(), observation_dim=3 + 4 * NUM_BLOCKS, action_dim=3 + NUM_BLOCKS),
+    "stacking": Preset(config=_small("cup"), observation_dim=3 + 4 * NUM_BLOCKS, action_dim=3 + NUM_BLOCKS),
+    "stacking-joints": Preset(config=_small("joints"), observation_dim=7 + 8 * NUM_BLOCKS, action_dim=7 + NUM_BLOCKS),
     "janner-stacking": Preset(config=_janner(), observation_dim=7 + 8 * NUM_BLOCKS, action_dim=7 + NUM_BLOCKS),
 }

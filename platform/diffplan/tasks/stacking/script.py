@@ -16,7 +16,7 @@ from diffplan_envs.arm import BLOCK_SIZE, find_cup, solve_joints
 from diffplan_envs.stacking import PLACEMENT_MOVES
 from diffplan_envs.stacking_rules import find_free_spot, find_moves, read_piles
 from diffplan_envs.stacking_scene import count_control_steps, ease
-from diffplan_envs.stacking_spaces import StackingSpace, wind
+from diffplan_envs.stacking_spaces import StackingSpace, bring_within_reach, wind
 
 NOISE = 0.01
 """The demonstrator grasps and places at most this far from the middle, along x and y, in m."""
@@ -115,8 +115,11 @@ def stay(cup: np.ndarray, num_blocks: int) -> Moves:
 
 
 def find_angles(moves: Moves, present: float) -> np.ndarray:
-    """Joint angles of the moves, float64[moves, 7], from an angle of the first joint."""
-    joints = solve_joints(moves.cups)
+    """Joint angles of the moves, float64[moves, 7], from an angle of the first joint.
+
+    A block that was pushed out of reach is reached for as far as the arm can.
+    """
+    joints = solve_joints(bring_within_reach(moves.cups))
     for i, angle in enumerate(joints[:, 0].tolist()):
         joints[i, 0] = present = float(wind(np.array(present), np.array(angle)))
     return joints
