@@ -26,7 +26,7 @@ _SHORTEST_MOVE, _SWITCH = 8, 4
 _CONTROL_RADIANS = 0.16
 """A move has a control step for so much of its largest change of a joint angle."""
 _FASTEST = 1.5 * _CONTROL_RADIANS
-"""Largest change of a joint's target in a control step, which eased moves keep; a jump would throw what the arm holds."""
+"""Largest change of a joint's target in a control step. Eased moves keep it; a jump would throw what the arm holds."""
 
 
 def count_control_steps(before: np.ndarray, after: np.ndarray, switches: np.ndarray) -> np.ndarray:

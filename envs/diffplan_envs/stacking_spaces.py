@@ -111,8 +111,8 @@ class StackingSpace:
         Args:
             actions: float[actions, columns]; what is out of bounds or of reach becomes the nearest that is not.
             present: joint angles that the arms were told last, float[actions, 7].
-            unwinds: whether the first joint, told a place of the cup, turns back where it would turn more than once; for
-                whole moves, which have time for it.
+            unwinds: whether the first joint, where the cup is told a place, turns back rather than more than once;
+                whole moves have time for it.
         """
         if self.name == "joints":
             arm = np.clip(actions[:, :NUM_JOINTS], -MAX_ANGLE, MAX_ANGLE)

@@ -36,7 +36,8 @@ def find_projection(path: str) -> Project:
             f"planning.selection.refine: expected a function of first and last observations at {path}, got "
             f"{type(found).__name__}"
         )
-    return found
+    project: Project = found  # pyright: ignore[reportAssignmentType]
+    return project
 
 
 def leaves_end(problem: Problem, lengths: np.ndarray, model: PlanningModel) -> bool:

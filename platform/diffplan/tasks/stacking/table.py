@@ -61,7 +61,7 @@ MODELS: dict[str, str] = {
     "joints": "joints",
 }
 """The trained model of each method that plans."""
-ONLY = dict.fromkeys(("bc", "iql", "cql", "no_refine"), ("unconditional",))
+ONLY: dict[str, tuple[str, ...]] = dict.fromkeys(("bc", "iql", "cql", "no_refine"), ("unconditional",))
 """Protocols of methods that are not told what is asked, or differ from the planner only where no end is fixed."""
 STEPS_PER_MOVE = 9
 """Steps of 0.05 s of a move, on average and rounded up."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from diffplan.tasks.stacking.presets import PRESETS
 from diffplan.tasks.stacking.published import get_published_scores
 
-PROTOCOLS = ("unconditional", "conditional", "rearrangement")
+PROTOCOLS: tuple[str, ...] = ("unconditional", "conditional", "rearrangement")
 METHOD_TITLES = {
     "script": "script",
     "demonstrator": "demonstrator",
@@ -33,9 +33,9 @@ NOTES = (
     "In the conditional and the rearrangement row a script says which block goes where next, and its place is fixed at "
     "the end of the plan; the plan says how to get it there. In the unconditional row nothing says so: 64 drafts are "
     "drawn, and the one with the tallest tower is planned.",
-    "BC, IQL and CQL learn from the same moves and from the growth of the tallest tower as reward. They know nothing of "
-    "pairs, so they have no conditional and no rearrangement row. IQL and CQL are RLlib's (docs/baselines.md), with "
-    "fewer updates than their authors'.",
+    "BC, IQL and CQL learn from the same moves, IQL and CQL with the growth of the tallest tower as reward. They know "
+    "nothing of pairs, so they have no conditional and no rearrangement row. IQL and CQL are RLlib's "
+    "(docs/baselines.md), with fewer updates than their authors'.",
     "Each `planner: …` differs from `planner` in what it says, and is trained again where that is needed.",
     "Published scores are of another arm, in joint angles, without a script that chooses the next pair.",
 )
