@@ -58,7 +58,7 @@ def test_workers_without_room_say_what_is_free_and_then_give_up(
     occupant = Occupant.remote()
     ray.get(occupant.__ray_ready__.remote())
     time.sleep(1)  # the count of what is free lags behind
-    with pytest.raises(ClusterError, match=r"nothing finished for 3 s; free: 1 of 2 CPUs, 0 of 0 GPUs; ask for fewer"):
+    with pytest.raises(ClusterError, match=r"none could start for 3 s; free: 1 of 2 CPUs, 0 of 0 GPUs; ask for fewer"):
         run_units(range(2), Worker.remote, 1, lambda unit, result: None)
     assert capsys.readouterr().err == "waiting for room for workers (1); free: 1 of 2 CPUs\n"
     ray.kill(occupant)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from diffplan.cluster import units
 from diffplan.cluster.units import MAX_ATTEMPTS, run_units
 from diffplan.errors import ClusterError, DataError
 
@@ -43,6 +44,23 @@ def test_every_unit_is_done_once_though_actors_die(tmp_path: Path) -> None:
 def test_a_unit_that_kills_every_actor_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=f"unit 2: {MAX_ATTEMPTS} actors died"):
         run_units(range(4), lambda: Worker.remote(str(tmp_path), {2: 99}), 2, lambda *_: None)
+
+
+@ray.remote(num_cpus=0.5)
+class SlowWorker:
+    """Takes its time."""
+
+    def run(self, unit: int) -> int:
+        time.sleep(4)
+        return unit
+
+
+def test_units_may_take_longer_than_actors_may_take_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, an evaluation of long episodes on a slow machine was given up while its actors worked."""
+    monkeypatch.setattr(units, "START_TIMEOUT_SECONDS", 2)
+    done: list[int] = []
+    run_units([7], SlowWorker.remote, 1, lambda unit, result: done.append(result))
+    assert done == [7]
 
 
 def test_what_the_user_can_cure_arrives_as_it_was_raised(tmp_path: Path) -> None:

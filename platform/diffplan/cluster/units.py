@@ -77,12 +77,13 @@ def run_units(
             if not running and not waiting:
                 return
             ready = _wait([*running, *starting])
-            silent_seconds = 0 if ready else silent_seconds + 1
-            if silent_seconds >= WAITING_SECONDS and silent_seconds % WAITING_SECONDS == 0 and not running:
+            # A unit may take as long as it likes: Ray says if its actor dies.
+            silent_seconds = 0 if ready or running else silent_seconds + 1
+            if silent_seconds >= WAITING_SECONDS and silent_seconds % WAITING_SECONDS == 0:
                 sys.stderr.write(f"waiting for room for workers ({len(starting)}); free: {describe_free(('CPU',))}\n")
             if silent_seconds >= START_TIMEOUT_SECONDS and silent_seconds >= _find_patience():
                 raise ClusterError(
-                    f"actors: nothing finished for {silent_seconds} s; free: {describe_free(('CPU', 'GPU'))}; ask for "
+                    f"actors: none could start for {silent_seconds} s; free: {describe_free(('CPU', 'GPU'))}; ask for "
                     "fewer workers or a larger cluster"
                 )
             for reference in ready:
