@@ -45,7 +45,7 @@ from diffplan_envs.stacking_rules import (
     place_piles,
     read_piles,
 )
-from diffplan_envs.stacking_scene import CONTROL_SECONDS, HOME, LONGEST_MOVE, StackingScene
+from diffplan_envs.stacking_scene import CONTROL_SECONDS, FRAME_STEPS, HOME, LONGEST_MOVE, StackingScene
 from diffplan_envs.stacking_spaces import Space, StackingSpace
 
 import mujoco  # isort: skip  (after the arm, which chooses what mujoco draws with)
@@ -292,28 +292,39 @@ class StackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One arm; a batch of one, so both agree. `reset(options=...)` takes `observation` and `pairs`.
 
     Args:
-        render_mode: `rgb_array` or None.
+        render_mode: `rgb_array`, `rgb_array_list` for all frames since the last call of `render`, of which a move has
+            ten a second, or None.
         width: of frames, in pixels.
         height: of frames, in pixels.
         **kwargs: arguments of `StackingVectorEnv`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
-        "render_modes": ["rgb_array"],
+        "render_modes": ["rgb_array", "rgb_array_list"],
         "render_fps": 2,
     }
 
     def __init__(
-        self, render_mode: Literal["rgb_array"] | None = None, width: int = 480, height: int = 360, **kwargs: Any
+        self,
+        render_mode: Literal["rgb_array", "rgb_array_list"] | None = None,
+        width: int = 480,
+        height: int = 360,
+        **kwargs: Any,
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode: expected rgb_array or None, got {render_mode!r}")
-        if (move_steps := kwargs.get("move_steps")) is not None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode: expected rgb_array, rgb_array_list or None, got {render_mode!r}")
+        move_steps = kwargs.get("move_steps")
+        if render_mode == "rgb_array_list":
+            move_steps = min(FRAME_STEPS, move_steps or FRAME_STEPS)
+        if move_steps is not None:
             frames = round(1 / (move_steps * CONTROL_SECONDS))
             self.metadata = {**self.metadata, "render_fps": frames}  # pyright: ignore[reportIncompatibleVariableOverride]
         self._batch = StackingVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
         self.render_mode = render_mode
         self._size = (height, width)
+        self._frames: list[np.ndarray] = []
+        if render_mode == "rgb_array_list":
+            self._batch.scene.watch = lambda: self._frames.append(self._draw())
         self._renderer: mujoco.Renderer | None = None
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
@@ -325,6 +336,8 @@ class StackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         given = {name: [value] for name, value in (options or {}).items()}
         observations, infos = self._batch.reset(seed=[seed], options=given)
+        if self.render_mode == "rgb_array_list":
+            self._frames = [self._draw()]
         return observations[0], _take_first(infos)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -332,10 +345,14 @@ class StackingEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         observations, rewards, terminations, truncations, infos = self._batch.step(np.asarray(action)[None])
         return observations[0], float(rewards[0]), bool(terminations[0]), bool(truncations[0]), _take_first(infos)
 
-    def render(self) -> np.ndarray | None:
-        """The scene, uint8[height, width, 3]; None without a render mode."""
-        if self.render_mode is None:
-            return None
+    def render(self) -> np.ndarray | list[np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The scene, uint8[height, width, 3], or a list of these; None without a render mode."""
+        if self.render_mode == "rgb_array_list":
+            frames, self._frames = self._frames, []
+            return frames
+        return None if self.render_mode is None else self._draw()
+
+    def _draw(self) -> np.ndarray:
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._batch.scene.model, *self._size)
         data = self._batch.scene.get_data(0)

@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ SUCTION_RADIUS = 0.05
 """The cup takes a block if the middle of its top is within this distance, in m."""
 HOME = solve_joints(np.array([0.45, 0.0, 0.45]))
 """Joint angles at the start of an episode."""
+FRAME_STEPS = 2
+"""Control steps from one frame of a move to the next."""
 LONGEST_MOVE = 40
 """Most control steps of a move."""
 _SUBSTEPS = round(CONTROL_SECONDS / TIMESTEP)
@@ -58,11 +61,13 @@ class StackingScene:
 
     Attributes:
         model: the arm and the blocks.
+        watch: called every `FRAME_STEPS` control steps of a move, to draw it; None for never.
     """
 
     def __init__(self, num_scenes: int, num_blocks: int, num_threads: int = 1) -> None:
         self.num_blocks = num_blocks
         self.model = make_arm_model(num_blocks)
+        self.watch: Callable[[], None] | None = None
         self._batch = Batch(self.model, nsim=num_scenes, nthread=num_threads)
         self._qpos, self._ctrl, self._held = (self._batch.bind(name) for name in ("qpos", "ctrl", "eq_active"))
         self._welds = self._batch.expand("eq_data")
@@ -138,9 +143,18 @@ class StackingScene:
             shares = ease(length) if num_steps is None else (np.arange(length) + 1) / length
             targets = before[rows, None] + (after - before)[rows, None] * shares[None, :, None]
             controls = np.ascontiguousarray(targets.repeat(_SUBSTEPS, axis=1))
-            spec = int(mujoco.mjtState.mjSTATE_CTRL)
-            self._batch.rollout(controls.shape[1], control=controls, control_spec=spec, record=[], ids=scenes[rows])
+            self._follow(scenes[rows], controls)
             self._ctrl[scenes[rows]] = after[rows]
+
+    def _follow(self, scenes: np.ndarray, controls: np.ndarray) -> None:
+        """Step with controls float64[scenes, steps, 7]."""
+        size = controls.shape[1] if self.watch is None else FRAME_STEPS * _SUBSTEPS
+        spec = int(mujoco.mjtState.mjSTATE_CTRL)
+        for start in range(0, controls.shape[1], size):
+            part = np.ascontiguousarray(controls[:, start : start + size])
+            self._batch.rollout(part.shape[1], control=part, control_spec=spec, record=[], ids=scenes)
+            if self.watch is not None:
+                self.watch()
 
     def _attach(self, scene: int, block: int) -> None:
         """Hold a block as it is, if the cup is near the middle of its top and holds no other."""

@@ -377,3 +377,26 @@ def test_an_episode_goes_on_if_what_was_done_comes_undone() -> None:
     _, _, terminated, truncated, infos = env.step(grasp)
     assert (terminated, truncated, infos["success"]) == (False, False, False)
     env.close()
+
+
+def test_a_move_is_drawn_while_it_lasts_and_is_the_same_for_it() -> None:
+    drawn = gymnasium.make("diffplan/StackConditional-v1", render_mode="rgb_array_list", width=80, height=60)
+    plain = gymnasium.make("diffplan/StackConditional-v1")
+    observation, _ = drawn.reset(seed=1)
+    plain.reset(seed=1)
+    assert len(drawn.render()) == 1
+    blocks = read_blocks(observation)
+    numbers = []
+    for action in list_placement(0, blocks[0], blocks[1] + UP, 4)[:4]:
+        before = observation
+        observation = drawn.step(action)[0]
+        np.testing.assert_array_equal(observation, plain.step(action)[0])
+        switches = np.array([(action[7:] != before[14::8]).any()])
+        steps = count_control_steps(before[None, :7], action[None, :7], switches)
+        frames = drawn.render()
+        assert len(frames) == pytest.approx(steps[0] / 2, abs=4)  # from where it is, not from where it was told to be
+        numbers.append(len(frames))
+    assert numbers[0] > numbers[2]  # a swing takes longer than the switch of the cup
+    assert (frames[0].shape, drawn.metadata["render_fps"], drawn.render()) == ((60, 80, 3), 10, [])
+    for env in (drawn, plain):
+        env.close()

@@ -84,7 +84,7 @@ def test_drafts_are_ranked_by_the_guides_but_not_moved_by_them(planner):
         "selection.refine": "test_refining:go_to_whole_meters",
         "selection.num_drafts": 32,
         "selection.rule": "guide",
-        "guidance.guides": ("observation[-1, 1]",),
+        "guidance.guides": ("observation[:, -1, 1]",),
     }
     means = []
     for scale in (0.0, 30.0):

@@ -207,3 +207,22 @@ def test_a_command_that_is_ended_from_within_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr(importlib.import_module("diffplan.cli.main"), "find_command", leave)
     assert main(["plan"]) == 2
     assert "expected plan to go on, got SystemExit" in capsys.readouterr().err
+
+
+def test_projections_and_symmetries_by_import_path_need_trust():
+    assert list(list_named(make(**{"selection.refine": "settle"}))) == []
+    found = list(list_named(make(**{"selection.refine": "os:abort"})))
+    assert found == [("planning.selection.refine", "os:abort")]
+    windows = {"symmetries": ["turns", "os:abort"]}
+    assert list(list_named(windows, "windows")) == [("windows.symmetries", "os:abort")]
+
+
+def test_a_checkpoint_with_a_foreign_symmetry_is_not_calibrated_without_trust(tmp_path, capsys):
+    checkpoint = load_checkpoint("pretrained:hopper")
+    windows = replace(checkpoint.config.windows, symmetries=("a_module:of_others",))
+    changed = replace(checkpoint, config=replace(checkpoint.config, windows=windows))
+    save_planning_checkpoint(tmp_path / "checkpoint", changed)
+    assert main(["calibrate", str(tmp_path / "checkpoint"), "--data", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "expected no function that only a file names, got windows.symmetries 'a_module:of_others'" in err

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from diffplan.config import EnvConfig
 from diffplan.diffusion.guidance import PlanBatch
+from diffplan.diffusion.guide_expressions import parse_guides
+from diffplan.diffusion.guides import WeightedSum
 from diffplan.errors import ConfigError, PlanningError
-from diffplan.importing import load_object
 from diffplan.layout import Layout
-from diffplan.tasks.registry import get_preset, task_of
+from diffplan.planning.refining import find_projection
+from diffplan.tasks.registry import get_preset, list_guides, task_of
 from diffplan.tasks.stacking.asking import ask_for_pairs, place_next
 from diffplan.tasks.stacking.columns import find_space
-from diffplan.tasks.stacking.guides import Contact, Tower, settle_cup
+from diffplan.tasks.stacking.guides import Contact, Settle, Tower
 from diffplan.tasks.stacking.script import find_next, list_actions, list_moves
 from diffplan_envs.arm import BLOCK_SIZE
 from diffplan_envs.stacking import PLACEMENT_MOVES
@@ -176,7 +178,7 @@ def test_a_settled_end_is_possible(num_blocks, seed):
     on_block[block] = blocks[support] + [0.02, -0.01, 0.12]
     on_floor[block] = [0.1, 0.1, 0.3]  # nothing is there
     last[:, space.block_columns] = np.stack([on_block.ravel(), on_floor.ravel()])
-    settled = space.read_blocks(settle_cup(first, last))
+    settled = space.read_blocks(Settle("cup")(first, last))
     rest = np.delete(np.arange(num_blocks), block)
     assert np.allclose(settled[:, rest], blocks[rest], atol=1e-6)
     assert np.allclose(settled[0, block], blocks[support] + [0, 0, BLOCK_SIZE], atol=1e-6)
@@ -241,5 +243,6 @@ def test_the_presets_columns_are_those_of_the_environment(name):
     assert config.windows.known_columns == space.block_columns
     assert config.planning.controller.columns == (*range(space.num_arm), *space.held_columns)
     assert config.windows.max_horizon == PLACEMENT_MOVES + 1
-    for guide in config.planning.guidance.guides:
-        assert load_object(guide, "guide").space == space.name
+    guide = parse_guides(config.planning.guidance.guides, list_guides(config.env))
+    assert guide == WeightedSum(((1.0, Contact(space.name)), (1.0, Tower(space.name))))
+    assert find_projection(config.planning.selection.refine, config.env) == Settle(space.name)

@@ -40,7 +40,7 @@ def run(call: Call[CalibrateArguments]) -> None:
     """Calibrate, and print the measurements."""
     from diffplan.checkpoint import load_checkpoint
     from diffplan.cli.settings import choose_settings
-    from diffplan.planning.trust import require_same_place
+    from diffplan.planning.trust import require_same_place, require_trust
     from diffplan.runs.layout import CALIBRATION
     from diffplan.storage.opening import open_store
     from diffplan.training.companions import fit_companions
@@ -49,6 +49,8 @@ def run(call: Call[CalibrateArguments]) -> None:
     checkpoint = load_checkpoint(arguments.checkpoint)
     if arguments.data is None and not arguments.trust:
         require_same_place(checkpoint.dataset, arguments.checkpoint)
+    if not arguments.trust:
+        require_trust({"symmetries": checkpoint.config.windows.symmetries}, arguments.checkpoint, prefix="windows")
     settings = choose_settings(
         checkpoint.config.planning,
         arguments.checkpoint,

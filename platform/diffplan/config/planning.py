@@ -95,9 +95,9 @@ class SelectionConfig:
     """Rule `soft`: a candidate's weight is the exponential of its score, in standard deviations of the candidates'
     scores, divided by this."""
     refine: str | None = None
-    """Import path of a function from first and planned last observations to the nearest possible last ones. Drafts are
-    drawn without guidance, and plans are made with `windows.known_columns` of the best one's possible end fixed. Not
-    where constraints fix the end; None for never."""
+    """A projection of the task, or the import path of a function from first and planned last observations to the
+    nearest possible last ones. Drafts are drawn without guidance, and plans are made with `windows.known_columns` of
+    the best one's possible end fixed. Not where constraints fix the end; None for never."""
     num_drafts: int = 64
     """Drafts of which `refine` takes the best, by the rule."""
 
@@ -113,9 +113,9 @@ class GuidanceConfig:
     """The guides of sampling, and their strength."""
 
     guides: tuple[str, ...] = ()
-    """Guides whose sum is maximised: each is an expression such as `2 * goal_distance() + keep_out([3, 4], 0.5)`, or
-    the import path of a guide, such as `my_package.guides:make_guide`. Used if `scale` is not 0, and by
-    `planning.selection.rule guide`."""
+    """Guides whose sum is maximised: each is an expression such as `2 * goal_distance() + keep_out([3, 4], 0.5)`, also
+    with guides of the task, or the import path of a guide, such as `my_package.guides:make_guide`. Used if `scale` is
+    not 0, and by `planning.selection.rule guide`."""
     value: str | None = None
     """A value function as another guide: `actions`, `observations`, `last` or `plan` for the one that `diffplan
     calibrate` fits, which judges the actions of a plan, its observations, its last observation alone, or the plan as a

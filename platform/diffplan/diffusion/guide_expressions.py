@@ -20,7 +20,8 @@ import math
 import operator
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -80,27 +81,32 @@ _OPERATORS: dict[type[ast.operator], Callable[..., Any]] = {
 }
 
 
-def parse_guide(text: str) -> Guide:
+def parse_guide(text: str, own: Mapping[str, type] = MappingProxyType({})) -> Guide:
     """The guide that a text describes; see the module.
 
     An import path may name a guide, a function of plans, or a class or function that makes one without arguments.
+
+    Args:
+        text: an import path or an expression.
+        own: further classes of guides by the names that expressions call them by: dataclasses whose fields are numbers,
+            lists of numbers or texts from a choice.
 
     Raises:
         ConfigError: the text describes no guide; the message says what was expected.
     """
     text = text.strip()
-    return _import_guide(text) if is_import_path(text) else _Parser(text).guide()
+    return _import_guide(text) if is_import_path(text) else _Parser(text, {**_GUIDES, **own}).guide()
 
 
-def parse_guides(texts: Sequence[str]) -> Guide:
-    """The sum of the guides that texts describe.
+def parse_guides(texts: Sequence[str], own: Mapping[str, type] = MappingProxyType({})) -> Guide:
+    """The sum of the guides that texts describe, each as for `parse_guide`.
 
     Raises:
         ConfigError: there is no text, or one describes no guide.
     """
     if not texts:
         raise ConfigError(f"guides: expected at least one, such as {_EXAMPLE!r}, got none")
-    guides = [parse_guide(text) for text in texts]
+    guides = [parse_guide(text, own) for text in texts]
     return guides[0] if len(guides) == 1 else WeightedSum(tuple((1.0, guide) for guide in guides))
 
 
@@ -151,8 +157,8 @@ def _num_required(function: Callable[..., Any], variadic: int = 0) -> int:
 class _Parser:
     """Reads one expression. Its values are numbers, lists of numbers (tuples), texts, parts of plans and guides."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, guides: Mapping[str, type]) -> None:
+        self.text, self.guides = text, guides
 
     def error(self, message: str) -> ConfigError:
         return ConfigError(f"guide {quote(self.text)}: {message}")
@@ -202,10 +208,10 @@ class _Parser:
                 return numbers
             case ast.Name(id=name) if name in FIELDS:
                 return Field(name)
-            case ast.Name(id=name) if name in _FUNCTIONS or name in _GUIDES:
+            case ast.Name(id=name) if name in _FUNCTIONS or name in self.guides:
                 raise self.error(f"expected {name} to be called, as in {name}(...)")
             case ast.Name(id=name):
-                raise self.unknown(name, [*FIELDS, *_FUNCTIONS, *_GUIDES])
+                raise self.unknown(name, [*FIELDS, *_FUNCTIONS, *self.guides])
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
                 return self.binary(ast.Mult(), -1.0 if isinstance(sign, ast.USub) else 1.0, inner(operand))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
@@ -261,12 +267,12 @@ class _Parser:
         return combine(function, values)
 
     def call(self, name: str, arguments: list[Any], named: dict[str, Any]) -> Any:
-        if name in _GUIDES:
+        if name in self.guides:
             return self.ready(name, arguments, named)
         if name in FIELDS:
             raise self.error(f"expected {name} without (...)")
         if name not in _FUNCTIONS:
-            raise self.unknown(name, [*_FUNCTIONS, *_GUIDES])
+            raise self.unknown(name, [*_FUNCTIONS, *self.guides])
         if len(arguments) != _FUNCTIONS[name] or named:
             got = f"{len(arguments)} and {', '.join(named)}" if named else len(arguments)
             raise self.error(f"{name}: expected {_FUNCTIONS[name]} arguments without names, got {got}")
@@ -288,7 +294,7 @@ class _Parser:
 
     def ready(self, name: str, arguments: list[Any], named: dict[str, Any]) -> Guide:
         """A predefined guide from its arguments."""
-        cls = _GUIDES[name]
+        cls: Any = self.guides[name]
         hints = typing.get_type_hints(cls)
         fields = [field.name for field in dataclasses.fields(cls)]
         given = dict(zip(fields, arguments, strict=False))

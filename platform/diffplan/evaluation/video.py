@@ -91,11 +91,19 @@ def record_video(
 
 
 def make_drawn_batch(env: EnvConfig) -> SyncVectorEnv:
-    """A batch of one environment that draws itself; raises `ConfigError` if it cannot."""
+    """A batch of one environment that draws itself, between its steps if it can.
+
+    Raises:
+        ConfigError: it cannot draw itself.
+    """
     single = make_env(env, render_mode="rgb_array")
-    if "rgb_array" not in single.metadata.get("render_modes", ()):
+    modes = single.metadata.get("render_modes", ())
+    if "rgb_array" not in modes:
         single.close()
         raise ConfigError(f"env.env_id {env.env_id!r}: expected an environment that draws itself (rgb_array), got none")
+    if "rgb_array_list" in modes:
+        single.close()
+        single = make_env(env, render_mode="rgb_array_list")
     return SyncVectorEnv([lambda: single], autoreset_mode=AutoresetMode.DISABLED)
 
 
@@ -115,26 +123,31 @@ def _run(
     own_seed = make_seed(seed, Stream.EVALUATION, episode, 2)
     policy = source.load()(RolloutContext(env, [own_seed], generator, begun.action_low, begun.action_high))
     start_policy(policy, begun.observations, begun.ask.goals, begun.ask)
-    observations, frames, total = begun.observations, [_draw(batch, width)], 0.0
+    observations, frames, total = begun.observations, _draw(batch, width), 0.0
     with Progress("video", max_steps, "steps") as progress:
         for number in range(1, max_steps + 1):
             observations, rewards, terminations, truncations, _ = batch.step(policy.act(observations))
             total += float(rewards[0])
             if number % stride == 0:
-                frames.append(_draw(batch, width))
+                frames += _draw(batch, width)
             progress.advance(1)
             if terminations[0] or truncations[0]:
                 return frames, number, total
     return frames, max_steps, total
 
 
-def _draw(batch: SyncVectorEnv, width: int) -> Image.Image:
+def _draw(batch: SyncVectorEnv, width: int) -> list[Image.Image]:
+    """The present frame, or all since the last call."""
     try:
         frames = batch.render()
     except Exception as error:  # such as a library for drawing that is not installed
         raise ConfigError(f"video: expected an environment that draws itself, got: {describe_error(error)}") from error
     assert frames is not None
-    image = Image.fromarray(np.asarray(frames[0], np.uint8))
+    new = frames[0] if isinstance(frames[0], list) else [frames[0]]
+    return [_fit(Image.fromarray(np.asarray(frame, np.uint8)), width) for frame in new]
+
+
+def _fit(image: Image.Image, width: int) -> Image.Image:
     if image.width <= width:
         return image
     return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
@@ -142,7 +155,9 @@ def _draw(batch: SyncVectorEnv, width: int) -> Image.Image:
 
 def _choose_rate(env: EnvConfig, batch: SyncVectorEnv) -> tuple[float, int]:
     """Frames per second, and the steps from one frame to the next."""
-    rate = 1 / env.step_seconds if env.step_seconds else batch.envs[0].metadata.get("render_fps")
+    single = batch.envs[0]
+    between = single.render_mode == "rgb_array_list"  # frames have a time of their own
+    rate = 1 / env.step_seconds if env.step_seconds and not between else single.metadata.get("render_fps")
     rate = float(rate or DEFAULT_FRAMES_PER_SECOND)
     stride = max(int(np.ceil(rate / MAX_FRAMES_PER_SECOND)), 1)
     return rate / stride, stride

@@ -9,31 +9,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.config import PlanningConfig
+from diffplan.config import EnvConfig, PlanningConfig
 from diffplan.diffusion.guidance import Guidance, Guide, PlanBatch
-from diffplan.diffusion.guide_expressions import parse_guides
+from diffplan.diffusion.guide_expressions import parse_guide, parse_guides
 from diffplan.diffusion.guides import as_guide, weighted_sum
 from diffplan.errors import PlanningError
 from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Problem
+from diffplan.tasks.registry import list_guides
 from diffplan.types import Plan
 
 GuideLike = Guide | Callable[[PlanBatch], Tensor] | str
 
 
-def sum_own_guides(settings: PlanningConfig, value: Guide | None) -> Guide | None:
+def sum_own_guides(settings: PlanningConfig, value: Guide | None, env: EnvConfig) -> Guide | None:
     """The guides of the settings and a learned value, summed; None where there are none.
+
+    Args:
+        settings: how to plan.
+        value: a learned value; None for none.
+        env: the environment, whose task may have guides of its own.
 
     Raises:
         ConfigError: an expression that is no guide.
     """
-    own = [parse_guides(settings.guidance.guides)] if settings.guidance.guides else []
+    texts = settings.guidance.guides
+    own = [parse_guides(texts, list_guides(env))] if texts else []
     own += [] if value is None else [value]
     return weighted_sum(*((1.0, guide) for guide in own)) if own else None
 
 
 def choose_guide(
-    settings: PlanningConfig, own: Guide | None, guides: Sequence[GuideLike] | None, guidance_scale: float | None
+    settings: PlanningConfig,
+    own: Guide | None,
+    guides: Sequence[GuideLike] | None,
+    guidance_scale: float | None,
+    env: EnvConfig,
 ) -> tuple[Guide | None, float]:
     """The guide of one call of the planner, and its strength.
 
@@ -42,6 +53,7 @@ def choose_guide(
         own: the guides of the settings, summed.
         guides: guides of the call; None for those of the settings.
         guidance_scale: strength; None for that of the settings, or 1 if that is 0 and the call has guides.
+        env: the environment, whose task may have guides of its own.
 
     Returns:
         The guide, or None for none, and the strength. With strength 0 the guide only scores plans.
@@ -58,7 +70,7 @@ def choose_guide(
     if isinstance(guides, str):
         raise PlanningError(f"guides: expected several in a list, got the text {guides!r}; write [{guides!r}]")
     try:
-        chosen = [parse_guides((g,)) if isinstance(g, str) else as_guide(g) for g in guides]
+        chosen = [parse_guide(g, list_guides(env)) if isinstance(g, str) else as_guide(g) for g in guides]
     except ValueError as error:
         raise PlanningError(f"guides: {error}") from None
     if guidance_scale is None and not settings.guidance.scale:

@@ -93,9 +93,9 @@ class Planner:
             has_inverse_dynamics=inverse_dynamics is not None,
             has_action_heads=action_heads is not None,
         )
-        self._own_guide = sum_own_guides(self.settings, value)
+        self._own_guide = sum_own_guides(self.settings, value, config.env)
         refine = self.settings.selection.refine
-        self._project = None if refine is None else find_projection(refine)
+        self._project = None if refine is None else find_projection(refine, config.env)
         sampling, schedule = self.settings.sampling, self.model.denoiser.schedule
         self._steps = schedule.sampling_steps(sampling.num_steps, sampling.step_spacing)
 
@@ -289,7 +289,7 @@ class Planner:
         num_candidates: int | None = None,
         keep_denoising: bool = False,
     ) -> PlanRequest:
-        guide, scale = choose_guide(self.settings, self._own_guide, guides, guidance_scale)
+        guide, scale = choose_guide(self.settings, self._own_guide, guides, guidance_scale, self.config.env)
         num = self.settings.selection.num_candidates if num_candidates is None else num_candidates
         if num < 1:
             raise PlanningError(f"num_candidates: expected at least 1, got {num}")

@@ -6,34 +6,43 @@ the user moves that end to the nearest possible one, and the plan is sampled wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from diffplan.errors import PlanningError
-from diffplan.importing import load_object
+from diffplan.config import EnvConfig
+from diffplan.errors import ConfigError, PlanningError, unknown_name
+from diffplan.importing import is_import_path, load_object
 from diffplan.planning.constraints import Fixed
 from diffplan.planning.model import PlanningModel
 from diffplan.planning.problem import Problem
+from diffplan.tasks.contracts import Project
+from diffplan.tasks.registry import task_of
 from diffplan.types import Plan
 
-Project = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(first observations, planned last ones), float[batch, observation_dim], -> the nearest possible last ones."""
 
+def find_projection(name: str, env: EnvConfig) -> Project:
+    """The projection of a name or an import path.
 
-def find_projection(path: str) -> Project:
-    """The projection at an import path.
+    Args:
+        name: a projection of the task, or the import path of a function.
+        env: the environment.
 
     Raises:
-        ConfigError: nothing can be imported there.
+        ConfigError: no such projection (the message suggests the nearest), or nothing that can be imported there.
         PlanningError: it is no function.
     """
-    found: Any = load_object(path, "planning.selection.refine")
+    known = task_of(env).projections
+    if name in known:
+        return known[name](env)
+    if not is_import_path(name):
+        raise ConfigError(unknown_name("planning.selection.refine", name, known))
+    found: Any = load_object(name, "planning.selection.refine")
     if not callable(found):
         raise PlanningError(
-            f"planning.selection.refine: expected a function of first and last observations at {path}, got "
+            f"planning.selection.refine: expected a function of first and last observations at {name}, got "
             f"{type(found).__name__}"
         )
     project: Project = found  # pyright: ignore[reportAssignmentType]

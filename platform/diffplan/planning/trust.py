@@ -14,7 +14,7 @@ from diffplan.importing import is_import_path, load_object
 from diffplan.planning.control.registry import list_missing
 from diffplan.tasks.pretrained import PREFIX
 
-FIELDS = ("guides", "value", "kind", "controller")
+FIELDS = ("guides", "value", "kind", "controller", "refine", "symmetries")
 """Last part of the dotted names of settings that may name code or a URL; `controller` is short for its kind."""
 
 

@@ -155,6 +155,10 @@ class Symmetry:
     apply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
+Project = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(first observations, planned last ones), float[batch, observation_dim], -> the nearest possible last ones."""
+
+
 class RecordedSteps(Protocol):
     """The steps of episodes that ran side by side; see `diffplan.evaluation.record.Record`."""
 

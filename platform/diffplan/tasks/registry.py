@@ -164,6 +164,14 @@ def make_experiment_figures(config: Config) -> Figures:
     return make_figures(replace(config.env, goal_columns=goal_columns))
 
 
+def list_guides(env: EnvConfig) -> Mapping[str, type]:
+    """The guides of an environment's task, beside those of `diffplan.diffusion.guides`; none if it is not installed."""
+    try:
+        return task_of(env).guides()
+    except ConfigError:
+        return {}
+
+
 def list_task_presets(task: Task) -> Mapping[str, Preset]:
     """The presets of a task; the generic one if it has none."""
     return task.presets or find_task(DEFAULT_TASK).presets

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         FinishedEpisodes,
         MakePolicy,
         Metric,
+        Project,
         PublishedScore,
         Symmetry,
     )
@@ -100,6 +101,9 @@ class Task:
         controllers: from plans to actions, beside those of `diffplan.planning.control`.
         ask: goals, constraints and guides for planning, by default the `goal` of the infos. Takes the environment,
             observations float[num_envs, observation_dim] and Gymnasium's infos of a batch.
+        guides: makes the task's own guides: the classes by the names that expressions call them by, dataclasses whose
+            fields are numbers, lists of numbers or texts from a choice.
+        projections: ends of plans for `planning.selection.refine`, made for an environment.
         symmetries: changes of windows for `windows.symmetries`, made for an environment.
         metrics: numbers of an episode beyond those of every task.
         measure: computes them: for each name in `metrics` a number for each episode, None or NaN if it is undefined.
@@ -129,6 +133,8 @@ class Task:
     policies: Mapping[str, MakePolicy] = field(default_factory=dict)
     controllers: Mapping[str, Any] = field(default_factory=dict)
     ask: Callable[[EnvConfig, np.ndarray, Mapping[str, Any]], Ask] | None = None
+    guides: Callable[[], Mapping[str, type]] = dict
+    projections: Mapping[str, Callable[[EnvConfig], Project]] = field(default_factory=dict)
     symmetries: Mapping[str, Callable[[EnvConfig], Symmetry]] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     measure: Callable[[FinishedEpisodes], Mapping[str, Sequence[float | None] | np.ndarray]] | None = None

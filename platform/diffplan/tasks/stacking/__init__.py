@@ -15,7 +15,7 @@ from diffplan.tasks.task import Protocol, Task
 if TYPE_CHECKING:
     import numpy as np
 
-    from diffplan.tasks.contracts import Ask, Policy, Symmetry
+    from diffplan.tasks.contracts import Ask, Policy, Project, Symmetry
     from diffplan.tasks.stacking.script import Demonstrator
     from diffplan.tasks.table import Table
 
@@ -42,6 +42,19 @@ def _ask(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, Any]) -> 
     from diffplan.tasks.stacking.asking import ask_for_pairs
 
     return ask_for_pairs(env, observations, infos)
+
+
+def _list_guides() -> Mapping[str, type]:
+    from diffplan.tasks.stacking.guides import GUIDES
+
+    return GUIDES
+
+
+def _make_settling(env: EnvConfig) -> Project:
+    from diffplan.tasks.stacking.columns import find_space
+    from diffplan.tasks.stacking.guides import Settle
+
+    return Settle(find_space(env).name)
 
 
 def _make_turns(env: EnvConfig) -> Symmetry:
@@ -86,6 +99,8 @@ TASK = Task(
     behaviors={"demonstrator": BehaviorPart(_demonstrate)},
     policies={"script": _follow_script, "demonstrator": _follow_demonstrator},
     ask=_ask,
+    guides=_list_guides,
+    projections={"settle": _make_settling},
     symmetries={"turns": _make_turns, "exchanges": _make_exchanges},
     metrics=METRICS,
     measure=measure,

@@ -7,7 +7,7 @@ follows from the number of columns. Distances are in units of a block's edge.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from diffplan.diffusion.guidance import PlanBatch
 from diffplan.errors import PlanningError
 
 if TYPE_CHECKING:
-    from diffplan_envs.stacking_spaces import Space, StackingSpace
+    from diffplan_envs.stacking_spaces import StackingSpace
+
+Space = Literal["joints", "cup"]
 
 _NEAR = 1.3
 """A block released at most this far aside from another comes to lie on it."""
@@ -115,7 +117,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Settle:
-    """Moves the ends of plans to possible ones, for `planning.selection.refine`.
+    """Moves the ends of plans to possible ones: `settle` of `planning.selection.refine`.
 
     Attributes:
         space: what observations say about the arm, `cup` or `joints`.
@@ -204,6 +206,5 @@ def _find_cup(joints: Tensor) -> Tensor:
     return torch.stack([radius * joints[..., 0].cos(), radius * joints[..., 0].sin(), height], dim=-1)
 
 
-CUP_CONTACT, JOINT_CONTACT = Contact("cup"), Contact("joints")
-CUP_TOWER, JOINT_TOWER = Tower("cup"), Tower("joints")
-settle_cup, settle_joints = Settle("cup"), Settle("joints")
+GUIDES = {"contact": Contact, "tower": Tower}
+"""Guides of the task by name."""

@@ -54,7 +54,6 @@ _SIZES = {"cup": (3, 4), "joints": (7, 8)}
 """Columns of an observation: of the arm, and of each block; `StackingSpace` has the same, but imports MuJoCo."""
 KEYFRAMES = 9
 """Steps of a plan: the present, and the end of each move of a placement."""
-_GUIDES = "diffplan.tasks.stacking.guides"
 
 
 def _janner() -> Config:
@@ -82,7 +81,6 @@ def _small(space: Literal["cup", "joints"]) -> Config:
     starts = [num_arm + num_each * block for block in range(NUM_BLOCKS)]
     blocks = tuple(start + axis for start in starts for axis in range(3))
     held = tuple(start + num_each - 1 for start in starts)
-    name = {"cup": "CUP", "joints": "JOINT"}[space]
     return Config(
         env=EnvConfig(
             env_id="diffplan/StackUnconditional-v1", env_kwargs={"num_placements": 5, "on_pile": 0.3, "space": space}
@@ -106,9 +104,9 @@ def _small(space: Literal["cup", "joints"]) -> Config:
         planning=PlanningConfig(
             sampling=SamplingConfig(num_steps=10),
             horizon=HorizonConfig(min=KEYFRAMES, max=KEYFRAMES, multiple=1),
-            selection=SelectionConfig(num_candidates=16, rule="guide", refine=f"{_GUIDES}:settle_{space}"),
+            selection=SelectionConfig(num_candidates=16, rule="guide", refine="settle"),
             guidance=GuidanceConfig(
-                guides=(f"{_GUIDES}:{name}_CONTACT", f"{_GUIDES}:{name}_TOWER"),
+                guides=(f"contact({space!r}) + tower({space!r})",),
                 scale=0.015,
                 target="denoised",
                 scaling="none",
