@@ -9,15 +9,18 @@ import diffplan
 from diffplan.cli import main
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
+from diffplan.planning.planner import with_settings
 from diffplan.seeding import Stream
 from diffplan.tasks.maze2d.published import get_published_scores
 from diffplan.tasks.pretrained import PREFIX, find_pretrained, list_pretrained
+from diffplan.tasks.stacking.published import get_published_scores as get_stacking_scores
 
 MAZES = ["maze2d-large", "maze2d-medium", "maze2d-umaze"]
 COMMON = {"config.json", "dataset.json", "model.safetensors", "normalization.json"}
 COMPANIONS = {
     **{key: {"horizon_model.safetensors", "inverse_dynamics.safetensors", "support.safetensors"} for key in MAZES},
     **{key: {"action_heads.safetensors", "value.safetensors"} for key in ("hopper", "walker2d")},
+    "stacking": set(),
 }
 NAMES = sorted(COMPANIONS)
 LEAST_SCORES = {"hopper": 70, "walker2d": 45}
@@ -58,3 +61,17 @@ def test_a_robot_runs_on_its_data_and_is_refused_on_others(name: str) -> None:
     results, _ = evaluate_episodes(planner, env, range(12), seed=8, stream=Stream.TUNING)
     assert np.mean([result.score for result in results]) > LEAST_SCORES[name]
     assert main(["evaluate", PREFIX + name, "--protocol", "medium-replay", "--out", "unused"]) == 2
+
+
+@pytest.mark.parametrize("protocol", ["unconditional", "conditional", "rearrangement"])
+def test_blocks_are_stacked_as_asked_and_not_without_the_guide(protocol: str) -> None:
+    planner = diffplan.load_planner(PREFIX + "stacking")
+    env = apply_protocol(protocol, planner.config.env)
+    bare = with_settings(planner, {"selection.num_candidates": 1, "guidance.scale": 0.0, "selection.refine": None})
+    found, without = (
+        np.mean([result.score for result in evaluate_episodes(each, env, range(16), seed=8, stream=Stream.TUNING)[0]])
+        for each in (planner, bare)
+    )
+    assert found > 90
+    assert without < 70
+    assert found > max(score.score for score in get_stacking_scores(env, protocol))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffplan.config import EnvConfig
@@ -108,4 +109,5 @@ TASK = Task(
     references=_get_reference_returns,
     published=get_published_scores,
     table=_make_table,
+    pretrained=Path(__file__).parent / "pretrained",
 )
