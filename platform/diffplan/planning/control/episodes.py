@@ -24,12 +24,20 @@ Found = TypeVar("Found")
 class Stage(Protocol):
     """What the next plans of some environments must satisfy; `diffplan.tasks.contracts.Ask` is one."""
 
-    goals: Any
-    """Values of the goal columns, float[num, goal_dim]; None for the goals as they are."""
-    constraints: Any
-    """Constraints of these plans, at any time, with values for each of them or for all."""
-    guides: Any
-    """Guides of these plans; none for those of the settings."""
+    @property
+    def goals(self) -> np.ndarray | None:
+        """Values of the goal columns, float[num, goal_dim]; None for the goals as they are."""
+        ...
+
+    @property
+    def constraints(self) -> Sequence[Constraint]:
+        """Constraints of these plans, at any time, with values for each of them or for all."""
+        ...
+
+    @property
+    def guides(self) -> Sequence[Any]:
+        """Guides of these plans; none for those of the settings."""
+        ...
 
 
 MakeStage = Callable[[np.ndarray, np.ndarray], Stage]
