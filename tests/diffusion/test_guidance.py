@@ -87,6 +87,42 @@ def test_guides_act_at_their_target_down_to_their_last_step():
     assert [guidance.acts_on("denoised", step) for step in (11, 3, 2, 0)] == [True, True, False, False]
     assert not guidance.acts_on("noisy", 11)
     assert not dataclasses.replace(guidance, scale=0.0).acts_on("denoised", 11)
+    later = dataclasses.replace(guidance, start_step=7)
+    assert [later.acts_on("denoised", step) for step in (11, 8, 7, 3, 2)] == [False, False, True, True, False]
+
+
+class OnlyRanks:
+    """Scores, but has no gradient."""
+
+    has_gradient = False
+
+    def score(self, plans):
+        raise AssertionError("asked for a gradient that it does not have")
+
+
+def test_what_only_ranks_is_not_asked_for_a_gradient():
+    x = draw_x(2, HORIZON)
+    alone = dataclasses.replace(BOWL, guide=OnlyRanks())
+    assert torch.equal(alone.move(x, 0.3, 5), x)
+    both = dataclasses.replace(BOWL, guide=weighted_sum(BOWL.guide, OnlyRanks()))
+    torch.testing.assert_close(both.move(x, 0.3, 5), BOWL.move(x, 0.3, 5))
+    assert both.guide.moving.terms == ((1.0, BOWL.guide),)
+    with pytest.raises(AssertionError, match="asked for a gradient"):
+        both.score(x, -1)
+
+
+def test_what_is_fixed_stays_fixed_between_the_steps_of_a_guide():
+    """Its second step starts from the first one with the fixed entries restored, not from where the guide moved them."""
+    x, kept = draw_x(2, HORIZON), 7.0
+
+    def project(plans):
+        fixed = plans.clone()
+        fixed[:, 0] = kept
+        return fixed
+
+    twice = dataclasses.replace(BOWL, num_guide_steps=2)
+    by_hand = project(BOWL.move(project(BOWL.move(x, 0.3, 5)), 0.3, 5))
+    torch.testing.assert_close(twice.move(x, 0.3, 5, None, project), by_hand)
 
 
 def test_long_gradients_are_shortened_plan_by_plan():

@@ -131,13 +131,16 @@ class GuidanceConfig:
     """Whether a gradient step is scaled by the variance of the denoising step."""
     max_gradient: float | None = None
     """Gradients of a plan are scaled down to this norm; None for never."""
+    start_step: int | None = None
+    """Guides are off above this diffusion step, where plans are mostly noise; None: on from the first."""
     stop_step: int = 0
     """Guides are off below this diffusion step."""
 
     def __post_init__(self) -> None:
         require(len(self.guides) <= MAX_GUIDES, "planning.guidance.guides", f"at most {MAX_GUIDES}", len(self.guides))
         require(0 <= self.scale < math.inf, "planning.guidance.scale", "a number >= 0", self.scale)
-        require_between(self, "planning.guidance.", stop_step=(0, 1_000_000), num_steps=(1, 1_000))
+        require_between(self, "planning.guidance.", start_step=(0, 1_000_000), stop_step=(0, 1_000_000))
+        require_between(self, "planning.guidance.", num_steps=(1, 1_000))
         require(
             self.max_gradient is None or self.max_gradient > 0,
             "planning.guidance.max_gradient",

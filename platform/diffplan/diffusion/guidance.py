@@ -164,6 +164,16 @@ class Guide(Protocol):
         ...
 
 
+def find_moving(guide: Guide) -> Guide | None:
+    """The part of a guide that has a gradient; None if all of it only ranks plans.
+
+    A guide says by an attribute `has_gradient` that is false that it has none; a sum has `moving`.
+    """
+    if hasattr(guide, "moving"):
+        return guide.moving  # pyright: ignore[reportAttributeAccessIssue]
+    return guide if getattr(guide, "has_gradient", True) else None
+
+
 def takes_lengths(guide: Guide) -> bool:
     """Whether a guide supports plans of several horizons in one batch."""
     return bool(getattr(guide, "takes_lengths", False))
@@ -192,6 +202,7 @@ class Guidance:
         scale_by_variance: whether the gradient is also scaled by the variance of the denoising step.
         max_gradient: gradients of a plan are scaled down to this norm, in model space; None for no limit.
         stop_step: the guide is off below this diffusion step.
+        start_step: it is off above this one; None: it is on from the first.
     """
 
     guide: Guide
@@ -202,10 +213,12 @@ class Guidance:
     scale_by_variance: bool = True
     max_gradient: float | None = None
     stop_step: int = 0
+    start_step: int | None = None
 
     def acts_on(self, target: Target, diffusion_step: int) -> bool:
         """Whether the gradient is taken at this target in this denoising step."""
-        return self.target == target and self.scale != 0 and diffusion_step >= self.stop_step
+        within = diffusion_step >= self.stop_step and (self.start_step is None or diffusion_step <= self.start_step)
+        return self.target == target and self.scale != 0 and within
 
     def move(
         self,
@@ -226,13 +239,14 @@ class Guidance:
             lengths: steps of each plan if they differ.
             project: applies the constraints to all plans.
         """
-        if variance == 0:
+        moving = find_moving(self.guide)
+        if variance == 0 or moving is None:
             return x
         for _ in range(self.num_guide_steps):
             leaf = x.detach()
             with torch.enable_grad():
                 leaf.requires_grad_(True)
-                total = self.score(leaf, diffusion_step, lengths).sum()
+                total = self._evaluate(moving, moving.score, leaf, lengths, diffusion_step).sum()
                 gradient = self._differentiate(total, leaf)
             x = project(x + self.factor(variance) * gradient)
         return x
@@ -254,22 +268,27 @@ class Guidance:
 
     def score(self, x: Tensor, diffusion_step: int, lengths: Tensor | None = None) -> Float[Tensor, " batch"]:
         """Scores of plans in model space."""
-        return self._evaluate(self.guide.score, x, lengths, diffusion_step)
+        return self._evaluate(self.guide, self.guide.score, x, lengths, diffusion_step)
 
     def violation(self, x: Tensor, lengths: Tensor | None = None) -> Float[Tensor, " batch"]:
         """Violation of the limits of the guide by clean plans; 0 if it has no limits."""
         guide = self.guide
         if not getattr(guide, "limiting", True) or not isinstance(guide, LimitingGuide):
             return x.new_zeros(len(x))
-        return self._evaluate(guide.violation, x, lengths, -1)
+        return self._evaluate(guide, guide.violation, x, lengths, -1)
 
     def _evaluate(
-        self, function: Callable[[PlanBatch], Tensor], x: Tensor, lengths: Tensor | None, diffusion_step: int
+        self,
+        guide: Guide,
+        function: Callable[[PlanBatch], Tensor],
+        x: Tensor,
+        lengths: Tensor | None,
+        diffusion_step: int,
     ) -> Float[Tensor, " batch"]:
-        """Values of a function of the guide for each plan; padding is hidden from it."""
+        """Values of a function of a guide for each plan; padding is hidden from it."""
         if lengths is None:
             return function(self.view(x, None, diffusion_step))
-        if takes_lengths(self.guide):
+        if takes_lengths(guide):
             behind = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
             own = x.masked_fill(behind[:, :, None], 0.0)
             return function(replace(self.view(own, None, diffusion_step), lengths=lengths))

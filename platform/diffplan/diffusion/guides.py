@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffplan.diffusion.guidance import Guide, LimitingGuide, PlanBatch, takes_lengths
+from diffplan.diffusion.guidance import Guide, LimitingGuide, PlanBatch, find_moving, takes_lengths
 from diffplan.errors import PlanningError
 
 _POINTS_SCORED = 4
@@ -294,6 +294,13 @@ class WeightedSum:
     def takes_lengths(self) -> bool:
         """Whether all terms support plans of several horizons in one batch."""
         return all(takes_lengths(guide) for _, guide in self.terms)
+
+    @cached_property
+    def moving(self) -> WeightedSum | None:
+        """The terms that have a gradient; None if there are none."""
+        parts = [(weight, find_moving(guide)) for weight, guide in self.terms]
+        terms = tuple((weight, part) for weight, part in parts if part is not None)
+        return self if terms == self.terms else WeightedSum(terms) if terms else None
 
     @cached_property
     def limiting(self) -> tuple[LimitingGuide, ...]:

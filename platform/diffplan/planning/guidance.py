@@ -106,6 +106,7 @@ def make_guidance(
         settings.guidance.scaling == "variance",
         settings.guidance.max_gradient,
         settings.guidance.stop_step,
+        settings.guidance.start_step,
     )
 
 

@@ -6,12 +6,13 @@ follows from the number of columns. Distances are in units of a block's edge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffplan.diffusion.guidance import PlanBatch
 from diffplan.errors import PlanningError
@@ -63,22 +64,28 @@ class Contact:
     miss: float = 3.0
     takes_lengths: ClassVar[bool] = False
 
+    @property
+    def moving(self) -> Contact:
+        """The part with a gradient: without the misses, which only rank plans."""
+        return replace(self, miss=0.0)
+
     def score(self, plans: PlanBatch) -> Tensor:
         """Scores, in squared block edges."""
         parts = _read(plans, self.space)
-        held, blocks = parts.held, parts.blocks
-        starts, ends = blocks[:, :1], blocks[:, -1:]
-        later = torch.cat([held[:, 1:], torch.zeros_like(held[:, :1])], dim=1)
-        reached = torch.maximum(held, later)  # the cup is there one step before it holds
-        on_top = _squares(parts.cups[:, :, None] - blocks - blocks.new_tensor([0.0, 0.0, _CUP_HEIGHT])) * reached
-        was_held = torch.cumsum(held, dim=1) > 0.5
-        before = _squares(blocks - starts) * ~was_held
-        let_go = was_held & (later < 0.5)  # from the last step at which it is held
-        after = _squares(blocks - ends.detach()) * let_go
-        off = (on_top + before + after).sum(dim=(1, 2))
-        moved = held.amax(dim=1) * (1 - held[:, -1])
-        off = off + (_squares(ends[:, 0] - _find_rest(ends[:, 0], starts[:, 0], moved)) * moved).sum(dim=1)
-        return -off - self.miss * self._count_misses(held)
+        blocks, held = parts.blocks, parts.held
+        with torch.no_grad():  # where and when things are to be; few operations, for it runs many times in a plan
+            later = F.pad(held, (0, 0, 0, 1))[:, 1:]
+            reached = torch.maximum(held, later)  # the cup is there one step before it holds
+            was_held = held.cumsum(dim=1) > 0.5
+            still = ~was_held | (later < 0.5)  # from the last step at which it is held
+            targets = torch.where(was_held[..., None], blocks[:, -1:], blocks[:, :1])
+            moved = held.amax(dim=1) * (1 - held[:, -1])
+            rest = _find_rest(blocks[:, -1], blocks[:, 0], moved)
+            targets[:, -1] = torch.where(moved[..., None] > 0.5, rest, targets[:, -1])
+        off_cup = parts.cups[:, :, None] - blocks - blocks.new_tensor([0.0, 0.0, _CUP_HEIGHT])
+        off = off_cup.square() * reached[..., None] + (blocks - targets).square() * still[..., None]
+        total = -off.sum(dim=(1, 2, 3))
+        return total - self.miss * self._count_misses(held) if self.miss else total
 
     @staticmethod
     def _count_misses(held: Tensor) -> Tensor:
@@ -101,6 +108,7 @@ class Tower:
     space: Space
     weight: float = 3.0
     takes_lengths: ClassVar[bool] = False
+    has_gradient: ClassVar[bool] = False
 
     def score(self, plans: PlanBatch) -> Tensor:
         """Numbers of blocks times the weight."""
@@ -164,10 +172,6 @@ def _find_rest(ends: Tensor, starts: Tensor, moved: Tensor) -> Tensor:
     on_block = starts.gather(1, support[..., None].expand_as(ends)) + ends.new_tensor([0.0, 0.0, 1.0])
     on_floor = torch.cat([ends[..., :2], torch.full_like(ends[..., 2:], 0.5)], dim=-1)
     return torch.where(torch.isfinite(top)[..., None], on_block, on_floor)
-
-
-def _squares(ways: Tensor) -> Tensor:
-    return ways.square().sum(dim=-1)
 
 
 def _read(plans: PlanBatch, name: Space) -> _Parts:

@@ -111,6 +111,7 @@ def _small(space: Literal["cup", "joints"]) -> Config:
                 target="denoised",
                 scaling="none",
                 num_steps=5,
+                start_step=25,
             ),
             controller=Targets(columns=(*range(num_arm), *held)),
             replanning=Never(),
