@@ -112,7 +112,7 @@ def test_what_only_ranks_is_not_asked_for_a_gradient():
 
 
 def test_what_is_fixed_stays_fixed_between_the_steps_of_a_guide():
-    """Its second step starts from the first one with the fixed entries restored, not from where the guide moved them."""
+    """Its second step starts from the first one with what is fixed restored, not from where the guide moved it."""
     x, kept = draw_x(2, HORIZON), 7.0
 
     def project(plans):

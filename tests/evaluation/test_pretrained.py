@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
 import diffplan
 from diffplan.cli import main
+from diffplan.config import EnvConfig
 from diffplan.evaluation.protocol import apply_protocol
 from diffplan.evaluation.rollout import evaluate_episodes
 from diffplan.planning.planner import with_settings
@@ -75,3 +77,20 @@ def test_blocks_are_stacked_as_asked_and_not_without_the_guide(protocol: str) ->
     assert found > 90
     assert without < 70
     assert found > max(score.score for score in get_stacking_scores(env, protocol))
+
+
+def test_a_loaded_policy_asks_for_the_pairs_of_the_infos() -> None:
+    """In the user's own loop, as in an evaluation: one placement after another."""
+    env = gymnasium.make("diffplan/StackConditional-v1", space="cup")
+    policy = diffplan.load_policy(
+        PREFIX + "stacking", env=EnvConfig(env_id="diffplan/StackConditional-v1", env_kwargs={"space": "cup"})
+    )
+    observation, infos = env.reset(seed=3)
+    policy.reset(observation, infos["goal"])
+    ended, total = False, 0.0
+    while not ended:
+        observation, reward, terminated, truncated, infos = env.step(policy.act(observation))
+        ended, total = terminated or truncated, total + float(reward)
+    assert infos["success"]
+    assert total == pytest.approx(1.0)
+    env.close()

@@ -10,9 +10,11 @@ import torch
 from diffplan.config import EnvConfig, PlanningConfig
 from diffplan.environments import get_box_bounds, make_vector_env
 from diffplan.errors import ConfigError, PlanningError
+from diffplan.evaluation.rollout import ask_for_goal, start_policy
 from diffplan.evaluation.sources import find_policy
 from diffplan.seeding import Stream, make_seed
 from diffplan.tasks.contracts import MakePolicy, RolloutContext
+from diffplan.tasks.registry import task_of
 from diffplan.types import Plan
 
 
@@ -55,8 +57,8 @@ class LoadedPolicy:
 
         Args:
             observation: float[observation_dim], or float[num_envs, observation_dim].
-            goal: values of the goal columns, float[goal_dim] for all environments or float[num_envs, goal_dim]; None
-                for no goal.
+            goal: the `goal` of the environment's infos, float[goal_dim] for all environments or float[num_envs,
+                goal_dim]; None for no goal. The task says what it asks of plans, as in an evaluation.
 
         Raises:
             PlanningError: arrays of the wrong shape or with values that are not finite, or a goal that the model does
@@ -71,7 +73,9 @@ class LoadedPolicy:
         numbers = torch.randint(2**62, (len(observations),), generator=self._generator)
         context = RolloutContext(self._env, [int(n) for n in numbers], self._generator, *self._bounds)
         self._policy = self._make_policy(context)
-        self._policy.reset(observations, goals)
+        infos = {} if goals is None else {"goal": goals}
+        ask = (task_of(self._env).ask or ask_for_goal)(self._env, observations, infos)
+        start_policy(self._policy, observations, ask.goals, ask)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The action for the present observation.

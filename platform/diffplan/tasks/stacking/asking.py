@@ -25,6 +25,8 @@ def ask_for_pairs(env: EnvConfig, observations: np.ndarray, infos: Mapping[str, 
         ConfigError: some episodes of the batch have pairs and some have none.
     """
     del observations
+    if infos.get("goal") is None:
+        return Ask()
     goals = np.asarray(infos["goal"], dtype=np.float64)
     pairs = [read_pairs(goal) for goal in goals]
     num_with = sum(len(each) > 0 for each in pairs)
