@@ -14,7 +14,7 @@ install: $(INSTALLED)  ## only the installation into .venv
 demo: $(INSTALLED)  ## the whole path on Maze2D-UMaze, four to seven minutes on two cores
 	$(BIN)/python jobs/pipeline.py maze2d-umaze
 
-test: $(INSTALLED)  ## all tests but the slow ones, under ten minutes on two cores
+test: $(INSTALLED)  ## all tests but the slow ones, about twenty minutes on two cores
 	$(PYTEST) -n 3 -m "not slow and not soak" $(ARGS)
 
 test-slow: $(INSTALLED)  ## whole paths, faults, clusters of several nodes, object stores
