@@ -146,7 +146,7 @@ REQUESTS = (
         4,
         {"miss of the place, cm": measure_miss, "score": measure_score},
         is_placed=True,
-        without={"is_placed": False},
+        without={"is_placed": False, "num_placements": 3},
     ),
     Request(
         "two towers",

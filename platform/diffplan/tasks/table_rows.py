@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -13,6 +16,9 @@ from diffplan.errors import DataError
 from diffplan.files import parse_json, read_file
 from diffplan.seeding import Stream, make_generator
 from diffplan.tasks.table import ROW_KEYS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUM_RESAMPLES = 4_000
 _OF_SUMMARY = (
@@ -120,6 +126,36 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return [{**dict.fromkeys(ROW_KEYS), **row} for row in rows]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: expected the rows of a table, got something else ({error}); move it away") from None
+
+
+def write_table(
+    rows: Sequence[dict[str, Any]],
+    path: Path,
+    format_page: Callable[..., str],
+    draw: Callable[[Sequence[dict[str, Any]]], Figure],
+) -> Path:
+    """Write the rows as JSON, a page and a figure. Rows that are there are kept where there are no new ones.
+
+    Args:
+        rows: of the table.
+        path: of the files, without their endings.
+        format_page: makes the page, from the rows and `machine`, its description.
+        draw: draws the figure.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        DataError: something else than rows is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = merge_rows(read_rows(path.with_suffix(".json")), rows)
+    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    path.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    page = path.with_suffix(".md")
+    page.write_text(format_page(rows, machine=machine))
+    draw(rows).savefig(path.with_suffix(".png"), dpi=110)
+    return page
 
 
 def merge_rows(earlier: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,9 +13,6 @@ earlier run in the directory of the results stay where the command makes no new 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +43,7 @@ from diffplan.tasks.locomotion.presets import DATASETS, PRESETS, REPLAYS, ROBOTS
 from diffplan.tasks.locomotion.table_page import METHOD_TITLES, draw_table, format_page
 from diffplan.tasks.registry import task_of
 from diffplan.tasks.table import ROW_KEYS, TableRequest, check_request
-from diffplan.tasks.table_rows import average_rows, find_interval, make_row, merge_rows, read_rows, resample_means
+from diffplan.tasks.table_rows import average_rows, find_interval, make_row, resample_means, write_table
 from diffplan.training.companions import fit_companions
 from diffplan.tuning.studies import find_study
 
@@ -158,15 +155,7 @@ class LocomotionTable:
 
         Rows of the table that is there are kept where there are no new ones. Each has its own command.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "locomotion.json"
-        rows = merge_rows(read_rows(path), rows)
-        machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
-        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-        page = directory / "locomotion.md"
-        page.write_text(format_page(rows, machine=machine))
-        draw_table(rows).savefig(directory / "locomotion.png", dpi=110)
-        return page
+        return write_table(rows, directory / "locomotion", format_page, draw_table)
 
     def package(self, request: TableRequest, directory: Path) -> dict[str, int]:
         """Write the planners of medium data as checkpoints to give away, and return the bytes of each."""

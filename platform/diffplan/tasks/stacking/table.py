@@ -13,9 +13,6 @@ earlier run in the directory of the results stay where the command makes no new 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +36,7 @@ from diffplan.storage.opening import open_store
 from diffplan.tasks.stacking.presets import PRESETS
 from diffplan.tasks.stacking.table_page import METHOD_TITLES, PROTOCOLS, draw_table, format_page
 from diffplan.tasks.table import TableRequest, check_request
-from diffplan.tasks.table_rows import average_rows, find_interval, make_row, merge_rows, read_rows, resample_means
+from diffplan.tasks.table_rows import average_rows, find_interval, make_row, resample_means, write_table
 
 METHODS = tuple(METHOD_TITLES)
 SCORES = "scores"
@@ -154,15 +151,7 @@ class StackingTable:
 
         Rows of the table that is there are kept where there are no new ones. Each has its own command.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "stacking.json"
-        rows = merge_rows(read_rows(path), rows)
-        machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
-        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-        page = directory / "stacking.md"
-        page.write_text(format_page(rows, machine=machine))
-        draw_table(rows).savefig(directory / "stacking.png", dpi=110)
-        return page
+        return write_table(rows, directory / "stacking", format_page, draw_table)
 
     def package(self, request: TableRequest, directory: Path) -> dict[str, int]:
         """Write the planner of training seed 0 as a checkpoint to give away, and return its bytes by its name."""
