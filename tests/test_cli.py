@@ -180,7 +180,10 @@ def test_help_all_of_a_preset_shows_its_values(capsys: pytest.CaptureFixture[str
         (["tune", "no/such", "--out", "x", "--study", "training"], ["expected --preset PRESET"]),
         (["table", "maze2d"], ["table: expected --out, got none"]),
         (["table", "maze3d", "--out", "x"], ["Did you mean 'maze2d'"]),
-        (["table", "gymnasium", "--out", "x"], ["expected a family that has a table (locomotion, maze2d), got"]),
+        (
+            ["table", "gymnasium", "--out", "x"],
+            ["expected a family that has a table (locomotion, maze2d, stacking), got"],
+        ),
         (["table", "maze2d", "--out", "x", "--methods", "mppj"], ["--methods", "Did you mean 'mppi'"]),
         (["table", "maze2d", "--out", "x", "--seeds", "0"], ["--seeds: expected at least 1, got 0"]),
         (

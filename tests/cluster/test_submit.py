@@ -299,7 +299,7 @@ def test_arguments_are_checked_before_anything_is_submitted(capsys: pytest.Captu
 
 
 def test_every_job_script_can_be_submitted(tmp_path: Path) -> None:
-    of_commands = {"table1": "table", "locomotion": "table", "train_behavior": "behavior"}
+    of_commands = {"table1": "table", "locomotion": "table", "stacking": "table", "train_behavior": "behavior"}
     assert {of_commands.get(path.stem, path.stem) for path in (ROOT / "jobs").glob("*.py")} <= {*SUBMITTABLE}
     assert make_entrypoint("train", ["a b"], ROOT) == "python jobs/train.py 'a b'"
     assert make_entrypoint("train", ["a b"], tmp_path) == "diffplan train 'a b'"

@@ -16,11 +16,12 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from diffplan.diffusion.guidance import Guide, LimitingGuide, PlanBatch, find_moving, takes_lengths
+from diffplan.diffusion.point_reductions import last_differences, last_points, max_points, mean_points, sum_points
 from diffplan.errors import PlanningError
 
 _POINTS_SCORED = 4
@@ -41,7 +42,7 @@ class GoalDistance:
             raise PlanningError("guide goal_distance: expected plans with goals, got plans without; give goals to plan")
         values = plans.toward_goals
         squares = (values - plans.goals.to(values)[:, None]).square().sum(dim=-1)
-        return -_mean((squares + 1e-6).sqrt(), plans.within())  # keeps the gradient finite at the goal
+        return -mean_points((squares + 1e-6).sqrt(), plans.within())  # keeps the gradient finite at the goal
 
 
 class _Zone:
@@ -57,11 +58,11 @@ class _Zone:
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Minus the squared depth in zone and margin, summed over the steps: a longer detour must not dilute it."""
         depth = torch.relu(self.margin - self.distance(plans.path(_POINTS_SCORED)))
-        return -_sum(depth.square(), plans.within(_POINTS_SCORED)) / _POINTS_SCORED
+        return -sum_points(depth.square(), plans.within(_POINTS_SCORED)) / _POINTS_SCORED
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Depth of the deepest point of the path, in units of length; the margin does not count."""
-        return _max(torch.relu(-self.distance(plans.path(_POINTS_CHECKED))), plans.within(_POINTS_CHECKED))
+        return max_points(torch.relu(-self.distance(plans.path(_POINTS_CHECKED))), plans.within(_POINTS_CHECKED))
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,14 @@ class TargetRegion:
         """Minus the squared distance to the region: at the end, of the nearest point, or the mean along the path."""
         outside = self._outside(plans.path(_POINTS_SCORED))
         if self.at == "all":
-            return -_mean(outside.square(), plans.within(_POINTS_SCORED))
+            return -mean_points(outside.square(), plans.within(_POINTS_SCORED))
         return -self._nearest(outside, plans, _POINTS_SCORED).square()
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Distance to the region: at the end, of the nearest point, or of the farthest; in units of length."""
         outside = self._outside(plans.path(_POINTS_CHECKED))
         if self.at == "all":
-            return _max(outside, plans.within(_POINTS_CHECKED))
+            return max_points(outside, plans.within(_POINTS_CHECKED))
         return self._nearest(outside, plans, _POINTS_CHECKED)
 
     def _nearest(
@@ -160,7 +161,7 @@ class TargetRegion:
     ) -> Float[Tensor, " batch"]:
         """The distance of the last point, or of the nearest one."""
         if self.at == "end":
-            return _last(outside, plans.ends(points_per_step))
+            return last_points(outside, plans.ends(points_per_step))
         within = plans.within(points_per_step)
         return (outside if within is None else outside.masked_fill(~within, torch.inf)).amin(dim=1)
 
@@ -196,14 +197,14 @@ class SpeedLimit:
     def score(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """Minus the mean squared excess."""
         excess = self._excess(plans)
-        return -_mean(excess.square(), _last_of(excess, plans.within()))
+        return -mean_points(excess.square(), last_differences(excess, plans.within()))
 
     def violation(self, plans: PlanBatch) -> Float[Tensor, " batch"]:
         """The largest excess, in units per second."""
         # A plan of one step may have no velocity, and the maximum of nothing is undefined.
         excess = self._excess(plans)
-        within = _last_of(excess, plans.within())
-        return _max(F.pad(excess, (0, 1)), None if within is None else F.pad(within, (0, 1)))
+        within = last_differences(excess, plans.within())
+        return max_points(F.pad(excess, (0, 1)), None if within is None else F.pad(within, (0, 1)))
 
     def _excess(self, plans: PlanBatch) -> Float[Tensor, "batch steps"]:
         velocities = plans.velocities if plans.velocity_columns else plans.positions.diff(dim=1) / plans.seconds
@@ -226,7 +227,7 @@ class Smoothness:
         else:
             accelerations = plans.positions.diff(n=2, dim=1) / plans.seconds**2
         squares = accelerations.square().sum(dim=-1)
-        return -_mean(squares, _last_of(squares, plans.within()))
+        return -mean_points(squares, last_differences(squares, plans.within()))
 
 
 @dataclass(frozen=True)
@@ -374,33 +375,3 @@ def _distances(
     points: Float[Tensor, "batch points position"], center: Sequence[float], guide: str
 ) -> Float[Tensor, "batch points"]:
     return torch.linalg.vector_norm(points - _vector(points, center, guide), dim=-1)
-
-
-def _sum(values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch points"] | None) -> Float[Tensor, " batch"]:
-    """Sums over the points that belong to each plan; None: all."""
-    return (values if within is None else values.masked_fill(~within, 0.0)).sum(dim=1)
-
-
-def _mean(
-    values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch points"] | None
-) -> Float[Tensor, " batch"]:
-    """Means over the points that belong to each plan, 0 without points."""
-    num = max(values.shape[1], 1) if within is None else within.sum(dim=1).clamp(min=1)
-    return _sum(values, within) / num
-
-
-def _max(values: Float[Tensor, "batch points"], within: Bool[Tensor, "batch points"] | None) -> Float[Tensor, " batch"]:
-    """Maxima of non-negative values over the points that belong to each plan."""
-    return (values if within is None else values.masked_fill(~within, 0.0)).amax(dim=1)
-
-
-def _last(values: Float[Tensor, "batch points"], ends: Int[Tensor, " batch"] | None) -> Float[Tensor, " batch"]:
-    """The values of the last points."""
-    return values[:, -1] if ends is None else values.gather(1, ends[:, None])[:, 0]
-
-
-def _last_of(
-    differences: Float[Tensor, "batch differences"], within: Bool[Tensor, "batch steps"] | None
-) -> Bool[Tensor, "batch differences"] | None:
-    """Differences between steps that belong to each plan: those that end at a step of the plan."""
-    return None if within is None else within[:, within.shape[1] - differences.shape[1] :]
