@@ -1,4 +1,4 @@
-"""Numbers of plans from numbers of their steps, or of points along their paths; the padding behind a plan is left out."""
+"""Numbers of plans from numbers of their steps, or of points along their paths; padding behind a plan is left out."""
 
 from __future__ import annotations
 
