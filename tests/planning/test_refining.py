@@ -122,3 +122,21 @@ def test_a_model_without_known_columns_cannot_refine(tmp_path):
     untold = load_planner(train_checkpoint(config, data, tmp_path / "checkpoint"))
     with pytest.raises(PlanningError, match=r"refine: expected none, .* train with --windows.known_columns"):
         refine(untold, "go_to_whole_meters")
+
+
+@pytest.mark.parametrize("rule", ["mean", "soft"])
+def test_an_average_of_drafts_is_refused(planner, rule):
+    with pytest.raises(PlanningError, match=f"for an average of drafts has no end of its own, got {rule}"):
+        with_settings(planner, {"selection.refine": "test_refining:go_to_whole_meters", "selection.rule": rule})
+
+
+def test_a_warm_start_needs_no_drafts(planner):
+    """It begins with the rest of the plan before; drafts of its few denoising steps would be noise."""
+    import test_refining
+
+    refined = refine(planner, "go_to_whole_meters")
+    plans = plan(refined)
+    test_refining.calls.clear()
+    now = np.stack([p.observations[0] for p in plans])
+    refined.replan(plans, np.zeros(6, dtype=int), now, None, torch.Generator().manual_seed(1), warm_start=0.3)
+    assert not test_refining.calls

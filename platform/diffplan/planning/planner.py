@@ -344,8 +344,10 @@ class Planner:
         if self.action_heads is not None and isinstance(controller, HeadControl):
             head = self.action_heads.find(controller.reads)
         draw = partial(sample_plans, self.model, self.settings, support=self.support, action_head=head)
-        if self._project is not None and leaves_end(problem, lengths, self.model):
-            drafts = replace(request, guidance_scale=0.0, num_candidates=self.settings.selection.num_drafts)
+        # A warm start has the end of the plan before.
+        if self._project is not None and initial is None and leaves_end(problem, lengths, self.model):
+            num = self.settings.selection.num_drafts
+            drafts = replace(request, guidance_scale=0.0, num_candidates=num, keep_denoising=False)
             problem = fix_ends(problem, draw(problem, lengths, max_speed_errors, drafts), self.model, self._project)
         return draw(problem, lengths, max_speed_errors, request, initial=initial)
 

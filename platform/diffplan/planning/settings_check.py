@@ -7,6 +7,7 @@ import math
 from diffplan.config import Actions, HeadControl, InverseDynamics, PlanningConfig, Receding, Targets
 from diffplan.errors import PlanningError
 from diffplan.planning.model import PlanningModel
+from diffplan.planning.selection import AVERAGES
 
 
 def check_settings(
@@ -65,6 +66,11 @@ def check_settings(
         raise PlanningError(
             "planning.selection.refine: expected none, for this model has no columns that can be fixed at the end of a "
             "plan; train with --windows.known_columns"
+        )
+    if settings.selection.refine is not None and settings.selection.rule in AVERAGES:
+        raise PlanningError(
+            "planning.selection.rule: expected consistency or guide with planning.selection.refine, for an average of "
+            f"drafts has no end of its own, got {settings.selection.rule}"
         )
     if isinstance(settings.controller, Targets):
         _check_targets(model, settings.controller)
